@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,39 @@ def labelled(book: RunBuilder) -> RunBuilder:
 def recipe(book: RunBuilder) -> Any:
     """The recipe of the run in `book`."""
     return recipe_of(book)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a small byte-level tokenizer like RoBERTa's."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    model = ByteLevelBPETokenizer(lowercase=True)
+    words = ["person dog bicycle traffic light riding holding sitting on next to no objects"] * 4
+    model.train_from_iterator(
+        words, vocab_size=300, show_progress=False, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    )
+    model.save_model(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_config() -> Any:
+    """The configuration of a ParSeDA that trains from scratch in moments."""
+    from models.config import NetworkConfig, TextConfig
+
+    text = TextConfig(hidden=32, layers=1, heads=2, feedforward=32, vocabulary=300, max_positions=16, dropout=0.0)
+    return NetworkConfig(
+        architecture="parseda", backbone="test_resnet", backbone_norm="group", width=32, heads=2, points=2,
+        encoder_layers=2, decoder_layers=2, feedforward=32, pairs=5, fusion_width=32, fusion_heads=2, text=text,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def small_tagger_config(small_config: Any) -> Any:
+    """That of a tagger of the same size."""
+    return replace(small_config, architecture="parsed", tagger=True)
 
 
 class Stub:

@@ -20,8 +20,8 @@ SCHEMAS = {
     "ingest": ("images", tables.IMAGES), "caption": ("captions", tables.CAPTIONS),
     "parse": ("triplets", tables.TRIPLETS), "tag": ("relations", tables.RELATIONS),
     "verify": ("opinions", tables.OPINIONS), "train_tagger": ("tagger", tables.METRICS),
-    "shard": ("shards", tables.SHARD_MEMBERS), "pretrain": ("weights", tables.METRICS),
-    "evaluate": ("scores", tables.METRICS),
+    "shard": ("shards", tables.SHARD_MEMBERS), "shard_tagger": ("shards", tables.SHARD_MEMBERS),
+    "pretrain": ("weights", tables.METRICS), "evaluate": ("scores", tables.METRICS),
 }  # fmt: skip
 
 

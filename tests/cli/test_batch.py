@@ -2,95 +2,75 @@
 
 import json
 import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 from PIL import Image
 from rlip_command import output_of
+from run_builder import Made
 
 from pipeline.cli.batch import batch
 from pipeline.runtime.execute import WorkItem, execute
-from pipeline.runtime.stage import Inputs, Output, ReportProgress
+from pipeline.runtime.stage import Output
 from pipeline.stages.pretrain import PretrainStage, TrainTaggerStage
-from pipeline.stages.shard import ShardSettings, ShardStage, ShardTaggerStage
+from pipeline.stages.shard import ShardStage, ShardTaggerStage
 from pipeline.training.batches import MicroBatches, Origin
-from pipeline.training.config import HELD_OUT, Shard, TrainConfig
-from pipeline.training.sample import TrainingSample
-from pipeline.training.settings import TaggerSettings, TrainingSettings
+from pipeline.training.config import HELD_OUT
+from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples, map_samples
-from pipeline.training.task import Draws
 from storage.errors import FatalError
 from storage.keys import KeyTerms
 from storage.local_store import LocalStore
 from storage.runs import Run
 from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
-from storage.tables import METRICS, read_table
-from tests.training.conftest import TINY, sample, write_shard
+from storage.tables import METRICS
+from tests.training.conftest import TINY, config_of, ignore, packed, shard
+from tests.training.test_batches import CPU, Unprepared
 
-CPU = torch.device("cpu")
-SETTINGS = TrainingSettings(**(TINY | {"steps": 6, "crop": 0.5, "shortest": (64, 96), "image_size": 160}))
+__all__ = ["shard"]
+SETTINGS = TrainingSettings(**(TINY | {"steps": 6, "crop": 0.5, "shortest": (64, 96), "image_size": 160, "seed": 5}))
 STEPS = range(1, 7)
 
 
-class Unprepared:
-    """A task that leaves the samples of a micro-batch as they are."""
-
-    def inputs(self, samples: list[TrainingSample], draws: Draws) -> Any:
-        return samples
-
-
-class Packed(ShardStage):
-    """Packs ten images of noise."""
-
-    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        write_shard(work, [sample(number) for number in range(1, 11)])
-        return Output(
-            read_table(work / "shards.parquet"), {n: work / n for n in ("shard-000.tar", "statistics.parquet")}
-        )
-
-
-class PackedForTagger(ShardTaggerStage):
-    """Packs them for the tagger."""
-
-    run = Packed.run
+def record(
+    store: LocalStore,
+    step: str,
+    version: int,
+    output: Callable[[Path], Output],
+    settings: Mapping[str, Any] | None = None,
+    shards: Path | None = None,
+) -> Path:
+    """Commits what a stage made in the run `toy`, here of `shards`. Returns the folder of its artifact."""
+    name, partition = step.split(":")[0], "all" if shards else "made/0000"
+    item = WorkItem(
+        step, partition, KeyTerms(name, version, settings or {}, {"shards": ["x"]} if shards else {}),
+        {"shards": (shards,)} if shards else {},
+    )  # fmt: skip
+    made = execute(Made(step, output), item, store, ignore)
+    Run(store, "toy").record(step, name, {partition: made.key})
+    return store.find(name, made.key).folder
 
 
-class Trained(PretrainStage):
+def trained(work: Path) -> Output:
     """Claims to have trained."""
-
-    facts: ClassVar[dict[str, Any]] = {"steps": 6}
-
-    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        rows = [{"step": 1, "name": "loss", "value": 1.0}]
-        return Output(pa.Table.from_pylist(rows, schema=METRICS), rows_in=10, rows_out=10, facts=self.facts)
+    rows = [{"step": 1, "name": "loss", "value": 1.0}]
+    return Output(pa.Table.from_pylist(rows, schema=METRICS), rows_in=10, rows_out=10, facts={"steps": 6})
 
 
-class TaggerTrained(TrainTaggerStage):
-    """Claims to have trained the tagger."""
-
-    run = Trained.run
-    facts = Trained.facts
-
-
-def record(store: LocalStore, step: str, stage: Any, terms: KeyTerms, inputs: dict[str, tuple[Path, ...]]) -> Path:
-    """Executes a stage for the run `toy`. Returns the folder of its artifact."""
-    partition = "all" if stage.whole else "made/0000"
-    made = execute(stage, WorkItem(step, partition, terms, inputs), store, lambda done, total, note="": None)
-    Run(store, "toy").record(step, stage.name, {partition: made.key})
-    found = store.find(stage.name, made.key)
-    return found.folder
-
-
-def train(store: LocalStore, settings: TrainingSettings, step: str = "pretrain:pseudo", version: int = 0) -> None:
-    terms = KeyTerms("shard", ShardStage.version, {}, {})
-    shards = record(store, "shard:pseudo", Packed(ShardSettings()), terms, {})
-    version = version or PretrainStage.version
-    terms = KeyTerms("pretrain", version, settings.row_settings() | {"seed": settings.seed}, {"shards": ["x"]})
-    record(store, step, Trained(settings), terms, {"shards": (shards,)})
+def train(
+    store: LocalStore,
+    settings: TrainingSettings,
+    step: str = "pretrain:pseudo",
+    version: int = PretrainStage.version,
+    output: Callable[[Path], Output] = trained,
+) -> None:
+    shards = record(store, "shard:pseudo", ShardStage.version, packed)
+    record(store, step, version, output, settings.row_settings() | {"seed": settings.seed}, shards)
 
 
 @pytest.fixture
@@ -138,11 +118,11 @@ def test_a_step_is_drawn_as_it_was_seen(store, tmp_path, capsys):
     assert idle > 200 and used > 200, "boxes with and without relations"
 
 
-def test_what_is_damaged_or_was_left_out_is_told(store, tmp_path, capsys, monkeypatch):
+def test_what_is_damaged_or_was_left_out_is_told(store, tmp_path, capsys):
     image = asked(store, 1, capsys)["images"][1]
     other = LocalStore(tmp_path / "other")
-    monkeypatch.setattr(Trained, "facts", {"steps": 6, "damaged": {image["key"]: "cut short"}})
-    train(other, SETTINGS)
+    facts = {"steps": 6, "damaged": {image["key"]: "cut short"}}
+    train(other, SETTINGS, output=lambda work: replace(trained(work), facts=facts))
     batch("toy", 1, None, None, store=other.root, as_json=False)
     assert f"  made/{image['image_id']}: left out: cut short\n" in capsys.readouterr().out
     (shards,) = Run(other, "toy").artifacts("shard:pseudo").values()
@@ -176,28 +156,13 @@ def test_what_can_not_be_told_says_why(store, capsys):
         batch("toy", 1, "pretrain:pseudo", None, store=store.root, as_json=False)
 
 
-def test_images_that_a_tagger_holds_out_are_in_no_batch(tmp_path, capsys):
+def test_images_that_a_tagger_holds_out_are_in_no_batch(shard, tmp_path, capsys):
     store = LocalStore(tmp_path / "store")
-    terms = KeyTerms("shard_tagger", ShardTaggerStage.version, {}, {})
-    shards = record(store, "shard_tagger", PackedForTagger(ShardSettings()), terms, {})
-    settings = TaggerSettings(**(TINY | {"steps": 6, "held_out": 0.5}))
-    terms = KeyTerms("train_tagger", TrainTaggerStage.version, settings.row_settings(), {"shards": ["x"]})
-    record(store, "train_tagger", TaggerTrained(settings), terms, {"shards": (shards,)})
-    shard = Shard(
-        tar=str(shards / "shard-000.tar"), name="shard-000.tar",
-        index=shards / "shards.parquet", statistics=shards / "statistics.parquet",
-    )  # fmt: skip
-    map_samples(TrainConfig(kind="tagger", settings=settings, work=tmp_path, shards=(shard,)))
+    shards = record(store, "shard_tagger", ShardTaggerStage.version, packed)
+    config = config_of(tmp_path, shard, steps=6, held_out=0.5)
+    record(store, "train_tagger", TrainTaggerStage.version, trained, config.settings.row_settings(), shards)
+    map_samples(config)
     held_out = SampleMap(tmp_path / HELD_OUT)
     seen = {image["key"] for step in STEPS for image in asked(store, step, capsys)["images"]}
     assert 0 < len(held_out) < 10
     assert seen == {f"made-{number:012d}" for number in range(1, 11)} - {held_out.key(n) for n in range(len(held_out))}
-
-
-def test_another_seed_gives_other_batches(tmp_path, capsys):
-    told = []
-    for seed in (0, 1):
-        store = LocalStore(tmp_path / f"store-{seed}")
-        train(store, SETTINGS.reseeded(seed))
-        told.append([[image["image_id"] for image in asked(store, step, capsys)["images"]] for step in STEPS])
-    assert told[0] != told[1]

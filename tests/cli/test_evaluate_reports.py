@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.mask import encode
-from typer.testing import CliRunner
+from rlip_command import output_of, rlip
 
-from pipeline.cli.app import app
 from tests.data.toy_sets import save_json, save_picture
 
 PERSON, KNIFE = (10.0, 10.0, 41.0, 61.0), (50.0, 30.0, 21.0, 21.0)
@@ -18,12 +17,12 @@ PERSON, KNIFE = (10.0, 10.0, 41.0, 61.0), (50.0, 30.0, 21.0, 21.0)
 IMAGES = range(1, 7)
 
 
-def evaluated(folder: Path, benchmark: str, *options: object) -> tuple[Path, dict[str, Any]]:
+def evaluated(folder: Path, benchmark: str, *options: str | Path) -> tuple[Path, dict[str, Any]]:
     """Runs the command with a report and images. Returns the report's folder and its JSON."""
-    words = ["evaluate", benchmark, *options, "--report", folder / "report", "--images", folder, "--intervals", 20]
-    done = CliRunner().invoke(app, [str(word) for word in words])
-    assert done.exit_code == 0, done.output
-    return folder / "report", json.loads((folder / "report" / "evaluation.json").read_text())
+    report = folder / "report"
+    output_of("evaluate", benchmark, *options, "--report", report, "--images", folder, "--intervals", "20")
+    assert {path.name for path in report.iterdir()} == {"index.html", "evaluation.md", "evaluation.json"}
+    return report, json.loads((report / "evaluation.json").read_text())
 
 
 def detections(folder: Path, uris: dict[int, str], names: tuple[str, str], predicate: str) -> Path:
@@ -158,7 +157,7 @@ class PanopticSet:
             found = [encode(np.asfortranarray(each, np.uint8)) for each in (person, self.knife)]
             row["masks"] = [{"size": each["size"], "counts": each["counts"].decode()} for each in found]
 
-    def scored(self, *options: object) -> dict[str, Any]:
+    def scored(self, *options: str | Path) -> dict[str, Any]:
         found = "--detections", save_json(self.folder / "found.json", self.rows)
         return evaluated(self.folder, "vg", "--format", "psg", "--ground-truth", self.truth, *found, *options)[1]
 
@@ -191,8 +190,7 @@ def test_masks_that_would_be_misread_are_refused(tmp_path):
 
     def refused() -> str:
         words = ["evaluate", "vg", "--format", "psg", "--ground-truth", files.truth, "--masks", tmp_path]
-        words += ["--detections", save_json(tmp_path / "found.json", files.rows), "--intervals", 0]
-        done = CliRunner().invoke(app, [str(word) for word in words])
+        done = rlip(*words, "--detections", save_json(tmp_path / "found.json", files.rows), "--intervals", "0")
         assert done.exit_code, done.output
         return " ".join(done.output.split())
 

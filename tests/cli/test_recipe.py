@@ -2,12 +2,12 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+import rlip_command
 
-from pipeline.cli.app import app
 from pipeline.cli.plan import plan
 from pipeline.run.recipe_files import load_recipe
 from storage.errors import FatalError
@@ -31,6 +31,9 @@ lr = 1e-3
 """
 
 
+recipe = partial(rlip_command.rlip, "recipe")
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with a recipe that extends another."""
@@ -38,10 +41,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "base.toml").write_text(BASE)
     (tmp_path / "train.toml").write_text(TRAINING)
     return tmp_path
-
-
-def recipe(*words: object) -> Result:
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["recipe", *map(str, words)])
 
 
 def test_each_value_is_shown_with_where_it_comes_from(folder):
@@ -101,13 +100,10 @@ def test_the_mistakes_of_all_recipes_are_told_with_their_files(folder):
     assert "wrong.toml: caption.top_p = 2: give at most 1" in done.output
     assert "wrong.toml: run.workers = 0: give at least 1" in done.output
     assert "no recipe at none.toml" in done.output
-    found = {each["recipe"]: len(each["errors"]) for each in json.loads(recipe("check", *found_in(folder)).output)}
+    names = sorted(path.name for path in folder.glob("*.toml"))
+    found = {each["recipe"]: len(each["errors"]) for each in json.loads(recipe("check", "--json", *names).output)}
     assert found == {"base.toml": 0, "train.toml": 1, "wrong.toml": 2}
     assert recipe("check", "base.toml").exit_code == 0
-
-
-def found_in(folder: Path) -> list[str]:
-    return ["--json", *sorted(path.name for path in folder.glob("*.toml"))]
 
 
 def test_two_recipes_are_compared_defaults_included(folder):

@@ -2,7 +2,6 @@
 
 import json
 import tomllib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,19 +46,15 @@ def truth(label: ReviewableLabel) -> Kind:
     return "accept" if draw.random() < label.confidence else "reject"
 
 
-def root(run: Run) -> Path:
-    return run.store.root
-
-
 def test_a_summary_counts_times_agreement_and_precision(run, printed):
     labels = list(reviewable_labels(run))
-    log = VerdictLog(root(run) / "verdicts")
+    log = VerdictLog(run.store.root / "verdicts")
     log.append([judge(label, truth(label), seconds=number % 3) for number, label in enumerate(labels)])
     log.append([judge(label, truth(label), "bob") for label in labels[:10]])
     log.append([judge(labels[0], "undo"), judge(labels[0], "unsure")])
-    with (root(run) / "verdicts/ada.jsonl").open("ab") as file:
+    with (run.store.root / "verdicts/ada.jsonl").open("ab") as file:
         file.write(b"nonsense\n")
-    show_verdicts("toy", store=root(run), as_json=True)
+    show_verdicts("toy", store=run.store.root, as_json=True)
     found = printed()
     assert found["relations"] == len(labels)
     assert (sum(found["kinds"].values()), found["undone"]) == (len(labels) + 10, 1)
@@ -72,20 +67,20 @@ def test_a_summary_counts_times_agreement_and_precision(run, printed):
     right = sum(truth(label) == "accept" for label in labels)
     assert found["audit"]["precision"] == pytest.approx(right / len(labels), abs=0.01)
     assert found["audit"]["low"] == pytest.approx(found["audit"]["high"], abs=0.02)
-    show_verdicts(store=root(run), as_json=True)
+    show_verdicts(store=run.store.root, as_json=True)
     assert printed()["audit"] is None
 
 
 def test_views_of_a_run_say_what_reviewers_found(run, recipe, printed, tmp_path):
     labels = list(reviewable_labels(run))
-    VerdictLog(root(run) / "verdicts").append([judge(label, truth(label)) for label in labels])
+    VerdictLog(run.store.root / "verdicts").append([judge(label, truth(label)) for label in labels])
     right = sum(truth(label) == "accept" for label in labels) / len(labels)
     show_run(Console(), run, "tag", as_json=True)
     found = printed()["reviewed"]
     assert (found["precision"], found["judged"], found["blind"]) == (pytest.approx(right), len(labels), 0)
     rides = next(each for each in found["predicates"] if each["predicate"] == "ride")
     assert rides["low"] < rides["right"] / rides["judged"] < rides["high"]
-    diff("toy", "toy", store=str(root(run)), as_json=True)
+    diff("toy", "toy", store=str(run.store.root), as_json=True)
     assert printed()["reviewed"] == {"toy": found}
     page = write_report(run_view(recipe, run), None, tmp_path / "report").read_text()
     assert (
@@ -96,10 +91,10 @@ def test_views_of_a_run_say_what_reviewers_found(run, recipe, printed, tmp_path)
 
 def test_thresholds_reach_the_precision_and_fit_into_a_recipe(run, capsys):
     labels = list(reviewable_labels(run, all_scores=True))
-    log = VerdictLog(root(run) / "verdicts")
+    log = VerdictLog(run.store.root / "verdicts")
     log.append([judge(label, truth(label)) for label in labels if label.relation.predicate == "ride"])
     log.append([judge(label, "reject") for label in labels if label.relation.predicate == "on"][:30])
-    show_thresholds("toy", precision=0.8, fewest=20, store=root(run))
+    show_thresholds("toy", precision=0.8, fewest=20, store=run.store.root)
     text = capsys.readouterr().out
     proposed = tomllib.loads(text)["shard"]["thresholds"]
     assert list(proposed) == ["ride"]
@@ -112,9 +107,9 @@ def test_thresholds_reach_the_precision_and_fit_into_a_recipe(run, capsys):
 
 def test_a_fitted_calibration_fits_into_a_recipe_and_is_honest(run, capsys):
     labels = list(reviewable_labels(run, all_scores=True))
-    log = VerdictLog(root(run) / "verdicts")
+    log = VerdictLog(run.store.root / "verdicts")
     log.append([judge(label, "accept" if number % 4 == 0 else "reject") for number, label in enumerate(labels)])
-    show_calibration("toy", fewest=100, store=root(run))
+    show_calibration("toy", fewest=100, store=run.store.root)
     section = tomllib.loads(capsys.readouterr().out)["shard"]["calibration"]
     assert set(section) == {"", "on", "ride"}
     choice = ChoiceSettings(confidence="calibrated", calibration=section, threshold=0.0)
@@ -122,18 +117,15 @@ def test_a_fitted_calibration_fits_into_a_recipe_and_is_honest(run, capsys):
     assert len(sure) == len(labels)
     assert np.mean(sure) == pytest.approx(0.25, abs=0.02)
     with pytest.raises(FatalError, match="240 of the 300 confident verdicts"):
-        show_calibration("toy", fewest=300, store=root(run))
+        show_calibration("toy", fewest=300, store=run.store.root)
 
 
-def test_without_enough_verdicts_nothing_is_proposed(run):
-    VerdictLog(root(run) / "verdicts").append([judge(next(reviewable_labels(run)), "accept")])
-    with pytest.raises(FatalError, match="has 20 confident verdicts"):
-        show_thresholds("toy", precision=0.8, fewest=20, store=root(run))
-
-
-def test_a_folder_that_is_not_there_is_named(run, tmp_path):
+def test_without_enough_verdicts_nothing_is_proposed_and_a_folder_that_is_not_there_is_named(run):
     with pytest.raises(FatalError, match=r"no verdicts at .*verdicts; name their folder with --verdicts"):
-        show_verdicts("toy", store=root(run), as_json=True)
+        show_verdicts("toy", store=run.store.root, as_json=True)
+    VerdictLog(run.store.root / "verdicts").append([judge(next(reviewable_labels(run)), "accept")])
+    with pytest.raises(FatalError, match="has 20 confident verdicts"):
+        show_thresholds("toy", precision=0.8, fewest=20, store=run.store.root)
 
 
 def test_an_import_lands_in_the_log(run, tmp_path, printed):
@@ -142,10 +134,10 @@ def test_an_import_lands_in_the_log(run, tmp_path, printed):
     for task in tasks:
         task["annotations"] = [{"result": task["predictions"][0]["result"]}]
     (tmp_path / "back.json").write_text(json.dumps(tasks))
-    import_annotations("toy", tmp_path / "back.json", "ada", store=root(run), as_json=True)
+    import_annotations("toy", tmp_path / "back.json", "ada", store=run.store.root, as_json=True)
     made = printed()
     assert set(made["kinds"]) == {"accept"}
-    assert len(VerdictLog(root(run) / "verdicts").standing()) == made["verdicts"] >= 5
+    assert len(VerdictLog(run.store.root / "verdicts").standing()) == made["verdicts"] >= 5
 
 
 def test_a_difference_tells_what_was_judged_of_it(book, printed):

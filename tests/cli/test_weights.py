@@ -3,19 +3,16 @@
 import argparse
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
-from rlip_command import output_of
+from rlip_command import output_of, rlip
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner, Result
 
 from models import weights
 from models.config import NetworkConfig, TextConfig
-from models.official.imported import from_detector
-from models.official.sizes import kind_of
 from parity import OWN
-from pipeline.cli.app import app
 from recorded.recording import Recording
 from tests.detector_checkpoint import converted, detector
 
@@ -24,20 +21,7 @@ OF_TAGGER = ("--args", OWN / "tagger_own_args.json", "--set", "text.heads=2")
 OF_PARSED = ("--args", OWN / "parsed_own_args.json", "--set", "text.heads=2")
 
 
-def rlip_weights(*words: object) -> Result:
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["weights", *map(str, words)])
-
-
-def test_recorded_weights_are_imported_and_are_the_network_that_agrees(shared, tmp_path):
-    name = "parseda_tiny"
-    oracle, out = shared / "oracle", tmp_path / "folder" / "ours.safetensors"
-    settings = ("--args", oracle / f"{name}_args.json", "--set", "text.heads=4")
-    done = rlip_weights("import", oracle / f"{name}.safetensors", out, *settings)
-    assert done.exit_code == 0, done.output
-    network, recorded = weights.load(out, None), Recording(oracle, name).network
-    state = recorded.state_dict()
-    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
-    assert network.config.text.heads == recorded.config.text.heads == 4
+rlip_weights = partial(rlip, "weights")
 
 
 def test_what_became_of_every_parameter_is_told(tmp_path):
@@ -120,47 +104,20 @@ SMALL_TEXTS = {"hidden": 64, "layers": 1, "heads": 2, "feedforward": 64, "vocabu
 """No detector has a text encoder: a small one keeps what is written small."""
 
 
-@pytest.mark.parametrize(
-    ("kind", "architecture", "backbone", "two_stage", "sizes"),
-    [
-        ("DAB-Deformable-DETR", "parseda", "resnet50", False, (604, 1281)),
-        ("Deformable-DETR", "parsed", "swin_tiny_patch4_window7_224", True, None),
-    ],
-)
-def test_a_converted_detector_is_read_as_the_detector_that_it_holds(
-    kind, architecture, backbone, two_stage, sizes, tmp_path
-):
-    feedforward, texts = (1024 if architecture == "parsed" else 2048), TextConfig(**SMALL_TEXTS)
+def test_a_published_detector_and_its_conversion_are_imported(tmp_path):
+    """`models/test_import.py` compares the values."""
     config = NetworkConfig(
-        architecture=architecture, backbone=backbone, decoder_layers=6, fusion_interval=1, pairs=150,
-        feedforward=feedforward, text=texts, official_compat=True,
-    )  # fmt: skip
-    state = detector(config, two_stage)
+        decoder_layers=6, fusion_interval=1, pairs=150, text=TextConfig(**SMALL_TEXTS), official_compat=True
+    )
+    state = detector(config)
     both = converted(state)
-    if sizes:
-        assert (len(state), len(both)) == sizes, "as many as in the published file and its conversion"
-    theirs, out = tmp_path / "theirs_converted.pth", tmp_path / "ours.safetensors"
-    args = {"two_stage": two_stage, "dropout": 0.0, "nheads": 8}
-    torch.save({"model": both, "args": argparse.Namespace(**args)}, theirs)
+    assert (len(state), len(both)) == (604, 1281), "as many as in the published file and its conversion"
+    out = tmp_path / "ours.safetensors"
+    torch.save({"model": both, "args": argparse.Namespace(dropout=0.0, nheads=8)}, tmp_path / "theirs_converted.pth")
     words = [word for name, size in SMALL_TEXTS.items() for word in ("--set", f"text.{name}={size}")]
-    told = json.loads(output_of("weights", "import", theirs, out, "--json", *words))
-    assert told["kind"] == kind and "sub_bbox_embed.0.layers.0.weight" in told["left_out"]
-    assert any("reference_points_sub" in name for name in told["expected_new"]) == two_stage
+    told = json.loads(output_of("weights", "import", tmp_path / "theirs_converted.pth", out, "--json", *words))
+    assert told["kind"] == "DAB-Deformable-DETR" and "sub_bbox_embed.0.layers.0.weight" in told["left_out"]
+    assert any("text_encoder" in name for name in told["expected_new"])
     network = weights.load(out, None)
-    assert network.config.backbone == backbone and network.config.pairs == 100
-    state_dict = network.state_dict()
-    plain, _ = from_detector(state, kind_of(state), {})
-    again, _ = from_detector(both, kind_of(both), {})
-    assert again.keys() == plain.keys() and all(torch.equal(value, plain[name]) for name, value in again.items())
-    layer = "layers.2.cross_attn.value_proj.weight"
-    for stage in ("ho", "verb"):
-        assert torch.equal(state_dict[f"transformer.{stage}_decoder.{layer}"], state[f"transformer.decoder.{layer}"])
-    for role in ("sub", "obj"):
-        head = "bbox_embed.5.layers.2.bias"
-        assert torch.equal(state_dict[f"{role}_{head}"], state[head])
-    if architecture == "parsed":
-        table = state["query_embed.weight"][:200]
-        halves = [table] * 3 if two_stage else [table, table[:, 256:]]
-        assert torch.equal(state_dict["query_embed.weight"], torch.cat(halves, dim=1))
-    else:
-        assert torch.equal(state_dict["verb_tgt_embed.weight"], state["tgt_embed.weight"][:200])
+    assert (network.config.backbone, network.config.pairs) == ("resnet50", 100)
+    assert torch.equal(network.state_dict()["verb_tgt_embed.weight"], state["tgt_embed.weight"][:200])

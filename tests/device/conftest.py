@@ -8,11 +8,10 @@ import torch
 from tests.captioning.conftest import blip_folder, pictures
 from tests.captioning.test_match_scorer import matcher
 from tests.device.standin import standin_device
-from tests.models.conftest import small_config, tokenizer
 from tests.tagger.test_labelling import tagger
 from tests.training.conftest import shard
 
-__all__ = ["blip_folder", "matcher", "pictures", "shard", "small_config", "tagger", "tokenizer"]
+__all__ = ["blip_folder", "matcher", "pictures", "shard", "tagger"]
 
 
 @pytest.fixture(scope="module")

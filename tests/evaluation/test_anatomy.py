@@ -132,15 +132,11 @@ def test_every_prediction_and_truth_is_accounted_for():
     assert dissect(found.without_wrong(), found.truth).right.all()
 
 
-def score_of(predicted, truth):
-    return match_hico(predicted, truth, HicoRules(suppression=None)).scores()
-
-
 def test_what_is_right_agrees_with_the_metric_of_hico_det():
     for seed in range(20):
         predicted, truth = random_relations(seed, 1, 15, True), random_relations(seed + 100, 1, 5, False)
         found = dissect(predicted, truth)
-        recall = score_of(found.predicted, truth).recall
+        recall = match_hico(found.predicted, truth, HicoRules(suppression=None)).scores().recall
         expected = {kind: found.found[(truth.triplets == kind).all(axis=1)].mean() for kind in recall}
         assert recall == pytest.approx(expected)
 

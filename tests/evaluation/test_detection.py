@@ -22,7 +22,8 @@ def test_perfect_missing_and_false_detections():
     scores = average_precision_50(found, truths)
     assert scores[3] == pytest.approx(0.5, abs=0.01)
     assert scores[5] == pytest.approx(0.5, abs=0.01)
-    assert average_precision_50(truths_with_scores(truths), truths) == {3: pytest.approx(1.0), 5: pytest.approx(1.0)}
+    perfect = [Detections(t.boxes, t.labels, np.ones(len(t.labels))) for t in truths]
+    assert average_precision_50(perfect, truths) == {3: pytest.approx(1.0), 5: pytest.approx(1.0)}
 
 
 def test_crowds_are_no_objects_to_find():
@@ -32,10 +33,6 @@ def test_crowds_are_no_objects_to_find():
     inside = [210.0, 20.0, 240.0, 60.0]
     found = detections([inside, CAR, inside], [3, 3, 5], [0.9, 0.8, 0.7])
     assert average_precision_50([found], [truth]) == {3: pytest.approx(1.0)}
-
-
-def truths_with_scores(truths):
-    return [Detections(t.boxes, t.labels, np.ones(len(t.labels))) for t in truths]
 
 
 def test_labels_that_the_truth_lacks_do_not_count():

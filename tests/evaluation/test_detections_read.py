@@ -255,14 +255,10 @@ def test_files_of_other_kinds_and_truncated_ones(tmp_path, truth, content, messa
         read_detections(path, truth, allow_missing=True, drop_faulty=True)
 
 
-def test_a_truncated_parquet_file_and_one_of_other_columns(tmp_path, truth):
-    path = write_parquet(tmp_path / "a.parquet", ROWS)
-    path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(FatalError, match="can't be read as a table of detections"):
-        read_detections(path, truth)
-    pq.write_table(pa.table({"image_id": [1]}), path)
+def test_a_table_of_other_columns(tmp_path, truth):
+    pq.write_table(pa.table({"image_id": [1]}), tmp_path / "a.parquet")
     with pytest.raises(FatalError, match="has no column uri, boxes, pairs"):
-        read_detections(path, truth)
+        read_detections(tmp_path / "a.parquet", truth)
 
 
 def pair(image: str, **changed: Any) -> dict[str, Any]:

@@ -1,19 +1,18 @@
 """The metric of HICO-DET: small cases computed by hand, and the results of two public evaluators on recorded input."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 from pair_scenes import interactions
-from relation_rows import best_of_pairs
 
 from benchmarks.evaluation import plain_hico, plain_relations, synthetic
-from pipeline.data.datasets.names import COCO_CATEGORIES
+from pipeline.evaluation.detections.read import read_detections
+from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import HicoRules, HicoScores, TripletClass, match_hico
 from pipeline.evaluation.relations import Interactions, Relations
+from tests.data.toy_sets import save_json
 
 PERSON, BOX = [10.0, 10.0, 50.0, 90.0], [40.0, 60.0, 80.0, 95.0]
 
@@ -43,82 +42,45 @@ def test_no_predictions_score_zero_and_no_truth_scores_nan():
     assert np.isnan(score([interactions([(PERSON, BOX, 0, 1, 2)], [0.5])], [interactions([])]).mean())
 
 
-class Recorded(NamedTuple):
-    """800 images of HICO-DET: detections of a public model, and truth."""
-
-    truth: dict[str, Any]
-    truths: list[Interactions]
-    detections: list[dict[str, Any]]
-    objects: Any
-    """Object label of each detection."""
-    image: Any
-    """Position of each detection's image."""
-    validity: Any
-
-    def predicted(self, fillers: Callable[[int, int], float], scores: Any) -> list[Interactions]:
-        """Scores each detection with all verbs, its own by `scores`, others by `fillers(detection, verb)`."""
-        verbs = len(self.truth["verbs"])
-        dense = np.array([[fillers(number, verb) for verb in range(verbs)] for number in range(len(self.detections))])
-        dense[np.arange(len(dense)), [row["verb"] for row in self.detections]] = scores
-        made = []
-        for image in range(len(self.truths)):
-            rows = np.flatnonzero(self.image == image)
-            human, thing = (
-                np.array([self.detections[row][key] for row in rows]).reshape(-1, 4) for key in ("box_h", "box_o")
-            )
-            labels = self.objects[rows]
-            verb_scores = dense[rows] * self.validity[:, labels].T
-            made.append(best_of_pairs(human, thing, np.zeros(len(rows), int), labels, verb_scores, 100))
-        return made
-
-    def group(self, name: str) -> list[TripletClass]:
-        return [TripletClass(0, *self.truth["correspondence"][hoi][1:]) for hoi in self.truth[name]]
-
-
-@pytest.fixture(scope="module")
-def recorded(shared: Path) -> Recorded:
-    folder = shared / "data" / "hico_det"
-    truth, detections = (json.loads((folder / f"{n}_800.json").read_text()) for n in ("ground_truth", "detections"))
-    coco = [*COCO_CATEGORIES.values()]
-    objects = [name.replace("_", " ") for name in truth["objects"]]
-    validity = np.zeros((len(truth["verbs"]), len(objects)))
-    validity[[verb for _, _, verb in truth["correspondence"]], [obj for _, obj, _ in truth["correspondence"]]] = 1
-    places = {name: place for place, name in enumerate(truth["filenames"])}
-    return Recorded(
-        truth,
-        [
-            interactions(
-                list(zip(a["boxes_h"], a["boxes_o"], [0] * len(a["hoi"]), a["object"], a["verb"], strict=True))
-            )
-            for a in truth["annotation"]
-        ],
-        detections,
-        np.array([objects.index(coco[row["object_coco80"]]) for row in detections]),
-        np.array([places[row["image"]] for row in detections]),
-        validity,
-    )
+def with_fillers(found: list[dict[str, Any]], verbs: int) -> list[dict[str, Any]]:
+    """The pairs with scores of all verbs, tiny ones that fall from pair to pair for all but their own."""
+    scores = 1e-12 * np.arange(verbs * len(found), 0, -1).reshape(-1, verbs)
+    scores[np.arange(len(found)), [pair["verb"] for pair in found]] = [pair["score"] for pair in found]
+    images: dict[str, dict[str, Any]] = {}
+    for pair, of_pair in zip(found, scores.tolist(), strict=True):
+        lists = ("boxes", "labels", "verb_scores", "sub_ids", "obj_ids")
+        image = images.setdefault(pair["image"], {"file_name": pair["image"], **{name: [] for name in lists}})
+        image["sub_ids"].append(len(image["boxes"]))
+        image["obj_ids"].append(len(image["boxes"]) + 1)
+        image["boxes"] += [pair["box_h"], pair["box_o"]]
+        image["labels"] += [0, pair["object_coco80"]]  # COCO's names begin with persons
+        image["verb_scores"].append(of_pair)
+    return [*images.values()]
 
 
 @pytest.mark.parametrize("rule", ["tie_free", "tie_free_with_fillers"])
-def test_equals_a_public_evaluator_where_no_scores_are_equal(recorded, shared, rule):
-    expected = json.loads((shared / "data" / "hico_det" / "expected_800_distinct.json").read_text())[rule]
-    number, verbs = len(recorded.detections), len(recorded.truth["verbs"])
-    own = np.array([row["score"] for row in recorded.detections]) - np.arange(number) * 1e-9
-
-    def filler(detection: int, verb: int) -> float:
-        return -1.0 if rule == "tie_free" else 1e-12 * (verbs * number - (verbs * detection + verb))
-
-    predicted = recorded.predicted(filler, own)
-    relations = Relations.of(predicted)
-    if rule == "tie_free":
-        relations = relations.take(relations.scores > 0)
-    rules = HicoRules(suppression=None, official=True)
-    matches = match_hico(relations, Relations.of(recorded.truths), rules)
-    scores = matches.scores()
+def test_equals_a_public_evaluator_where_no_scores_are_equal(shared, tmp_path, rule):
+    """On 800 images of HICO-DET and the detections of a public model."""
+    folder = shared / "data" / "hico_det"
+    names = ("expected_800_distinct", "ground_truth_800", "detections_800")
+    recorded, listed, found = (json.loads((folder / f"{name}.json").read_text()) for name in names)
+    truth, expected = GroundTruth.open("hico_instances", folder / "ground_truth_800.json"), recorded[rule]
+    validity = np.zeros((len(truth.predicates), len(truth.objects)), bool)
+    validity[[verb for _, _, verb in listed["correspondence"]], [thing for _, thing, _ in listed["correspondence"]]] = 1
+    for number, pair in enumerate(found):
+        pair["score"] -= number * 1e-9
+    path = save_json(
+        tmp_path / "found.json", found if rule == "tie_free" else with_fillers(found, len(truth.predicates))
+    )
+    predicted = read_detections(path, truth, allow_missing=True, per_image=100, allowed=validity.T).relations
+    rules = HicoRules(suppression=None, official=True, validity=validity)
+    matches = match_hico(predicted, truth.relations, rules)
+    scores, person = matches.scores(), truth.objects.index("person")
     assert len(matches.position) == expected["scored predictions"]
     assert scores.mean() == pytest.approx(expected["mAP"], abs=1e-9)
-    assert scores.mean(recorded.group("rare")) == pytest.approx(expected["mAP rare"], abs=1e-9)
-    assert scores.mean(recorded.group("non_rare")) == pytest.approx(expected["mAP non-rare"], abs=1e-9)
+    for group, name in (("rare", "mAP rare"), ("non_rare", "mAP non-rare")):
+        triplets = [TripletClass(person, *listed["correspondence"][hoi][1:]) for hoi in listed[group]]
+        assert scores.mean(triplets) == pytest.approx(expected[name], abs=1e-9)
     assert scores.mean_recall == pytest.approx(expected["mean max recall"], abs=1e-9)
 
 

@@ -65,10 +65,6 @@ def test_suppression_is_that_of_each_group_alone():
     assert (aligned_iou(place[shown], place) > 0.4).all()
 
 
-def test_nothing_is_suppressed_where_there_is_nothing():
-    assert kept(np.zeros(0, np.int64), [np.zeros((0, 4))], [1.0], 0.5).tolist() == []
-
-
 def test_the_first_prediction_finds_a_truth_and_later_ones_do_not_turn_to_others():
     candidates = Candidates(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), np.array([0.9, 0.6, 0.8, 0.7]))
     assert candidates.first_finds(3).tolist() == [True, False, False]
@@ -91,8 +87,9 @@ def test_assignment_is_what_a_loop_over_predictions_gives():
         assert dict(zip(assigned.prediction.tolist(), assigned.truth.tolist(), strict=True)) == expected
 
 
-def test_no_candidates_find_nothing():
+def test_where_there_is_nothing_nothing_is_found_or_suppressed():
     none = Candidates(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
     assert none.first_finds(2).tolist() == [False, False]
     assert len(none.assigned().truth) == 0
     assert len(aligned_iou(np.array([B])[:0], np.array([B])[:0])) == 0
+    assert kept(np.zeros(0, np.int64), [np.zeros((0, 4))], [1.0], 0.5).tolist() == []

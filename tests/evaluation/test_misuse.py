@@ -104,8 +104,15 @@ class Files:
             )  # fmt: skip
         return made
 
-    def call(self, found: Any, *options: object, truth: Row | Path | None = None, benchmark: str = "hico-det") -> str:
-        """Evaluate, and return the mean AP, or the message."""
+    def call(
+        self,
+        found: Any,
+        *options: object,
+        truth: Row | Path | None = None,
+        benchmark: str = "hico-det",
+        figure: str = "full",
+    ) -> str:
+        """Evaluate, and return the mean AP that is named `figure`, or the message."""
         given = truth if isinstance(truth, Path) else save_json(self.folder / "truth.json", truth or self.truth)
         detections = found if isinstance(found, Path) else save_json(self.folder / "found.json", found)
         form = ["--format", "hico_instances"] if benchmark == "hico-det" and "--format" not in options else []
@@ -113,7 +120,8 @@ class Files:
         done = rlip("evaluate", benchmark, *map(str, words))
         if done.exit_code:
             return done.stderr
-        return f"mAP {json.loads(done.stdout)['figures'][0]['value']:.4f}"
+        (value,) = (each["value"] for each in json.loads(done.stdout)["figures"] if each["name"] == figure)
+        return f"mAP {value:.4f}"
 
 
 RIGHT = f"mAP {10 / 11:.4f}"
@@ -142,8 +150,8 @@ def scaled(row: Row, by: float) -> None:
         box.update({side: box[side] * by for side in "xywh"})
 
 
-def as_hico_det(files: Files, objects: dict[str, int], verbs: dict[str, int], first: int = 1) -> tuple[Path, list[str]]:
-    """The truth in the authors' layout, whose category ids are COCO's, and its lists of names."""
+def hico_det(files: Files, objects: dict[str, int] | None = None, first: int = 1) -> str:
+    """Evaluates with the truth in the authors' layout, whose category ids are COCO's, and its lists of names."""
     ids = {"person": 1, "bicycle": 2, "horse": 19, "cup": 47}
     entries = [
         {
@@ -160,15 +168,10 @@ def as_hico_det(files: Files, objects: dict[str, int], verbs: dict[str, int], fi
         }
         for image in IMAGES
     ]  # fmt: skip
-    lists = {"verbs": verbs, **({"objects": objects} if objects else {})}
+    lists = {"verbs": {name: place for place, name in enumerate(VERBS, 1)}, **({"objects": objects} if objects else {})}
     named = [f"--file={kind}={save_json(files.folder / f'{kind}.json', names)}" for kind, names in lists.items()]
-    return save_json(files.folder / "hico.json", entries), ["--format", "hico_det", *named]
-
-
-def hico_det(files: Files, objects: dict[str, int] | None = None, first: int = 1) -> str:
-    verbs = {name: place for place, name in enumerate(VERBS, 1)}
-    truth, options = as_hico_det(files, objects or {}, verbs, first)
-    return files.call(files.rows(), *options, truth=truth)
+    truth = save_json(files.folder / "hico.json", entries)
+    return files.call(files.rows(), "--format", "hico_det", *named, truth=truth)
 
 
 def other_split(files: Files) -> Row:
@@ -278,6 +281,8 @@ WAYS: dict[str, tuple[Way, str]] = {
     # Scores
     "percent": (row(lambda r: [each.update(score=100 * each["score"]) for each in r["pairs"]]), RIGHT),
     # Options
+    "objects are known": (lambda f: f.call(f.rows(), "--known-object", figure="known_full"), RIGHT),
+    "a split without the list that it counts in": (option("--split", "UC-NF"), "--interactions"),
     "a table of allowed combinations": (table(ALLOWED), RIGHT),
     "the same of another set": (table(ALLOWED[:3]), "expected numbers of predicates"),
     "the same in another order": (table(ALLOWED[:, ::-1]), "forbids 36 of 36 true interactions"),

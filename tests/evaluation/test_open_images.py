@@ -123,14 +123,3 @@ def test_nothing_predicted_scores_zero_and_nothing_true_scores_nan():
         assert np.isnan(match_open_images(relations([(0, A, B, 0, 1, 0, 0.5)]), truths([]), rules).scores().score_wtd)
     assert challenge(relations([]), truth).score == 0.0
     assert np.isnan(challenge(relations([]), truths([])).score)
-
-
-@pytest.mark.parametrize("match", [match_open_images, match_challenge])
-def test_bad_input_is_refused(match):
-    truth = truths([(0, A, B, 0, 1, 0)])
-    with pytest.raises(ValueError, match="1 of 1 predictions have the score NaN"):
-        match(relations([(0, A, B, 0, 1, 0, float("nan"))]), truth)
-    with pytest.raises(ValueError, match="no scores"):
-        match(truth, truth)
-    with pytest.raises(ValueError, match="2 images"):
-        match(relations([], images=2), truth)

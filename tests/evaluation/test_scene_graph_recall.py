@@ -11,8 +11,9 @@ from relation_rows import A, B, C, D, half, relations, truths
 from benchmarks.evaluation import graphs, plain_graphs
 from pipeline.evaluation.detections.read import read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
+from pipeline.evaluation.open_images import match_challenge, match_open_images
 from pipeline.evaluation.relations import Relations
-from pipeline.evaluation.scene_graph_recall import SceneGraphRules, match_scene_graphs, that_count
+from pipeline.evaluation.scene_graph_recall import SceneGraphRules, match_scene_graphs
 from pipeline.evaluation.visual_relationships import VrdRules, match_vrd
 from tests.data.toy_sets import save_json
 from tests.evaluation.test_detections_read import HICO, NAMES, row, write_parquet
@@ -122,22 +123,7 @@ def rectangles(relations: Relations) -> Relations:
     return replace(relations, masks=found)
 
 
-def test_predictions_that_cannot_count_change_no_figure():
-    predicted, truth = graphs(images=4, pairs=120, predicates=12, seed=7)
-    counted = predicted.take(that_count(predicted))
-    assert len(counted) < len(predicted) / 3
-    for rules in (SceneGraphRules(), SceneGraphRules(same_object=None), SceneGraphRules(official=True)):
-        found, expected = (
-            match_scene_graphs(each, truth, rules, np.zeros((0, 3))).scores() for each in (counted, predicted)
-        )
-        assert found == expected
-    for k in (1, None):
-        rules = VrdRules(predicates_per_pair=k)
-        found, expected = (match_vrd(each, truth, rules, np.zeros((0, 3))).scores() for each in (counted, predicted))
-        assert found == expected
-
-
-def test_only_pairs_that_can_count_for_scene_graphs_are_kept(tmp_path):
+def test_only_pairs_that_can_count_are_kept_and_the_others_change_no_figure(tmp_path):
     truth = GroundTruth.open("hico_instances", save_json(tmp_path / "truth.json", HICO))
     boxes = [("person" if place % 2 else "cup", 0.9, place * 7 % 50, place * 3 % 40, 12, 9) for place in range(40)]
     scores = iter(np.random.default_rng(0).permutation(4800) / 4800)
@@ -153,12 +139,13 @@ def test_only_pairs_that_can_count_for_scene_graphs_are_kept(tmp_path):
     few, every = (read_detections(path, truth, drop_faulty=True, per_image=limit) for limit in (None, 100))
     assert len(few.relations) < len(every.relations) / 3 == 400
     assert few.findings.faults == every.findings.faults and few.findings.faults[0].reason == "unknown predicate name"
-    for rules in (SceneGraphRules(), SceneGraphRules(same_object=None), SceneGraphRules(official=True)):
-        figures = [
-            match_scene_graphs(each.relations, every.relations, rules, np.zeros((0, 3))).scores()
-            for each in (few, every)
-        ]
-        assert figures[0] == figures[1] and figures[0].figures["ng-R@100"] > 0
+    of_graphs = (SceneGraphRules(), SceneGraphRules(same_object=None), SceneGraphRules(official=True))
+    of_vrd = (VrdRules(predicates_per_pair=1), VrdRules(predicates_per_pair=None))
+    for match, rules in (*((match_scene_graphs, each) for each in of_graphs), *((match_vrd, each) for each in of_vrd)):
+        found, expected = (
+            match(each.relations, every.relations, rules, np.zeros((0, 3))).scores() for each in (few, every)
+        )
+        assert found == expected and max(found.figures.values()) > 0
 
 
 def test_vrd_recall_is_of_all_truths_together():
@@ -190,13 +177,16 @@ def test_a_prediction_takes_a_truth_that_is_still_free():
     assert match_vrd(predicted, truth).scores().figures["relation R@50"] == 1.0
 
 
-@pytest.mark.parametrize("match", [match_scene_graphs, match_vrd])
-def test_empty_and_bad_input(match):
-    truth = truths([(0, A, B, 0, 1, 0)])
-    figure = "R@50" if match is match_scene_graphs else "relation R@50"
-    assert match(relations([]), truth).scores().figures[figure] == 0.0
+@pytest.mark.parametrize("match, figure", [(match_scene_graphs, "R@50"), (match_vrd, "relation R@50")])
+def test_nothing_predicted_scores_zero_and_nothing_true_scores_nan(match, figure):
+    assert match(relations([]), truths([(0, A, B, 0, 1, 0)])).scores().figures[figure] == 0.0
     assert np.isnan(match(relations([(0, A, B, 0, 1, 0, 0.5)]), truths([])).scores().figures[figure])
-    with pytest.raises(ValueError, match="score NaN"):
+
+
+@pytest.mark.parametrize("match", [match_scene_graphs, match_vrd, match_open_images, match_challenge])
+def test_bad_input_is_refused(match):
+    truth = truths([(0, A, B, 0, 1, 0)])
+    with pytest.raises(ValueError, match="1 of 1 predictions have the score NaN"):
         match(relations([(0, A, B, 0, 1, 0, float("nan"))]), truth)
     with pytest.raises(ValueError, match="no scores"):
         match(truth, truth)

@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models import deformable_attention, deformable_read, deformable_read_kernels, deformable_read_triton
-from models.deformable_attention import DeformableAttention, References
+from models import deformable_read, deformable_read_kernels, deformable_read_triton
 from models.deformable_read_triton import read_by_kernel
 
 TWO = ((4, 5), (2, 3))
@@ -145,26 +144,6 @@ def test_tensors_with_gaps_in_memory():
         strict=True,
     ):
         assert torch.equal(one, other)
-
-
-def test_a_layer_with_padding(monkeypatch):
-    layer = DeformableAttention(width=16, levels=2, heads=2, points=2)
-    layer.reset_parameters()
-    queries, memory = torch.randn(2, 3, 16), torch.randn(2, 26, 16)
-    references, padding = References.in_boxes(torch.rand(2, 3, 2, 4), TWO, 2), torch.rand(2, 26) < 0.4
-    found = []
-
-    def by_kernel(value_BSMC, places_BQM2LK, weights_BQMLK, shapes):
-        value, places, weights = (x.transpose(1, 2) for x in (value_BSMC, places_BQM2LK, weights_BQMLK))
-        read_NQC = read_by_kernel(value, places.flatten(0, 1), weights.flatten(0, 1), shapes)
-        return read_NQC.unflatten(0, value.shape[:2]).transpose(1, 2)
-
-    for read in (deformable_read.read_on_cpu, by_kernel):
-        monkeypatch.setattr(deformable_attention, "read_on_cpu", read)
-        attended = layer(queries, references, memory, list(TWO), padding)
-        found.append([attended, *torch.autograd.grad(attended.square().sum(), layer.parameters())])
-    for theirs, ours in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_no_bit_depends_on_the_configuration(monkeypatch):

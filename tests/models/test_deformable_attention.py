@@ -1,4 +1,4 @@
-"""Deformable attention against its formula."""
+"""Deformable attention: gradients, bits and edges. test_recordings.py compares what networks read with the authors' code."""
 
 import hashlib
 import math
@@ -17,43 +17,6 @@ SHAPES = [(4, 5), (2, 3)]
 TOKENS = 26
 
 
-def _bilinear(image: torch.Tensor, x: float, y: float) -> torch.Tensor:
-    """Samples a map C×H×W at cell coordinates; zero outside."""
-    value = torch.zeros(image.shape[0], dtype=image.dtype)
-    left, top = int(x // 1), int(y // 1)
-    for row in (top, top + 1):
-        for column in (left, left + 1):
-            if 0 <= row < image.shape[1] and 0 <= column < image.shape[2]:
-                value = value + image[:, row, column] * (1 - abs(x - column)) * (1 - abs(y - row))
-    return value
-
-
-def _naive(layer, queries, references, memory, boxes: bool):
-    heads, points = layer.heads, layer.points
-    batch, count, width = queries.shape
-    values = layer.value_proj(memory)
-    offsets = layer.sampling_offsets(queries).view(batch, count, heads, 2, points, 2)
-    weights = layer.attention_weights(queries).view(batch, count, heads, 2 * points).softmax(-1)
-    output = torch.zeros(batch, count, heads, width // heads, dtype=queries.dtype)
-    for b in range(batch):
-        for q in range(count):
-            for m in range(heads):
-                first = 0
-                for level, (height, length) in enumerate(SHAPES):
-                    image = values[b, first : first + height * length].view(height, length, heads, -1)[:, :, m]
-                    first += height * length
-                    for k in range(points):
-                        place, offset = references[b, q, level], offsets[b, q, m, level, k]
-                        if boxes:
-                            place = place[:2] + offset / points * place[2:] / 2
-                        else:
-                            place = place + offset / torch.tensor([length, height])
-                        x, y = (place * torch.tensor([length, height]) - 0.5).tolist()
-                        weight = weights[b, q, m, level * points + k]
-                        output[b, q, m] += weight * _bilinear(image.permute(2, 0, 1), x, y)
-    return layer.output_proj(output.flatten(2))
-
-
 def _layer():
     layer = DeformableAttention(width=8, levels=2, heads=2, points=3).double()
     layer.reset_parameters()
@@ -65,15 +28,6 @@ def _layer():
 def _read(value_NSC, places, weights, shapes):
     """Reads the values of a single image."""
     return deformable_read.read(value_NSC[None], places, weights, shapes)
-
-
-def test_reading_around_points_and_in_boxes():
-    layer, queries, memory = _layer(), torch.randn(2, 3, 8).double(), torch.randn(2, TOKENS, 8).double()
-    points, boxes = torch.rand(2, 3, 2, 2).double(), torch.rand(2, 3, 2, 4).double()
-    read = layer(queries, References.at_points(points, SHAPES, layer.points), memory, SHAPES, None)
-    torch.testing.assert_close(read, _naive(layer, queries, points, memory, boxes=False))
-    read = layer(queries, References.in_boxes(boxes, SHAPES, layer.points), memory, SHAPES, None)
-    torch.testing.assert_close(read, _naive(layer, queries, boxes, memory, boxes=True))
 
 
 def test_padded_tokens_are_not_read():

@@ -22,6 +22,7 @@ SMALL = NetworkConfig(
 )  # fmt: skip
 PARSED = replace(SMALL, architecture="parsed", relation_queries="MBF")
 TAGGER = replace(PARSED, tagger=True, gate="GLIP")
+HEADS = {"text": {"heads": 2}}
 SWIN = "swin_tiny_patch4_window7_224"
 NETWORKS = {
     "parseda": SMALL,
@@ -48,11 +49,19 @@ def written(network: torch.nn.Module, path: Path) -> Path:
     return path
 
 
+def as_theirs(network: torch.nn.Module, path: Path) -> torch.nn.Module:
+    """The network that is imported from the exported file."""
+    imported = import_checkpoint(written(network, path), overrides=HEADS)
+    theirs = build(imported.config, None).eval()
+    theirs.load_state_dict(imported.state)
+    return theirs
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_import_gives_the_exported_weights_back(name, tmp_path):
     config = NETWORKS[name]
     network = made(config)
-    imported = import_checkpoint(written(network, tmp_path / "theirs.pth"), overrides={"text": {"heads": 2}})
+    imported = import_checkpoint(written(network, tmp_path / "theirs.pth"), overrides=HEADS)
     assert imported.config == config and imported.new == []
     state = network.state_dict()
     assert imported.state.keys() == state.keys()
@@ -110,17 +119,14 @@ def image_and_texts() -> tuple[torch.Tensor, ...]:
 def test_networks_of_our_own_compute_the_same_with_what_is_added(architecture, tmp_path):
     config = replace(SMALL, architecture=architecture, official_compat=False)
     ours = made(config)
-    overrides = {"text": {"heads": 2}}
-    imported = import_checkpoint(written(ours, tmp_path / "theirs.pth"), overrides=overrides)
-    assert imported.config == replace(config, official_compat=True)
-    theirs = build(imported.config, None).eval()
-    theirs.load_state_dict(imported.state)
+    theirs = as_theirs(ours, tmp_path / "theirs.pth")
+    assert theirs.config == replace(config, official_compat=True)
     given = image_and_texts()
     with torch.no_grad():
         here, there = ours.predict(*given), theirs.predict(*given)
     for name in ("subject_logits", "object_logits", "predicate_logits", "subject_boxes", "object_boxes"):
         torch.testing.assert_close(getattr(there, name), getattr(here, name), atol=1e-5, rtol=1e-5)
-    again = import_checkpoint(tmp_path / "theirs.pth", overrides=overrides | {"official_compat": False})
+    again = import_checkpoint(tmp_path / "theirs.pth", overrides=HEADS | {"official_compat": False})
     state = ours.state_dict()
     assert again.config == config and all(torch.equal(value, state[key]) for key, value in again.state.items())
 
@@ -134,9 +140,7 @@ def test_the_slots_of_a_tagger_of_our_own_are_equal_and_boxes_start_at_their_cen
     assert torch.equal(slots[:5], ours.transformer.verb_tgt.weight[:1].expand(5, -1))
     assert torch.equal(slots[5:], ours.transformer.verb_tgt.weight[1:].expand(5, -1))
     assert ("transformer.verb_query_embed.weight" in exported) == (queries != "vanilla")
-    imported = import_checkpoint(written(ours, tmp_path / "theirs.pth"), overrides={"text": {"heads": 2}})
-    theirs = build(imported.config, None).eval()
-    theirs.load_state_dict(imported.state)
+    theirs = as_theirs(ours, tmp_path / "theirs.pth")
     boxes = torch.rand(1, 5, 4) * 0.5 + 0.2
     position = theirs.transformer.coord_proj(torch.logit(boxes))
     centre = theirs.transformer.reference_points_sub(position).sigmoid()
@@ -150,14 +154,11 @@ def test_batch_norms_of_our_own_become_frozen_ones(tmp_path):
     ours = made(replace(SMALL, backbone_norm="batch", official_compat=False))
     exported = export_checkpoint(ours.state_dict(), ours.config)
     assert not any(key.endswith("num_batches_tracked") for key in exported)
-    imported = import_checkpoint(written(ours, tmp_path / "theirs.pth"), overrides={"text": {"heads": 2}})
-    theirs = build(imported.config, None).eval()
-    theirs.load_state_dict(imported.state)
+    theirs = as_theirs(ours, tmp_path / "theirs.pth")
     given = image_and_texts()
     with torch.no_grad():
-        torch.testing.assert_close(
-            theirs.predict(*given).predicate_logits, ours.predict(*given).predicate_logits, atol=1e-4, rtol=1e-4
-        )
+        here, there = (network.predict(*given).predicate_logits for network in (ours, theirs))
+    torch.testing.assert_close(there, here, atol=1e-4, rtol=1e-4)
     assert any("backbone_norm=batch" in note for note in differences(ours.config))
 
 

@@ -3,6 +3,8 @@
 import argparse
 import json
 import re
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models import weights
-from models.official.imported import NEW_TO_DETECTORS, Imported, import_checkpoint
+from models.config import NetworkConfig
+from models.official.imported import NEW_TO_TWO_STAGES, import_checkpoint
 from models.official.sizes import Kind
 from models.weights_file import WeightsError
+from parity import OWN
 from recorded.recording import Recording
+from tests.detector_checkpoint import converted, detector
 
 NOT_INFERRED = {"text": {"heads": 2}}
 SMALL = {
@@ -22,38 +27,25 @@ SMALL = {
     "text": {"hidden": 32, "layers": 1, "heads": 2, "feedforward": 16, "vocabulary": 40, "max_positions": 12},
     "fusion_width": 32,
 }  # fmt: skip
-OF_THE_ENCODER = ("transformer.encoder.layers.", "transformer.level_embed")
-KEPT_OF_DETECTORS = ("backbone.", "input_proj.", "refpoint_embed.", "tgt_embed.", *OF_THE_ENCODER)
+DETECTOR = NetworkConfig(
+    backbone="resnet_w4_1_1_1_1", width=32, heads=2, encoder_layers=2, decoder_layers=2, feedforward=32, pairs=5,
+    official_compat=True,
+)  # fmt: skip
+"""The size of the detectors. `SMALL` asks for fewer queries and decoder layers."""
 State = dict[str, torch.Tensor]
 
 
 @pytest.fixture
-def official(own: Path) -> State:
+def official() -> State:
     """A small ParSeDA's parameters under the authors' names."""
-    return {name: value.float() for name, value in load_file(own / "parseda_own.safetensors").items()}
+    return {name: value.float() for name, value in load_file(OWN / "parseda_own.safetensors").items()}
 
 
 @pytest.fixture
-def args(own: Path) -> dict[str, Any]:
+def args() -> dict[str, Any]:
     """The settings that it was trained with."""
-    settings: dict[str, Any] = json.loads((own / "parseda_own_args.json").read_text())["args"]
+    settings: dict[str, Any] = json.loads((OWN / "parseda_own_args.json").read_text())["args"]
     return settings
-
-
-@pytest.fixture
-def detector(official: State) -> State:
-    """A small DAB-Deformable-DETR with two decoder layers and two classes."""
-    state: State = {}
-    for name, value in official.items():
-        if name.startswith("transformer.ho_decoder.sub_bbox_embed."):
-            state[name.replace("ho_decoder.sub_bbox", "decoder.bbox")] = value
-            state[name.removeprefix("transformer.ho_decoder.sub_")] = value
-        elif name.startswith("transformer.ho_decoder.") and "_bbox_embed" not in name:
-            state[name.replace("ho_decoder", "decoder")] = value
-        elif name.startswith(KEPT_OF_DETECTORS):
-            state[name] = value
-    state |= {f"class_embed.{layer}.{kind}": torch.zeros(2) for layer in (0, 1) for kind in ("weight", "bias")}
-    return state
 
 
 def written(path: Path, state: State, args: dict[str, Any] | None = None) -> Path:
@@ -66,9 +58,9 @@ def written(path: Path, state: State, args: dict[str, Any] | None = None) -> Pat
 
 
 @pytest.mark.parametrize("name", ["parseda_own", "parsed_own", "tagger_own"])
-def test_a_checkpoint_becomes_the_recorded_network(own, name, tmp_path):
-    recording = Recording(own, name)
-    path = written(tmp_path / "official.pth", load_file(own / f"{name}.safetensors"), recording.args)
+def test_a_checkpoint_becomes_the_recorded_network(name, tmp_path):
+    recording = Recording(OWN, name)
+    path = written(tmp_path / "official.pth", load_file(OWN / f"{name}.safetensors"), recording.args)
     imported = import_checkpoint(path, overrides=NOT_INFERRED)
     assert imported.new == [] and imported.kind is Kind[name.partition("_")[0].upper()]
     assert imported.left_out == (["query_embed.weight"] if name == "tagger_own" else [])
@@ -80,9 +72,9 @@ def test_a_checkpoint_becomes_the_recorded_network(own, name, tmp_path):
     assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
 
 
-def test_a_plain_table_of_parameters_will_do(official, own, tmp_path):
+def test_a_plain_table_of_parameters_will_do(official, tmp_path):
     torch.save(official, tmp_path / "plain.pth")
-    with_file = import_checkpoint(tmp_path / "plain.pth", own / "parseda_own_args.json", NOT_INFERRED)
+    with_file = import_checkpoint(tmp_path / "plain.pth", OWN / "parseda_own_args.json", NOT_INFERRED)
     given = {"heads": 2, "gate": "VXAc", "relation_queries": "vanilla_MBF"} | NOT_INFERRED
     with_settings = import_checkpoint(tmp_path / "plain.pth", overrides=given)
     assert with_file.config == with_settings.config
@@ -97,70 +89,60 @@ def test_box_heads_of_two_names_may_differ_and_the_top_level_one_counts(official
     assert torch.equal(imported.state["obj_bbox_embed.3.layers.2.bias"], official[name] + 1)
 
 
-def test_an_anchored_detector_becomes_both_decoders(detector, tmp_path):
-    path = written(tmp_path / "dab.pth", detector)
-    imported = import_checkpoint(path, overrides=SMALL)
-    assert imported.kind is Kind.DAB_DEFORMABLE and imported.config.architecture == "parseda"
-    assert imported.config.pairs == 3 and imported.config.decoder_layers == 1
+@pytest.mark.parametrize(("architecture", "backbone", "two_stage"), [
+    ("parseda", DETECTOR.backbone, False), ("parsed", DETECTOR.backbone, False),
+    ("parsed", "swin_tiny_patch4_window7_224", True),
+])  # fmt: skip
+def test_a_detector_and_its_conversion_become_both_decoders(architecture, backbone, two_stage, tmp_path):
+    found = detector(replace(DETECTOR, architecture=architecture, backbone=backbone), two_stage)
+    args = {"two_stage": two_stage, "nheads": 2}
+    imported = import_checkpoint(written(tmp_path / "found.pth", found, args), overrides=SMALL)
+    anchored = architecture == "parseda"
+    assert imported.kind is (Kind.DAB_DEFORMABLE if anchored else Kind.DEFORMABLE)
+    assert (imported.config.architecture, imported.config.backbone) == (architecture, backbone)
+    assert (imported.config.pairs, imported.config.decoder_layers) == (3, 1)
+    kept = {"transformer.encoder.layers.1.linear1.weight": "transformer.encoder.layers.1.linear1.weight"}
+    for stage, layer in product(("ho", "verb"), ("layers.0.cross_attn.value_proj.weight", "query_scale.layers.1.bias")):
+        if anchored or layer.startswith("layers."):
+            kept[f"transformer.{stage}_decoder.{layer}"] = f"transformer.decoder.{layer}"
+    for role, head in product(("sub", "obj"), (0, 1)):
+        kept[f"{role}_bbox_embed.{head}.layers.2.weight"] = f"bbox_embed.{head}.layers.2.weight"
+        if not anchored and not two_stage:
+            kept[f"transformer.reference_points_{role}.weight"] = "transformer.reference_points.weight"
+    wanted = {ours: found[theirs] for ours, theirs in kept.items()}
+    if anchored:
+        wanted |= dict.fromkeys(("tgt_embed.weight", "verb_tgt_embed.weight"), found["tgt_embed.weight"][:6])
+        wanted["refpoint_embed.weight"] = found["refpoint_embed.weight"][:6]
+    else:
+        table = found["query_embed.weight"][:6]
+        position, content = (table, table) if two_stage else table.chunk(2, dim=1)
+        wanted["query_embed.weight"] = torch.cat((position, content, content), dim=1)
     state = imported.state
-    for stage in ("ho", "verb"):
-        key = f"transformer.{stage}_decoder.layers.0.cross_attn.value_proj.weight"
-        assert torch.equal(state[key], detector["transformer.decoder.layers.0.cross_attn.value_proj.weight"])
-        key = f"transformer.{stage}_decoder.query_scale.layers.1.bias"
-        assert torch.equal(state[key], detector["transformer.decoder.query_scale.layers.1.bias"])
-    for role in ("sub", "obj"):
-        for head in (0, 1):
-            key = f"{role}_bbox_embed.{head}.layers.2.weight"
-            assert torch.equal(state[key], detector[f"bbox_embed.{head}.layers.2.weight"])
-    for key in ("tgt_embed.weight", "verb_tgt_embed.weight"):
-        assert torch.equal(state[key], detector["tgt_embed.weight"][:6])
-    assert torch.equal(state["refpoint_embed.weight"], detector["refpoint_embed.weight"][:6])
-    _new_is_what_reads_and_relates(imported)
-    _comes_back_from_a_file(imported, tmp_path)
-    without_a_place = ("class_embed.", "transformer.decoder.bbox", "transformer.decoder.layers.1")
-    left = {name for name in detector if name.startswith(without_a_place)}
-    assert set(imported.left_out) == left
-    again = import_checkpoint(path, overrides=SMALL)
-    assert all(torch.equal(value, again.state[key]) for key, value in state.items())
-    other = import_checkpoint(path, overrides=SMALL, seed=1)
-    assert not torch.equal(state["transformer.resizer.fc.weight"], other.state["transformer.resizer.fc.weight"])
+    assert [name for name, value in wanted.items() if not torch.equal(state[name], value)] == []
+    assert imported.new and all(name.startswith(NEW_TO_TWO_STAGES) for name in imported.new)
+    assert any("reference_points" in name for name in imported.new) == two_stage
+    weights.write(state, imported.config, tmp_path / "ours.safetensors")
+    loaded = weights.load(tmp_path / "ours.safetensors", None).state_dict()
+    assert loaded.keys() == state.keys() and all(torch.equal(value, state[name]) for name, value in loaded.items())
+    again = import_checkpoint(written(tmp_path / "both.pth", converted(found), args), overrides=SMALL)
+    assert again.kind is imported.kind and "sub_bbox_embed.0.layers.0.weight" in again.left_out
+    assert all(torch.equal(value, again.state[name]) for name, value in state.items())
 
 
-def _comes_back_from_a_file(imported: Imported, folder: Path) -> None:
-    """The parameters that both decoders share have one value in a detector, and each its own in the file."""
-    weights.write(imported.state, imported.config, folder / "ours.safetensors")
-    loaded = weights.load(folder / "ours.safetensors", None).state_dict()
-    assert loaded.keys() == imported.state.keys()
-    assert all(torch.equal(value, imported.state[key]) for key, value in loaded.items())
-
-
-def test_a_detector_without_anchors_becomes_parsed(detector, tmp_path):
-    for name in [name for name in detector if "query_scale" in name or "ref_point_head" in name]:
-        del detector[name]
-    content = detector.pop("tgt_embed.weight")
-    del detector["refpoint_embed.weight"]
-    position = torch.randn_like(content)
-    detector["query_embed.weight"] = torch.cat((position, content), dim=1)
-    detector["transformer.reference_points.weight"] = torch.randn(2, 32)
-    detector["transformer.reference_points.bias"] = torch.randn(2)
-    imported = import_checkpoint(written(tmp_path / "deformable.pth", detector, {"nheads": 2}), overrides=SMALL)
-    assert imported.kind is Kind.DEFORMABLE and imported.config.architecture == "parsed"
-    wanted = torch.cat((position, content, content), dim=1)[:6]
-    assert torch.equal(imported.state["query_embed.weight"], wanted)
-    for role in ("sub", "obj"):
-        key = f"transformer.reference_points_{role}.weight"
-        assert torch.equal(imported.state[key], detector["transformer.reference_points.weight"])
-    key = "linear1.weight"
-    assert torch.equal(
-        imported.state[f"transformer.encoder.layers.1.{key}"], detector[f"transformer.encoder.layers.1.{key}"]
+def test_new_parameters_follow_the_seed_and_what_has_no_place_is_told(tmp_path):
+    found = detector(DETECTOR)
+    imported, other = (
+        import_checkpoint(written(tmp_path / "dab.pth", found), overrides=SMALL, seed=seed) for seed in (0, 1)
     )
-    _new_is_what_reads_and_relates(imported)
-    _comes_back_from_a_file(imported, tmp_path)
+    name = "transformer.resizer.fc.weight"
+    assert not torch.equal(imported.state[name], other.state[name])
+    without_a_place = ("class_embed.", "transformer.decoder.bbox", "transformer.decoder.layers.1")
+    assert set(imported.left_out) == {name for name in found if name.startswith(without_a_place)}
 
 
 @pytest.mark.parametrize("prefix", ["", "roberta."])
-def test_a_detector_takes_the_text_encoder_of_a_folder(detector, tmp_path, prefix):
-    path = written(tmp_path / "dab.pth", detector)
+def test_a_detector_takes_the_text_encoder_of_a_folder(tmp_path, prefix):
+    path = written(tmp_path / "dab.pth", detector(DETECTOR))
     without = import_checkpoint(path, overrides=SMALL)
     ours = "transformer.text_encoder.roberta."
     encoder = {
@@ -182,9 +164,9 @@ def test_a_detector_takes_the_text_encoder_of_a_folder(detector, tmp_path, prefi
         import_checkpoint(path, overrides=SMALL, text_folder=tmp_path / "none")
 
 
-def test_a_gate_of_one_number_per_channel_can_be_asked_of_a_detector(detector, tmp_path):
+def test_a_gate_of_one_number_per_channel_can_be_asked_of_a_detector(tmp_path):
     settings = SMALL | {"gate": "GLIP", "relation_queries": "vanilla"}
-    imported = import_checkpoint(written(tmp_path / "dab.pth", detector), overrides=settings)
+    imported = import_checkpoint(written(tmp_path / "dab.pth", detector(DETECTOR)), overrides=settings)
     gates = [value for name, value in imported.state.items() if name.endswith("gamma_v")]
     assert gates and all(gate.shape == (imported.config.width,) for gate in gates)
 
@@ -192,26 +174,6 @@ def test_a_gate_of_one_number_per_channel_can_be_asked_of_a_detector(detector, t
 def test_only_a_detector_takes_another_text_encoder(official, args, tmp_path):
     with pytest.raises(WeightsError, match="has its own text encoder; omit --text"):
         import_checkpoint(written(tmp_path / "own.pth", official, args), overrides=NOT_INFERRED, text_folder=tmp_path)
-
-
-def _new_is_what_reads_and_relates(imported: Imported) -> None:
-    assert imported.new and all(name.startswith(NEW_TO_DETECTORS) for name in imported.new)
-    network = weights.build(imported.config, None)
-    network.load_state_dict(imported.state)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.999])
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_file_cut_short_is_named(tmp_path, official, args, suffix, share):
-    whole = tmp_path / f"whole{suffix}"
-    if suffix == ".pth":
-        written(whole, official, args)
-    else:
-        save_file(official, str(whole))
-    content = whole.read_bytes()
-    (tmp_path / f"cut{suffix}").write_bytes(content[: int(share * len(content))])
-    with pytest.raises(WeightsError, match=rf"cut\{suffix}: not a readable"):
-        import_checkpoint(tmp_path / f"cut{suffix}")
 
 
 def test_files_that_are_no_checkpoints_are_named(tmp_path, official, small_config, tokenizer):

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.boxes import cxcywh_to_xyxy, giou
+from models.boxes import cxcywh_to_xyxy
 from models.config import LossSettings
 from models.losses import (
     MatchWeights,
@@ -50,13 +50,6 @@ def naive_cost(predictions: Predictions, target: Target, image: int, query: int,
     distance = max((f - t).abs().sum().item() for f, t in zip(found, true, strict=True))
     apart = max(-overlap(f, t) for f, t in zip(found, true, strict=True))
     return 2.5 * distance + apart - (classes + agreement).item()
-
-
-def test_giou_against_a_loop():
-    first, second = torch.rand(6, 4) * 0.4 + 0.2, torch.rand(6, 4) * 0.4 + 0.2
-    found = giou(cxcywh_to_xyxy(first), cxcywh_to_xyxy(second))
-    assert found.tolist() == pytest.approx([overlap(a, b) for a, b in zip(first, second, strict=True)], abs=1e-6)
-    assert giou(torch.zeros(4), torch.zeros(4)) == 0
 
 
 def test_costs_and_matches_against_brute_force():
@@ -257,25 +250,19 @@ def test_similar_predicates_stay_negatives_that_are_penalised_less():
     features = torch.tensor([[0.0, 0.0], [0.1, 0.0], [5.0, 5.0]])
     settings = LossSettings(localised_predicates=False, pseudo_predicates=True)
     SetCriterion(settings)(predictions, [target], features)["loss_predicates"].backward()
-    plain = make_predictions(images=1, layers=1)
-    for name, value in vars(predictions).items():
-        setattr(plain, name, value.detach().requires_grad_() if torch.is_tensor(value) else value)
+    plain = predictions.map(lambda x: x.detach().requires_grad_())
     SetCriterion(LossSettings(localised_predicates=False))(plain, [target])["loss_predicates"].backward()
     matched = hungarian(predictions.stacked(), [target], MatchWeights()).query[0].item()
     pulled, without = (p.predicate_logits.grad[0, matched] for p in (predictions, plain))
     assert 0 < pulled[1] < 0.01 * without[1] and pulled[0] == without[0] and pulled[2] == without[2]
 
 
-def converted(predictions: Predictions, dtype: torch.dtype) -> Predictions:
-    tensors = {k: v.detach().to(dtype).requires_grad_() for k, v in vars(predictions).items() if torch.is_tensor(v)}
-    return Predictions(**tensors, auxiliary=[converted(layer, dtype) for layer in predictions.auxiliary])
-
-
 @pytest.mark.parametrize("given", [torch.float32, torch.bfloat16])
 def test_losses_are_32_bit_under_autocast(given):
     settings = LossSettings(pseudo_predicates=True)
     features = torch.tensor([[0.0, 0.0], [0.1, 0.3], [1.0, 2.0]])
-    predictions, targets = converted(make_predictions(layers=3), given), [make_target(3), make_target(4)]
+    predictions = make_predictions(layers=3).map(lambda x: x.detach().to(given).requires_grad_())
+    targets = [make_target(3), make_target(4)]
     for target in targets:
         target.predicates = torch.tensor([1.0, 0, 0]).expand(len(target.subject_labels), -1)
 

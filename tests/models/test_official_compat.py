@@ -11,7 +11,7 @@ from models.config import LossSettings
 from models.decoder import Decoder, PairBoxes
 from models.encoder import Encoded
 from models.layers import encode_map
-from models.losses import MatchWeights, SetCriterion, TaggerCriterion, matching_costs
+from models.losses import MatchWeights, SetCriterion, matching_costs
 from models.predictions import Target
 from models.relation_tagger import PairQueries, RelationTagger
 from models.rlip import RLIP
@@ -85,8 +85,9 @@ def test_anchors_are_scaled_by_padding(small_config, official):
 
 
 @BOTH
-def test_texts_are_hidden_in_training_by_the_sign_of_their_features(small_config, tokenizer, official):
-    network = moved(RLIP(replace(small_config, official_compat=official), tokenizer))
+@pytest.mark.parametrize("fusion", ["alif", "late"])
+def test_texts_are_hidden_in_training_by_the_sign_of_their_features(small_config, tokenizer, official, fusion):
+    network = moved(RLIP(replace(small_config, fusion=fusion, official_compat=official), tokenizer))
     images = torch.randn(1, 3, 64, 96)
     features = torch.randn(6, 32)
     features = features - features.mean(1, keepdim=True) + torch.tensor([1.0, -1, 1, 1, 1, 1])[:, None]
@@ -120,15 +121,6 @@ def test_pseudo_labels_pull_at_the_texts(official):
 
 
 @BOTH
-def test_a_label_of_less_confidence_is_a_negative_of_cornernet_s_loss(official):
-    found, relation = make_predictions(layers=1, pairs=1), target(1)
-    relation.predicates *= 0.9
-    found.predicate_logits = torch.full((2, 1, 3), -2.0, requires_grad=True)
-    TaggerCriterion(official_compat=official)(found, [relation, relation])["loss"].backward()
-    assert (found.predicate_logits.grad[0, 0, 0] > 0) == official
-
-
-@BOTH
 def test_a_missing_object_costs_twice_in_matching(official):
     found, relation = make_predictions(layers=1), target(1)
     relation.object_boxes.zero_()
@@ -152,16 +144,14 @@ def test_slots_of_the_tagger_have_embeddings_of_their_own(small_tagger_config, t
 @BOTH
 def test_boxes_of_the_tagger_start_elsewhere(small_tagger_config, tokenizer, official):
     tagger = RelationTagger(replace(small_tagger_config, official_compat=official), tokenizer).eval()
-    images, boxes, zeros = torch.randn(1, 3, 64, 96), torch.rand(1, 4, 4), torch.zeros(1, 4, dtype=torch.int64)
-    queries = PairQueries(boxes, boxes, zeros, zeros, zeros == 0)
-    found = tagger.predict(images, None, *texts(tagger), queries).subject_boxes
-    assert ((found - boxes).abs().max() > 0.01) == official
+    queries = make_queries(1, 4)
+    found = tagger.predict(torch.randn(1, 3, 64, 96), None, *texts(tagger), queries).subject_boxes
+    assert ((found - queries.subject_boxes).abs().max() > 0.01) == official
 
 
 @BOTH
 def test_an_image_without_pairs_is_no_number_for_the_authors_and_never_for_us(small_tagger_config, tokenizer, official):
     tagger = moved(RelationTagger(replace(small_tagger_config, official_compat=official), tokenizer)).eval()
-    images, boxes, zeros = torch.randn(2, 3, 64, 96), torch.rand(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64)
-    valid = torch.tensor([[True, True, False], [False, False, False]])
-    found = tagger.predict(images, None, *texts(tagger), PairQueries(boxes, boxes, zeros, zeros, valid))
+    queries = replace(make_queries(2, 3), valid=torch.tensor([[True, True, False], [False, False, False]]))
+    found = tagger.predict(torch.randn(2, 3, 64, 96), None, *texts(tagger), queries)
     assert found.predicate_logits.isfinite().all() and found.subject_boxes.isfinite().all()

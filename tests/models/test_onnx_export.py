@@ -10,15 +10,13 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
-from rlip_command import output_of
-from typer.testing import CliRunner
+from rlip_command import output_of, rlip
 
 from models import weights
 from models.config import NO_OBJECTS
 from models.onnx_export import OUTPUTS
 from models.relation_tagger import RelationTagger
 from models.rlip import RLIP
-from pipeline.cli.app import app
 from pipeline.evaluation.predictor import Names, Predictor
 from tests.models.made import moved
 
@@ -79,8 +77,8 @@ def test_what_can_not_be_exported_is_one_message(small_tagger_config, tokenizer,
     folder = tmp_path / "tagger"
     shutil.copytree(tokenizer, folder)
     weights.save(RelationTagger(small_tagger_config, tokenizer), folder / "model.safetensors")
-    words = ["weights", "export", str(folder / "model.safetensors"), str(tmp_path / "out"), "--objects", "person"]
-    done = CliRunner().invoke(app, words)
+    words = ("weights", "export", folder / "model.safetensors", tmp_path / "out", "--objects", "person")
+    done = rlip(*words)
     assert done.exit_code == 1 and "belong to --onnx" in done.output
-    done = CliRunner().invoke(app, [*words, "--predicates", "on", "--onnx"])
+    done = rlip(*words, "--predicates", "on", "--onnx")
     assert done.exit_code == 1 and "a tagger takes boxes" in done.output and not (tmp_path / "out").exists()

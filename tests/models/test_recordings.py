@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from parity import TOLERANCES, compare, differences, main
+from parity import OWN, TOLERANCES, compare, differences, main
 from recorded.measure import measure
 from recorded.recording import Recording, recordings_in
 
@@ -26,8 +26,8 @@ def test_the_authors_numbers(shared, name):
 
 
 @pytest.mark.parametrize("name", ["parseda_own", "parsed_own", "tagger_own"])
-def test_our_numbers_stay(own, name):
-    compared = assert_agrees(Recording(own, name))
+def test_our_numbers_stay(name):
+    compared = assert_agrees(Recording(OWN, name))
     assert compared == set(TOLERANCES) - ({"matches", "post-processing"} if name.startswith("tagger") else set())
 
 
@@ -35,8 +35,8 @@ def test_our_numbers_stay(own, name):
     "backbone.body.layer2.0.conv2.weight", "transformer.encoder.VLFuse_layers.1.b_attn.gamma_l",
     "transformer.verb_tgt_generator.fc_2.weight", "sub_bbox_embed.3.layers.2.bias",
 ])  # fmt: skip
-def test_a_slightly_different_network_is_noticed(own, weight):
-    recording = Recording(own, "parseda_own")
+def test_a_slightly_different_network_is_noticed(weight):
+    recording = Recording(OWN, "parseda_own")
     with torch.no_grad():
         recording.network.get_parameter(weight).add_(0.01)
     given = recording.arrays("forward")
@@ -56,8 +56,8 @@ def test_what_is_not_measured_or_no_number_does_not_pass():
     assert not any(row.holds for row in compare("part", recorded, far))
 
 
-def test_the_command_tells_agreement_by_its_exit_code(own, tmp_path, capsys):
-    for path in own.glob("tagger_own*"):
+def test_the_command_tells_agreement_by_its_exit_code(tmp_path, capsys):
+    for path in OWN.glob("tagger_own*"):
         shutil.copy(path, tmp_path / path.name.replace("tagger_own", "other"))
     assert recordings_in(tmp_path) == ["other"]
     assert main([str(tmp_path), "--json"]) == 0

@@ -1,6 +1,4 @@
-"""Scores of given pairs: any number of them, with any other pairs beside them."""
-
-from __future__ import annotations
+"""Scores of given pairs. tagger/test_sequential.py compares them with those of each group of pairs alone."""
 
 from dataclasses import replace
 
@@ -13,10 +11,6 @@ from models.relation_tagger import PairQueries, RelationTagger
 from tests.models.made import make_queries, moved
 
 OBJECTS, PREDICATES = ["person", "dog", "bicycle", "no objects"], ["riding", "holding"]
-
-
-def part(queries: PairQueries, images: slice, pairs: slice | list[int]) -> PairQueries:
-    return PairQueries(**{name: value[images][:, pairs] for name, value in vars(queries).items()})
 
 
 @pytest.fixture(params=["vanilla", "vanilla_MBF"])
@@ -46,29 +40,11 @@ def test_any_number_of_pairs(tagger, encode):
         assert predictions.predicate_logits.isfinite().all()
 
 
-def test_groups_do_not_see_each_other(tagger, encode):
-    encoded, queries, size = encode(torch.randn(2, 3, 64, 96)), make_queries(2, 12), tagger.config.pairs
-    together = tagger.score(encoded, queries).predicate_logits
-    for first in range(0, 12, size):
-        group = slice(first, first + size)
-        alone = tagger.score(encoded, part(queries, slice(None), group)).predicate_logits
-        torch.testing.assert_close(together[:, group], alone, atol=1e-5, rtol=0)
-
-
-def test_empty_slots_and_other_images_change_nothing(tagger, encode):
-    images, queries = torch.randn(2, 3, 64, 96), make_queries(2, 5)
-    queries.valid[0, 2:] = False
-    queries.valid[1] = False
-    together = tagger.score(encode(images), queries).predicate_logits
-    assert together.isfinite().all()
-    alone = tagger.score(encode(images[:1]), part(queries, slice(0, 1), slice(0, 2))).predicate_logits
-    torch.testing.assert_close(together[:1, :2], alone, atol=1e-5, rtol=0)
-
-
 def test_order_of_pairs_in_a_group_moves_their_scores_only(tagger, encode):
     encoded, queries, order = encode(torch.randn(1, 3, 64, 96)), make_queries(1, 5), [3, 1, 4, 0, 2]
     given = tagger.score(encoded, queries).predicate_logits
-    moved = tagger.score(encoded, part(queries, slice(None), order)).predicate_logits
+    reordered = PairQueries(**{name: value[:, order] for name, value in vars(queries).items()})
+    moved = tagger.score(encoded, reordered).predicate_logits
     torch.testing.assert_close(moved, given[:, order], atol=1e-5, rtol=0)
 
 

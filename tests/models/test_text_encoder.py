@@ -38,13 +38,6 @@ def test_texts_are_encoded_each_by_itself(encoder):
     torch.testing.assert_close(together[:1], encoder(["person"]), atol=1e-6, rtol=0)
 
 
-def test_two_thousand_texts_and_none(encoder):
-    texts = [f"label number {number}" for number in range(2000)]
-    with torch.no_grad():
-        assert encoder(texts).isfinite().all()
-    assert encoder([]).shape == (0, 32)
-
-
 @pytest.fixture(scope="module")
 def word_pieces(tmp_path_factory):
     """Folder with a tokenizer like BERT's."""
@@ -84,13 +77,10 @@ def test_encoders_without_a_pooled_output_are_refused(small_config, kind):
         TextEncoder(replace(small_config.text, kind=kind), None)
 
 
-def test_bad_tokenizers_are_named(small_config, tokenizer, word_pieces, tmp_path):
+def test_bad_and_missing_tokenizers_are_named(small_config, tokenizer, word_pieces, tmp_path):
     with pytest.raises(ConfigError, match=r"vocab\.json"):
         TextEncoder(small_config.text, tmp_path)
     with pytest.raises(ConfigError, match="vocabulary"):
         TextEncoder(replace(small_config.text, vocabulary=50), tokenizer)
-
-
-def test_a_network_without_tokenizer_says_so(small_config):
     with pytest.raises(ConfigError, match="tokenizer"):
         TextEncoder(small_config.text, None)(["person"])

@@ -15,9 +15,11 @@ from small_stages import CountStage, count_call, count_items
 
 from pipeline.runtime import processes
 from pipeline.runtime.engines.local import LocalEngine
+from pipeline.runtime.execute import WorkItem
 from pipeline.runtime.stage import Inputs
 from storage.digests import digest_file
 from storage.errors import FatalError, RetryableError
+from storage.keys import KeyTerms
 from storage.local_store import LocalStore
 
 
@@ -109,7 +111,7 @@ def test_weights_that_were_replaced_since_the_plan_make_nothing_under_the_key_of
     weights = tmp_path / "weights"
     weights.write_text("former")
     terms = KeyTerms("count", 1, {}, {}, {"model": digest_file(weights)})
-    item, call = WorkItem("count", "set/0000", terms, {}, (1,)), replace(_call(tmp_path), stage=LoadingStage)
+    item, call = WorkItem("count", "set/0000", terms, {}, (1,)), replace(count_call(tmp_path), stage=LoadingStage)
     weights.write_text("newer!")
     with LocalEngine(call, 1) as engine:
         with pytest.raises(FatalError, match=rf"count: {weights} \(model\) .* was replaced since"):

@@ -11,10 +11,7 @@ from tagger.candidates.source import Loss
 from tagger.matching import AuthorsFileError, by_substrings, by_whole_words, by_whole_words_and
 from tagger.parsing.parser import load_parser, parse_captions
 from tagger.parsing.wordings import WORDINGS
-
-
-def boxes(*categories: str) -> list[Box]:
-    return [Box(category, 10.0 * place, 0.0, 5.0, 5.0) for place, category in enumerate(categories)]
+from tests.tagger.test_candidates import boxes
 
 
 def triplets(*captions: str):
@@ -66,13 +63,6 @@ def test_overlap_keeps_pairs_that_intersect():
     [pair] = ground(said, [man, apart, over], overlapping=True).pairs
     assert (pair.object, pair.prior, pair.ambiguity) == (2, 1.0, 1)
     assert official_candidates(said, [man, apart], overlapping=True).pairs == []
-
-
-def test_wordings_of_one_predicate():
-    [said] = triplets("a man standing in front of a car")
-    assert {name: wording(said) for name, wording in WORDINGS.items()} == {
-        "canonical": "in front of", "full": "stand in front of", "official": "in front of",
-    }  # fmt: skip
 
 
 def test_cooccurring_predicates_need_no_caption():

@@ -6,6 +6,7 @@ from benchmarks.parsing import read_documents, score
 from tagger.parsing.layer import load_layer
 from tagger.parsing.parser import load_parser, parse_captions
 from tagger.triplet import Triplet
+from tests.tagger.test_parsing import check_spans, stated
 
 CASES = {
     # pronouns
@@ -46,12 +47,8 @@ def parsed(caption: str) -> list[Triplet]:
 @pytest.mark.parametrize("caption", CASES)
 def test_a_text_gives_exactly_these_triplets_at_their_places(caption: str) -> None:
     triplets = parsed(caption)
-    stated = {f"{t.subject_lemma} {t.predicate_lemma} {t.object_lemma}" for t in triplets}
-    assert stated == {text for text in CASES[caption].split("; ") if text}
-    for t in triplets:
-        assert caption[t.subject_start : t.subject_end] == t.subject
-        assert caption[t.predicate_start : t.predicate_end] == t.predicate
-        assert caption[t.object_start : t.object_end] == t.object
+    assert stated(triplets) == {text for text in CASES[caption].split("; ") if text}
+    check_spans(caption, triplets)
 
 
 def test_a_pronoun_or_definite_noun_has_place_count_and_attributes_of_the_first_mention() -> None:

@@ -3,45 +3,29 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, strategies as st
-from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
 
-from models.config import NetworkConfig, TextConfig
 from models.relation_tagger import RelationTagger
 from tagger.box import Box
 from tagger.labelling.labeller import MISSING_BOX, NOT_A_NUMBER, Labeller, pack
 from tagger.labelling.tagging_image import Labels, Problem, TaggingImage
 from tagger.pair import Pair
 from tagger.relation import Relation
+from tests.models.made import moved
 
 CATEGORIES = ["person", "dog", "horse", "cup"]
 PREDICATES = ["ride", "hold", "next to", "on"]
 
 
 @pytest.fixture(scope="module")
-def tagger(tmp_path_factory: pytest.TempPathFactory) -> RelationTagger:
-    folder: Path = tmp_path_factory.mktemp("tokenizer")
-    model = ByteLevelBPETokenizer()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    model.train_from_iterator([*CATEGORIES, *PREDICATES], 290, special_tokens=special, show_progress=False)
-    model.save_model(str(folder))
+def tagger(small_tagger_config, tokenizer) -> RelationTagger:
     torch.manual_seed(3)
-    text = TextConfig(hidden=32, layers=1, heads=2, feedforward=32, vocabulary=300, max_positions=16, dropout=0.1)
-    config = NetworkConfig(
-        architecture="parsed", tagger=True, backbone="test_resnet", backbone_norm="group", width=32, heads=2, points=2,
-        encoder_layers=2, decoder_layers=2, feedforward=32, pairs=3, fusion_width=32, fusion_heads=2, text=text,
-    )  # fmt: skip
-    network = RelationTagger(config, folder)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return network
+    return moved(RelationTagger(replace(small_tagger_config, pairs=3), tokenizer), by=0.1)
 
 
 def image(seed: int, pairs: Sequence[Pair], shape: tuple[int, int] = (64, 96)) -> TaggingImage:
@@ -177,15 +161,6 @@ def test_odd_boxes_pairs_and_predicates_get_scores(tagger):
     assert len(relations) == 5 and all(0 < relation.score < 1 for relation in relations)
     one = replace(image(0, []), boxes=[Box("person", 0, 0, 9, 9)])
     assert tag(tagger, [one, replace(one, boxes=[])]) == [[], []]
-
-
-def test_five_hundred_boxes(tagger):
-    boxes = [Box(CATEGORIES[i % 4], i % 25 * 7, i // 25 * 6, 9, 9) for i in range(500)]
-    crowded = replace(image(0, [Pair(i, (i + 7) % 500, "hold", i, 1) for i in range(500)]), boxes=boxes)
-    [relations] = tag(tagger, [crowded])
-    [in_small_calls] = tag(tagger, [crowded], pairs_together=30)
-    assert len(relations) == 500
-    torch.testing.assert_close(scores(relations), scores(in_small_calls), atol=1e-5, rtol=1e-4)
 
 
 def test_a_candidate_that_names_a_missing_box_costs_its_image_the_labels(tagger):

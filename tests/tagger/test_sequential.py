@@ -3,20 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tokenizers import ByteLevelBPETokenizer
-from torch import Tensor
 
 from benchmarks.labelling import label_sequentially
-from models.config import NetworkConfig, TextConfig
+from models.config import NetworkConfig
 from models.relation_tagger import RelationTagger
 from recorded.recording import Recording, targets_in
 from tagger.box import Box
 from tagger.labelling.labeller import Labeller
 from tagger.labelling.tagging_image import TaggingImage
 from tagger.pair import Pair
+from tests.models.made import moved
 
 CATEGORIES = ["person", "dog", "horse", "cup"]
 SAID = ["ride", "hold", "next to", "on", "look at"]
@@ -24,23 +24,9 @@ CLOSE = 3e-6
 """Tolerance for scores around .01; one pair more or less in a group changes them by ten times as much."""
 
 
-def network(folder: Path, official_compat: bool, relation_queries: str) -> RelationTagger:
-    model = ByteLevelBPETokenizer()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    model.train_from_iterator([*CATEGORIES, *SAID], 290, special_tokens=special, show_progress=False)
-    model.save_model(str(folder))
-    text = TextConfig(hidden=32, layers=1, heads=2, feedforward=32, vocabulary=300, max_positions=16)
-    config = NetworkConfig(
-        architecture="parsed", tagger=True, backbone="test_resnet", backbone_norm="group", width=32, heads=2, points=2,
-        encoder_layers=2, decoder_layers=2, feedforward=32, pairs=4, fusion_width=32, fusion_heads=2, text=text,
-        official_compat=official_compat, relation_queries=relation_queries,
-    )  # fmt: skip
+def network(config: NetworkConfig, tokenizer: Path, **changes: Any) -> RelationTagger:
     torch.manual_seed(5)
-    made = RelationTagger(config, folder).eval()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return made
+    return moved(RelationTagger(replace(config, pairs=4, **changes), tokenizer).eval(), by=0.1)
 
 
 def crowded(seed: int, boxes: int, pairs: int, shape: tuple[int, int] = (64, 96)) -> TaggingImage:
@@ -79,8 +65,9 @@ def furthest(tagger: RelationTagger, images: Sequence[TaggingImage], fixed: Sequ
 
 
 @pytest.mark.parametrize(("official_compat", "relation_queries"), [(False, "vanilla_MBF"), (True, "vanilla")])
-def test_packing_changes_no_score(official_compat, relation_queries, tmp_path):
-    tagger = network(tmp_path, official_compat, relation_queries)
+def test_packing_changes_no_score(official_compat, relation_queries, small_tagger_config, tokenizer):
+    made = {"official_compat": official_compat, "relation_queries": relation_queries}
+    tagger = network(small_tagger_config, tokenizer, **made)
     images = [crowded(1, 5, 11), crowded(2, 3, 5), crowded(4, 5, 3, (96, 64)), crowded(5, 2, 1)]
     # The authors' own lists: the texts of the groups that go together, here all texts of an image.
     assert furthest(tagger, images, [], 16) < CLOSE
@@ -101,7 +88,7 @@ def test_packing_changes_no_score_of_the_authors_weights(recording, monkeypatch)
         features = torch.cat(recording.texts())
     # The recording has token ids, not words: the features of its first texts stand for our names.
     rows = {text: row for row, text in enumerate([*CATEGORIES, *SAID, "stand", "no objects"])}
-    monkeypatch.setattr(tagger, "encode_texts", lambda texts: _rows(features, [rows[text] for text in texts]))
+    monkeypatch.setattr(tagger, "encode_texts", lambda texts: features[[rows[text] for text in texts]])
     images = [crowded(6, 6, 23), crowded(7, 3, 5)]
     assert furthest(tagger, images, [], 16) < CLOSE
     assert furthest(tagger, images, ["stand", "on", "hold"], 1) < CLOSE
@@ -122,13 +109,9 @@ def test_scores_are_those_that_the_authors_recorded(recording):
         torch.testing.assert_close(scored[row, : len(expected)].sigmoid(), expected, atol=CLOSE, rtol=0)
 
 
-def _rows(features: Tensor, rows: list[int]) -> Tensor:
-    return features[rows]
-
-
-def test_a_group_of_other_pairs_is_another_score(tmp_path):
+def test_a_group_of_other_pairs_is_another_score(small_tagger_config, tokenizer):
     """Shows that the equality above is not trivial: pairs of a group do attend to each other."""
-    tagger = network(tmp_path, False, "vanilla")
+    tagger = network(small_tagger_config, tokenizer, relation_queries="vanilla")
     image = crowded(1, 5, 14)
     labeller = Labeller(tagger, CATEGORIES, [], floor=0.0)
     [all_pairs], [few] = labeller.label([image]), labeller.label([replace(image, pairs=image.pairs[:1])])

@@ -4,18 +4,24 @@ import json
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline.training.config import Shard
+from pipeline.runtime.stage import Output
+from pipeline.training.config import Shard, Summary, TrainConfig
+from pipeline.training.launch.launcher import launch
+from pipeline.training.metrics_log import MetricsLog
+from pipeline.training.run import prepare
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
+from pipeline.training.settings import TaggerSettings, TrainingSettings
 from pipeline.training.tracking import flops
 from pipeline.training.vocabulary import statistics_of
 from storage.shards.writer import Sample, sample_key, write_shards
-from storage.tables import write_table
+from storage.tables import read_table, write_table
 from tests.data.toy_sets import encoded
 
 # Counting the operations of a step takes as long as four steps. Tests that are about it set another number.
@@ -31,6 +37,29 @@ BATCH = {"batch": 4, "micro_batch": 2, "image_size": 64}
 RATES = {"lr": 1e-3, "lr_backbone": 1e-3, "lr_text": 1e-3, "warmup": 2, "schedule": "cosine"}
 TINY = {"network": NETWORK, **BATCH, **RATES, "max_grad_norm": 1.0, "log_every": 2}
 """Settings of a training run that takes seconds. Dropout is on, so that resuming must restore its randomness too."""
+
+
+def config_of(work: Path, *shards: Shard, **changes: Any) -> TrainConfig:
+    """The configuration of a training run with `TINY` settings and `changes`: with `held_out`, of a tagger."""
+    is_tagger, values = "held_out" in changes, TINY | changes
+    settings = TaggerSettings(**values) if is_tagger else TrainingSettings(**values)
+    return TrainConfig(kind="tagger" if is_tagger else "pretrain", settings=settings, work=work, shards=shards)
+
+
+def train_as_a_stage(work: Path, *shards: Shard, **changes: Any) -> Summary:
+    """Trains in processes, as a stage does."""
+    config = config_of(work, *shards, **changes)
+    prepare(config)
+    return launch(config, ignore)
+
+
+def ignore(done: int, total: int, note: str = "") -> None:
+    pass
+
+
+def metrics(work: Path) -> list[dict[str, Any]]:
+    """The rows of metrics that a training run has written."""
+    return MetricsLog(work / "metrics.jsonl").table().to_pylist()
 
 
 def picture(seed: int) -> bytes:
@@ -62,6 +91,12 @@ def write_shard(folder: Path, labels: list[TrainingSample]) -> Shard:
     return Shard(
         tar=tar, name="shard-000.tar", index=folder / "shards.parquet", statistics=folder / "statistics.parquet"
     )
+
+
+def packed(work: Path) -> Output:
+    """What stage `shard` makes of ten images of noise."""
+    shard = write_shard(work, [sample(number) for number in range(1, 11)])
+    return Output(read_table(shard.index), {n: work / n for n in ("shard-000.tar", "statistics.parquet")})
 
 
 def statistics(labels: list[TrainingSample]) -> pa.Table:

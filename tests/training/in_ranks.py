@@ -9,10 +9,9 @@ from torch import multiprocessing
 from torch.distributed import distributed_c10d
 
 from pipeline.runtime.processes import fork_context
-from pipeline.training.config import HELD_OUT, SAMPLES, TOKENIZER, VOCABULARY, Shard, TrainConfig
+from pipeline.training.config import HELD_OUT, SAMPLES, TOKENIZER, VOCABULARY, Shard
 from pipeline.training.ranks import Ranks
 from pipeline.training.run import prepare
-from pipeline.training.settings import TaggerSettings, TrainingSettings
 from pipeline.training.shards import ShardSamples
 from pipeline.training.tagger_evaluation import HeldOut
 from pipeline.training.task import PretrainTask, TaggerTask
@@ -20,6 +19,7 @@ from pipeline.training.trainer import Trainer, TrainingResult
 from pipeline.training.vocabulary import Vocabulary
 from pipeline.training.worker import be_deterministic
 from storage.shards.sample_map import SampleMap
+from tests.training.conftest import config_of
 
 
 def in_ranks(count: int, folder: Path, function: Callable[..., None], *given: object) -> None:
@@ -53,9 +53,8 @@ def train(
 
     `each_step` is called at the same place of each step.
     """
-    is_tagger = "held_out" in values
-    settings = TaggerSettings(**values) if is_tagger else TrainingSettings(**values)
-    config = TrainConfig(kind="tagger" if is_tagger else "pretrain", settings=settings, work=work, shards=(shard,))
+    config, is_tagger = config_of(work, shard, **values), "held_out" in values
+    settings = config.settings
     if ranks.rank == 0:
         work.mkdir(exist_ok=True)
         prepare(config)

@@ -11,8 +11,7 @@ from warm_process import WarmProcess
 from pipeline.training.config import TrainConfig
 from pipeline.training.launch import agent, messages
 from pipeline.training.launch.agent import join
-from pipeline.training.settings import TrainingSettings
-from tests.training.conftest import TINY
+from tests.training.conftest import config_of
 
 ROOT = Path(__file__).parents[2]
 WORKER = "tests.training.loop_worker"
@@ -22,9 +21,8 @@ messages.TICK_SECONDS, agent.PROBE_SECONDS, agent.NEXT_SECONDS = 0.05, 0.1, 0.5
 
 
 def config(work: Path, **changes) -> TrainConfig:
-    values = TINY | {"micro_batch": 1, "steps": 8, "checkpoint_every": 1000, "collective_timeout": 60.0}
-    values |= {"node_timeout": 3.0} | changes
-    return TrainConfig(kind="pretrain", settings=TrainingSettings(**values), work=work)
+    values = {"micro_batch": 1, "steps": 8, "checkpoint_every": 1000, "collective_timeout": 60.0, "node_timeout": 3.0}
+    return config_of(work, **values | changes)
 
 
 class Told:

@@ -1,7 +1,6 @@
 """Batches: what a step sees, how little of it is padding, and what becomes of damaged samples."""
 
 import dataclasses
-import json
 import pickle
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -13,8 +12,7 @@ import torch
 from pipeline.data.images.training_view import snake
 from pipeline.training.batches import MicroBatch, MicroBatches, Origin, sample_sequence
 from pipeline.training.checkpoints.folder import CheckpointFolder
-from pipeline.training.config import CHECKPOINTS, HELD_OUT, SUMMARY, Shard, TrainConfig
-from pipeline.training.launch.launcher import launch
+from pipeline.training.config import CHECKPOINTS, HELD_OUT, Shard, Summary, TrainConfig
 from pipeline.training.ranks import Ranks
 from pipeline.training.run import prepare
 from pipeline.training.sample import SampleBox, TrainingSample
@@ -26,7 +24,7 @@ from storage.errors import FatalError
 from storage.shards.sample_map import SampleMap
 from storage.tables import read_table
 from tests.training import in_ranks
-from tests.training.conftest import TINY, sample, statistics, write_shard
+from tests.training.conftest import TINY, config_of, sample, statistics, train_as_a_stage, write_shard
 
 CPU = torch.device("cpu")
 PAPER = {"image_size": 133, "shortest": (48, 64, 80), "crop": 0.0}
@@ -67,7 +65,7 @@ def test_the_micro_batches_of_a_step_are_the_step(work, shard):
 def test_a_micro_batch_is_the_same_in_another_process_and_only_its_pixels_are_shared(work, shard):
     settings = settings_of()
     samples = samples_of(work, shard, settings)
-    prepare(TrainConfig(kind="pretrain", settings=settings, work=work, shards=(shard,)))
+    prepare(config_of(work, shard))
     task = PretrainTask(settings, Vocabulary.load(work / "vocabulary.json"), work / "tokenizer")
     sent = MicroBatches(samples, settings, task, Origin(), {})[0]
     received = pickle.loads(ForkingPickler.dumps(sent))
@@ -175,8 +173,7 @@ def test_predicates_are_in_the_words_of_the_data_set_if_asked(tmp_path, work):
 @pytest.mark.parametrize("self_pairs", [True, False])
 def test_images_without_boxes_or_relations_give_a_finite_loss(work, shard, self_pairs):
     settings = settings_of(self_pairs=self_pairs)
-    config = TrainConfig(kind="pretrain", settings=settings, work=work, shards=(shard,))
-    prepare(config)
+    prepare(config_of(work, shard))
     vocabulary = Vocabulary.of([statistics([sample(1), sample(2)])], "predicate")
     task = PretrainTask(settings, vocabulary, work / "tokenizer")
     empty = TrainingSample(1, "made", 64, 64, (), ())
@@ -205,18 +202,14 @@ def damaged(tmp_path) -> Shard:
     return shard
 
 
-def train(work: Path, shard: Shard, **changes) -> dict:
-    settings = TrainingSettings(**(TINY | {"steps": 6, "checkpoint_every": 3} | changes))
-    config = TrainConfig(kind="pretrain", settings=settings, work=work, shards=(shard,))
-    prepare(config)
-    launch(config, lambda done, total, note="": None)
-    return json.loads((work / SUMMARY).read_bytes())
+def train(work: Path, shard: Shard, **changes) -> Summary:
+    return train_as_a_stage(work, shard, **{"steps": 6, "checkpoint_every": 3, "processes": 1} | changes)
 
 
 def test_a_training_leaves_out_a_damaged_image_and_names_it(work, damaged):
     summary = train(work, damaged, max_damaged=0.1, processes=2, num_workers=1)
-    assert list(summary["damaged"]) == ["made-000000000004"]
-    assert "differs from its index" in summary["damaged"]["made-000000000004"]
+    assert list(summary.damaged) == ["made-000000000004"]
+    assert "differs from its index" in summary.damaged["made-000000000004"]
     about = CheckpointFolder(work / CHECKPOINTS).record(6)["about"]
     assert about["skipped"].keys() == {"3"} and about["sequence"]["place"] == 24
 
@@ -233,38 +226,38 @@ def test_a_held_out_image_that_cannot_be_read_is_left_out_of_the_measurement(tmp
 
 
 def test_a_resumed_training_leaves_out_what_it_left_out_before(work, damaged):
-    train(work, damaged, max_damaged=0.1, processes=1, steps=3)
+    train(work, damaged, max_damaged=0.1, steps=3)
     flip_a_byte(damaged, 4)  # whole again
-    assert train(work, damaged, max_damaged=0.1, processes=1, steps=6)["damaged"].keys() == {"made-000000000004"}
+    assert train(work, damaged, max_damaged=0.1, steps=6).damaged.keys() == {"made-000000000004"}
 
 
 def test_a_training_stops_when_too_many_images_are_damaged(work, damaged):
     with pytest.raises(FatalError, match=r"1 of 10 samples are damaged, more than the share of 0\.05"):
-        train(work, damaged, max_damaged=0.05, processes=1)
+        train(work, damaged, max_damaged=0.05)
 
 
 def test_a_batch_without_a_readable_image_is_an_error_that_names_one(tmp_path, work):
     shard = write_shard(tmp_path, [sample(1)])
     flip_a_byte(shard, 1)
     with pytest.raises(FatalError, match=r"step 1 .* none of which can be read \(.*made-000000000001") as caught:
-        train(work, shard, max_damaged=1.0, processes=1, batch=1, num_workers=1)
+        train(work, shard, max_damaged=1.0, batch=1, num_workers=1)
     assert "Traceback" not in str(caught.value)
 
 
 def test_a_training_goes_on_where_its_shards_were_moved_to(tmp_path, work):
     (tmp_path / "before").mkdir()
     labels = [sample(i) for i in range(1, 11)]
-    train(work, write_shard(tmp_path / "before", labels), processes=1, steps=3)
+    train(work, write_shard(tmp_path / "before", labels), steps=3)
     (tmp_path / "before").rename(tmp_path / "after")
     moved = write_shard(tmp_path / "after", labels)
-    assert train(work, moved, processes=1, steps=6)["resumed_from"] == 3
+    assert train(work, moved, steps=6).resumed_from == 3
 
 
 def test_a_missing_tar_stops_a_training_before_its_first_step(tmp_path, work):
     shard = write_shard(tmp_path, [sample(i) for i in range(1, 11)])
     Path(shard.tar).unlink()
     with pytest.raises(FatalError, match="there is no such file; restore the tar"):
-        train(work, shard, max_damaged=1.0, processes=1)
+        train(work, shard, max_damaged=1.0)
     assert not CheckpointFolder(work / CHECKPOINTS).steps()
 
 

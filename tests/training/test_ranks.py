@@ -14,11 +14,10 @@ from transformers.models.roberta.modeling_roberta import RobertaSelfAttention
 from pipeline.training import parallel
 from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS
-from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import CALIBRATION, TrainingSettings
 from pipeline.training.tracking import flops
-from tests.training.conftest import TINY
+from tests.training.conftest import TINY, metrics
 from tests.training.in_ranks import in_ranks, train
 
 STEPS = 3
@@ -79,8 +78,7 @@ def root(tmp_path_factory, shard) -> Path:
 
 
 def losses(work: Path, name: str = "loss") -> list[float]:
-    table = MetricsLog(work / "metrics.jsonl").table().to_pylist()
-    return [row["value"] for row in table if row["name"] == name]
+    return [row["value"] for row in metrics(work) if row["name"] == name]
 
 
 def weights(work: Path) -> dict[str, torch.Tensor]:
@@ -130,9 +128,8 @@ def test_the_average_is_kept_whoever_shares_it(root):
 @pytest.mark.parametrize("name", ["tagger2", "tagger2f"])
 def test_held_out_images_are_scored_by_all_processes_together(root, name):
     def scores(work: Path) -> dict[str, list[float]]:
-        table = MetricsLog(work / "metrics.jsonl").table().to_pylist()
-        names = {row["name"] for row in table if row["name"].startswith("held_out")}
-        return {each: [row["value"] for row in table if row["name"] == each] for each in sorted(names)}
+        names = {row["name"] for row in metrics(work) if row["name"].startswith("held_out")}
+        return {each: losses(work, each) for each in names}
 
     expected, found = scores(root / "tagger1"), scores(root / name)
     assert found.keys() == expected.keys() and len(found["held_out_map"]) == 2

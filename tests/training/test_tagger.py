@@ -10,10 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from models.predictions import Target
-from pipeline.training.config import HELD_OUT, MODEL, VOCABULARY, Shard, TrainConfig
-from pipeline.training.launch.launcher import launch
-from pipeline.training.metrics_log import MetricsLog
-from pipeline.training.run import prepare
+from pipeline.training.config import HELD_OUT, MODEL, VOCABULARY, Shard
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from pipeline.training.settings import CALIBRATION, TaggerSettings
 from pipeline.training.shards import map_samples
@@ -22,7 +19,7 @@ from pipeline.training.task import add_noise, names_for_noise, pair_queries
 from pipeline.training.vocabulary import Vocabulary
 from storage.shards.sample_map import SampleMap
 from tagger.labelling.calibration import Calibration
-from tests.training.conftest import TINY, sample, write_shard
+from tests.training.conftest import config_of, metrics, sample, train_as_a_stage, write_shard
 
 
 def target(pairs: int) -> Target:
@@ -47,8 +44,6 @@ def test_noise_stays_within_its_bounds_and_leaves_the_targets_alone():
     shift = (moved.subject_boxes - before).abs() / before[..., 2:].repeat(1, 2)
     assert 0 < shift[..., :2].max() <= 0.1 + 1e-5
     assert 0 < shift[..., 2:].max() <= 0.2 + 1e-5
-    replaced = moved.subject_labels[moved.subject_labels != queries.subject_labels]
-    assert 0 <= replaced.min() < 10 and 40 < replaced.max() < 50  # all names, not the first few as in the authors' code
     assert 0.1 < (moved.subject_labels != queries.subject_labels).float().mean() < 0.4
     same = add_noise(queries, TaggerSettings(box_noise=0, label_noise=0), 50, np.random.default_rng(0))
     assert torch.equal(same.subject_boxes, before) and torch.equal(same.object_labels, queries.object_labels)
@@ -81,21 +76,13 @@ def made_set(folder: Path, name: str, numbers: Iterable[int], prefix: str = "") 
     return write_shard(folder / name, labels)
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> Shard:
-    """The shard of ten images with relations."""
-    return made_set(tmp_path, "made", range(1, 21))
-
-
 def test_images_are_held_out_by_their_ids_whatever_else_is_in_the_set(tmp_path, work):
-    settings = TaggerSettings(**(TINY | {"held_out": 0.4}))
     found = []
     for numbers in (range(1, 21), range(1, 41)):
         place = tmp_path / str(len(numbers))
         place.mkdir()
         shard = made_set(place, "made", numbers)
-        config = TrainConfig(kind="tagger", settings=settings, work=place, shards=(shard,))
-        samples = map_samples(config)
+        samples = map_samples(config_of(place, shard, held_out=0.4))
         held_out = SampleMap(place / HELD_OUT)
         kept, out = ({each.key(n) for n in range(len(each))} for each in (samples, held_out))
         assert len(kept) + len(out) == len(numbers) // 2 and not kept & out
@@ -103,40 +90,23 @@ def test_images_are_held_out_by_their_ids_whatever_else_is_in_the_set(tmp_path, 
     assert found[0] and found[0] <= found[1]
 
 
-def test_a_tagger_is_trained_and_measured_on_held_out_images(made, work):
-    settings = TaggerSettings(**(TINY | {"steps": 3, "processes": 1, "held_out": 0.4, "check_every": 2}))
-    config = TrainConfig(kind="tagger", settings=settings, work=work, shards=(made,))
-    prepare(config)
-    summary = launch(config, lambda done, total, note="": None)
-    assert summary.images < 10
-    assert (work / MODEL).is_file()
-    rows = MetricsLog(work / "metrics.jsonl").table().to_pylist()
-    between, scores = ({row["name"]: row["value"] for row in rows if row["step"] == step} for step in (2, 3))
-    assert scores["held_out_images"] == 10 - summary.images
+def test_several_sets_train_one_tagger_in_half_precision_in_several_processes(tmp_path, work):
+    shards = made_set(tmp_path, "made", range(1, 13)), made_set(tmp_path, "more", range(1, 9), "never")
+    settings = {"steps": 3, "processes": 2, "held_out": 0.3, "check_every": 2, "precision": "bfloat16", "log_every": 1}
+    summary = train_as_a_stage(work, *shards, **settings)
+    known = Vocabulary.load(work / VOCABULARY).predicates.names
+    assert {"hold", "left of"} < set(known) and any("never" in name for name in known)
+    between, scores = ({row["name"]: row["value"] for row in metrics(work) if row["step"] == step} for step in (2, 3))
+    assert (summary.processes, summary.images + scores["held_out_images"]) == (2, 6 + 4)
     shares = [
         "held_out_map", "held_out_recall", "held_out_recall_20", "held_out_recall_50", "held_out_calibration_error",
         "held_out_calibrated_error",
     ]  # fmt: skip
     assert all(0 <= measured[name] <= 1 for measured in (between, scores) for name in shares)
-    assert scores["held_out_recall_50"] == 1  # an image has only twelve labels
-    calibration = Calibration.from_json((work / CALIBRATION).read_bytes())
-    assert 0 < calibration.probability("hold", 0.5) < 1
-
-
-def test_several_sets_train_one_tagger_in_half_precision_in_several_processes(tmp_path, work):
-    shards = made_set(tmp_path, "made", range(1, 13)), made_set(tmp_path, "more", range(1, 9), "never")
-    settings = TaggerSettings(
-        **(TINY | {"steps": 2, "processes": 2, "held_out": 0.3, "precision": "bfloat16", "log_every": 1})
-    )
-    config = TrainConfig(kind="tagger", settings=settings, work=work, shards=shards)
-    prepare(config)
-    known = Vocabulary.load(work / VOCABULARY).predicates.names
-    assert {"hold", "left of"} < set(known) and any("never" in name for name in known)
-    summary = launch(config, lambda done, total, note="": None)
-    held_out = {row["name"]: row["value"] for row in MetricsLog(work / "metrics.jsonl").table().to_pylist()}
-    assert (summary.processes, summary.images + held_out["held_out_images"]) == (2, 6 + 4)
-    assert np.isfinite(held_out["loss"])
+    assert scores["held_out_recall_50"] == 1  # an image has fewer labels
+    assert np.isfinite(scores["loss"])
     assert all(weight.dtype == torch.float32 and weight.isfinite().all() for weight in load_file(work / MODEL).values())
+    assert 0 < Calibration.from_json((work / CALIBRATION).read_bytes()).probability("hold", 0.5) < 1
 
 
 def test_proposals_are_what_captions_would_propose():

@@ -8,9 +8,6 @@ import torch
 from torch import nn
 from torch._dynamo import config as dynamo_config
 
-from models import weights
-from models.config import NetworkConfig, TextConfig
-from models.official.imported import import_checkpoint
 from pipeline.training import parallel
 from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS
@@ -21,8 +18,7 @@ from pipeline.training.settings import TrainingSettings
 from pipeline.training.tracking import flops
 from pipeline.training.worker import set_precision
 from storage.errors import FatalError
-from tests.detector_checkpoint import converted, detector
-from tests.training.conftest import NETWORK, TINY
+from tests.training.conftest import TINY, metrics
 from tests.training.in_ranks import train
 
 SETTINGS = TINY | {"steps": 4, "processes": 1, "log_every": 1}
@@ -32,7 +28,7 @@ def run(work: Path, shard, stop_after: int | None = None, **changes) -> dict[str
     torch.set_num_threads(1)
     train(Ranks(), shard, work, SETTINGS | changes, stop_after)
     found: dict[str, list[float]] = {}
-    for row in MetricsLog(work / "metrics.jsonl").table().to_pylist():
+    for row in metrics(work):
         found.setdefault(row["name"], []).append(row["value"])
     return found
 
@@ -79,12 +75,9 @@ def test_a_layer_that_needs_ever_more_graphs_stops_the_run(work, shard, monkeypa
         run(work, shard, compile=True)
 
 
-def test_the_seed_decides_the_losses(work, shard, plain):
-    assert run(work, shard, seed=1)["loss"] != plain["loss"]
-
-
-def test_steps_of_micro_batches_differ_from_one_of_all(work, shard, plain):
-    assert run(work, shard, micro_batch=4)["loss"] != plain["loss"]
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"micro_batch": 4}])
+def test_the_seed_and_the_micro_batches_of_a_step_decide_the_losses(work, shard, plain, changes):
+    assert run(work, shard, **changes)["loss"] != plain["loss"]
 
 
 def test_rates_follow_the_batch_and_the_schedule():
@@ -148,28 +141,6 @@ def test_products_on_a_cpu_and_on_a_gpu(as_before, precision, tf32, near):
     assert apart < near
     # Whether a CPU then rounds to bfloat16 is left to its library, which does not on one that lacks matrix units.
     assert (torch.get_float32_matmul_precision() == "medium") == (precision == "medium")
-
-
-def test_a_converted_detector_is_trained_from(shard, work, tmp_path):
-    config = NetworkConfig(
-        backbone="resnet_w8_1_1_1_1", width=32, heads=2, encoder_layers=1, decoder_layers=2, pairs=10,
-        feedforward=32, fusion_interval=1, text=TextConfig(**NETWORK["text"]), official_compat=True,
-    )  # fmt: skip
-    small = {
-        name: NETWORK[name] for name in ("heads", "decoder_layers", "pairs", "fusion_width", "fusion_heads", "text")
-    }
-    torch.save({"model": converted(detector(config))}, tmp_path / "theirs_converted.pth")
-    made = import_checkpoint(tmp_path / "theirs_converted.pth", overrides=small)
-    weights.write(made.state, made.config, tmp_path / "pretrained.safetensors")
-    settings = {"network": made.config.to_dict(), "pretrained": str(tmp_path / "pretrained.safetensors")}
-    train(Ranks(), shard, work, TINY | settings | {"steps": 2, "processes": 1, "log_every": 1})
-    losses = [row["value"] for row in MetricsLog(work / "metrics.jsonl").table().to_pylist() if row["name"] == "loss"]
-    assert len(losses) == 2 and all(torch.isfinite(torch.tensor(losses)))
-    trained = torch.load(work / "state.pt")
-    moved = {name for name, value in made.state.items() if not torch.equal(trained[name], value)}
-    # The first layers of a pre-trained backbone stay as they are; without `pretrained` they would be random.
-    assert "backbone.body.conv1.weight" not in moved
-    assert "transformer.ho_decoder.layers.0.linear1.weight" in moved
 
 
 def test_rewinding_forgets_later_steps_and_a_torn_line_and_what_is_measured_again_counts_once(tmp_path):

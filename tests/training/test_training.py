@@ -21,11 +21,9 @@ from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, MODEL, Summary, TrainConfig
 from pipeline.training.launch.launcher import launch
 from pipeline.training.launch.rank_processes import WORKER
-from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.run import prepare
-from pipeline.training.settings import TrainingSettings
 from storage.errors import FatalError
-from tests.training.conftest import TINY, sample, write_shard
+from tests.training.conftest import TINY, config_of, ignore, metrics, sample, train_as_a_stage, write_shard
 from tests.training.launched import agent, end_of
 
 KILLS = int(os.environ.get("RLIP_KILLS", 1))
@@ -35,18 +33,13 @@ LONGEST = 0.7 if KILLS == 1 else 1.5
 
 
 def config(work: Path, shard, **changes) -> TrainConfig:
-    settings = TrainingSettings(**(TINY | {"steps": STEPS, "checkpoint_every": 3} | changes))
-    made = TrainConfig(kind="pretrain", settings=settings, work=work, shards=(shard,))
+    made = config_of(work, shard, **{"steps": STEPS, "checkpoint_every": 3} | changes)
     prepare(made)
     return made
 
 
-def ignore(done, total, note=""):
-    pass
-
-
 def outcome(work: Path) -> tuple[bytes, list[dict]]:
-    return (work / MODEL).read_bytes(), MetricsLog(work / "metrics.jsonl").table().to_pylist()
+    return (work / MODEL).read_bytes(), metrics(work)
 
 
 @pytest.fixture(scope="module")
@@ -134,17 +127,15 @@ def test_one_process_reports_as_it_goes(work, shard):
 
 
 def test_nothing_to_train_on_is_said_before_any_process_starts(work):
-    settings = TrainingSettings(**TINY)
     with pytest.raises(FatalError, match="nothing to train on"):
-        prepare(TrainConfig(kind="pretrain", settings=settings, work=work))
-
-
-SETTINGS = {"steps": 4, "processes": 1, "num_workers": 1, "checkpoint_every": 2}
+        prepare(config_of(work))
 
 
 def run(work: Path, shard, **changes) -> Summary:
-    """Trains as a stage does, with one process and one loader."""
-    return launch(config(work, shard, **SETTINGS | changes), ignore)
+    """Trains with one process and one loader."""
+    return train_as_a_stage(
+        work, shard, **{"steps": 4, "processes": 1, "num_workers": 1, "checkpoint_every": 2} | changes
+    )
 
 
 def test_a_mix_without_relations_is_told_before_any_process_starts(work, tmp_path):
@@ -168,9 +159,8 @@ def test_a_full_disk_is_told_and_the_last_checkpoint_stays(work, shard, caplog):
 def test_a_training_that_diverges_names_the_step_and_keeps_its_checkpoint(work, shard):
     run(work, shard, steps=2)
     with pytest.raises(FatalError, match=r"diverged at step \d+ .*the newest checkpoint is of step 2; lower lr = "):
-        run(
-            work, shard, steps=6, lr=1e30, lr_backbone=1e30, lr_text=1e30, warmup=0, max_grad_norm=1e30, schedule="step"
-        )
+        rates = dict.fromkeys(("lr", "lr_backbone", "lr_text"), 1e30)
+        run(work, shard, **rates, steps=6, warmup=0, max_grad_norm=1e30, schedule="step")
     assert 2 in CheckpointFolder(work / CHECKPOINTS).steps()
 
 
