@@ -5,8 +5,7 @@ images. The loop beside it does what the rules say for one image after the other
 runs on a part of the images, and its time is scaled to all of them. Both must give the same average precisions on that part.
 
 A synthetic prediction is a true relation of its image with boxes moved a little, or a random one, so that matches,
-duplicates and wrong labels all occur, as with a network. Tests compare HICO-DET's metric with the loop on these sets, and
-V-COCO's with resampled copies.
+duplicates and wrong labels all occur, as with a network. Tests compare the metrics with the loops on such sets.
 """
 
 from __future__ import annotations
@@ -25,27 +24,21 @@ import pyarrow.parquet as pq
 
 from benchmarks.harness import Row, cpu_seconds, in_own_process, parser, peak_mib, run
 from pipeline.evaluation.bootstrap import bootstrap, resampled
+from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.detections.read import read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import HicoRules, TripletClass, match_hico
+from pipeline.evaluation.predictor import Found, Names
 from pipeline.evaluation.relations import Integers, LabelledBoxes, Relations, aligned_iou, scores_of
 from pipeline.evaluation.scene_graph_recall import SceneGraphRules, match_scene_graphs
-from pipeline.evaluation.vcoco_detections import VcocoDetections
-from pipeline.evaluation.vcoco_truth import VcocoTruth
 from storage.tables import DETECTIONS
 
 PART = 100
-"""Images that are drawn and written together."""
-
+"""Images that are drawn for a table, which repeats them."""
 HICO_IMAGES, TRIPLETS, TRUTHS = 9658, 600, 3.5
 """Size of HICO-DET's test set, with the mean number of true interactions of an image."""
-ROLES = {
-    "hold": ["obj"], "stand": [], "sit": ["instr"], "ride": ["instr"], "walk": [], "look": ["obj"], "hit": ["instr", "obj"],
-    "eat": ["obj", "instr"], "jump": ["instr"], "lay": ["instr"], "talk_on_phone": ["instr"], "carry": ["obj"],
-    "throw": ["obj"], "catch": ["obj"], "cut": ["instr", "obj"], "run": [], "work_on_computer": ["instr"], "ski": ["instr"],
-    "surf": ["instr"], "skateboard": ["instr"], "smile": [], "drink": ["instr"], "kick": ["obj"], "point": ["instr"],
-    "read": ["obj"], "snowboard": ["instr"],
-}  # fmt: skip
+GRAPH_NAMES = Names(*(tuple(map(str, range(count))) for count in (150, 50)))
+"""As many names of objects and of predicates as Visual Genome's scene graphs have."""
 Box = tuple[float, float, float, float]
 PlainRelation = tuple[float, Box, Box, TripletClass]
 """Score, box of the subject, box of the object, labels."""
@@ -78,43 +71,6 @@ def synthetic(images: int = HICO_IMAGES, per_image: int = 100, seed: int = 0) ->
     labels = np.where(right[:, None], truth.triplets[of_truth[pair]], names[draws.choice(TRIPLETS, len(pair))])
     scores = draws.random(len(pair)) * np.where(right, 1.0, 0.7)
     return _relations(images, pair // pairs, boxes[pair], labels, scores), truth
-
-
-def vcoco_set(images: int = 4946, per_image: int = 100, seed: int = 0) -> tuple[VcocoDetections, VcocoTruth]:
-    """Returns `per_image` persons of each image with all agent and role scores, and true persons, three on average."""
-    draws = np.random.default_rng(seed)
-    roles = tuple((action, role) for action, names in ROLES.items() for role in names)
-    image = np.sort(draws.integers(0, images, 3 * images))
-    labels = (draws.random((len(image), len(ROLES))) < 0.15).astype(np.int64)
-    labels[draws.random(len(image)) < 0.1] = -1
-    role_boxes = _boxes(draws, len(image) * len(roles)).reshape(-1, len(roles), 4)
-    truth = VcocoTruth(images, tuple(ROLES), roles, image, _boxes(draws, len(image)), labels, role_boxes)
-    does = labels[:, [list(ROLES).index(action) for action, _ in roles]] == 1
-    truth.role_boxes[~does | (draws.random(does.shape) < 0.3)] = np.nan
-    row, found_in = _drawn(draws, image, images, per_image)
-    persons = _moved_or_random(draws, row, truth.boxes[row])
-    role = draws.integers(0, len(roles), len(row))
-    things = _moved_or_random(draws, row, truth.role_boxes[row, role])
-    none = np.zeros(len(row), np.int64)
-    found = Relations(images, found_in, persons, things, none, none, role, draws.random(len(row)))
-    return VcocoDetections(found, found_in, persons, draws.random((len(row), len(ROLES)))), truth
-
-
-def _drawn(draws: np.random.Generator, image: np.ndarray, images: int, per_image: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `per_image` rows of each image's truth, -1 for half of them and where there is none, and the images."""
-    start, end = np.searchsorted(image, np.arange(images)), np.searchsorted(image, np.arange(images), "right")
-    place = np.repeat(np.arange(images), per_image)
-    row = start[place] + (draws.random(len(place)) * (end - start)[place]).astype(np.int64)
-    return np.where((end == start)[place] | (draws.random(len(place)) < 0.5), -1, row), place
-
-
-def _boxes(draws: np.random.Generator, count: int) -> np.ndarray:
-    corner = draws.uniform(0, 400, (count, 2))
-    return np.concatenate([corner, corner + draws.uniform(30, 240, (count, 2))], axis=1)
-
-
-def _moved_or_random(draws: np.random.Generator, row: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    return np.where((row >= 0)[:, None], boxes + draws.normal(0, 8, boxes.shape), _boxes(draws, len(row)))
 
 
 def _pairs(draws: np.random.Generator, number: int) -> np.ndarray:
@@ -338,38 +294,34 @@ def scene_graphs(images: int, plain_images: int) -> list[Row]:
 
 
 def write_graphs(path: Path, images: int) -> None:
-    """Writes the predictions of `graphs` as our table, a hundred images at a time."""
-    box, pair = (DETECTIONS.field(name).type.value_type for name in ("boxes", "pairs"))
+    """Writes the predictions of `graphs` for a hundred images as our table, which has them over and over."""
+    found, rows = graphs(PART)[0], []
+    for image in range(PART):
+        its = found.take(found.image == image)
+        pairs = len(its) // 50
+        boxes, labels = (
+            np.concatenate([each[::50] for each in ends])
+            for ends in ((its.subject_boxes, its.object_boxes), (its.subject_labels, its.object_labels))
+        )
+        subjects = np.repeat(np.arange(pairs), 50)
+        of_image = Found(
+            Detections(boxes, labels, np.ones(2 * pairs)), subjects, subjects + pairs, its.predicates, scores_of(its)
+        )
+        rows.append({"width": 640, "height": 480, **of_image.row(GRAPH_NAMES)})
+    part = pa.Table.from_pylist(rows, schema=DETECTIONS)
     with pq.ParquetWriter(path, DETECTIONS, compression="zstd") as file:
         for first in range(0, images, PART):
-            found, _ = graphs(PART, seed=first)
-            ends = np.stack([found.subject_boxes, found.object_boxes], axis=1)[::50].reshape(-1, 4)
-            labels = np.stack([found.subject_labels, found.object_labels], axis=1)[::50].reshape(-1)
-            sides = [pa.array(each, pa.float32()) for each in (*ends[:, :2].T, *(ends[:, 2:] - ends[:, :2]).T)]
-            numbers = np.tile(np.repeat(np.arange(0, len(labels) // PART, 2), 50), PART).astype(np.int32)
-            boxes = [pa.array(labels).cast(pa.string()), pa.array(np.ones(len(labels), np.float32)), *sides]
-            pairs = [
-                numbers, numbers + 1, pa.array(found.predicates).cast(pa.string()), found.scores.astype(np.float32),
-            ]  # fmt: skip
-            lists = [
-                pa.ListArray.from_arrays(
-                    np.arange(0, len(columns[-1]) + 1, len(columns[-1]) // PART, dtype=np.int32),
-                    pa.StructArray.from_arrays([pa.array(each) for each in columns], fields=list(kind)),
-                )
-                for columns, kind in ((boxes, box), (pairs, pair))
-            ]
             ids = np.arange(first, first + PART)
-            size = [pa.array(np.full(PART, side, np.int32)) for side in (640, 480)]
-            file.write_table(pa.table([ids, ids.astype(str), *size, *lists], schema=DETECTIONS))
+            file.write_table(pa.table([ids, ids.astype(str), *part.columns[2:]], schema=DETECTIONS))
 
 
 def read_graphs(path: Path, images: int) -> list[Row]:
     """Measures reading such a table for the figures of scene graphs, and the memory of this process."""
-    names = [tuple(map(str, range(count))) for count in (150, 50)]
     none, boxes = np.zeros(0, np.int64), np.zeros((0, 4))
+    relations, labelled = Relations(images, none, boxes, boxes, none, none, none), LabelledBoxes(none, boxes, none)
     truth = GroundTruth(
-        *names, np.arange(images), tuple(map(str, range(images))), np.tile([640, 480], (images, 1)),
-        Relations(images, none, boxes, boxes, none, none, none), LabelledBoxes(none, boxes, none), np.zeros((0, 2), np.int64),
+        GRAPH_NAMES.objects, GRAPH_NAMES.predicates, np.arange(images), tuple(map(str, range(images))),
+        np.tile([640, 480], (images, 1)), relations, labelled, np.zeros((0, 2), np.int64),
     )  # fmt: skip
     seconds = cpu_seconds(lambda: read_detections(path, truth, per_image=None))
     note = f"{images:,} images with 7,500 pairs"
