@@ -89,8 +89,8 @@ lint: dev ## check style, types and import arrows
 reference: dev ## write docs/api.md, docs/cli.md and docs/settings.md from the code
 	$(BIN)/python docs/reference.py
 
-bench: dev ## measure speed and memory beside peers, as a table and as JSON
-	@for script in $(filter-out benchmarks/miniature.py benchmarks/precision.py benchmarks/rehearsal.py, $(shell grep -l "run(options" benchmarks/*.py)); do $(BIN)/python -m benchmarks.$$(basename $$script .py) || exit 1; done
+bench: bench-parsing bench-network bench-kernel bench-captioning bench-tagger bench-evaluation bench-prediction bench-shards bench-training ## measure speed and memory beside peers, as a table and as JSON
+	@for script in captioner onnx_export review_keyboard store; do $(BIN)/python -m benchmarks.$$script || exit 1; done
 
 RLIP_SHARED ?= ../shared
 CSV ?= $(RLIP_SHARED)/data/factual/dev.csv
@@ -119,7 +119,7 @@ bench-tagger: dev ## measure labelling beside the authors' procedure on the same
 bench-evaluation: dev ## measure HICO-DET's metric at full size beside a plain loop
 	$(BIN)/python -m benchmarks.evaluation --json out/bench-evaluation.json
 
-bench-prediction: dev ## measure the speed of rlip predict, and its memory by number of images, about ten minutes
+bench-prediction: dev ## measure the memory of rlip predict, by network and by number of images
 	$(BIN)/python -m benchmarks.prediction --json out/bench-prediction.json
 
 bench-shards: dev ## measure shards and streams beside webdataset, litdata, spdl and grain, about five minutes

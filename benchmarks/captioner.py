@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import torch
 
@@ -21,6 +20,7 @@ from scenes.world import make_scene
 from tagger.matching import match
 from tagger.parsing.parser import load_parser, parse_captions
 
+SEED, DRAWS = 424_242, 10
 Named = set[tuple[str, str, str]]
 _SYMMETRIC = frozenset(CANONICAL[p] for p in SYMMETRIC)
 
@@ -45,14 +45,14 @@ def parsed(texts: Sequence[str]) -> tuple[list[Named], int]:
 
 def measure(given: Namespace) -> Iterator[Row]:
     torch.set_num_threads(1)
-    scenes = [make_scene(given.seed, i) for i in range(given.scenes)]
-    captioner = find_captioner(CaptionSettings(model=str(given.model), draws=given.draws, top_k=given.top_k)).open()
+    scenes = [make_scene(SEED, i) for i in range(given.scenes)]
+    captioner = find_captioner(CaptionSettings(model="scenes/weights/captioner", draws=DRAWS)).open()
     drawn = captioner.caption([render(scene) for scene in scenes], range(given.scenes))
     stated, unnamed = parsed([caption.text for captions in drawn for caption in captions])
     total = right = planted = found = 0
     for number, scene in enumerate(scenes):
         truth = {(s, CANONICAL[p], o) for s, p, o in scene.triplets()}
-        of_scene = stated[number * given.draws : (number + 1) * given.draws]
+        of_scene = stated[number * DRAWS : (number + 1) * DRAWS]
         total += sum(map(len, of_scene))
         right += sum(len(triplets & both_ways(truth)) for triplets in of_scene)
         planted += len(truth)
@@ -63,10 +63,4 @@ def measure(given: Namespace) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    options = parser(__doc__)
-    options.add_argument("--model", type=Path, default=Path("scenes/weights/captioner"))
-    options.add_argument("--scenes", type=int, default=500)
-    options.add_argument("--seed", type=int, default=424_242)
-    options.add_argument("--draws", type=int, default=10)
-    options.add_argument("--top-k", type=int, default=0)
-    run(options, measure)
+    run(parser(__doc__, scenes=500), measure)

@@ -1,8 +1,9 @@
 """Measures HICO-DET's metric at full size, and Visual Genome's: `python -m benchmarks.evaluation` (`--help`).
 
-9,658 images have 100 detections each, of 600 triplets, with suppression of duplicates; 95 % intervals are from resampled
-images. The loop beside it does what the rules say for one image after the other, with Python's numbers (`plain_hico`). It
-runs on a part of the images, and its time is scaled to all of them. Both must give the same average precisions on that part.
+9,658 `--images` have 100 detections each, of 600 triplets, with suppression of duplicates; 95 % intervals are from
+`--resamples` of the images. The loop beside it does what the rules say for one image after the other, with Python's numbers
+(`plain_hico`). It runs on `--plain-images`, and its time is scaled to all. Both must give the same average precisions on
+those. Visual Genome's metric is measured on the images of `--graphs`, and reading a table of detections on those of `--table`.
 
 A synthetic prediction is a true relation of its image with boxes moved a little, or a random one, so that matches,
 duplicates and wrong labels all occur, as with a network. Tests compare the metrics with the loops on such sets.
@@ -340,11 +341,5 @@ def measure(given: Namespace) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    options = parser(__doc__)
-    options.add_argument("--images", type=int, default=HICO_IMAGES)
-    options.add_argument("--plain-images", type=int, default=200, help="number of images that the loop runs on")
-    options.add_argument("--graphs", type=int, default=1000, help="number of images with scene graphs")
-    options.add_argument("--table", type=int, default=2600, help="number of images in the table that is read")
-    options.add_argument("--repeats", type=int, default=5)
-    options.add_argument("--resamples", type=int, default=1000)
-    run(options, measure)
+    sizes = {"images": HICO_IMAGES, "plain_images": 200, "graphs": 1000, "table": 2600, "repeats": 5, "resamples": 1000}
+    run(parser(__doc__, **sizes), measure)

@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -46,16 +46,30 @@ def _short(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def parser(doc: str | None) -> argparse.ArgumentParser:
-    """Returns a parser that shows the module's docstring and knows `--json`."""
+def parser(doc: str | None, *, small: bool = False, **sizes: int) -> argparse.ArgumentParser:
+    """Returns a parser that shows the module's docstring and knows `--json` and an option for each size, with its default.
+
+    `small`: it knows `--small`, too, with which the script runs in a minute.
+    """
     options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--json", type=Path, help="write the figures to this file instead of printing them")
+    if small:
+        options.add_argument("--small", action="store_true", help="use small networks, to test this script")
+    for name, size in sizes.items():
+        options.add_argument(f"--{name.replace('_', '-')}", type=int, default=size, help="default: %(default)s")
     return options
 
 
-def run(options: argparse.ArgumentParser, measure: Callable[[argparse.Namespace], Iterable[Row]]) -> None:
-    """Measures, and prints each row as it comes. Then prints the figures and the machine as JSON, or writes them."""
-    given = options.parse_args()
+def run(
+    options: argparse.ArgumentParser,
+    measure: Callable[[argparse.Namespace], Iterable[Row]],
+    words: Sequence[str] | None = None,
+) -> list[Row]:
+    """Measures, and prints each row as it comes. Then prints the figures and the machine as JSON, or writes them.
+
+    `words`: the arguments; default: those of the process.
+    """
+    given = options.parse_args(words)
     load = os.getloadavg()[0]
     print(f"{processor()}, {os.cpu_count()} cores, load {load:.1f}\n{HEADER}", flush=True)
     rows = []
@@ -69,6 +83,7 @@ def run(options: argparse.ArgumentParser, measure: Callable[[argparse.Namespace]
         given.json.write_text(json.dumps(figures, indent=1, default=str) + "\n")
     else:
         print(json.dumps(figures, default=str))
+    return rows
 
 
 def processor() -> str:

@@ -5,9 +5,9 @@ source    the true relations, the tagger's labels, naive matching, and the tagge
 amount    all, half and a quarter of the pseudo-labelled images, for the same number of steps
 
 Captions, labels and shards are made once, by the chain of `recipes/demo.toml` on the second world (`scenes.acts`). A detector
-without fusion, trained once on boxes, is what every variant starts from with each seed. Variants that a seed has in common are
-compared, so each seed adds pairs. Interrupted, the benchmark goes on where it was: finished training runs stay in the store,
-others have checkpoints.
+without fusion, trained once on boxes, is what every variant starts from with each seed. Each training is evaluated at
+`--milestones`, and `--jobs` of them run at a time. Variants that a seed has in common are compared, so each seed adds pairs.
+Interrupted, the benchmark goes on where it was: finished training runs stay in the store, others have checkpoints.
 """
 
 from __future__ import annotations
@@ -308,12 +308,8 @@ def blind(run: Run) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    options = parser(__doc__)
+    sizes = {"seeds": 5, "steps": 480, "detector_steps": 300, "milestones": 4, "jobs": os.cpu_count() or 1}
+    options = parser(__doc__, **sizes)
     options.add_argument("--store", default="out/store", help="the store")
     options.add_argument("--data", default="out/scenes/miniature", help="folder of the scenes")
-    options.add_argument("--seeds", type=int, default=5)
-    options.add_argument("--steps", type=int, default=480)
-    options.add_argument("--detector-steps", type=int, default=300)
-    options.add_argument("--milestones", type=int, default=4, help="number of evaluations of each training")
-    options.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="number of training runs at a time")
     run(options, measure)

@@ -408,8 +408,7 @@ def measure_speed(given: Namespace) -> Iterator[Row]:
 
 if __name__ == "__main__":
     options = parser(__doc__)
-    options.set_defaults(measure=lambda given: [Row("nothing measured", note="name a part and its files")])
-    parts = options.add_subparsers()
+    parts = options.add_subparsers(required=True)
     chosen = parts.add_parser("graphs")
     chosen.add_argument("csv", type=Path)
     chosen.add_argument("--layer", choices=("rules", "learned"), default="learned")

@@ -144,9 +144,6 @@ def rewordings_of(meant: Mapping[str, Counter[tuple[str, bool]]]) -> dict[str, l
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    if given.csv is None:
-        yield Row("nothing trained", note="name FACTUAL's train split")
-        return
     captions, graphs, held = examples(given.csv, given.limit)
     used = [at for at, out in enumerate(held) if not out]
     apart = [at for at, out in enumerate(held) if out]
@@ -165,7 +162,7 @@ def measure(given: Namespace) -> Iterator[Row]:
 
 if __name__ == "__main__":
     options = parser(__doc__)
-    options.add_argument("csv", type=Path, nargs="?", help="FACTUAL's train split")
+    options.add_argument("csv", type=Path, help="FACTUAL's train split")
     options.add_argument("--model", default=DEFAULT_PARSER)
     options.add_argument("--limit", type=int, help="maximum number of captions")
     run(options, measure)

@@ -32,14 +32,9 @@ import torch
 from benchmarks import rehearsal_captioner
 from benchmarks.harness import Row, parser, peak_mib, run
 from benchmarks.photos import write_noise
+from scenes.names import COCO_CATEGORIES
 from tests.small_set import LONG_TRAINING
 
-CATEGORIES = """
-person man woman child dog cat horse cow sheep bird car bus truck train boat bicycle motorcycle airplane bench
-chair couch bed table tv laptop phone book clock vase bottle cup bowl fork knife spoon plate apple banana
-orange pizza cake hat shirt shoe bag umbrella kite ball bat glove skateboard surfboard snowboard racket tree
-flower house window door street sign light fence wall floor grass water sand snow sky
-""".split()  # noqa: SIM905
 WIDTH, HEIGHT = 96, 64
 LINKS = 20_000
 """Names of each JPEG at most, since a file system limits them. Each is still opened, decoded and hashed on its own."""
@@ -96,7 +91,7 @@ class World:
         model = self.folder / "captioner"
         model.mkdir()
         torch.save({"model": {"nothing": torch.zeros(1)}}, model / "captioner.pth")
-        (model / "vocab.txt").write_text("\n".join(CATEGORIES))
+        (model / "vocab.txt").write_text("\n".join(COCO_CATEGORIES))
         (model / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{rehearsal_captioner.__file__}"\n')
         (model / "python").chmod(0o755)
         training = LONG_TRAINING.replace("steps = 100000", "steps = 2\nprocesses = 1").replace('"none"', '"pseudo"')
@@ -119,7 +114,7 @@ class World:
             file.write('], "annotations": [')
             for count, line in enumerate(_boxes(end)):
                 file.write(f"{', ' if count else ''}{line}")
-            names = [{"id": number, "name": name} for number, name in enumerate(CATEGORIES, 1)]
+            names = [{"id": number, "name": name} for number, name in enumerate(COCO_CATEGORIES, 1)]
             file.write(f'], "categories": {json.dumps(names)}}}')
 
 
@@ -128,7 +123,7 @@ def _name(number: int) -> str:
 
 
 def _boxes(images: int) -> Iterator[str]:
-    shares = np.cumsum(1 / np.arange(1, len(CATEGORIES) + 1))
+    shares = np.cumsum(1 / np.arange(1, len(COCO_CATEGORIES) + 1))
     for start in range(0, images, BLOCK):
         generator = np.random.default_rng(start)
         counts = 1 + generator.poisson(BOXES - 1, BLOCK)

@@ -6,9 +6,9 @@ checkpoints  the time that a training run stands still for a checkpoint of the r
 loop         the trainer beside a bare loop over the same micro-batches, with the same network, loss and optimiser and nothing
              else. Both take turns step by step, in one process with one thread, so that other work slows both
 ranks        two ranks on two cores beside one rank on one core, for each way to share the work. Two ranks take twice the
-             images, and no longer if nothing is lost. Ways take turns
+             images, and no longer if nothing is lost. Ways take `--rounds` turns
 
-All training runs are real ones, with TensorBoard, in processes of one thread.
+All training runs are real ones of `--steps`, with TensorBoard, in processes of one thread, on photographs of `--megabytes`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ import json
 import os
 import shutil
 import statistics
-import tempfile
 import time
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +34,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, multiprocessing
 
 from benchmarks.harness import Row, in_own_process, parser, run, wall_seconds
-from benchmarks.photos import Photos, write_photos
+from benchmarks.photos import Part, Photos, measure_parts
 from benchmarks.shards import linked_tars
 from models.config import NetworkConfig
 from models.network import Network
@@ -130,41 +129,27 @@ def open_samples(config: TrainConfig) -> ShardSamples:
     return ShardSamples(SampleMap(config.work / SAMPLES))
 
 
-def make_trainer(config: TrainConfig, ranks: Ranks | None = None, check: Check | None = None) -> Trainer:
-    """Returns a trainer in this process that reports to nobody."""
-    return Trainer(config, make_task(config), open_samples(config), ranks or Ranks(), lambda *progress: None, check)
-
-
-def train(config: TrainConfig, **given: Any) -> TrainingResult:
-    return make_trainer(config, **given).train(lambda: False)
-
-
-class Seconds(NamedTuple):
-    """Time that passed, and that the threads of this process computed."""
-
-    wall: float
-    cpu: float
+def train(config: TrainConfig, ranks: Ranks | None = None, check: Check | None = None) -> TrainingResult:
+    """Trains in this process and reports to nobody."""
+    trainer = Trainer(config, make_task(config), open_samples(config), ranks or Ranks(), lambda *progress: None, check)
+    return trainer.train(lambda: False)
 
 
 class StepClock:
-    """Measures the time of each step, by being called after each."""
+    """Measures the seconds of each step, by being called after each."""
 
     def __init__(self) -> None:
-        self._last = self._now()
-        self.steps: list[Seconds] = []
+        self._last = time.perf_counter()
+        self.steps: list[float] = []
 
     def is_due(self, step: int, total: int) -> bool:
         return True
 
     def measure(self, *of_the_step: object) -> Mapping[str, float]:
-        """Notes the time since the last call."""
-        now = self._now()
-        self.steps.append(Seconds(now.wall - self._last.wall, now.cpu - self._last.cpu))
+        now = time.perf_counter()
+        self.steps.append(now - self._last)
         self._last = now
         return {}
-
-    def _now(self) -> Seconds:
-        return Seconds(time.perf_counter(), time.process_time())
 
 
 def tracked(config: TrainConfig, name: str) -> dict[int, float]:
@@ -180,30 +165,27 @@ WAYS = (ALONE, "ddp", "fsdp", "tree")
 Turn = tuple[str, TrainConfig]
 
 
-def measure_data_wait(photos: Photos, folder: Path, steps: int) -> Iterator[Row]:
-    """Yields the share of the time after the first entry of the log that a training run waits for data."""
-    shards = write_training_set(photos, folder / "set")
-    for num_workers in (0, 1):
-        changes = {"num_workers": num_workers, "steps": steps, "log_every": WARM_UP}
-        config = make_config(folder / f"{num_workers}", shards, **changes)
-        train(config)
-        waited, speed = tracked(config, "data_wait"), tracked(config, "images_per_second")
-        times = {step: 1 / speed[step] for step in sorted(waited)[1:]}
-        share = 100 * sum(waited[step] * spent for step, spent in times.items()) / sum(times.values())
-        yield Row(f"data / share of a step spent waiting, num_workers = {num_workers}", "%", share)
+def measure_data_wait(photos: Photos, folder: Path, given: Namespace) -> Iterator[Row]:
+    """Yields the share of the time after the first entry of the log that a training run with one loader waits for data."""
+    changes = {"num_workers": 1, "steps": given.steps, "log_every": WARM_UP}
+    config = make_config(folder / "training", write_training_set(photos, folder / "set"), **changes)
+    train(config)
+    waited, speed = tracked(config, "data_wait"), tracked(config, "images_per_second")
+    times = {step: 1 / speed[step] for step in sorted(waited)[1:]}
+    share = 100 * sum(waited[step] * spent for step, spent in times.items()) / sum(times.values())
+    yield Row("data / share of a step spent waiting", "%", share)
 
 
-def measure_checkpoints(folder: Path, rounds: int) -> Iterator[Row]:
+def measure_checkpoints(photos: Photos, folder: Path, given: Namespace) -> Iterator[Row]:
     """Yields the time of the first checkpoint of a process, and of later ones beside torch.save."""
     folder.mkdir()
-    size, (first, stall, written), peer = in_own_process(at_full_size, folder, rounds)
-    note = f"on disk after {written:.1f} s"
-    yield Row(f"checkpoints / {size / 1e9:.1f} GB: standing still, beside torch.save", "s", stall, peer, note)
+    size, first, stall, peer = in_own_process(at_full_size, folder, given.rounds)
+    yield Row(f"checkpoints / {size / 1e9:.1f} GB: standing still, beside torch.save", "s", stall, peer)
     yield Row("checkpoints / the same, first one of a process", "s", first)
 
 
-def at_full_size(folder: Path, rounds: int) -> tuple[int, tuple[float, float, float], float]:
-    """Returns the bytes of the state, our times, and the least of torch.save, in this process."""
+def at_full_size(folder: Path, rounds: int) -> tuple[int, float, float, float]:
+    """Returns the bytes of the state, and seconds: of our first checkpoint, of our best, and of the best by torch.save."""
     torch.set_num_threads(1)
     keep_freed_memory()
     settings = TrainingSettings(keep_checkpoints=1)
@@ -215,24 +197,23 @@ def at_full_size(folder: Path, rounds: int) -> tuple[int, tuple[float, float, fl
     optimizer.zero_grad(set_to_none=True)
     state = TrainingState(network, optimizer, None)
     tensors = state.tensors(0)
-    found = save(state, settings, folder, rounds + 1)
+    stalls = save(state, settings, folder, rounds + 1)
     peer = min(wall_seconds(lambda: save_and_sync(tensors, folder / "state.pt")) for _ in range(rounds))
-    return sum(tensor.nbytes for tensor in tensors.values()), found, peer
+    return sum(tensor.nbytes for tensor in tensors.values()), stalls[0], min(stalls[1:]), peer
 
 
-def save(state: TrainingState, settings: TrainingSettings, folder: Path, saves: int) -> tuple[float, float, float]:
-    """Saves some checkpoints. Returns seconds of standing still for the first, and at best later, and until one is on disk.
+def save(state: TrainingState, settings: TrainingSettings, folder: Path, saves: int) -> list[float]:
+    """Saves some checkpoints. Returns the seconds that training stands still for each.
 
     Raises `RuntimeError` when the last one differs from the state.
     """
     checkpoints = Checkpointer(state, settings, folder, Ranks(), 1, lambda note: None)
-    stalls, writes = [], []
+    stalls = []
     for step in range(1, saves + 1):
-        before, began = checkpoints.waited, time.perf_counter()
+        before = checkpoints.waited
         checkpoints.save(step, {})
         stalls.append(checkpoints.waited - before)
         checkpoints.finish()
-        writes.append(time.perf_counter() - began)
     checkpoints.close()
     files = CheckpointFolder(folder / CHECKPOINTS)
     files.record(saves)
@@ -242,7 +223,7 @@ def save(state: TrainingState, settings: TrainingSettings, folder: Path, saves: 
             if not torch.equal(there.get_tensor(name), tensor):
                 raise RuntimeError(f"{name} differs in the checkpoint")
     shutil.rmtree(folder / CHECKPOINTS)
-    return stalls[0], min(stalls[1:]), min(writes)
+    return stalls
 
 
 def save_and_sync(tensors: dict[str, Tensor], path: Path) -> None:
@@ -300,13 +281,13 @@ class BareLoop:
         self._optimizer.step()
 
 
-def measure_loop(photos: Photos, folder: Path, steps: int) -> Iterator[Row]:
-    """Yields the time of the trainer over that of the bare loop. Raises `RuntimeError` when their weights differ."""
+def measure_loop(photos: Photos, folder: Path, given: Namespace) -> Iterator[Row]:
+    """Yields the time of the trainer beside that of the bare loop. Raises `RuntimeError` when their weights differ."""
     shards = write_training_set(photos, folder / "set")
-    settings = {"batch": 8, "steps": steps + WARM_UP, "schedule": "cosine", "max_grad_norm": 1e6}
+    settings = {"batch": 8, "steps": given.steps + WARM_UP, "schedule": "cosine", "max_grad_norm": 1e6}
     config = make_config(folder / "training", shards, log_every=LOG_EVERY, **settings)
     bare = BareLoop(config)
-    trained = make_trainer(config, check=bare).train(lambda: False)
+    trained = train(config, check=bare)
     theirs = bare.network.state_dict()
     if not all(torch.equal(value, theirs[name]) for name, value in trained.network.state_dict().items()):
         raise RuntimeError("the trainer and the bare loop end with different weights")
@@ -318,27 +299,24 @@ def measure_loop(photos: Photos, folder: Path, steps: int) -> Iterator[Row]:
     means = (statistics.fmean(times[place] for place in kept) for times in (ours, peer))
     note = f"quartiles {low:.3f} and {high:.3f} of {len(ratios)} steps"
     yield Row("loop / trainer, beside a loop that prepares the same batches", "CPU-s", *means, note)
-    yield Row("loop / weights after the last step", note=f"equal in every bit, after {trained.steps} steps")
 
 
-def measure_scaling(photos: Photos, folder: Path, steps: int, rounds: int) -> Iterator[Row]:
+def measure_scaling(photos: Photos, folder: Path, given: Namespace) -> Iterator[Row]:
     """Yields the time of a step of two ranks, beside one rank that takes half the images."""
     shards = write_training_set(of_one_size(photos), folder / "set")
     turns: list[Turn] = []
-    for number in range(rounds):
+    for number in range(given.rounds):
         for way in WAYS:
             changes: dict[str, Any] = {"batch": 4 if way == ALONE else 8, "processes": 1 if way == ALONE else 2}
             changes |= {"parallel": way} if way in ("fsdp", "tree") else {}
-            settings = {"network": SMALL, "steps": steps + WARM_UP} | changes
+            settings = {"network": SMALL, "steps": given.steps // 4 + WARM_UP} | changes
             turns.append((way, make_config(folder / f"{number}-{way}", shards, **settings)))
     multiprocessing.spawn(_rank, (folder, turns), nprocs=2)
     medians = json.loads((folder / "medians.json").read_bytes())
-    found = {way: [Seconds(*of) for (its, _), of in zip(turns, medians, strict=True) if its == way] for way in WAYS}
+    found = {way: [seconds for (its, _), seconds in zip(turns, medians, strict=True) if its == way] for way in WAYS}
     for way in WAYS[1:]:
-        pairs = sorted(zip(found[way], found[ALONE], strict=True), key=lambda pair: pair[0].wall / pair[1].wall)
-        two, one = pairs[rounds // 2]
-        processor = statistics.median(mine.cpu / its.cpu for mine, its in pairs)
-        yield Row(f"ranks / step of {way}, beside 1 rank", "s", two.wall, one.wall, f"CPU-s {processor:.2f}x")
+        pairs = sorted(zip(found[way], found[ALONE], strict=True), key=lambda pair: pair[0] / pair[1])
+        yield Row(f"ranks / step of {way}, beside 1 rank", "s", *pairs[given.rounds // 2])
 
 
 def _rank(rank: int, folder: Path, turns: Sequence[Turn]) -> None:
@@ -351,35 +329,23 @@ def _rank(rank: int, folder: Path, turns: Sequence[Turn]) -> None:
         clock = StepClock()
         if way != ALONE or rank == 0:
             train(config, ranks=Ranks() if way == ALONE else Ranks(rank, 2), check=clock)
-        medians.append([statistics.median(times) for times in zip(*clock.steps[WARM_UP:], strict=True)])
+            medians.append(statistics.median(clock.steps[WARM_UP:]))
     if rank == 0:
         (folder / "medians.json").write_text(json.dumps(medians))
     dist.destroy_process_group()
 
 
-PARTS: dict[str, Callable[[Photos, Path, Namespace], Iterator[Row]]] = {
-    "data": lambda photos, folder, given: measure_data_wait(photos, folder, given.steps),
-    "checkpoints": lambda photos, folder, given: measure_checkpoints(folder, given.rounds),
-    "loop": lambda photos, folder, given: measure_loop(photos, folder, given.steps),
-    "ranks": lambda photos, folder, given: measure_scaling(photos, folder, given.steps // 4, given.rounds),
-}
+PARTS: dict[str, Part] = {
+    "data": measure_data_wait, "checkpoints": measure_checkpoints, "loop": measure_loop, "ranks": measure_scaling,
+}  # fmt: skip
 
 
 def measure(given: Namespace) -> Iterator[Row]:
     as_a_rank()
-    with tempfile.TemporaryDirectory() as name:
-        photos = write_photos(given.shared / "data/coco/sample2017", Path(name) / "images", given.megabytes)
-        yield Row("images", "", len(photos), note=photos.origin)
-        for part in given.parts:
-            yield from PARTS[part](photos, Path(name) / part, given)
+    yield from measure_parts(PARTS, given)
 
 
 if __name__ == "__main__":
-    options = parser(__doc__)
-    shared = Path(os.environ.get("RLIP_SHARED", "../shared"))
-    options.add_argument("--shared", type=Path, default=shared, help="folder with data/coco; noise without it")
+    options = parser(__doc__, steps=40, rounds=3, megabytes=60)
     options.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    options.add_argument("--steps", type=int, default=40, help="steps of each training that is timed")
-    options.add_argument("--rounds", type=int, default=3, help="turns that the ways to share the work take")
-    options.add_argument("--megabytes", type=float, default=60, help="size of all images")
     run(options, measure)

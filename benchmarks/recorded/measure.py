@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.recorded.recording import Arrays, Recording, targets_in
 from models.decoder import Decoded
 from models.encoder import Encoded
 from models.losses import Matches, SetCriterion, TaggerCriterion, hungarian, pseudo_labels
 from models.network import Network
 from models.official.names import place_of, share_of
 from models.predictions import Pairs, Predictions, Target, hoi, scene_graph, zero_shot
-from recorded.recording import Arrays, Recording, targets_in
 
 FIELDS = {
     "pred_sub_logits": "subject_logits", "pred_obj_logits": "object_logits", "pred_verb_logits": "predicate_logits",

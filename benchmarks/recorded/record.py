@@ -1,4 +1,4 @@
-"""Records small networks in the layout of reference recordings: `python -m recorded.record FOLDER` in benchmarks/.
+"""Records small networks in the layout of reference recordings: `python -m benchmarks.recorded.record FOLDER`.
 
 The networks are ours, so the recordings do not involve the authors' code. Made while the reference recordings agree,
 they detect later changes where the reference recordings are not available.
@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.recorded.measure import measure
+from benchmarks.recorded.recording import Arrays, Recording
 from models.config import NetworkConfig, TextConfig
 from models.network import Network
 from models.official.export import export_checkpoint
 from models.weights import build
-from recorded.measure import measure
-from recorded.recording import Arrays, Recording
 
 KINDS: dict[str, dict[str, Any]] = {
     "parseda_own": {"gating_mechanism": "VXAc", "verb_query_tgt_type": "vanilla_MBF"},

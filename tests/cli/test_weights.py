@@ -10,13 +10,13 @@ from rlip_command import output_of
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
+from benchmarks.parity import OWN
+from benchmarks.recorded.recording import Recording
 from models import weights
 from models.config import NetworkConfig, TextConfig
 from models.official.imported import from_detector
 from models.official.sizes import kind_of
-from parity import OWN
 from pipeline.cli.app import app
-from recorded.recording import Recording
 from tests.detector_checkpoint import converted, detector
 
 TAGGER, PARSED = OWN / "tagger_own.safetensors", OWN / "parsed_own.safetensors"

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tokenizers import ByteLevelBPETokenizer
 
+from benchmarks.parity import OWN
 from models.config import NetworkConfig, TextConfig
-from parity import OWN
 
 
 @pytest.fixture(scope="session")

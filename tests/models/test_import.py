@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.recorded.recording import Recording
 from models import weights
 from models.official.imported import NEW_TO_DETECTORS, Imported, import_checkpoint
 from models.official.sizes import Kind
 from models.weights_file import WeightsError
-from recorded.recording import Recording
 
 NOT_INFERRED = {"text": {"heads": 2}}
 SMALL = {

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from parity import TOLERANCES, compare, differences, main
-from recorded.measure import measure
-from recorded.recording import Recording, recordings_in
+from benchmarks.parity import TOLERANCES, compare, differences, main
+from benchmarks.recorded.measure import measure
+from benchmarks.recorded.recording import Recording, recordings_in
 
 
 def assert_agrees(recording: Recording) -> set[str]:
@@ -60,13 +60,13 @@ def test_the_command_tells_agreement_by_its_exit_code(own, tmp_path, capsys):
     for path in own.glob("tagger_own*"):
         shutil.copy(path, tmp_path / path.name.replace("tagger_own", "other"))
     assert recordings_in(tmp_path) == ["other"]
-    assert main([str(tmp_path), "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
-    assert rows and all(row["recording"] == "other" and row["holds"] for row in rows)
+    assert main([str(tmp_path), "--json", str(tmp_path / "rows.json")]) == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert rows and all(row["name"].startswith("other, ") and row["ours"] <= row["peer"] for row in rows)
     with np.load(tmp_path / "other_forward.npz") as file:
         arrays = {key: file[key] for key in file.files}
     arrays["out.pred_verb_logits"] = arrays["out.pred_verb_logits"] + 1e-3
     np.savez(tmp_path / "other_forward.npz", **arrays)
     assert main([str(tmp_path)]) == 1
-    (beyond,) = (line for line in capsys.readouterr().out.splitlines() if "BEYOND" in line)
-    assert "out.pred_verb_logits" in beyond and "outputs" in beyond and "1.0e-03" in beyond
+    (beyond,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("other") and "BEYOND" in line)
+    assert "out.pred_verb_logits" in beyond and "outputs" in beyond and "0.001" in beyond

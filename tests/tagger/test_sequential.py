@@ -10,9 +10,9 @@ from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
 
 from benchmarks.labelling import label_sequentially
+from benchmarks.recorded.recording import Recording, targets_in
 from models.config import NetworkConfig, TextConfig
 from models.relation_tagger import RelationTagger
-from recorded.recording import Recording, targets_in
 from tagger.box import Box
 from tagger.labelling.labeller import Labeller
 from tagger.labelling.tagging_image import TaggingImage
