@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.harness import Row
 from pipeline.run.rehearsal_shards import noise
 from storage.shards.writer import Sample
 
@@ -47,10 +44,6 @@ class Photos:
             yield Sample("coco", number, {"jpg": path.read_bytes(), "json": label(number)}, width, height)
 
 
-Part = Callable[[Photos, Path, Namespace], Iterator[Row]]
-"""Measures on photographs, in a folder that does not exist yet."""
-
-
 def label(number: int) -> bytes:
     """Returns the labels of an image: JSON of about `LABEL_BYTES` bytes, like that of seven boxes with relations."""
     box = {"category": "person", "bbox": [12.25, 34.5, 200.75, 180.5], "relations": [["holding", number % 7, 0.83]]}
@@ -73,15 +66,6 @@ def write_photos(folder: Path, megabytes: float) -> Photos:
     for number, path in enumerate(paths):
         path.write_bytes(data[number % len(data)])
     return Photos(paths, sizes * repeats, origin)
-
-
-def measure_parts(parts: Mapping[str, Part], given: Namespace) -> Iterator[Row]:
-    """Yields the rows of the parts of a benchmark that `given.parts` names, each on photographs and in a folder of its own."""
-    with tempfile.TemporaryDirectory() as name:
-        photos = write_photos(Path(name) / "images", given.megabytes)
-        yield Row("images", "", len(photos), note=f"{photos.megabytes:.0f} MB: {photos.origin}")
-        for part in given.parts:
-            yield from parts[part](photos, Path(name) / part, given)
 
 
 def write_noise(folder: Path, count: int, width: int = 640, height: int = 480) -> list[Path]:

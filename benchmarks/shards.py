@@ -18,6 +18,7 @@ import logging
 import pickle
 import shutil
 import sys
+import tempfile
 import time
 import warnings
 from argparse import Namespace
@@ -41,7 +42,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.functional import pil_to_tensor
 
 from benchmarks.harness import Row, best_of, in_own_process, parser, run, wall_seconds
-from benchmarks.photos import Part, Photos, measure_parts
+from benchmarks.photos import Photos, write_photos
 from pipeline.runtime.processes import keep_freed_memory
 from storage.shards.index import index_path, write_index
 from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
@@ -288,7 +289,7 @@ def _renamed(table: pa.Table, tar: str, start: int) -> pa.Table:
     return table
 
 
-PARTS: dict[str, Part] = {
+PARTS: dict[str, Callable[[Photos, Path, Namespace], Iterator[Row]]] = {
     "writing": compare_writing, "reading": compare_reading, "decoding": compare_decoding, "map": measure_large_map,
 }  # fmt: skip
 
@@ -298,7 +299,11 @@ def measure(given: Namespace) -> Iterator[Row]:
     keep_freed_memory()  # as the engine's workers do; it speeds up the peers too
     for peer in MISSING:
         yield Row(peer, note="not installed: pip install 'rlip[bench]'")
-    yield from measure_parts(PARTS, given)
+    with tempfile.TemporaryDirectory() as name:
+        photos = write_photos(Path(name) / "images", given.megabytes)
+        yield Row("images", "", len(photos), note=f"{photos.megabytes:.0f} MB: {photos.origin}")
+        for part in given.parts:
+            yield from PARTS[part](photos, Path(name) / part, given)
 
 
 if __name__ == "__main__":
