@@ -55,23 +55,31 @@ def synthetic(images: int = HICO_IMAGES, per_image: int = 100, seed: int = 0) ->
     names = np.stack([np.zeros(TRIPLETS, np.int64), np.arange(TRIPLETS) % 80, np.arange(TRIPLETS) % 117], axis=1)
     chances = 1.0 / (1 + np.arange(TRIPLETS))
     counts = 1 + draws.poisson(TRUTHS - 1, images)
-    kinds = draws.choice(TRIPLETS, counts.sum(), p=chances / chances.sum())
-    truth = _relations(images, np.repeat(np.arange(images), counts), _pairs(draws, counts.sum()), names[kinds], None)
+    kinds = names[draws.choice(TRIPLETS, counts.sum(), p=chances / chances.sum())]
     pairs = max(per_image // 10, 1)
-    number = images * pairs
-    of_truth = np.repeat(np.cumsum(counts) - counts, pairs) + draws.integers(0, np.repeat(counts, pairs))
-    near = draws.random(number) < 0.5
-    boxes = np.where(
-        near[:, None, None],
-        np.stack([truth.subject_boxes, truth.object_boxes], axis=1)[of_truth] + draws.normal(0, 8, (number, 2, 4)),
-        _pairs(draws, number),
-    )
+    truth, of_truth, near, boxes = _truth_and_pairs(draws, counts, kinds, pairs, 0.5)
     pair = np.sort(np.tile(np.arange(pairs), -(-per_image // pairs))[:per_image])
     pair = (np.arange(images)[:, None] * pairs + pair).reshape(-1)
     right = near[pair] & (draws.random(len(pair)) < 0.5)
     labels = np.where(right[:, None], truth.triplets[of_truth[pair]], names[draws.choice(TRIPLETS, len(pair))])
     scores = draws.random(len(pair)) * np.where(right, 1.0, 0.7)
     return _relations(images, pair // pairs, boxes[pair], labels, scores), truth
+
+
+def _truth_and_pairs(
+    draws: np.random.Generator, counts: Integers, kinds: Integers, pairs: int, share: float
+) -> tuple[Relations, Integers, np.ndarray, np.ndarray]:
+    """Draws boxes of true relations, `counts` of them in each image, and of `pairs` predicted pairs an image.
+
+    Returns the truth, a true relation of the image for each pair, whether the pair lies near it, as a share does, and its boxes.
+    """
+    images, number = len(counts), len(counts) * pairs
+    true_boxes = _pairs(draws, len(kinds))
+    truth = _relations(images, np.repeat(np.arange(images), counts), true_boxes, kinds, None)
+    of_truth = np.repeat(np.cumsum(counts) - counts, pairs) + draws.integers(0, np.repeat(counts, pairs))
+    near = draws.random(number) < share
+    moved = true_boxes[of_truth] + draws.normal(0, 8, (number, 2, 4))
+    return truth, of_truth, near, np.where(near[:, None, None], moved, _pairs(draws, number))
 
 
 def _pairs(draws: np.random.Generator, number: int) -> np.ndarray:
@@ -122,13 +130,9 @@ def graphs(images: int, pairs: int = 150, predicates: int = 50, seed: int = 0) -
     """
     draws = np.random.default_rng(seed)
     counts = 1 + draws.poisson(6, images)
-    total, number = int(counts.sum()), images * pairs
-    kinds = np.stack([draws.integers(0, size, total) for size in (150, 150, predicates)], axis=1)
-    truth = _relations(images, np.repeat(np.arange(images), counts), _pairs(draws, total), kinds, None)
-    of_truth = np.repeat(np.cumsum(counts) - counts, pairs) + draws.integers(0, np.repeat(counts, pairs))
-    near = draws.random(number) < 0.3
-    true_boxes = np.stack([truth.subject_boxes, truth.object_boxes], axis=1)[of_truth]
-    boxes = np.where(near[:, None, None], true_boxes + draws.normal(0, 8, (number, 2, 4)), _pairs(draws, number))
+    kinds = np.stack([draws.integers(0, size, counts.sum()) for size in (150, 150, predicates)], axis=1)
+    truth, of_truth, near, boxes = _truth_and_pairs(draws, counts, kinds, pairs, 0.3)
+    number = len(near)
     named = near & (draws.random(number) < 0.7)
     names = np.where(named[:, None], kinds[of_truth][:, :2], draws.integers(0, 150, (number, 2)))
     pair = np.repeat(np.arange(number), predicates)
@@ -248,16 +252,11 @@ def _plain_precision(ranked: list[tuple[float, bool]], truths: int) -> float:
     return sum(max((p for found, p in curve if 10 * found >= tenth * truths), default=0.0) for tenth in range(11)) / 11
 
 
-def alone(images: int, repeats: int) -> list[Row]:
-    """Measures the median time of the metric, and the memory of this process."""
-    sides = synthetic(images)
-    seconds = median(cpu_seconds(lambda: match_hico(*sides, HicoRules()).scores()) for _ in range(repeats))
-    return [Row("metric, CPU time", "s", seconds), Row("peak memory", "GB", peak_mib() * 2**20 / 1e9)]
-
-
-def beside_the_loop(images: int, plain_images: int, resamples: int) -> list[Row]:
-    """Measures HICO-DET's metric beside the loop, and its intervals. Raises RuntimeError if the loop disagrees."""
+def hico(images: int, plain_images: int, repeats: int, resamples: int) -> list[Row]:
+    """Measures HICO-DET's metric, beside the loop, and its intervals. Raises RuntimeError if the loop disagrees."""
     (predicted, truth), rules = synthetic(images), HicoRules()
+    seconds = median(cpu_seconds(lambda: match_hico(predicted, truth, rules).scores()) for _ in range(repeats))
+    peak = peak_mib() * 2**20 / 1e9
     matches = match_hico(predicted, truth, rules)
 
     def mean(chosen: Integers) -> dict[str, float]:
@@ -271,10 +270,10 @@ def beside_the_loop(images: int, plain_images: int, resamples: int) -> list[Row]
     ours = match_hico(*part, rules).scores().average_precision
     if expected.keys() != ours.keys() or any(abs(expected[each] - ours[each]) > 1e-9 for each in ours):
         raise RuntimeError("the loop gives other average precisions")
-    seconds = cpu_seconds(lambda: match_hico(predicted, truth, rules).scores())
     note = f"the loop ran on {len(few):,} images and is scaled"
     return [
         Row("metric, beside a plain loop over images", "s", seconds, loop, note),
+        Row("peak memory", "GB", peak),
         Row(f"an interval from {resamples:,} resamples", "s", interval),
     ]
 
@@ -331,13 +330,12 @@ def read_graphs(path: Path, images: int) -> list[Row]:
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    yield from in_own_process(alone, given.images, given.repeats)
+    yield from in_own_process(hico, given.images, given.plain_images, given.repeats, given.resamples)
     yield from in_own_process(scene_graphs, given.graphs, given.plain_images)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "graphs.parquet"
         in_own_process(write_graphs, path, given.table)
         yield from in_own_process(read_graphs, path, given.table)
-    yield from in_own_process(beside_the_loop, given.images, given.plain_images, given.resamples)
 
 
 if __name__ == "__main__":

@@ -152,3 +152,17 @@ def peak_mib(pid: int | str = "self") -> int:
     except OSError:
         return 0
     return int(found[1]) // 1024 if found else 0
+
+
+def write_noise(folder: Path, count: int, width: int = 640, height: int = 480) -> list[Path]:
+    """Writes JPEGs with the detail of photographs into a new folder."""
+    import numpy as np
+
+    from pipeline.run.rehearsal_shards import noise
+
+    folder.mkdir(parents=True, exist_ok=True)
+    draws = np.random.default_rng(0)
+    paths = [folder / f"{number:04d}.jpg" for number in range(count)]
+    for path in paths:
+        path.write_bytes(noise(width, height, draws))
+    return paths

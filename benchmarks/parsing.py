@@ -11,7 +11,7 @@ interactions FOLDER
 implied JSON    how often implied actions hold in V-COCO's annotations (`instances_vcoco_train.json`), apart from the
                 images of --without, on which `interactions` measures, so that rules are not tuned on them
 documents       the captions of --scenes scenes of the synthetic world, five of each joined to one text, with pronouns and
-                definite nouns for what earlier sentences name (`benchmarks/documents.py`): precision and recall of its
+                definite nouns for what earlier sentences name (`document`): precision and recall of its
                 triplets beside those of the same captions one by one. A triplet is right if the sentence that has its
                 predicate states it, with the nouns of the caption.
 speed JSON...   captions per CPU-second on slices that both parsers take in turns, without the cache, then from it. Set
@@ -35,17 +35,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import accumulate, compress
+from itertools import accumulate, chain, compress
 from operator import not_
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from benchmarks.documents import PRONOUNS, document
 from benchmarks.harness import Row, cpu_seconds, parser, run
 from pipeline.stages.parse_cache import ParseCache
 from scenes.dataset import CAPTIONS, Written, captions as scene_captions
-from scenes.grammar import read
+from scenes.grammar import FORMS, NOUNS, read
 from scenes.names import CANONICAL, WORLD_CATEGORIES
 from scenes.world import make_scene
 from tagger.english.lemmas import phrase_lemma, verb_lemma
@@ -86,6 +85,19 @@ LITERAL = {action: stating[:1] for action, stating in STATING.items()}
 """V-COCO's action → its own predicate: "man on a surfboard" does not state that he surfs."""
 ACTION = {predicate: action for action, (predicate,) in LITERAL.items()}
 """Canonical predicate → V-COCO's action."""
+
+
+_NOUNS = "|".join(sorted({"rider", *WORLD_CATEGORIES, *chain(*NOUNS.values())}, key=len, reverse=True))
+_PHRASE = re.compile(rf"\ban? ((?:\w+ )?({_NOUNS}))\b")
+_FINITE = {"is", *(third.split()[0] for _, third, _ in FORMS.values())}
+_HE, _SHE, _IT = ("he", "him"), ("she", "her"), ("it", "it")
+_PRONOUNS = {
+    **dict.fromkeys(("man", "boy"), (_HE,)),
+    **dict.fromkeys(("woman", "lady", "girl"), (_SHE,)),
+    **dict.fromkeys(("person", "child", "kid", "rider"), (_HE, _SHE)),
+}
+"""Noun → the pronouns that may mean it, as subject and as object; "it" for any other."""
+PRONOUNS = frozenset((*_HE, *_SHE, *_IT))
 
 
 class PeerTriplet(NamedTuple):
@@ -351,6 +363,38 @@ def facts(captions: Sequence[str], sentences: Sequence[str], found: Iterable[Tri
         subject, object_ = map("/".join, nouns)
         stated.add((subject, t.predicate_lemma, object_))
     return stated
+
+
+def document(captions: Sequence[str]) -> Iterator[str]:
+    """Yields captions as the sentences of one text, with pronouns and definite nouns for nouns that earlier ones have.
+
+    A pronoun stands for what a reader takes it for: the subject of the sentence before, if it is the subject too, or
+    the only noun there, and before it in its own sentence, that it can mean.
+    """
+    known, before = set[str](), list[str]()
+    for caption in captions:
+        here: list[str] = []
+
+        def reference(phrase: re.Match[str], before: Sequence[str] = before, here: list[str] = here) -> str:
+            noun, text, earlier = phrase[2], phrase.string, [*here]
+            here.append(noun)
+            if noun not in known or noun in earlier:
+                return phrase[0]
+            pronouns = _PRONOUNS.get(noun, (_IT,))
+            rivals = {other for other in (*before, *earlier) if {*_PRONOUNS.get(other, (_IT,))} & {*pronouns}}
+            is_plain = rivals == {noun} or (not earlier and before[0] == noun)
+            if noun not in before or len(pronouns) > 1 or not is_plain:
+                return f"the {phrase[1]}"
+            [(subject, object_)] = pronouns
+            is_subject = not phrase.start() or text[: phrase.start()].endswith(("while ", "and "))
+            if not is_subject:
+                return object_
+            return subject if text[phrase.end() :].split()[0] in _FINITE else f"{subject} is"
+
+        text = _PHRASE.sub(reference, caption.removeprefix("there is "))
+        yield f"{text[0].upper()}{text[1:]}."
+        known.update(here)
+        before = here
 
 
 def read_documents(scenes: int) -> Iterator[tuple[list[str], list[set[Stated]], list[set[Stated]], set[Stated]]]:

@@ -17,8 +17,7 @@ from typing import Literal
 
 import torch
 
-from benchmarks.harness import Row, in_own_process, parser, peak_mib, run
-from benchmarks.photos import write_noise
+from benchmarks.harness import Row, in_own_process, parser, peak_mib, run, write_noise
 from models.config import NetworkConfig, TextConfig
 from models.rlip import RLIP
 from models.weights import save

@@ -30,8 +30,7 @@ import psutil
 import torch
 
 from benchmarks import rehearsal_captioner
-from benchmarks.harness import Row, parser, peak_mib, run
-from benchmarks.photos import write_noise
+from benchmarks.harness import Row, parser, peak_mib, run, write_noise
 from scenes.names import COCO_CATEGORIES
 from tests.small_set import LONG_TRAINING
 
