@@ -20,7 +20,7 @@ import re
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -122,20 +122,11 @@ PREDICATES = [f"{word} {WORDS[-1]}" for word in WORDS[:30]]
 SMALL = {"backbone": "resnet18", "width": 64, "feedforward": 128, "fusion_width": 64}
 
 
-@dataclass(frozen=True)
-class Class:
-    """Images with a similar number of boxes: their share of the mix, and an example."""
+def mix(shape: tuple[int, int]) -> list[tuple[float, TaggingImage]]:
+    """Returns each class's share of the images, and an example with the root mean square of its numbers of boxes.
 
-    share: float
-    image: TaggingImage
-
-    def __str__(self) -> str:
-        groups = len(self.image.pairs) // 100 + 1
-        return f"{len(self.image.boxes)} boxes, {len(self.image.pairs):,} candidates in {groups} groups"
-
-
-def mix(shape: tuple[int, int]) -> list[Class]:
-    """Returns the classes. Pairs grow with boxes squared, so an example has the root mean square of its class."""
+    Pairs grow with boxes squared.
+    """
     draws = np.random.default_rng(7)
     counts = np.arange(MAX_BOXES + 1)
     ends = np.exp(-np.maximum(counts - 0.5, 0) / MEAN_BOXES)
@@ -144,7 +135,7 @@ def mix(shape: tuple[int, int]) -> list[Class]:
     for number, (first, last) in enumerate(CLASSES):
         own, chance = counts[first : last + 1], chances[first : last + 1]
         boxes = round(math.sqrt((chance * own**2).sum() / chance.sum()))
-        made.append(Class(float(chance.sum()), _image(draws, boxes, shape, number)))
+        made.append((float(chance.sum()), _image(draws, boxes, shape, number)))
     return made
 
 
@@ -180,22 +171,19 @@ def measure(given: Namespace) -> Iterator[Row]:
     classes = mix((96, 128) if given.small else (800, 1088))
     label = {name: Labeller(tagger, NAMES, precision=name, scope="image").label for name in precisions}  # type: ignore[arg-type]
     # Warm-up: the first pass builds kernels, and a worker encodes each text only once.
-    largest, every = classes[-1].image, [Pair(0, 1, predicate, 0, 1) for predicate in PREDICATES]
+    largest, every = classes[-1][1], [Pair(0, 1, predicate, 0, 1) for predicate in PREDICATES]
     for way in label.values():
         way([replace(largest, pairs=[*largest.pairs, *every])])
     totals: dict[str, float] = defaultdict(float)
-    for each in classes:
-        one_pair = replace(each.image, pairs=each.image.pairs[:1])
-        work = {"authors": partial(label_sequentially, tagger, each.image, NAMES, repeated=True)}
+    for share, image in classes:
+        one_pair = replace(image, pairs=image.pairs[:1])
+        work = {"authors": partial(label_sequentially, tagger, image, NAMES, repeated=True)}
         for name, way in label.items():
-            work |= {name: partial(way, [each.image]), f"{name}, one pair": partial(way, [one_pair])}
+            work |= {name: partial(way, [image]), f"{name}, one pair": partial(way, [one_pair])}
         with torch.inference_mode():
             best = best_of(work, TURNS)
         for name, seconds in best.items():
-            totals[name] += each.share * seconds
-        for name in precisions:
-            note = f"{each.share:.1%} of the images"
-            yield Row(f"{each}, {name}", "CPU-s/image", best[name], best["authors"], note=note)
+            totals[name] += share * seconds
     for name in precisions:
         beside = f"mix, {name}, beside the authors' procedure"
         yield Row(beside, "CPU-s/image", totals[name], totals["authors"])

@@ -37,15 +37,14 @@ from torchvision.ops import box_iou
 from benchmarks.harness import Row, parser, run
 from models.network import Network
 from models.weights import save
+from pipeline.cli.run import execute_run
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import read_image
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.predictor import Found, Predictor
 from pipeline.evaluation.test_set import Scored, TestSet
-from pipeline.run import runner
 from pipeline.run.context import RunContext
 from pipeline.run.dag import build_steps
-from pipeline.run.progress import open_display
 from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import load_recipe
 from pipeline.runtime.execute import WorkItem, execute
@@ -118,7 +117,6 @@ CLAIMS = {
 """Claim → name of a variant → the variant. The first of each claim is the default, with which the others are compared."""
 DETECTOR = Variant(fusion="none", labels="none")
 Scores = NDArray[np.float32]
-Work = tuple["CurveStage", WorkItem]
 
 
 class CurveSettings(TrainingSettings):
@@ -295,8 +293,11 @@ def milestones(total: int, number: int) -> list[int]:
     return [total * each // number for each in range(1, number + 1)]
 
 
-def work(recipe: Recipe, variant: Variant, seed: int, steps: int, number: int, pretrained: Path) -> Work:
-    """A training run of one thread, with everything that decides its outcome. The run must have shards and test images."""
+def train(recipe: Recipe, variant: Variant, seed: int, steps: int, number: int, pretrained: Path) -> Artifact:
+    """Trains with one thread, from the last checkpoint if there is one, unless the store has the outcome, and records it.
+
+    The run must have shards and test images.
+    """
     whole = recipe.model_copy(update={"run": recipe.run.model_copy(update={"until": None})})
     # Of the whole chain, which has the files that the recipe's names stand for.
     section = next(step.settings for step in build_steps(whole) if step.name == f"pretrain:{variant.labels}")
@@ -304,7 +305,8 @@ def work(recipe: Recipe, variant: Variant, seed: int, steps: int, number: int, p
     values["network"] |= {"fusion": variant.fusion}
     values |= {"pretrained": pretrained, "steps": steps, "milestones": number, "seed": seed}
     settings = CurveSettings.model_validate(values | {"replaced": variant.replaced, "uncertain": variant.uncertain})
-    made = Run(open_store(recipe.store), recipe.name)
+    store = open_store(recipe.store)
+    made = Run(store, recipe.name)
     shards = [artifact for _, artifact in sorted(made.artifacts(f"shard:{variant.labels}").items())]
     images = [each for part, each in sorted(made.artifacts("ingest").items()) if dataset_of(part) == "test"]
     read = {"shards": shards[: round(len(shards) * variant.share)], "images": images}
@@ -313,19 +315,12 @@ def work(recipe: Recipe, variant: Variant, seed: int, steps: int, number: int, p
     terms = KeyTerms(CurveStage.name, CurveStage.version, settings.row_settings(), contents, weights)
     inputs = {table: tuple(artifact.folder for artifact in given) for table, given in read.items()}
     name = f"curve:{variant.fusion}:{variant.labels}:{variant.share:g}:{variant.replaced:g}:{variant.uncertain}:{seed}"
-    return CurveStage(settings, recipe.resolved().data.image_folders()), WorkItem(name, WHOLE, terms, inputs)
-
-
-def train(recipe: Recipe, stage: CurveStage, item: WorkItem) -> Artifact:
-    """Trains, from the last checkpoint if there is one, unless the store has the outcome, and records it in the run."""
-    store = open_store(recipe.store)
-    there = store.find_all(stage.name, [item.key])
-    if not there:
+    stage, item = CurveStage(settings, recipe.resolved().data.image_folders()), WorkItem(name, WHOLE, terms, inputs)
+    if not store.find_all(stage.name, [item.key]):
         with one_thread_each():
             execute(stage, item, store, lambda done, total, note="": None)
-        there = store.find_all(stage.name, [item.key])
-    Run(store, recipe.name).record(item.step, stage.name, {WHOLE: item.key})
-    return there[item.key]
+    made.record(item.step, stage.name, {WHOLE: item.key})
+    return store.find_all(stage.name, [item.key])[item.key]
 
 
 def compared(made: Mapping[tuple[Variant, int], Artifact], seeds: range, at: Sequence[int]) -> Iterator[Row]:
@@ -361,19 +356,15 @@ def measure(given: Namespace) -> Iterator[Row]:
     recipe = load_recipe(Path("recipes/demo.toml"), [*SETTINGS, *places])
     assert recipe.scenes is not None
     write_scenes(Path(given.data), recipe.scenes)  # Their captions must be there before the run begins.
-    context = RunContext(recipe)
-    with runner.logged_run(context, "direct"), open_display(Console(), False) as display:
-        runner.run(context, display)
+    execute_run(RunContext(recipe), "direct", Console())
     yield from blind(Run(open_store(recipe.store), recipe.name))
     start = SAMPLE_WEIGHTS["demo-detector"] / MODEL
-    pretrained = train(recipe, *work(recipe, DETECTOR, 0, given.detector_steps, 1, start)).file(MODEL)
+    pretrained = train(recipe, DETECTOR, 0, given.detector_steps, 1, start).file(MODEL)
     variants = dict.fromkeys(variant for claim in CLAIMS.values() for variant in claim.values())
     # Seed by seed, so that a few seeds already compare all variants.
     seeds, size = range(given.seeds), (given.steps, given.milestones, pretrained)
     with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
-        jobs = {
-            each: pool.submit(train, recipe, *work(recipe, *each[::-1], *size)) for each in product(seeds, variants)
-        }
+        jobs = {each: pool.submit(train, recipe, *each[::-1], *size) for each in product(seeds, variants)}
         for job in as_completed(jobs.values()):
             print(f"{job.result().folder}: done", flush=True)
     made = {each[::-1]: job.result() for each, job in jobs.items()}

@@ -35,7 +35,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import accumulate, chain, compress
+from itertools import accumulate, chain, compress, product
 from operator import not_
 from pathlib import Path
 from statistics import fmean
@@ -58,6 +58,7 @@ from tagger.parsing.wordings import authors_predicate, full_predicate
 from tagger.triplet import Triplet
 
 MISSING = "the authors' parser is not installed (pip install SceneGraphParser tabulate)"
+LAYERS = ("rules", "learned")
 TURNS = 10
 SEED = 0
 Stated = tuple[str, str, str]
@@ -188,7 +189,7 @@ def written(triplets: Sequence[Triplet]) -> str:
     return " , ".join(facts)
 
 
-def published_scores(found: Sequence[str], wanted: Sequence[str]) -> Iterator[Row]:
+def published_scores(layer: str, found: Sequence[str], wanted: Sequence[str]) -> Iterator[Row]:
     """Yields Set Match and SPICE by FACTUAL's scorer."""
     if find_spec("factual_scene_graph") is None:
         lacking = "FACTUAL's scorer is not installed (pip install --no-deps FactualSceneGraph tabulate nltk)"
@@ -196,21 +197,22 @@ def published_scores(found: Sequence[str], wanted: Sequence[str]) -> Iterator[Ro
         return
     for name, way, settings in (("Set Match", "set_match", ()), ("SPICE", "spice", (False, True))):
         scorer = getattr(import_module(f"factual_scene_graph.evaluation.{way}_evaluation"), f"eval_{way}")
-        yield Row(
-            name, "%", 100 * fmean(float(scorer(*graphs, *settings)) for graphs in zip(found, wanted, strict=True))
-        )
+        scores = [float(scorer(*graphs, *settings)) for graphs in zip(found, wanted, strict=True)]
+        yield Row(f"{layer}: {name}", "%", 100 * fmean(scores))
 
 
 def measure_graphs(given: Namespace) -> Iterator[Row]:
-    """Yields precision and recall of triplets and of pairs, and the published scores."""
+    """Yields precision and recall of triplets and of pairs, and the published scores, by each layer."""
     captions, graphs = rows_of(given.csv)
-    triplets, wanted = parsed(captions, given.layer), [graph(text) for text in graphs]
-    found = lemmas_of(triplets)
-    for what, here, there in (("triplets", found, wanted), ("pairs", pairs_of(found), pairs_of(wanted))):
-        precision, recall = score(here, there)
-        yield Row(f"precision of {what}", "share", precision, note=f"of {sum(map(len, here)):,} found")
-        yield Row(f"recall of {what}", "share", recall, note=f"of {sum(map(len, there)):,} wanted")
-    yield from published_scores([written(each) for each in triplets], graphs)
+    wanted = [graph(text) for text in graphs]
+    for layer in LAYERS:
+        triplets = parsed(captions, layer)
+        found = lemmas_of(triplets)
+        for what, here, there in (("triplets", found, wanted), ("pairs", pairs_of(found), pairs_of(wanted))):
+            precision, recall = score(here, there)
+            yield Row(f"{layer}: precision of {what}", "share", precision, note=f"of {sum(map(len, here)):,} found")
+            yield Row(f"{layer}: recall of {what}", "share", recall, note=f"of {sum(map(len, there)):,} wanted")
+        yield from published_scores(layer, [written(each) for each in triplets], graphs)
 
 
 def types_of(triplets: Iterable[Ends], judge: Judge) -> Interactions:
@@ -303,14 +305,15 @@ def measure_interactions(given: Namespace) -> Iterator[Row]:
         yield Row("authors' way", note=f"{MISSING}; our parser, reduced to what theirs keeps, stands for it")
     paraphrases: Paraphrases = read_paraphrases(given.dictionary) if given.dictionary else {}
     boxed, gold = categories_of(given.folder), gold_of(given.folder)
+    judges = {"literal": LITERAL, "stating": STATING}
     for kind, captions in captions_of(given.folder).items():
         said = f"{len(gold.keys() & captions.keys())} images"
-        for name, judge in (("literal", LITERAL), ("stating", STATING)):
-            found = shares(captions, boxed, gold, judge, paraphrases, given.layer)
+        for layer, (name, judge) in product(LAYERS, judges.items()):
+            found = shares(captions, boxed, gold, judge, paraphrases, layer)
             for way in ("read", "ours"):
                 recall, precision = zip(found[way], found["authors"], strict=True)
-                yield Row(f"{kind}, {name}: types proposed, {way}", "share", *recall, note=said)
-                yield Row(f"{kind}, {name}: right of those proposed, {way}", "share", *precision)
+                yield Row(f"{kind}, {name}: types proposed, {way}, {layer}", "share", *recall, note=said)
+                yield Row(f"{kind}, {name}: right of those proposed, {way}, {layer}", "share", *precision)
 
 
 def read_interactions(path: Path) -> dict[int, Deeds]:
@@ -450,27 +453,24 @@ def measure_speed(given: Namespace) -> Iterator[Row]:
     yield Row("distinct captions in a second run, beside the first", unit, cached, rates["ours"])
 
 
+PARTS = {
+    "graphs": measure_graphs, "interactions": measure_interactions, "implied": measure_implied,
+    "documents": measure_documents, "speed": measure_speed,
+}  # fmt: skip
+
+
 if __name__ == "__main__":
     options = parser(__doc__)
-    parts = options.add_subparsers(required=True)
-    chosen = parts.add_parser("graphs")
-    chosen.add_argument("csv", type=Path)
-    chosen.add_argument("--layer", choices=("rules", "learned"), default="learned")
-    chosen.set_defaults(measure=measure_graphs)
+    parts = options.add_subparsers(required=True, dest="part")
+    parts.add_parser("graphs").add_argument("csv", type=Path)
     chosen = parts.add_parser("interactions")
     chosen.add_argument("folder", type=Path)
     chosen.add_argument("--dictionary", type=Path, help="paraphrases in the authors' JSON format")
-    chosen.add_argument("--layer", choices=("rules", "learned"), default="learned")
-    chosen.set_defaults(measure=measure_interactions)
     chosen = parts.add_parser("implied")
     chosen.add_argument("annotations", type=Path)
     chosen.add_argument("--without", type=Path, help="JSON list with the image_id of every image to leave out")
-    chosen.set_defaults(measure=measure_implied)
-    chosen = parts.add_parser("documents")
-    chosen.add_argument("--scenes", type=int, default=400)
-    chosen.set_defaults(measure=measure_documents)
+    parts.add_parser("documents").add_argument("--scenes", type=int, default=400)
     chosen = parts.add_parser("speed")
     chosen.add_argument("captions", type=Path, nargs="+", metavar="JSON")
     chosen.add_argument("--limit", type=int, help="maximum number of captions per file")
-    chosen.set_defaults(measure=measure_speed)
-    run(options, lambda given: given.measure(given))
+    run(options, lambda given: PARTS[given.part](given))

@@ -11,18 +11,18 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from benchmarks.harness import Row, in_own_process, parser, peak_mib, run, write_noise
-from models.config import NetworkConfig, TextConfig
+from models.config import NetworkConfig
 from models.rlip import RLIP
 from models.weights import save
 from pipeline.cli.predict import IMAGE_SIZE, predict
 from pipeline.evaluation.predictor import Names
+from pipeline.run.device_networks import small_config
 from pipeline.training.config import MODEL
 from pipeline.training.vocabulary import make_tokenizer
 
@@ -32,13 +32,7 @@ FILES = 100
 
 def network(small: bool, folder: Path, architecture: Literal["parseda", "parsed"] = "parseda") -> RLIP:
     """Builds a network with random weights, whose tokenizer is written to `folder`."""
-    config = NetworkConfig(architecture=architecture)
-    if small:
-        text = TextConfig(hidden=32, layers=1, heads=2, feedforward=32, vocabulary=400, max_positions=40)
-        config = replace(
-            config, backbone="resnet18", width=32, heads=2, feedforward=32, pairs=20, fusion_width=32,
-            encoder_layers=1, decoder_layers=1, text=text,
-        )  # fmt: skip
+    config = small_config(architecture=architecture) if small else NetworkConfig(architecture=architecture)
     make_tokenizer((*NAMES.objects, *NAMES.predicates), 400, folder)
     torch.manual_seed(0)
     return RLIP(config, folder).eval()
