@@ -10,10 +10,12 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from pipeline.runtime.execute import installed_version
 
 LIBRARIES = ("torch", "torchvision", "transformers", "webdataset", "litdata", "spdl", "grain")
 HEADER = f"{'':64}{'ours':>10}{'peer':>10} {'':13}{'ratio':>7}"
@@ -76,7 +78,8 @@ def run(
     for row in measure(given):
         print(row, flush=True)
         rows.append(row)
-    machine = {"processor": processor(), "cores": os.cpu_count(), "load": load, "versions": _versions()}
+    versions = {"python": platform.python_version(), **{name: installed_version(name) for name in LIBRARIES}}
+    machine = {"processor": processor(), "cores": os.cpu_count(), "load": load, "versions": versions}
     figures = {**machine, "arguments": vars(given), "rows": [{**asdict(row), "ratio": row.ratio} for row in rows]}
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)
@@ -93,16 +96,6 @@ def processor() -> str:
     known = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", known.read_text()) if known.is_file() else []
     return f"{(names or [platform.processor() or platform.machine()])[0]}, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -125,21 +118,9 @@ def best_of(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, 
 
 
 def in_own_process(call: Callable[..., Any], *given: Any) -> Any:
-    """Calls a function in a fresh process, for a peak of memory and a start of its own. Raises EOFError if it fails."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(sender, call, given))
-    process.start()
-    sender.close()
-    try:
-        return receiver.recv()
-    finally:
-        process.kill()  # threads and processes of a peer may keep it from ending by itself
-        process.join()
-
-
-def _answer(sender: Any, call: Callable[..., Any], given: tuple[Any, ...]) -> None:
-    sender.send(call(*given))
+    """Calls a function in a fresh process, for a peak of memory and a start of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(call, *given).result()
 
 
 def peak_mib(pid: int | str = "self") -> int:

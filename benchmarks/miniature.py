@@ -122,10 +122,7 @@ Scores = NDArray[np.float32]
 class CurveSettings(TrainingSettings):
     milestones: int = 3
     """Number of evaluations, spread evenly over the training; the last one is of the finished weights."""
-    replaced: float = 0.0
-    """Share of the relations whose predicate is another."""
-    uncertain: bool = False
-    """Pairs with uncertain labels alone are neither positive nor negative."""
+    variant: Variant = Variant()
 
 
 class CurveTask(PretrainTask):
@@ -137,12 +134,12 @@ class CurveTask(PretrainTask):
         return super().inputs([self._changed(sample) for sample in samples], draws)
 
     def _changed(self, sample: TrainingSample) -> TrainingSample:
-        share, names = self._settings.replaced, self._vocabulary.predicates.names
+        variant, names = self._settings.variant, self._vocabulary.predicates.names
         rng, relations = Random(f"{self._settings.seed}/{sample.image_id}"), []
         for relation in sample.relations:
-            wrong, name = rng.random() < share, rng.choice(names)
+            wrong, name = rng.random() < variant.replaced, rng.choice(names)
             relations.append(relation._replace(predicate=name) if wrong else relation)
-        uncertain = sample.uncertain if self._settings.uncertain else ()
+        uncertain = sample.uncertain if variant.uncertain else ()
         return replace(sample, relations=tuple(relations), uncertain=uncertain)
 
 
@@ -167,13 +164,9 @@ class CurveStage(PretrainStage):
         samples = ShardSamples(SampleMap(work / SAMPLES), None, self.settings.predicate_form)
         check = Milestones(inputs, self)
         trained = Trainer(config, task, samples, Ranks(), report, check).train(lambda: False)
-        seconds = round(time.process_time() - began, 1)
-        facts = {"steps": trained.steps, "images": len(samples), "resumed_from": trained.resumed_from, "cpu": seconds}
+        facts = {"cpu": round(time.process_time() - began, 1)}
         save(trained.network, work / MODEL)
-        files |= {MODEL: work / MODEL}
-        return Output(
-            MetricsLog(work / METRICS_LOG).table(), files, rows_in=len(samples), rows_out=len(samples), facts=facts
-        )
+        return Output(MetricsLog(work / METRICS_LOG).table(), {**files, MODEL: work / MODEL}, facts=facts)
 
 
 class Milestones:
@@ -303,8 +296,8 @@ def train(recipe: Recipe, variant: Variant, seed: int, steps: int, number: int, 
     section = next(step.settings for step in build_steps(whole) if step.name == f"pretrain:{variant.labels}")
     values = section.model_dump()
     values["network"] |= {"fusion": variant.fusion}
-    values |= {"pretrained": pretrained, "steps": steps, "milestones": number, "seed": seed}
-    settings = CurveSettings.model_validate(values | {"replaced": variant.replaced, "uncertain": variant.uncertain})
+    values |= {"pretrained": pretrained, "steps": steps, "milestones": number, "seed": seed, "variant": variant}
+    settings = CurveSettings.model_validate(values)
     store = open_store(recipe.store)
     made = Run(store, recipe.name)
     shards = [artifact for _, artifact in sorted(made.artifacts(f"shard:{variant.labels}").items())]

@@ -10,7 +10,6 @@ import re
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -40,29 +39,21 @@ LAST_LAYER = "act.text.last_hidden_state"
 """The text encoder's last layer, which our network computes for the first token alone."""
 
 
-@dataclass(frozen=True)
-class Difference:
-    part: str
-    group: str
-    largest: float
-    where: str
-    """Quantity with the largest difference."""
-
-    @property
-    def tolerance(self) -> float:
-        return TOLERANCES[self.group]
-
-    @property
-    def holds(self) -> bool:
-        return self.largest <= self.tolerance
+Largest = dict[str, tuple[float, str]]
+"""Group → its largest difference, and the quantity that has it."""
 
 
-def compare(part: str, recorded: Arrays, measured: Arrays) -> list[Difference]:
+def compare(recorded: Arrays, measured: Arrays) -> Largest:
     """Returns the largest difference of each group; infinite if a recorded quantity was not measured."""
     by_group: dict[str, list[tuple[float, str]]] = {}
     for group, key, difference in _differences(recorded, measured):
         by_group.setdefault(group, []).append((difference, key))
-    return [Difference(part, group, *max(by_group[group])) for group in TOLERANCES if group in by_group]
+    return {group: max(by_group[group]) for group in TOLERANCES if group in by_group}
+
+
+def beyond(found: Largest) -> set[str]:
+    """Returns the groups that differ by more than their tolerance."""
+    return {group for group, (largest, _) in found.items() if not largest <= TOLERANCES[group]}
 
 
 def _differences(recorded: Arrays, measured: Arrays) -> Iterator[tuple[str, str, float]]:
@@ -141,18 +132,18 @@ def _relative(found: np.ndarray, expected: np.ndarray) -> float:
 OWN = Path(__file__).parents[1] / "models" / "recorded"
 
 
-def differences(recording: Recording) -> Iterator[Difference]:
-    """Yields the largest difference of each group in each recorded part."""
-    for part in recording.parts():
-        arrays = recording.arrays(part)
-        yield from compare(part, arrays, measure(recording, part, arrays))
+def differences(recording: Recording) -> dict[str, Largest]:
+    """Returns the differences in each recorded part."""
+    given = {part: recording.arrays(part) for part in recording.parts()}
+    return {part: compare(arrays, measure(recording, part, arrays)) for part, arrays in given.items()}
 
 
 def measure_all(given: Namespace) -> Iterator[Row]:
     for name in recordings_in(given.folder):
-        for row in differences(Recording(given.folder, name)):
-            note = row.where if row.holds else f"BEYOND the tolerance: {row.where}"
-            yield Row(f"{name}, {row.part}: {row.group}", "", row.largest, row.tolerance, note)
+        for part, found in differences(Recording(given.folder, name)).items():
+            for group, (largest, where) in found.items():
+                note = f"{'BEYOND the tolerance: ' if group in beyond(found) else ''}{where}"
+                yield Row(f"{name}, {part}: {group}", "", largest, TOLERANCES[group], note)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -22,7 +22,6 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -73,48 +72,38 @@ workers = 2
 """
 
 
-@dataclass(frozen=True)
-class World:
-    """The folder of a rehearsal, and the number of its images."""
+def write_world(folder: Path, images: int) -> Path:
+    """Writes images, annotations, the captioner's files and a recipe into a new folder. Returns the recipe."""
+    add_images(folder, 0, images)
+    model, recipe = folder / "captioner", folder / "rehearsal.toml"
+    model.mkdir()
+    torch.save({"model": {"nothing": torch.zeros(1)}}, model / "captioner.pth")
+    (model / "vocab.txt").write_text("\n".join(COCO_CATEGORIES))
+    (model / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{rehearsal_captioner.__file__}"\n')
+    (model / "python").chmod(0o755)
+    training = LONG_TRAINING.replace("steps = 100000", "steps = 2\nprocesses = 1").replace('"none"', '"pseudo"')
+    recipe.write_text(_RECIPE.format(folder=folder, root=_ROOT) + training)
+    return recipe
 
-    folder: Path
-    images: int
 
-    @property
-    def recipe(self) -> Path:
-        return self.folder / "rehearsal.toml"
-
-    def write(self) -> None:
-        """Writes images, annotations, the captioner's files and the recipe into a new folder."""
-        self.add(0, self.images)
-        model = self.folder / "captioner"
-        model.mkdir()
-        torch.save({"model": {"nothing": torch.zeros(1)}}, model / "captioner.pth")
-        (model / "vocab.txt").write_text("\n".join(COCO_CATEGORIES))
-        (model / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{rehearsal_captioner.__file__}"\n')
-        (model / "python").chmod(0o755)
-        training = LONG_TRAINING.replace("steps = 100000", "steps = 2\nprocesses = 1").replace('"none"', '"pseudo"')
-        self.recipe.write_text(_RECIPE.format(folder=self.folder, root=_ROOT) + training)
-
-    def add(self, first: int, end: int) -> None:
-        """Writes the images `first` to `end`, and annotations of all images up to `end`."""
-        folder = self.folder / "data" / "images"
-        originals = write_noise(self.folder / "originals" / str(first), -(-(end - first) // LINKS), WIDTH, HEIGHT)
-        for number in range(first, end):
-            path = folder / _name(number)
-            if number % PATCH == 0 or number == first:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            os.link(originals[(number - first) // LINKS], path)
-        with (self.folder / "data" / "annotations.json").open("w", 2**20) as file:
-            file.write('{"images": [')
-            for number in range(end):
-                named = f'"id": {number + 1}, "file_name": "images/v2/{_name(number)}", "license": 5, "url": ""'
-                file.write(f'{", " if number else ""}{{"height": {HEIGHT}, "width": {WIDTH}, {named}}}')
-            file.write('], "annotations": [')
-            for count, line in enumerate(_boxes(end)):
-                file.write(f"{', ' if count else ''}{line}")
-            names = [{"id": number, "name": name} for number, name in enumerate(COCO_CATEGORIES, 1)]
-            file.write(f'], "categories": {json.dumps(names)}}}')
+def add_images(folder: Path, first: int, end: int) -> None:
+    """Writes the images `first` to `end`, and annotations of all images up to `end`."""
+    originals = write_noise(folder / "originals" / str(first), -(-(end - first) // LINKS), WIDTH, HEIGHT)
+    for number in range(first, end):
+        path = folder / "data" / "images" / _name(number)
+        if number % PATCH == 0 or number == first:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        os.link(originals[(number - first) // LINKS], path)
+    with (folder / "data" / "annotations.json").open("w", 2**20) as file:
+        file.write('{"images": [')
+        for number in range(end):
+            named = f'"id": {number + 1}, "file_name": "images/v2/{_name(number)}", "license": 5, "url": ""'
+            file.write(f'{", " if number else ""}{{"height": {HEIGHT}, "width": {WIDTH}, {named}}}')
+        file.write('], "annotations": [')
+        for count, line in enumerate(_boxes(end)):
+            file.write(f"{', ' if count else ''}{line}")
+        names = [{"id": number, "name": name} for number, name in enumerate(COCO_CATEGORIES, 1)]
+        file.write(f'], "categories": {json.dumps(names)}}}')
 
 
 def _name(number: int) -> str:
@@ -194,21 +183,21 @@ def run_measured(recipe: Path, images: int, name: str) -> Iterator[Row]:
     yield Row(f"{name}: largest process", "MiB", watch.peak_mib)
 
 
-def rehearse(world: World) -> Iterator[Row]:
-    size, more = f"{world.images:,} images", -(-world.images // 100)
-    world.write()
-    yield from run_measured(world.recipe, world.images, f"{size} / first")
-    yield from run_measured(world.recipe, world.images, f"{size} / again")
-    world.add(world.images, world.images + more)
-    yield from run_measured(world.recipe, world.images, f"{size} / {more:,} more")
-    sizes = (path.stat().st_size for path in (world.folder / "store").rglob("*") if path.is_file())
+def rehearse(folder: Path, images: int) -> Iterator[Row]:
+    size, more = f"{images:,} images", -(-images // 100)
+    recipe = write_world(folder, images)
+    yield from run_measured(recipe, images, f"{size} / first")
+    yield from run_measured(recipe, images, f"{size} / again")
+    add_images(folder, images, images + more)
+    yield from run_measured(recipe, images, f"{size} / {more:,} more")
+    sizes = (path.stat().st_size for path in (folder / "store").rglob("*") if path.is_file())
     yield Row(f"{size} / store", "MB", sum(sizes) / 1e6)
 
 
 def measure(given: Namespace) -> Iterator[Row]:
     for images in given.images:
         folder = Path(tempfile.mkdtemp(prefix="rehearsal-", dir=given.folder))  # stays for a look if something fails
-        yield from rehearse(World(folder, images))
+        yield from rehearse(folder, images)
         shutil.rmtree(folder)
 
 

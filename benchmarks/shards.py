@@ -53,7 +53,6 @@ from storage.tables import table_bytes
 
 Way = Callable[[], Iterable[object]]
 CHUNK_BYTES = 2**26
-SYNTHETIC = 64
 LABEL_BYTES = 2000
 
 
@@ -64,8 +63,6 @@ class Photos:
     paths: list[Path]
     sizes: list[tuple[int, int]]
     """Width and height of each in pixels."""
-    origin: str
-    """Where they come from, for the report."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -75,7 +72,7 @@ class Photos:
         return sum(path.stat().st_size for path in self.paths) / 1e6
 
     def first(self, count: int) -> Photos:
-        return Photos(self.paths[:count], self.sizes[:count], self.origin)
+        return Photos(self.paths[:count], self.sizes[:count])
 
     def samples(self) -> Iterator[Sample]:
         """Reads each file and yields its sample."""
@@ -93,10 +90,7 @@ def label(number: int) -> bytes:
 def write_photos(folder: Path, megabytes: float) -> Photos:
     """Repeats the photographs of COCO in the folder that `RLIP_SHARED` names up to a size; noise if there are none."""
     source = Path(os.environ.get("RLIP_SHARED", "../shared")) / "data/coco/sample2017"
-    originals = sorted(source.glob("*.jpg"))
-    origin = f"{len(originals)} photographs of {source}, repeated"
-    if not originals:
-        originals, origin = write_noise(folder / "noise", SYNTHETIC), f"{SYNTHETIC} images of noise, repeated"
+    originals = sorted(source.glob("*.jpg")) or write_noise(folder / "noise", 64)
     sizes = [Image.open(path).size for path in originals]
     data = [path.read_bytes() for path in originals]
     repeats = max(1, round(megabytes * 1e6 / sum(map(len, data))))
@@ -104,7 +98,7 @@ def write_photos(folder: Path, megabytes: float) -> Photos:
     paths = [folder / f"{number:06d}.jpg" for number in range(len(data) * repeats)]
     for number, path in enumerate(paths):
         path.write_bytes(data[number % len(data)])
-    return Photos(paths, sizes * repeats, origin)
+    return Photos(paths, sizes * repeats)
 
 
 class Peer(NamedTuple):
@@ -354,7 +348,7 @@ def measure(given: Namespace) -> Iterator[Row]:
         yield Row(peer, note="not installed: pip install 'rlip[bench]'")
     with tempfile.TemporaryDirectory() as name:
         photos = write_photos(Path(name) / "images", given.megabytes)
-        yield Row("images", "", len(photos), note=f"{photos.megabytes:.0f} MB: {photos.origin}")
+        yield Row("images", "", len(photos), note=f"{photos.megabytes:.0f} MB")
         for part in given.parts:
             yield from PARTS[part](photos, Path(name) / part, given)
 

@@ -13,7 +13,6 @@ All training runs are real ones of `--steps`, with TensorBoard, in processes of 
 
 from __future__ import annotations
 
-import os
 import shutil
 import statistics
 import tempfile
@@ -46,6 +45,7 @@ from pipeline.training.tracking.flops import COUNTED
 from pipeline.training.trainer import Trainer
 from pipeline.training.vocabulary import Vocabulary
 from pipeline.training.worker import be_deterministic
+from storage.disk import LOCAL
 from storage.shards.sample_map import SampleMap
 from storage.stream.order import stable_seed
 
@@ -150,10 +150,8 @@ def at_full_size(folder: Path, rounds: int) -> tuple[int, float, float, float]:
 
 def save_and_sync(tensors: dict[str, Tensor], path: Path) -> None:
     """Calls torch.save and waits for the disk, as ours does."""
-    with path.open("wb") as file:
-        torch.save(tensors, file)
-        file.flush()
-        os.fsync(file.fileno())
+    torch.save(tensors, path)
+    LOCAL.sync_file(path)
 
 
 class BareLoop:

@@ -34,17 +34,6 @@ SMALL = 600
 """Maximum number of elements of parameters whose gradients are recorded in full."""
 
 
-def measure(recording: Recording, part: str, given: Arrays) -> Arrays:
-    """Computes all compared values of a part. `given` holds the part's targets and image sizes."""
-    if part == "forward":
-        return measure_forward(recording, given)
-    if part == "evalpath_post":
-        return measure_evaluation(recording, given)
-    if part == "post_zs":
-        return measure_zero_shot(recording, given)
-    return measure_loss(recording, given)
-
-
 def measure_forward(recording: Recording, given: Arrays) -> Arrays:
     """Computes activations and outputs as in training, where texts whose features sum to at most 0 are hidden."""
     recording.network.train()
@@ -104,6 +93,14 @@ def measure_loss(recording: Recording, given: Arrays) -> Arrays:
         | _losses(losses, recording.config.decoder_layers)
         | _gradients(recording, "step.total_grad_norm" in given)
     )
+
+
+MEASURES = {"forward": measure_forward, "evalpath_post": measure_evaluation, "post_zs": measure_zero_shot}
+
+
+def measure(recording: Recording, part: str, given: Arrays) -> Arrays:
+    """Computes all compared values of a part. `given` holds the part's targets and image sizes."""
+    return MEASURES.get(part, measure_loss)(recording, given)
 
 
 @contextmanager
