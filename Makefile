@@ -107,7 +107,7 @@ bench-parsing: dev ## measure the parser: FACTUAL's graphs, documents, V-COCO's 
 bench-network: dev ## measure the networks' speed, memory and precision, about ten minutes (AUTHORS=FILE: beside the authors' figures)
 	$(BIN)/python -m benchmarks.network --json out/bench-network.json $(if $(AUTHORS),--authors $(AUTHORS))
 
-bench-kernel: dev ## compile the GPU kernels of deformable attention: registers, spills, least time on paper (on a GPU: times)
+bench-kernel: dev ## compile the GPU kernels of deformable attention: spills, least time on paper
 	$(BIN)/python -m benchmarks.kernel --json out/bench-kernel.json
 
 bench-captioning: dev ## measure captioning beside transformers and (after lavis-env) LAVIS, about ten minutes

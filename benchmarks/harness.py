@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,16 +62,9 @@ def parser(doc: str | None, *, small: bool = False, **sizes: int) -> argparse.Ar
     return options
 
 
-def run(
-    options: argparse.ArgumentParser,
-    measure: Callable[[argparse.Namespace], Iterable[Row]],
-    words: Sequence[str] | None = None,
-) -> list[Row]:
-    """Measures, and prints each row as it comes. Then prints the figures and the machine as JSON, or writes them.
-
-    `words`: the arguments; default: those of the process.
-    """
-    given = options.parse_args(words)
+def run(options: argparse.ArgumentParser, measure: Callable[[argparse.Namespace], Iterable[Row]]) -> list[Row]:
+    """Measures, and prints each row as it comes. Then prints the figures and the machine as JSON, or writes them."""
+    given = options.parse_args()
     load = os.getloadavg()[0]
     print(f"{processor()}, {os.cpu_count()} cores, load {load:.1f}\n{HEADER}", flush=True)
     rows = []

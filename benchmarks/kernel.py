@@ -1,7 +1,7 @@
 """What deformable attention's kernels need on a GPU: `python -m benchmarks.kernel`.
 
 Compiles each kernel in each of its configurations for A100 and H100, which needs Triton and no GPU, and prints
-registers, shared memory and spills. Counts the bytes and operations of an encoder layer of R50 ParSeDA, and prints the least
+shared memory and spills. Counts the bytes and operations of an encoder layer of R50 ParSeDA, and prints the least
 time in which each GPU could do them. `rlip doctor --device cuda` times the kernels beside PyTorch.
 """
 
@@ -67,7 +67,7 @@ def compiled(kernel: Any, configuration: Any, capability: int, dtype: str, chann
 
 
 def resources(kernel: Any) -> dict[str, int]:
-    """Returns a compiled kernel's registers per thread, bytes of shared memory per program, and bytes of spills."""
+    """Returns a compiled kernel's bytes of shared memory per program, and of spills."""
     import triton.backends.nvidia
 
     tool = Path(triton.backends.nvidia.__file__).parent / "bin" / "cuobjdump"
@@ -76,16 +76,12 @@ def resources(kernel: Any) -> dict[str, int]:
         file.flush()
         command = [str(tool), "--dump-resource-usage", file.name]
         told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = {name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", told)}
-    return {
-        "registers": found["REG"],
-        "shared_bytes": kernel.metadata.shared,
-        "spill_bytes": found["STACK"] + found["LOCAL"],
-    }
+    found = {name: int(number) for name, number in re.findall(r"(STACK|LOCAL):(\d+)", told)}
+    return {"shared_bytes": kernel.metadata.shared, "spill_bytes": found["STACK"] + found["LOCAL"]}
 
 
 def all_resources() -> Iterator[Row]:
-    """Yields the registers of each kernel, configuration, kind of GPU and precision of values."""
+    """Yields the spills of each kernel, configuration, kind of GPU and precision of values."""
     kernels = importlib.import_module("models.deformable_read_kernels")
     for name, capability, dtype in product(KERNELS, CAPABILITIES, DTYPES):
         kernel = getattr(kernels, name)
@@ -93,8 +89,7 @@ def all_resources() -> Iterator[Row]:
             used = resources(compiled(kernel, configuration, capability, dtype))
             sizes = " ".join(f"{size} {number}" for size, number in configuration.kwargs.items())
             label = f"{name}, sm_{capability}, {dtype}: {sizes}, {configuration.num_warps} warps"
-            note = f"{used['registers']} registers, {used['shared_bytes']:,} shared bytes"
-            yield Row(f"{label}: spilled", "bytes", used["spill_bytes"], note=note)
+            yield Row(f"{label}: spilled", "bytes", used["spill_bytes"], note=f"{used['shared_bytes']:,} shared bytes")
 
 
 def all_least_times() -> Iterator[Row]:
@@ -104,10 +99,8 @@ def all_least_times() -> Iterator[Row]:
         for how, kernels in (("", IN_ORDER), (', deterministic = "fast"', FAST)):
             least = {kernel: 1e6 * counted[kernel].least_seconds(*peaks) for kernel in kernels}
             gathered = sum(counted[kernel].gathered for kernel in kernels) / 1e9
-            note = f"the sort {least['sort']:.3g}; " if "sort" in least else ""
-            yield Row(
-                f"{layer}, {gpu}{how}", "us at least", sum(least.values()), note=f"{note}{gathered:.3g} GB of cells"
-            )
+            note = f"the sort {least.get('sort', 0):.3g}; {gathered:.3g} GB of cells"
+            yield Row(f"{layer}, {gpu}{how}", "us at least", sum(least.values()), note=note)
 
 
 def measure(given: Namespace) -> Iterator[Row]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -146,12 +146,12 @@ def measure_all(given: Namespace) -> Iterator[Row]:
                 yield Row(f"{name}, {part}: {group}", "", largest, TOLERANCES[group], note)
 
 
-def main(words: Sequence[str] | None = None) -> int:
+def main() -> int:
     """Returns 0 if all differences are within their tolerances, else 1."""
     torch.set_num_threads(1)  # for the same order of additions on every machine
     options = parser(__doc__)
     options.add_argument("folder", type=Path, nargs="?", default=OWN)
-    rows = run(options, measure_all, words)
+    rows = run(options, measure_all)
     return int(not all(row.ours <= row.peer for row in rows))
 
 

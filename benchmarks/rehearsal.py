@@ -17,10 +17,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from argparse import Namespace
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -132,19 +132,15 @@ LOOK_EVERY = 0.25
 """Seconds between two looks. A peak is the kernel's own, so only what a process takes after the last look is missed."""
 
 
-class _Watch(threading.Thread):
-    """Notes the highest resident memory of one process, which is the given one or a descendant, until that ends."""
-
-    def __init__(self, pid: int) -> None:
-        super().__init__(daemon=True)
-        self._process, self.peak_mib = psutil.Process(pid), 0
-
-    def run(self) -> None:
-        with suppress(psutil.NoSuchProcess):
-            while self._process.status() != psutil.STATUS_ZOMBIE:
-                for each in (self._process, *self._process.children(recursive=True)):
-                    self.peak_mib = max(self.peak_mib, peak_mib(each.pid))
-                time.sleep(LOOK_EVERY)
+def largest_peak(pid: int) -> int:
+    """Returns the highest resident memory in MiB of one process, which is the given one or a descendant, once that ended."""
+    root, highest = psutil.Process(pid), 0
+    with suppress(psutil.NoSuchProcess):
+        while root.status() != psutil.STATUS_ZOMBIE:
+            for each in (root, *root.children(recursive=True)):
+                highest = max(highest, peak_mib(each.pid))
+            time.sleep(LOOK_EVERY)
+    return highest
 
 
 def run_measured(recipe: Path, images: int, name: str) -> Iterator[Row]:
@@ -156,9 +152,8 @@ def run_measured(recipe: Path, images: int, name: str) -> Iterator[Row]:
     command = [sys.executable, "-m", "pipeline.cli", "run", str(recipe), "--json"]
     before, phases = os.times(), dict[str, float]()
     last = began = time.monotonic()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        watch = _Watch(process.pid)
-        watch.start()
+    with ThreadPoolExecutor(1) as pool, subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        peak = pool.submit(largest_peak, process.pid)
         assert process.stdout is not None
         for line in process.stdout:
             event = json.loads(line)
@@ -166,7 +161,6 @@ def run_measured(recipe: Path, images: int, name: str) -> Iterator[Row]:
                 now = time.monotonic()
                 phases[("before " if event["event"] == "step" else "") + event["step"]] = now - last
                 last = now
-    watch.join()
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
     phases["conclusion"] = time.monotonic() - last
@@ -180,7 +174,7 @@ def run_measured(recipe: Path, images: int, name: str) -> Iterator[Row]:
             due = step["partitions"] - (step["cached"] or 0)
             note = f"{due:,} of {step['partitions']:,} partitions computed"
         yield Row(f"{name}: {phase}", "s", seconds, note=note)
-    yield Row(f"{name}: largest process", "MiB", watch.peak_mib)
+    yield Row(f"{name}: largest process", "MiB", peak.result())
 
 
 def rehearse(folder: Path, images: int) -> Iterator[Row]:

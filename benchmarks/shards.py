@@ -108,12 +108,6 @@ class Peer(NamedTuple):
     decode: Way | None
 
 
-def rgb(data: bytes) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the bytes can't be written to, and nobody does
-        return decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), mode=ImageReadMode.RGB)
-
-
 def _webdataset(photos: Photos, tars: Sequence[str], folder: Path) -> Peer:
     def read(*decoders: str) -> Iterable[object]:
         samples = webdataset.WebDataset(list(tars), shardshuffle=False)
@@ -284,7 +278,10 @@ def _exhaust(way: Way) -> int:
 
 
 def _decoded(sample: dict[str, bytes]) -> tuple[Tensor, object]:
-    return rgb(sample["jpg"]), json.loads(sample["json"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the bytes can't be written to, and nobody does
+        data = torch.frombuffer(sample["jpg"], dtype=torch.uint8)
+    return decode_jpeg(data, mode=ImageReadMode.RGB), json.loads(sample["json"])
 
 
 def measure_large_map(photos: Photos, folder: Path, given: Namespace) -> Iterator[Row]:

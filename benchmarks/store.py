@@ -36,7 +36,7 @@ from storage.local_store import LocalStore
 from storage.store import Store
 from storage.tables import CAPTIONS, write_table
 from tests.small_set import write_small_set
-from tests.toy_store import commit
+from tests.toy_store import commit as put
 
 
 class Given(Stage):
@@ -71,7 +71,7 @@ def build(folder: Path, partitions: int) -> list[str]:
 def _take(store: Store, item: WorkItem) -> Artifact:
     """Commits a small artifact, with a full manifest, under the item's key."""
     data = item.key.encode()
-    return commit(store, item.terms, "table.parquet", data, item.upstream, item.partition, rows=1)
+    return put(store, item.terms, "table.parquet", data, item.upstream, item.partition, rows=1)
 
 
 def measure_plan(folder: Path, partitions: int) -> Iterator[Row]:
@@ -96,12 +96,12 @@ def measure_commit(folder: Path, rounds: int, images: int) -> Iterator[Row]:
         write_table(table, path)
         LOCAL.sync_file(path)
 
-    def commit_it(path: Path) -> None:
+    def commit(path: Path) -> None:
         item = WorkItem("caption", path.stem, KeyTerms("caption", 1, {"round": path.stem}, {}))
         execute(stage, item, store, lambda done, total, note="": None)
 
     paths = [folder / f"{number}.parquet" for number in range(rounds)]
-    turns = [[wall_seconds(lambda way=way, path=path: way(path)) for way in (write, commit_it)] for path in paths]
+    turns = [[wall_seconds(lambda way=way, path=path: way(path)) for way in (write, commit)] for path in paths]
     plain, ours = (1000 * median(times) for times in zip(*turns, strict=True))
     size = f"{paths[0].stat().st_size / 1e6:.1f} MB"
     yield Row(f"commit of {size}, beside a plain synced file", "ms", ours, plain)

@@ -18,7 +18,7 @@ import statistics
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -215,14 +215,14 @@ def measure_loop(folder: Path, given: Namespace) -> Iterator[Row]:
     theirs = bare.network.state_dict()
     if not all(torch.equal(value, theirs[name]) for name, value in trained.network.state_dict().items()):
         raise RuntimeError("the trainer and the bare loop end with different weights")
-    ours, peer = bare.beside[WARM_UP:], bare.own[WARM_UP:]
-    # Those steps count in which the ratio is neither among the highest nor the lowest quarter.
-    ratios = [mine / its for mine, its in zip(ours, peer, strict=True)]
-    low, _, high = statistics.quantiles(ratios, n=4)
-    kept = [place for place, ratio in enumerate(ratios) if low <= ratio <= high]
-    means = (statistics.fmean(times[place] for place in kept) for times in (ours, peer))
-    note = f"quartiles {low:.3f} and {high:.3f} of {len(ratios)} steps"
-    yield Row("loop / trainer, beside a loop that prepares the same batches", "CPU-s", *means, note)
+    pair = median_pair(bare.beside[WARM_UP:], bare.own[WARM_UP:])
+    yield Row("loop / trainer, beside a loop that prepares the same batches", "CPU-s", *pair)
+
+
+def median_pair(ours: Sequence[float], peers: Sequence[float]) -> tuple[float, float]:
+    """Returns the pair of times whose ratio is the median."""
+    pairs = sorted(zip(ours, peers, strict=True), key=lambda pair: pair[0] / pair[1])
+    return pairs[len(pairs) // 2]
 
 
 def measure_scaling(folder: Path, given: Namespace) -> Iterator[Row]:
@@ -236,10 +236,9 @@ def measure_scaling(folder: Path, given: Namespace) -> Iterator[Row]:
             run_training(config, lambda *progress: None)
             speeds = tracked(config, "images_per_second")
             found[way].append(statistics.median(changes["batch"] / speeds[step] for step in speeds if step > WARM_UP))
-    for way in WAYS:
-        if way != ALONE:
-            pairs = sorted(zip(found[way], found[ALONE], strict=True), key=lambda pair: pair[0] / pair[1])
-            yield Row(f"ranks / step of {way}, beside 1 rank", "s", *pairs[given.rounds // 2])
+    alone = found.pop(ALONE)
+    for way, seconds in found.items():
+        yield Row(f"ranks / step of {way}, beside 1 rank", "s", *median_pair(seconds, alone))
 
 
 PARTS: dict[str, Callable[[Path, Namespace], Iterator[Row]]] = {

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -55,17 +56,18 @@ def test_what_is_not_measured_or_no_number_does_not_pass():
     assert len(beyond(compare(recorded, far))) == 3
 
 
-def test_the_command_tells_agreement_by_its_exit_code(own, tmp_path, capsys):
+def test_the_command_tells_agreement_by_its_exit_code(own, tmp_path, capsys, monkeypatch):
     for path in own.glob("tagger_own*"):
         shutil.copy(path, tmp_path / path.name.replace("tagger_own", "other"))
     assert recordings_in(tmp_path) == ["other"]
-    assert main([str(tmp_path), "--json", str(tmp_path / "rows.json")]) == 0
+    monkeypatch.setattr(sys, "argv", ["parity", str(tmp_path), "--json", str(tmp_path / "rows.json")])
+    assert main() == 0
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert rows and all(row["name"].startswith("other, ") and row["ours"] <= row["peer"] for row in rows)
     with np.load(tmp_path / "other_forward.npz") as file:
         arrays = {key: file[key] for key in file.files}
     arrays["out.pred_verb_logits"] = arrays["out.pred_verb_logits"] + 1e-3
     np.savez(tmp_path / "other_forward.npz", **arrays)
-    assert main([str(tmp_path)]) == 1
-    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("other") and "BEYOND" in line)
+    assert main() == 1
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "BEYOND" in line)
     assert "out.pred_verb_logits" in line and "outputs" in line and "0.001" in line
