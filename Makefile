@@ -126,7 +126,7 @@ bench-shards: dev ## measure shards and streams beside webdataset, litdata, spdl
 	RLIP_SHARED=$(RLIP_SHARED) $(BIN)/python -m benchmarks.shards --json out/bench-shards.json
 
 bench-training: dev ## measure training: waiting, checkpoints, overhead and ranks
-	RLIP_SHARED=$(RLIP_SHARED) $(BIN)/python -m benchmarks.training --json out/bench-training.json
+	$(BIN)/python -m benchmarks.training --json out/bench-training.json
 
 bench-miniature: dev ## test the paper's claims on scenes that need pixels: fusion, source and amount of labels; two CPU-hours, resumable
 	$(BIN)/python -m benchmarks.miniature --json out/bench-miniature.json

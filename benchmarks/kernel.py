@@ -1,8 +1,8 @@
 """What deformable attention's kernels need on a GPU: `python -m benchmarks.kernel`.
 
-Compiles each kernel in each of its configurations for A100 and H100, which needs Triton and no GPU, and prints
-shared memory and spills. Counts the bytes and operations of an encoder layer of R50 ParSeDA, and prints the least
-time in which each GPU could do them. `rlip doctor --device cuda` times the kernels beside PyTorch.
+Compiles each kernel in each of its configurations for A100 and H100, which needs Triton and no GPU, and prints spills.
+Counts the bytes and operations of an encoder layer of R50 ParSeDA, and prints the least time in which each GPU could do
+them. `rlip doctor --device cuda` times the kernels beside PyTorch.
 """
 
 from __future__ import annotations

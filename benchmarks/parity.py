@@ -33,8 +33,6 @@ _NOT_COMPARED = re.compile(
     r"|(train\.)?mc\.(ho_query_embed|key_padding_mask|attn_mask)|step\.(names|delta_norm)"
 )
 """Keys not compared: inputs, intermediates in a layout of the authors' code only, logged figures, optimiser steps."""
-
-
 LAST_LAYER = "act.text.last_hidden_state"
 """The text encoder's last layer, which our network computes for the first token alone."""
 
