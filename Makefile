@@ -89,8 +89,8 @@ lint: dev ## check style, types and import arrows
 reference: dev ## write docs/api.md, docs/cli.md and docs/settings.md from the code
 	$(BIN)/python docs/reference.py
 
-bench: dev ## measure speed and memory beside peers, as a table and as JSON
-	@for script in $(filter-out benchmarks/miniature.py benchmarks/precision.py benchmarks/rehearsal.py, $(shell grep -l "run(options" benchmarks/*.py)); do $(BIN)/python -m benchmarks.$$(basename $$script .py) || exit 1; done
+bench: bench-parsing bench-network bench-kernel bench-captioning bench-tagger bench-evaluation bench-prediction bench-shards bench-training ## measure speed and memory beside peers, as a table and as JSON
+	@for script in captioner onnx_export review_keyboard store; do $(BIN)/python -m benchmarks.$$script || exit 1; done
 
 RLIP_SHARED ?= ../shared
 CSV ?= $(RLIP_SHARED)/data/factual/dev.csv
@@ -107,7 +107,7 @@ bench-parsing: dev ## measure the parser: FACTUAL's graphs, documents, V-COCO's 
 bench-network: dev ## measure the networks' speed, memory and precision, about ten minutes (AUTHORS=FILE: beside the authors' figures)
 	$(BIN)/python -m benchmarks.network --json out/bench-network.json $(if $(AUTHORS),--authors $(AUTHORS))
 
-bench-kernel: dev ## compile the GPU kernels of deformable attention: registers, spills, least time on paper (on a GPU: times)
+bench-kernel: dev ## compile the GPU kernels of deformable attention: spills, least time on paper
 	$(BIN)/python -m benchmarks.kernel --json out/bench-kernel.json
 
 bench-captioning: dev ## measure captioning beside transformers and (after lavis-env) LAVIS, about ten minutes
@@ -119,14 +119,14 @@ bench-tagger: dev ## measure labelling beside the authors' procedure on the same
 bench-evaluation: dev ## measure HICO-DET's metric at full size beside a plain loop
 	$(BIN)/python -m benchmarks.evaluation --json out/bench-evaluation.json
 
-bench-prediction: dev ## measure the speed of rlip predict, and its memory by number of images, about ten minutes
+bench-prediction: dev ## measure the memory of rlip predict, by network and by number of images
 	$(BIN)/python -m benchmarks.prediction --json out/bench-prediction.json
 
 bench-shards: dev ## measure shards and streams beside webdataset, litdata, spdl and grain, about five minutes
 	RLIP_SHARED=$(RLIP_SHARED) $(BIN)/python -m benchmarks.shards --json out/bench-shards.json
 
 bench-training: dev ## measure training: waiting, checkpoints, overhead and ranks
-	RLIP_SHARED=$(RLIP_SHARED) $(BIN)/python -m benchmarks.training --json out/bench-training.json
+	$(BIN)/python -m benchmarks.training --json out/bench-training.json
 
 bench-miniature: dev ## test the paper's claims on scenes that need pixels: fusion, source and amount of labels; two CPU-hours, resumable
 	$(BIN)/python -m benchmarks.miniature --json out/bench-miniature.json

@@ -1,12 +1,12 @@
 """Measures HICO-DET's metric at full size, and Visual Genome's: `python -m benchmarks.evaluation` (`--help`).
 
-9,658 images have 100 detections each, of 600 triplets, with suppression of duplicates; 95 % intervals are from resampled
-images. The loop beside it does what the rules say for one image after the other, with Python's numbers (`plain_hico`). It
-runs on a part of the images, and its time is scaled to all of them. Both must give the same average precisions on that part.
+9,658 `--images` have 100 detections each, of 600 triplets, with suppression of duplicates; 95 % intervals are from
+`--resamples` of the images. The loop beside it does what the rules say for one image after the other, with Python's numbers
+(`plain_hico`). It runs on `--plain-images`, and its time is scaled to all. Both must give the same average precisions on
+those. Visual Genome's metric is measured on the images of `--graphs`, and reading a table of detections on those of `--table`.
 
 A synthetic prediction is a true relation of its image with boxes moved a little, or a random one, so that matches,
-duplicates and wrong labels all occur, as with a network. Tests compare HICO-DET's metric with the loop on these sets, and
-V-COCO's with resampled copies.
+duplicates and wrong labels all occur, as with a network. Tests compare the metrics with the loops on such sets.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from __future__ import annotations
 import functools
 from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,28 +26,23 @@ import pyarrow.parquet as pq
 
 from benchmarks.harness import Row, cpu_seconds, in_own_process, parser, peak_mib, run
 from pipeline.evaluation.bootstrap import bootstrap, resampled
+from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.detections.read import read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import HicoRules, TripletClass, match_hico
+from pipeline.evaluation.predictor import Found, Names
 from pipeline.evaluation.relations import Integers, LabelledBoxes, Relations, aligned_iou, scores_of
 from pipeline.evaluation.scene_graph_recall import SceneGraphRules, match_scene_graphs
-from pipeline.evaluation.vcoco_detections import VcocoDetections
-from pipeline.evaluation.vcoco_truth import VcocoTruth
 from storage.tables import DETECTIONS
 
 PART = 100
-"""Images that are drawn and written together."""
-
+"""Images that are drawn for a table, which repeats them."""
 HICO_IMAGES, TRIPLETS, TRUTHS = 9658, 600, 3.5
 """Size of HICO-DET's test set, with the mean number of true interactions of an image."""
-ROLES = {
-    "hold": ["obj"], "stand": [], "sit": ["instr"], "ride": ["instr"], "walk": [], "look": ["obj"], "hit": ["instr", "obj"],
-    "eat": ["obj", "instr"], "jump": ["instr"], "lay": ["instr"], "talk_on_phone": ["instr"], "carry": ["obj"],
-    "throw": ["obj"], "catch": ["obj"], "cut": ["instr", "obj"], "run": [], "work_on_computer": ["instr"], "ski": ["instr"],
-    "surf": ["instr"], "skateboard": ["instr"], "smile": [], "drink": ["instr"], "kick": ["obj"], "point": ["instr"],
-    "read": ["obj"], "snowboard": ["instr"],
-}  # fmt: skip
+GRAPH_NAMES = Names(*(tuple(map(str, range(count))) for count in (150, 50)))
+"""As many names of objects and of predicates as Visual Genome's scene graphs have."""
 Box = tuple[float, float, float, float]
+Metric = Callable[[Relations, Relations], Mapping[Any, float]]
 PlainRelation = tuple[float, Box, Box, TripletClass]
 """Score, box of the subject, box of the object, labels."""
 
@@ -61,17 +57,9 @@ def synthetic(images: int = HICO_IMAGES, per_image: int = 100, seed: int = 0) ->
     names = np.stack([np.zeros(TRIPLETS, np.int64), np.arange(TRIPLETS) % 80, np.arange(TRIPLETS) % 117], axis=1)
     chances = 1.0 / (1 + np.arange(TRIPLETS))
     counts = 1 + draws.poisson(TRUTHS - 1, images)
-    kinds = draws.choice(TRIPLETS, counts.sum(), p=chances / chances.sum())
-    truth = _relations(images, np.repeat(np.arange(images), counts), _pairs(draws, counts.sum()), names[kinds], None)
+    kinds = names[draws.choice(TRIPLETS, counts.sum(), p=chances / chances.sum())]
     pairs = max(per_image // 10, 1)
-    number = images * pairs
-    of_truth = np.repeat(np.cumsum(counts) - counts, pairs) + draws.integers(0, np.repeat(counts, pairs))
-    near = draws.random(number) < 0.5
-    boxes = np.where(
-        near[:, None, None],
-        np.stack([truth.subject_boxes, truth.object_boxes], axis=1)[of_truth] + draws.normal(0, 8, (number, 2, 4)),
-        _pairs(draws, number),
-    )
+    truth, of_truth, near, boxes = _truth_and_pairs(draws, counts, kinds, pairs, 0.5)
     pair = np.sort(np.tile(np.arange(pairs), -(-per_image // pairs))[:per_image])
     pair = (np.arange(images)[:, None] * pairs + pair).reshape(-1)
     right = near[pair] & (draws.random(len(pair)) < 0.5)
@@ -80,41 +68,20 @@ def synthetic(images: int = HICO_IMAGES, per_image: int = 100, seed: int = 0) ->
     return _relations(images, pair // pairs, boxes[pair], labels, scores), truth
 
 
-def vcoco_set(images: int = 4946, per_image: int = 100, seed: int = 0) -> tuple[VcocoDetections, VcocoTruth]:
-    """Returns `per_image` persons of each image with all agent and role scores, and true persons, three on average."""
-    draws = np.random.default_rng(seed)
-    roles = tuple((action, role) for action, names in ROLES.items() for role in names)
-    image = np.sort(draws.integers(0, images, 3 * images))
-    labels = (draws.random((len(image), len(ROLES))) < 0.15).astype(np.int64)
-    labels[draws.random(len(image)) < 0.1] = -1
-    role_boxes = _boxes(draws, len(image) * len(roles)).reshape(-1, len(roles), 4)
-    truth = VcocoTruth(images, tuple(ROLES), roles, image, _boxes(draws, len(image)), labels, role_boxes)
-    does = labels[:, [list(ROLES).index(action) for action, _ in roles]] == 1
-    truth.role_boxes[~does | (draws.random(does.shape) < 0.3)] = np.nan
-    row, found_in = _drawn(draws, image, images, per_image)
-    persons = _moved_or_random(draws, row, truth.boxes[row])
-    role = draws.integers(0, len(roles), len(row))
-    things = _moved_or_random(draws, row, truth.role_boxes[row, role])
-    none = np.zeros(len(row), np.int64)
-    found = Relations(images, found_in, persons, things, none, none, role, draws.random(len(row)))
-    return VcocoDetections(found, found_in, persons, draws.random((len(row), len(ROLES)))), truth
+def _truth_and_pairs(
+    draws: np.random.Generator, counts: Integers, kinds: Integers, pairs: int, share: float
+) -> tuple[Relations, Integers, np.ndarray, np.ndarray]:
+    """Draws boxes of true relations, `counts` of them in each image, and of `pairs` predicted pairs an image.
 
-
-def _drawn(draws: np.random.Generator, image: np.ndarray, images: int, per_image: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `per_image` rows of each image's truth, -1 for half of them and where there is none, and the images."""
-    start, end = np.searchsorted(image, np.arange(images)), np.searchsorted(image, np.arange(images), "right")
-    place = np.repeat(np.arange(images), per_image)
-    row = start[place] + (draws.random(len(place)) * (end - start)[place]).astype(np.int64)
-    return np.where((end == start)[place] | (draws.random(len(place)) < 0.5), -1, row), place
-
-
-def _boxes(draws: np.random.Generator, count: int) -> np.ndarray:
-    corner = draws.uniform(0, 400, (count, 2))
-    return np.concatenate([corner, corner + draws.uniform(30, 240, (count, 2))], axis=1)
-
-
-def _moved_or_random(draws: np.random.Generator, row: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    return np.where((row >= 0)[:, None], boxes + draws.normal(0, 8, boxes.shape), _boxes(draws, len(row)))
+    Returns the truth, a true relation of the image for each pair, whether the pair lies near it, as a share does, and its boxes.
+    """
+    images, number = len(counts), len(counts) * pairs
+    true_boxes = _pairs(draws, len(kinds))
+    truth = _relations(images, np.repeat(np.arange(images), counts), true_boxes, kinds, None)
+    of_truth = np.repeat(np.cumsum(counts) - counts, pairs) + draws.integers(0, np.repeat(counts, pairs))
+    near = draws.random(number) < share
+    moved = true_boxes[of_truth] + draws.normal(0, 8, (number, 2, 4))
+    return truth, of_truth, near, np.where(near[:, None, None], moved, _pairs(draws, number))
 
 
 def _pairs(draws: np.random.Generator, number: int) -> np.ndarray:
@@ -165,13 +132,9 @@ def graphs(images: int, pairs: int = 150, predicates: int = 50, seed: int = 0) -
     """
     draws = np.random.default_rng(seed)
     counts = 1 + draws.poisson(6, images)
-    total, number = int(counts.sum()), images * pairs
-    kinds = np.stack([draws.integers(0, size, total) for size in (150, 150, predicates)], axis=1)
-    truth = _relations(images, np.repeat(np.arange(images), counts), _pairs(draws, total), kinds, None)
-    of_truth = np.repeat(np.cumsum(counts) - counts, pairs) + draws.integers(0, np.repeat(counts, pairs))
-    near = draws.random(number) < 0.3
-    true_boxes = np.stack([truth.subject_boxes, truth.object_boxes], axis=1)[of_truth]
-    boxes = np.where(near[:, None, None], true_boxes + draws.normal(0, 8, (number, 2, 4)), _pairs(draws, number))
+    kinds = np.stack([draws.integers(0, size, counts.sum()) for size in (150, 150, predicates)], axis=1)
+    truth, of_truth, near, boxes = _truth_and_pairs(draws, counts, kinds, pairs, 0.3)
+    number = len(near)
     named = near & (draws.random(number) < 0.7)
     names = np.where(named[:, None], kinds[of_truth][:, :2], draws.integers(0, 150, (number, 2)))
     pair = np.repeat(np.arange(number), predicates)
@@ -291,86 +254,84 @@ def _plain_precision(ranked: list[tuple[float, bool]], truths: int) -> float:
     return sum(max((p for found, p in curve if 10 * found >= tenth * truths), default=0.0) for tenth in range(11)) / 11
 
 
-def alone(images: int, repeats: int) -> list[Row]:
-    """Measures the median time of the metric, and the memory of this process."""
-    sides = synthetic(images)
-    seconds = median(cpu_seconds(lambda: match_hico(*sides, HicoRules()).scores()) for _ in range(repeats))
-    return [Row("metric, CPU time", "s", seconds), Row("peak memory", "GB", peak_mib() * 2**20 / 1e9)]
-
-
-def beside_the_loop(images: int, plain_images: int, resamples: int) -> list[Row]:
-    """Measures HICO-DET's metric beside the loop, and its intervals. Raises RuntimeError if the loop disagrees."""
-    (predicted, truth), rules = synthetic(images), HicoRules()
-    matches = match_hico(predicted, truth, rules)
+def hico(images: int, plain_images: int, repeats: int, resamples: int) -> list[Row]:
+    """Measures HICO-DET's metric, beside the loop, and its intervals. Raises RuntimeError if the loop disagrees."""
+    sides, rules = synthetic(images), HicoRules()
+    seconds = median(cpu_seconds(lambda: match_hico(*sides, rules).scores()) for _ in range(repeats))
+    peak = peak_mib() * 2**20 / 1e9
+    matches = match_hico(*sides, rules)
 
     def mean(chosen: Integers) -> dict[str, float]:
         return {"mAP": matches.scores(chosen).mean()}
 
     interval = cpu_seconds(lambda: bootstrap(mean, images, resamples=resamples))
-    few = np.arange(min(plain_images, images))
-    part = resampled(predicted, few), resampled(truth, few)
-    plain, expected = [plain_relations(side) for side in part], {}
-    loop = cpu_seconds(lambda: expected.update(plain_hico(*plain, rules))) * images / len(few)
-    ours = match_hico(*part, rules).scores().average_precision
-    if expected.keys() != ours.keys() or any(abs(expected[each] - ours[each]) > 1e-9 for each in ours):
-        raise RuntimeError("the loop gives other average precisions")
-    seconds = cpu_seconds(lambda: match_hico(predicted, truth, rules).scores())
-    note = f"the loop ran on {len(few):,} images and is scaled"
+    loop = seconds_of_loop(
+        lambda predicted, truth: plain_hico(plain_relations(predicted), plain_relations(truth), rules),
+        lambda predicted, truth: match_hico(predicted, truth, rules).scores().average_precision, *sides, plain_images,
+    )  # fmt: skip
     return [
-        Row("metric, beside a plain loop over images", "s", seconds, loop, note),
+        Row("HICO-DET's metric, beside a plain loop over images", "s", seconds, loop),
+        Row("peak memory", "GB", peak),
         Row(f"an interval from {resamples:,} resamples", "s", interval),
     ]
 
 
 def scene_graphs(images: int, plain_images: int) -> list[Row]:
     """Measures Visual Genome's metric on 7,500 rows an image beside the loop. Raises RuntimeError if it disagrees."""
-    rules = SceneGraphRules(official=True)
-    predicted, truth = graphs(images)
-    few = np.arange(min(plain_images, images))
+    sides, rules = graphs(images), SceneGraphRules(official=True)
+    loop = seconds_of_loop(
+        lambda predicted, truth: plain_graphs(predicted, truth, rules),
+        lambda predicted, truth: match_scene_graphs(predicted, truth, rules).scores().figures, *sides, plain_images,
+    )  # fmt: skip
+    seconds = cpu_seconds(lambda: match_scene_graphs(*sides, rules).scores())
+    name = "Visual Genome's metric, 7,500 rows an image, beside a loop over images"
+    return [Row(name, "s", seconds, loop, note=f"{images:,} images")]
+
+
+def seconds_of_loop(plain: Metric, metric: Metric, predicted: Relations, truth: Relations, plain_images: int) -> float:
+    """Returns the loop's CPU-seconds on all images, scaled from a part of them, on which both must give the same figures."""
+    few = np.arange(min(plain_images, truth.images))
     part = resampled(predicted, few), resampled(truth, few)
-    expected: dict[str, float] = {}
-    loop = cpu_seconds(lambda: expected.update(plain_graphs(*part, rules))) * images / len(few)
-    if abs(match_scene_graphs(*part, rules).scores().figures["R@50"] - expected["R@50"]) > 1e-9:
-        raise RuntimeError("the loop gives another recall")
-    seconds = cpu_seconds(lambda: match_scene_graphs(predicted, truth, rules).scores())
-    note = f"{images:,} images; the loop ran on {len(few):,} of them and is scaled"
-    return [Row("Visual Genome's metric, 7,500 rows an image, beside a loop over images", "s", seconds, loop, note)]
+    expected: dict[Any, float] = {}
+    seconds = cpu_seconds(lambda: expected.update(plain(*part)))
+    found = metric(*part)
+    if any(abs(found[name] - value) > 1e-9 for name, value in expected.items()):
+        raise RuntimeError("the loop gives other figures")
+    return seconds * truth.images / len(few)
 
 
 def write_graphs(path: Path, images: int) -> None:
-    """Writes the predictions of `graphs` as our table, a hundred images at a time."""
-    box, pair = (DETECTIONS.field(name).type.value_type for name in ("boxes", "pairs"))
+    """Writes the predictions of `graphs` for a hundred images as our table, which has them over and over."""
+    found, rows = graphs(PART)[0], []
+    for image in range(PART):
+        its = found.take(found.image == image)
+        pairs = len(its) // 50
+        boxes, labels = (
+            np.concatenate([each[::50] for each in ends])
+            for ends in ((its.subject_boxes, its.object_boxes), (its.subject_labels, its.object_labels))
+        )
+        subjects = np.repeat(np.arange(pairs), 50)
+        of_image = Found(
+            Detections(boxes, labels, np.ones(2 * pairs)), subjects, subjects + pairs, its.predicates, scores_of(its)
+        )
+        rows.append({"width": 640, "height": 480, **of_image.row(GRAPH_NAMES)})
+    part = pa.Table.from_pylist(rows, schema=DETECTIONS)
     with pq.ParquetWriter(path, DETECTIONS, compression="zstd") as file:
         for first in range(0, images, PART):
-            found, _ = graphs(PART, seed=first)
-            ends = np.stack([found.subject_boxes, found.object_boxes], axis=1)[::50].reshape(-1, 4)
-            labels = np.stack([found.subject_labels, found.object_labels], axis=1)[::50].reshape(-1)
-            sides = [pa.array(each, pa.float32()) for each in (*ends[:, :2].T, *(ends[:, 2:] - ends[:, :2]).T)]
-            numbers = np.tile(np.repeat(np.arange(0, len(labels) // PART, 2), 50), PART).astype(np.int32)
-            boxes = [pa.array(labels).cast(pa.string()), pa.array(np.ones(len(labels), np.float32)), *sides]
-            pairs = [
-                numbers, numbers + 1, pa.array(found.predicates).cast(pa.string()), found.scores.astype(np.float32),
-            ]  # fmt: skip
-            lists = [
-                pa.ListArray.from_arrays(
-                    np.arange(0, len(columns[-1]) + 1, len(columns[-1]) // PART, dtype=np.int32),
-                    pa.StructArray.from_arrays([pa.array(each) for each in columns], fields=list(kind)),
-                )
-                for columns, kind in ((boxes, box), (pairs, pair))
-            ]
             ids = np.arange(first, first + PART)
-            size = [pa.array(np.full(PART, side, np.int32)) for side in (640, 480)]
-            file.write_table(pa.table([ids, ids.astype(str), *size, *lists], schema=DETECTIONS))
+            file.write_table(pa.table([ids, ids.astype(str), *part.columns[2:]], schema=DETECTIONS))
 
 
 def read_graphs(path: Path, images: int) -> list[Row]:
     """Measures reading such a table for the figures of scene graphs, and the memory of this process."""
-    names = [tuple(map(str, range(count))) for count in (150, 50)]
     none, boxes = np.zeros(0, np.int64), np.zeros((0, 4))
-    truth = GroundTruth(
-        *names, np.arange(images), tuple(map(str, range(images))), np.tile([640, 480], (images, 1)),
+    relations, labelled = (
         Relations(images, none, boxes, boxes, none, none, none),
-        LabelledBoxes(none, boxes, none, np.zeros(0, bool)), np.zeros((0, 2), np.int64),
+        LabelledBoxes(none, boxes, none, none > 0),
+    )
+    truth = GroundTruth(
+        GRAPH_NAMES.objects, GRAPH_NAMES.predicates, np.arange(images), tuple(map(str, range(images))),
+        np.tile([640, 480], (images, 1)), relations, labelled, np.zeros((0, 2), np.int64),
     )  # fmt: skip
     seconds = cpu_seconds(lambda: read_detections(path, truth, per_image=None))
     note = f"{images:,} images with 7,500 pairs"
@@ -379,21 +340,14 @@ def read_graphs(path: Path, images: int) -> list[Row]:
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    yield from in_own_process(alone, given.images, given.repeats)
+    yield from in_own_process(hico, given.images, given.plain_images, given.repeats, given.resamples)
     yield from in_own_process(scene_graphs, given.graphs, given.plain_images)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "graphs.parquet"
         in_own_process(write_graphs, path, given.table)
         yield from in_own_process(read_graphs, path, given.table)
-    yield from in_own_process(beside_the_loop, given.images, given.plain_images, given.resamples)
 
 
 if __name__ == "__main__":
-    options = parser(__doc__)
-    options.add_argument("--images", type=int, default=HICO_IMAGES)
-    options.add_argument("--plain-images", type=int, default=200, help="number of images that the loop runs on")
-    options.add_argument("--graphs", type=int, default=1000, help="number of images with scene graphs")
-    options.add_argument("--table", type=int, default=2600, help="number of images in the table that is read")
-    options.add_argument("--repeats", type=int, default=5)
-    options.add_argument("--resamples", type=int, default=1000)
-    run(options, measure)
+    sizes = {"images": HICO_IMAGES, "plain_images": 200, "graphs": 1000, "table": 2600, "repeats": 5, "resamples": 1000}
+    run(parser(__doc__, **sizes), measure)

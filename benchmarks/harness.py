@@ -10,10 +10,12 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from pipeline.runtime.execute import installed_version
 
 LIBRARIES = ("torch", "torchvision", "transformers", "webdataset", "litdata", "spdl", "grain")
 HEADER = f"{'':64}{'ours':>10}{'peer':>10} {'':13}{'ratio':>7}"
@@ -46,14 +48,21 @@ def _short(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-def parser(doc: str | None) -> argparse.ArgumentParser:
-    """Returns a parser that shows the module's docstring and knows `--json`."""
+def parser(doc: str | None, *, small: bool = False, **sizes: int) -> argparse.ArgumentParser:
+    """Returns a parser that shows the module's docstring and knows `--json` and an option for each size, with its default.
+
+    `small`: it knows `--small`, too, with which the script runs in a minute.
+    """
     options = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--json", type=Path, help="write the figures to this file instead of printing them")
+    if small:
+        options.add_argument("--small", action="store_true", help="use small networks, to test this script")
+    for name, size in sizes.items():
+        options.add_argument(f"--{name.replace('_', '-')}", type=int, default=size, help="default: %(default)s")
     return options
 
 
-def run(options: argparse.ArgumentParser, measure: Callable[[argparse.Namespace], Iterable[Row]]) -> None:
+def run(options: argparse.ArgumentParser, measure: Callable[[argparse.Namespace], Iterable[Row]]) -> list[Row]:
     """Measures, and prints each row as it comes. Then prints the figures and the machine as JSON, or writes them."""
     given = options.parse_args()
     load = os.getloadavg()[0]
@@ -62,13 +71,15 @@ def run(options: argparse.ArgumentParser, measure: Callable[[argparse.Namespace]
     for row in measure(given):
         print(row, flush=True)
         rows.append(row)
-    machine = {"processor": processor(), "cores": os.cpu_count(), "load": load, "versions": _versions()}
+    versions = {"python": platform.python_version(), **{name: installed_version(name) for name in LIBRARIES}}
+    machine = {"processor": processor(), "cores": os.cpu_count(), "load": load, "versions": versions}
     figures = {**machine, "arguments": vars(given), "rows": [{**asdict(row), "ratio": row.ratio} for row in rows]}
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(figures, indent=1, default=str) + "\n")
     else:
         print(json.dumps(figures, default=str))
+    return rows
 
 
 def processor() -> str:
@@ -78,16 +89,6 @@ def processor() -> str:
     known = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", known.read_text()) if known.is_file() else []
     return f"{(names or [platform.processor() or platform.machine()])[0]}, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -110,21 +111,9 @@ def best_of(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, 
 
 
 def in_own_process(call: Callable[..., Any], *given: Any) -> Any:
-    """Calls a function in a fresh process, for a peak of memory and a start of its own. Raises EOFError if it fails."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(sender, call, given))
-    process.start()
-    sender.close()
-    try:
-        return receiver.recv()
-    finally:
-        process.kill()  # threads and processes of a peer may keep it from ending by itself
-        process.join()
-
-
-def _answer(sender: Any, call: Callable[..., Any], given: tuple[Any, ...]) -> None:
-    sender.send(call(*given))
+    """Calls a function in a fresh process, for a peak of memory and a start of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(call, *given).result()
 
 
 def peak_mib(pid: int | str = "self") -> int:
@@ -137,3 +126,17 @@ def peak_mib(pid: int | str = "self") -> int:
     except OSError:
         return 0
     return int(found[1]) // 1024 if found else 0
+
+
+def write_noise(folder: Path, count: int, width: int = 640, height: int = 480) -> list[Path]:
+    """Writes JPEGs with the detail of photographs into a new folder."""
+    import numpy as np
+
+    from pipeline.run.rehearsal_shards import noise
+
+    folder.mkdir(parents=True, exist_ok=True)
+    draws = np.random.default_rng(0)
+    paths = [folder / f"{number:04d}.jpg" for number in range(count)]
+    for path in paths:
+        path.write_bytes(noise(width, height, draws))
+    return paths

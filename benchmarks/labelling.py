@@ -1,4 +1,4 @@
-"""Compares the speed of labelling with the authors' procedure: `python -m benchmarks.labelling` (`--help`).
+"""Compares the speed of labelling with the authors' procedure: `python -m benchmarks.labelling`.
 
 The images are a mix like COCO's: boxes per image are exponentially distributed with mean 7.3, up to 60; all 80 names
 are in the list of texts; every ordered pair is a candidate with probability 1/2 (up to 1,500 per image), with one to
@@ -7,8 +7,7 @@ four predicates. The mix has classes by number of boxes. One image per class is 
 The authors' procedure (`label_sequentially`) encodes an image once per group of pairs, up to 16 groups per
 call, repeats a pair for each of its predicates, encodes all texts in every call, and processes images without
 candidates like others. It uses our network as trained. Both run on random weights of the released sizes (R-Tagger,
-ResNet-50); the minimum CPU-seconds of interleaved turns count. Precisions without kernels on this processor are left
-out unless requested.
+ResNet-50); the minimum CPU-seconds of interleaved turns count. bf16 is left out on processors without kernels for it.
 
 Shapes: G groups, H×W pixels, T texts, E width.
 """
@@ -18,11 +17,10 @@ from __future__ import annotations
 import json
 import math
 import re
-import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Row, cpu_seconds, parser, run
+from benchmarks.harness import Row, best_of, parser, run
 from models.config import NetworkConfig
 from models.layers import can_pack
 from models.relation_tagger import PairQueries, RelationTagger
@@ -115,7 +113,7 @@ def _queries(
 MEAN_BOXES, MAX_BOXES, MAX_PAIRS = 7.3, 60, 1500
 CLASSES = ((0, 1), (2, 4), (5, 8), (9, 14), (15, 24), (25, 39), (40, MAX_BOXES))
 """Smallest and largest number of boxes of each class."""
-PRECISIONS = ("float32", "bfloat16")
+TURNS = 2
 TOKENIZER = Path(__file__).parents[1] / "scenes/weights/text"
 WORDS = [word[1:] for word in json.loads((TOKENIZER / "vocab.json").read_text()) if re.fullmatch("Ġ[a-z]{3,}", word)]
 # Three to five tokens including start and end, like COCO's names in RoBERTa's vocabulary.
@@ -124,20 +122,11 @@ PREDICATES = [f"{word} {WORDS[-1]}" for word in WORDS[:30]]
 SMALL = {"backbone": "resnet18", "width": 64, "feedforward": 128, "fusion_width": 64}
 
 
-@dataclass(frozen=True)
-class Class:
-    """Images with a similar number of boxes: their share of the mix, and an example."""
+def mix(shape: tuple[int, int]) -> list[tuple[float, TaggingImage]]:
+    """Returns each class's share of the images, and an example with the root mean square of its numbers of boxes.
 
-    share: float
-    image: TaggingImage
-
-    def __str__(self) -> str:
-        groups = len(self.image.pairs) // 100 + 1
-        return f"{len(self.image.boxes)} boxes, {len(self.image.pairs):,} candidates in {groups} groups"
-
-
-def mix(shape: tuple[int, int]) -> list[Class]:
-    """Returns the classes. Pairs grow with boxes squared, so an example has the root mean square of its class."""
+    Pairs grow with boxes squared.
+    """
     draws = np.random.default_rng(7)
     counts = np.arange(MAX_BOXES + 1)
     ends = np.exp(-np.maximum(counts - 0.5, 0) / MEAN_BOXES)
@@ -146,7 +135,7 @@ def mix(shape: tuple[int, int]) -> list[Class]:
     for number, (first, last) in enumerate(CLASSES):
         own, chance = counts[first : last + 1], chances[first : last + 1]
         boxes = round(math.sqrt((chance * own**2).sum() / chance.sum()))
-        made.append(Class(float(chance.sum()), _image(draws, boxes, shape, number)))
+        made.append((float(chance.sum()), _image(draws, boxes, shape, number)))
     return made
 
 
@@ -167,75 +156,39 @@ def _image(draws: np.random.Generator, boxes: int, shape: tuple[int, int], seed:
     return TaggingImage(640, 480, made, pairs, shape, lambda: pixels)
 
 
-@contextmanager
-def encoding_timed(tagger: RelationTagger) -> Iterator[list[float]]:
-    """Sums up the CPU-seconds of the backbone and the encoder, which no way of labelling can leave out."""
-    spent = [0.0]
-
-    def add(sign: int) -> Callable[..., None]:
-        return lambda *_: spent.__setitem__(0, spent[0] + sign * time.process_time())
-
-    modules = (tagger.backbone, tagger.transformer.encoder)
-    handles = [module.register_forward_pre_hook(add(-1)) for module in modules]
-    handles += [module.register_forward_hook(add(1)) for module in modules]
-    try:
-        yield spent
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def turn(tagger: RelationTagger, work: Callable[[], object]) -> np.ndarray:
-    """Returns CPU-seconds of `work`: all, and those of the encoding."""
-    with encoding_timed(tagger) as spent, torch.inference_mode():
-        return np.array([cpu_seconds(work), spent[0]])
-
-
 def measure(given: Namespace) -> Iterator[Row]:
-    torch.set_num_threads(given.threads)
+    torch.set_num_threads(1)
     keep_freed_memory()
     torch.manual_seed(0)
-    fast = [name for name in PRECISIONS if can_pack(torch.device("cpu"), getattr(torch, name))]
-    precisions = given.precisions or fast or ["float32"]
-    for name in sorted(set(PRECISIONS) - set(fast)):
-        how = "runs slowly on PyTorch's own code" if name in precisions else "not measured"
-        yield Row(name, note=f"{how}: this processor has no kernels for it")
+    precisions = ["float32"]
+    if can_pack(torch.device("cpu"), torch.bfloat16):
+        precisions.append("bfloat16")
+    else:
+        yield Row("bfloat16", note="not measured: this processor has no kernels for it")
     kind = {"architecture": "parsed", "tagger": True, "official_compat": True}
     sizes = TaggerSettings.network_defaults | (SMALL if given.small else {}) | kind
     tagger = RelationTagger(NetworkConfig.from_dict(sizes), TOKENIZER).eval()
-    classes = mix((given.height, given.width))
+    classes = mix((96, 128) if given.small else (800, 1088))
     label = {name: Labeller(tagger, NAMES, precision=name, scope="image").label for name in precisions}  # type: ignore[arg-type]
     # Warm-up: the first pass builds kernels, and a worker encodes each text only once.
-    largest, every = classes[-1].image, [Pair(0, 1, predicate, 0, 1) for predicate in PREDICATES]
+    largest, every = classes[-1][1], [Pair(0, 1, predicate, 0, 1) for predicate in PREDICATES]
     for way in label.values():
         way([replace(largest, pairs=[*largest.pairs, *every])])
-    totals = {name: np.zeros(2) for name in (*precisions, "authors")}
-    for each in classes:
-        work = {name: partial(way, [each.image]) for name, way in label.items()}
-        work["authors"] = partial(label_sequentially, tagger, each.image, NAMES, repeated=True)
-        turns = []
-        for _ in range(given.repeat):
-            turns.append({name: turn(tagger, call) for name, call in work.items()})
-        best = {name: min((one[name] for one in turns), key=lambda seconds: seconds[0]) for name in work}
+    totals: dict[str, float] = defaultdict(float)
+    for share, image in classes:
+        one_pair = replace(image, pairs=image.pairs[:1])
+        work = {"authors": partial(label_sequentially, tagger, image, NAMES, repeated=True)}
+        for name, way in label.items():
+            work |= {name: partial(way, [image]), f"{name}, one pair": partial(way, [one_pair])}
+        with torch.inference_mode():
+            best = best_of(work, TURNS)
         for name, seconds in best.items():
-            totals[name] += each.share * seconds
-        for name in precisions:
-            note = f"{each.share:.1%} of the images"
-            yield Row(f"{each}, {name}", "CPU-s/image", best[name][0], best["authors"][0], note=note)
+            totals[name] += share * seconds
     for name in precisions:
         beside = f"mix, {name}, beside the authors' procedure"
-        yield Row(beside, "CPU-s/image", totals[name][0], totals["authors"][0])
-        yield Row(f"{beside}: encoding alone", "CPU-s/image", totals[name][1], totals["authors"][0])
+        yield Row(beside, "CPU-s/image", totals[name], totals["authors"])
+        yield Row(f"{beside}: one pair, mostly encoding", "CPU-s/image", totals[f"{name}, one pair"], totals["authors"])
 
 
 if __name__ == "__main__":
-    options = parser(__doc__)
-    options.add_argument("--height", type=int, default=800)
-    options.add_argument("--width", type=int, default=1088)
-    options.add_argument("--repeat", type=int, default=2, help="number of turns; the minimum of each way counts")
-    options.add_argument("--threads", type=int, default=1)
-    options.add_argument(
-        "--precisions", nargs="+", choices=PRECISIONS, help="default: all with kernels on this processor"
-    )
-    options.add_argument("--small", action="store_true", help="use a small network, to test this script")
-    run(options, measure)
+    run(parser(__doc__, small=True), measure)

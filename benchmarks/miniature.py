@@ -5,9 +5,11 @@ source    the true relations, the tagger's labels, naive matching, and the tagge
 amount    all, half and a quarter of the pseudo-labelled images, for the same number of steps
 
 Captions, labels and shards are made once, by the chain of `recipes/demo.toml` on the second world (`scenes.acts`). A detector
-without fusion, trained once on boxes, is what every variant starts from with each seed. Variants that a seed has in common are
-compared, so each seed adds pairs. Interrupted, the benchmark goes on where it was: finished training runs stay in the store,
-others have checkpoints.
+without fusion, trained once on boxes, is what every variant starts from with each seed. Each training is evaluated at
+`--milestones`, and `--jobs` of them run at a time. Variants that a seed has in common are compared, so each seed adds pairs.
+Interrupted, the benchmark goes on where it was: finished training runs stay in the store, others have checkpoints.
+
+Shapes: M ordered pairs of the boxes of all images, V predicates, P predicted pairs, N boxes of an image.
 """
 
 from __future__ import annotations
@@ -16,32 +18,33 @@ import multiprocessing
 import os
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from rich.console import Console
+from torch import Tensor, nn
+from torchvision.ops import box_iou
 
-from benchmarks.given_boxes import GivenBoxes, blind_scores
 from benchmarks.harness import Row, parser, run
 from models.network import Network
 from models.weights import save
+from pipeline.cli.run import execute_run
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import read_image
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.predictor import Found, Predictor
 from pipeline.evaluation.test_set import Scored, TestSet
-from pipeline.run import runner
 from pipeline.run.context import RunContext
 from pipeline.run.dag import build_steps
-from pipeline.run.progress import open_display
 from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import load_recipe
 from pipeline.runtime.execute import WorkItem, execute
@@ -55,6 +58,7 @@ from pipeline.training.run import prepare
 from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples, shards_of
+from pipeline.training.tagger_evaluation import average_precision
 from pipeline.training.task import Draws, PretrainTask, StepInputs
 from pipeline.training.trainer import Trainer
 from pipeline.training.vocabulary import Vocabulary
@@ -112,16 +116,13 @@ CLAIMS = {
 }  # fmt: skip
 """Claim → name of a variant → the variant. The first of each claim is the default, with which the others are compared."""
 DETECTOR = Variant(fusion="none", labels="none")
-Work = tuple["CurveStage", WorkItem]
+Scores = NDArray[np.float32]
 
 
 class CurveSettings(TrainingSettings):
     milestones: int = 3
     """Number of evaluations, spread evenly over the training; the last one is of the finished weights."""
-    replaced: float = 0.0
-    """Share of the relations whose predicate is another."""
-    uncertain: bool = False
-    """Pairs with uncertain labels alone are neither positive nor negative."""
+    variant: Variant = Variant()
 
 
 class CurveTask(PretrainTask):
@@ -133,12 +134,12 @@ class CurveTask(PretrainTask):
         return super().inputs([self._changed(sample) for sample in samples], draws)
 
     def _changed(self, sample: TrainingSample) -> TrainingSample:
-        share, names = self._settings.replaced, self._vocabulary.predicates.names
+        variant, names = self._settings.variant, self._vocabulary.predicates.names
         rng, relations = Random(f"{self._settings.seed}/{sample.image_id}"), []
         for relation in sample.relations:
-            wrong, name = rng.random() < share, rng.choice(names)
+            wrong, name = rng.random() < variant.replaced, rng.choice(names)
             relations.append(relation._replace(predicate=name) if wrong else relation)
-        uncertain = sample.uncertain if self._settings.uncertain else ()
+        uncertain = sample.uncertain if variant.uncertain else ()
         return replace(sample, relations=tuple(relations), uncertain=uncertain)
 
 
@@ -163,13 +164,9 @@ class CurveStage(PretrainStage):
         samples = ShardSamples(SampleMap(work / SAMPLES), None, self.settings.predicate_form)
         check = Milestones(inputs, self)
         trained = Trainer(config, task, samples, Ranks(), report, check).train(lambda: False)
-        seconds = round(time.process_time() - began, 1)
-        facts = {"steps": trained.steps, "images": len(samples), "resumed_from": trained.resumed_from, "cpu": seconds}
+        facts = {"cpu": round(time.process_time() - began, 1)}
         save(trained.network, work / MODEL)
-        files |= {MODEL: work / MODEL}
-        return Output(
-            MetricsLog(work / METRICS_LOG).table(), files, rows_in=len(samples), rows_out=len(samples), facts=facts
-        )
+        return Output(MetricsLog(work / METRICS_LOG).table(), {**files, MODEL: work / MODEL}, facts=facts)
 
 
 class Milestones:
@@ -195,7 +192,87 @@ class Milestones:
         return self._test.scores(scored) | relation_figures(self._pairs, np.concatenate(scores))
 
 
-def relation_figures(pairs: GivenBoxes, scores_MV: NDArray[np.float32]) -> dict[str, float]:
+class GivenBoxes:
+    """Average precision by predicate on given boxes: the ordered pairs of each image's boxes, ranked over all images."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]], predicates: Sequence[str]) -> None:
+        """`rows`: of the `images` table. `predicates`: canonical ones; relations with others don't count."""
+        self.rows, self.predicates = rows, tuple(predicates)
+        boxes = [
+            [(box["x"], box["y"], box["x"] + box["w"], box["y"] + box["h"]) for box in row["boxes"]] for row in rows
+        ]
+        self._boxes = [np.array(corners, np.float64).reshape(-1, 4) for corners in boxes]
+        self.ends = [(image, *pair) for image, its in enumerate(boxes) for pair in permutations(range(len(its)), 2)]
+        place, column = ({each: number for number, each in enumerate(some)} for some in (self.ends, predicates))
+        self.truth = np.zeros((len(self.ends), len(predicates)), bool)
+        for image, row in enumerate(rows):
+            for each in row["relations"]:
+                if (name := canonical(each["predicate"])) in column:
+                    self.truth[place[image, each["subject"], each["object"]], column[name]] = True
+
+    def scores(self, image: int, found: Found) -> Scores:
+        """Returns one image's ordered pairs × V: a predicate's best probability in a predicted pair that fits both boxes.
+
+        It fits with an IoU of .5. The names that the network gives to the boxes don't count.
+        """
+        given, predicted = torch.from_numpy(self._boxes[image]), torch.from_numpy(found.boxes.boxes)
+        confidence = found.boxes.scores
+        assert confidence is not None
+        probability_PV = np.zeros((len(predicted) // 2, len(self.predicates)), np.float32)
+        classes = confidence[found.subjects] * confidence[found.objects]
+        probability_PV[found.subjects, found.predicates] = found.scores / classes
+        subject_PN, object_PN = (box_iou(part, given).numpy() >= 0.5 for part in predicted.chunk(2))
+        fits_PNN = subject_PN[:, :, None] & object_PN[:, None, :]
+        best_NNV = (fits_PNN[..., None] * probability_PV[:, None, None]).max(0)
+        return best_NNV[~np.eye(len(given), dtype=bool)]
+
+    def mean(self, scores_MV: Scores, counts: Callable[[str, str], bool] = lambda *_: True) -> float:
+        """Returns the mean average precision over the predicates that have a true pair which counts.
+
+        `counts`: whether a predicate counts with an object of this category. True pairs that don't are not ranked.
+        """
+        objects = [self.rows[image]["boxes"][object_]["category"] for image, _, object_ in self.ends]
+        found = []
+        for column, predicate in enumerate(self.predicates):
+            counted = {name: counts(predicate, name) for name in objects}
+            ranked = ~self.truth[:, column] | np.array([counted[name] for name in objects])
+            if self.truth[ranked, column].any():
+                found.append(average_precision(scores_MV[ranked, column], self.truth[ranked, column]))
+        return float(np.mean(found))
+
+    def features(self, categories: Sequence[str]) -> Tensor:
+        """Returns a row per pair: both boxes as shares of the image, one relative to the other, and one-hot names."""
+        sizes = [(row["width"], row["height"]) * 2 for row in self.rows]
+        both = np.array([self._boxes[image][pair] / sizes[image] for image, *pair in self.ends])
+        subject_M4, object_M4 = both.transpose(1, 0, 2)
+        relative_M4 = (object_M4 - subject_M4) / np.tile(subject_M4[:, 2:] - subject_M4[:, :2], 2)
+        numbers = [[categories.index(box["category"]) for box in row["boxes"]] for row in self.rows]
+        names = torch.tensor([[numbers[image][end] for end in pair] for image, *pair in self.ends])
+        places = torch.from_numpy(np.concatenate((subject_M4, object_M4, relative_M4.clip(-4, 4)), axis=1))
+        return torch.cat((places.float(), F.one_hot(names, len(categories)).flatten(1)), dim=1)
+
+
+def blind_scores(training: GivenBoxes, test: GivenBoxes, categories: Sequence[str], steps: int = 1500) -> Scores:
+    """Returns M×V scores of the test's pairs by a network of three layers over boxes and names, trained on the others."""
+    torch.manual_seed(0)
+    known, wanted = training.features(categories), torch.from_numpy(training.truth).float()
+    layers = (
+        nn.Linear(known.shape[1], 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, wanted.shape[1]),
+    )  # fmt: skip
+    head = nn.Sequential(*layers)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=2e-3)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 2e-3 * (1 - step / steps)
+        batch = torch.randint(len(known), (512,))
+        optimizer.zero_grad()
+        F.binary_cross_entropy_with_logits(head(known[batch]), wanted[batch]).backward()
+        optimizer.step()
+    with torch.inference_mode():
+        scores: Scores = head(test.features(categories)).numpy()
+    return scores
+
+
+def relation_figures(pairs: GivenBoxes, scores_MV: Scores) -> dict[str, float]:
     """Mean average precision by predicate: of all, of wordings and of combinations that training lacks."""
     return {
         "relation_ap": pairs.mean(scores_MV),
@@ -209,16 +286,20 @@ def milestones(total: int, number: int) -> list[int]:
     return [total * each // number for each in range(1, number + 1)]
 
 
-def work(recipe: Recipe, variant: Variant, seed: int, steps: int, number: int, pretrained: Path) -> Work:
-    """A training run of one thread, with everything that decides its outcome. The run must have shards and test images."""
+def train(recipe: Recipe, variant: Variant, seed: int, steps: int, number: int, pretrained: Path) -> Artifact:
+    """Trains with one thread, from the last checkpoint if there is one, unless the store has the outcome, and records it.
+
+    The run must have shards and test images.
+    """
     whole = recipe.model_copy(update={"run": recipe.run.model_copy(update={"until": None})})
     # Of the whole chain, which has the files that the recipe's names stand for.
     section = next(step.settings for step in build_steps(whole) if step.name == f"pretrain:{variant.labels}")
     values = section.model_dump()
     values["network"] |= {"fusion": variant.fusion}
-    values |= {"pretrained": pretrained, "steps": steps, "milestones": number, "seed": seed}
-    settings = CurveSettings.model_validate(values | {"replaced": variant.replaced, "uncertain": variant.uncertain})
-    made = Run(open_store(recipe.store), recipe.name)
+    values |= {"pretrained": pretrained, "steps": steps, "milestones": number, "seed": seed, "variant": variant}
+    settings = CurveSettings.model_validate(values)
+    store = open_store(recipe.store)
+    made = Run(store, recipe.name)
     shards = [artifact for _, artifact in sorted(made.artifacts(f"shard:{variant.labels}").items())]
     images = [each for part, each in sorted(made.artifacts("ingest").items()) if dataset_of(part) == "test"]
     read = {"shards": shards[: round(len(shards) * variant.share)], "images": images}
@@ -227,19 +308,12 @@ def work(recipe: Recipe, variant: Variant, seed: int, steps: int, number: int, p
     terms = KeyTerms(CurveStage.name, CurveStage.version, settings.row_settings(), contents, weights)
     inputs = {table: tuple(artifact.folder for artifact in given) for table, given in read.items()}
     name = f"curve:{variant.fusion}:{variant.labels}:{variant.share:g}:{variant.replaced:g}:{variant.uncertain}:{seed}"
-    return CurveStage(settings, recipe.resolved().data.image_folders()), WorkItem(name, WHOLE, terms, inputs)
-
-
-def train(recipe: Recipe, stage: CurveStage, item: WorkItem) -> Artifact:
-    """Trains, from the last checkpoint if there is one, unless the store has the outcome, and records it in the run."""
-    store = open_store(recipe.store)
-    there = store.find_all(stage.name, [item.key])
-    if not there:
+    stage, item = CurveStage(settings, recipe.resolved().data.image_folders()), WorkItem(name, WHOLE, terms, inputs)
+    if not store.find_all(stage.name, [item.key]):
         with one_thread_each():
             execute(stage, item, store, lambda done, total, note="": None)
-        there = store.find_all(stage.name, [item.key])
-    Run(store, recipe.name).record(item.step, stage.name, {WHOLE: item.key})
-    return there[item.key]
+    made.record(item.step, stage.name, {WHOLE: item.key})
+    return store.find_all(stage.name, [item.key])[item.key]
 
 
 def compared(made: Mapping[tuple[Variant, int], Artifact], seeds: range, at: Sequence[int]) -> Iterator[Row]:
@@ -275,19 +349,15 @@ def measure(given: Namespace) -> Iterator[Row]:
     recipe = load_recipe(Path("recipes/demo.toml"), [*SETTINGS, *places])
     assert recipe.scenes is not None
     write_scenes(Path(given.data), recipe.scenes)  # Their captions must be there before the run begins.
-    context = RunContext(recipe)
-    with runner.logged_run(context, "direct"), open_display(Console(), False) as display:
-        runner.run(context, display)
+    execute_run(RunContext(recipe), "direct", Console())
     yield from blind(Run(open_store(recipe.store), recipe.name))
     start = SAMPLE_WEIGHTS["demo-detector"] / MODEL
-    pretrained = train(recipe, *work(recipe, DETECTOR, 0, given.detector_steps, 1, start)).file(MODEL)
+    pretrained = train(recipe, DETECTOR, 0, given.detector_steps, 1, start).file(MODEL)
     variants = dict.fromkeys(variant for claim in CLAIMS.values() for variant in claim.values())
     # Seed by seed, so that a few seeds already compare all variants.
     seeds, size = range(given.seeds), (given.steps, given.milestones, pretrained)
     with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
-        jobs = {
-            each: pool.submit(train, recipe, *work(recipe, *each[::-1], *size)) for each in product(seeds, variants)
-        }
+        jobs = {each: pool.submit(train, recipe, *each[::-1], *size) for each in product(seeds, variants)}
         for job in as_completed(jobs.values()):
             print(f"{job.result().folder}: done", flush=True)
     made = {each[::-1]: job.result() for each, job in jobs.items()}
@@ -308,12 +378,8 @@ def blind(run: Run) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    options = parser(__doc__)
+    sizes = {"seeds": 5, "steps": 480, "detector_steps": 300, "milestones": 4, "jobs": os.cpu_count() or 1}
+    options = parser(__doc__, **sizes)
     options.add_argument("--store", default="out/store", help="the store")
     options.add_argument("--data", default="out/scenes/miniature", help="folder of the scenes")
-    options.add_argument("--seeds", type=int, default=5)
-    options.add_argument("--steps", type=int, default=480)
-    options.add_argument("--detector-steps", type=int, default=300)
-    options.add_argument("--milestones", type=int, default=4, help="number of evaluations of each training")
-    options.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="number of training runs at a time")
     run(options, measure)

@@ -15,14 +15,12 @@ import json
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Row, cpu_seconds, in_own_process, parser, peak_mib, run
 from models.config import NetworkConfig
@@ -38,25 +36,14 @@ RECOMPUTED = "step, layers recomputed"
 WORK = ("forward", "step", RECOMPUTED)
 
 
-@dataclass(frozen=True)
-class Workload:
-    """Sizes of the computation, and number of repetitions. The defaults are those of the authors' timing."""
+THREADS, REPEATS = 2, 5
 
-    height: int = 512
-    width: int = 640
-    batch: int = 2
-    objects: int = 100
-    predicates: int = 60
-    threads: int = 2
-    repeat: int = 5
-    small: bool = False
 
-    def made(self) -> Work:
-        """Builds the network with `official_compat`, so that it computes the same function as the authors'."""
-        sizes = SMALL | {"fusion_interval": 2} if self.small else {}
-        config = NetworkConfig.from_dict(sizes | {"official_compat": True})
-        pixels = (self.height, self.width)
-        return Work.on(torch.device("cpu"), config, self.batch, pixels, self.objects, self.predicates)
+def built(small: bool) -> Work:
+    """Builds the network with `official_compat`, so that it computes the same function as the authors'."""
+    sizes = SMALL | {"fusion_interval": 2} if small else {}
+    config, cpu = NetworkConfig.from_dict(sizes | {"official_compat": True}), torch.device("cpu")
+    return Work.on(cpu, config) if small else Work.on(cpu, config, 2, (512, 640), objects=100, predicates=60)
 
 
 def forward_call(work: Work, precision: str) -> Callable[[], Predictions]:
@@ -90,61 +77,44 @@ def autocast(precision: str) -> Any:
     return nullcontext() if precision == "fp32" else torch.autocast("cpu", torch.bfloat16)
 
 
-def measure_work(workload: Workload, work: str, precision: str) -> tuple[float, int, str]:
-    """Measures in this process. Returns CPU-seconds, peak memory in MiB, and the number of operations."""
-    torch.set_num_threads(workload.threads)
+def measure_work(small: bool, work: str, precision: str) -> tuple[float, int]:
+    """Measures in this process. Returns CPU-seconds and peak memory in MiB."""
+    torch.set_num_threads(THREADS)
     keep_freed_memory()  # as training processes do
-    made = workload.made()
+    made = built(small)
     if work == RECOMPUTED:
         made.network.checkpoint_activations()
     call = (forward_call if work == "forward" else step_call)(made, precision)
     call()
-    seconds = median(cpu_seconds(call) for _ in range(workload.repeat))
-    peak = peak_mib()
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return seconds, peak, f"{counter.get_total_flops() / 1e9:.0f} GFLOP"
+    return median(cpu_seconds(call) for _ in range(REPEATS)), peak_mib()
 
 
-def drift(workload: Workload) -> list[Row]:
+def drift(small: bool) -> list[Row]:
     """Measures the differences of bf16 from fp32, with the same weights and without dropout."""
-    work, rows = workload.made(), []
+    work = built(small)
     exact, rough = (forward_call(work, precision)() for precision in PRECISIONS)
-    for name in ("subject_logits", "object_logits", "predicate_logits", "subject_boxes", "object_boxes"):
-        apart = (getattr(exact, name) - getattr(rough, name)).abs()
-        rows.append(
-            Row(f"bf16 from fp32: {name}", "largest", apart.max().item(), note=f"mean {apart.mean().item():.2g}")
-        )
+    logits = ("subject_logits", "object_logits", "predicate_logits")
+    apart = max((getattr(exact, name) - getattr(rough, name)).abs().max().item() for name in logits)
     losses = [SetCriterion()(predictions, work.targets)["loss"].item() for predictions in (exact, rough)]
-    return [*rows, Row("bf16 from fp32: loss", "of its value", abs(losses[1] / losses[0] - 1))]
+    return [
+        Row("bf16 from fp32: logits", "largest", apart),
+        Row("bf16 from fp32: loss", "of its value", abs(losses[1] / losses[0] - 1)),
+    ]
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    workload = Workload(**{name: getattr(given, name) for name in asdict(Workload())})
     authors = json.loads(given.authors.read_text()) if given.authors else {}
-    if replace(workload, repeat=Workload.repeat) != Workload():
-        authors = {}
     if not authors:
         yield Row("the authors' code", note="has to be timed on this machine beside it: see --authors")
-    plain = {}
-    for work, precision in product(given.work, PRECISIONS):
-        seconds, peak, note = in_own_process(measure_work, workload, work, precision)
-        theirs = authors.get(work.partition(",")[0], {})
-        yield Row(f"{work}, {precision}: time", "CPU-s", seconds, theirs.get("cpu_seconds"), note)
+    for work, precision in product(WORK, PRECISIONS):
+        seconds, peak = in_own_process(measure_work, given.small, work, precision)
+        theirs = authors.get(work, {})
+        yield Row(f"{work}, {precision}: time", "CPU-s", seconds, theirs.get("cpu_seconds"))
         yield Row(f"{work}, {precision}: peak memory", "MiB", peak, theirs.get("peak_mib"))
-        plain[work, precision] = seconds
-        if work == RECOMPUTED and ("step", precision) in plain:
-            name = f"{work}, {precision}: time, beside a step without"
-            yield Row(name, "CPU-s", seconds, plain["step", precision])
-    yield from in_own_process(drift, workload)
+    yield from in_own_process(drift, given.small)
 
 
 if __name__ == "__main__":
-    options = parser(__doc__)
-    for name, default in asdict(Workload()).items():
-        if name != "small":
-            options.add_argument(f"--{name}", type=int, default=default)
-    options.add_argument("--small", action="store_true", help="use a small network, to test this script")
-    options.add_argument("--work", nargs="+", choices=WORK, default=WORK)
+    options = parser(__doc__, small=True)
     options.add_argument("--authors", type=Path, help="figures of the authors' code, taken beside this run (see above)")
     run(options, measure)

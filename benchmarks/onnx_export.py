@@ -25,7 +25,7 @@ def measure(given: Namespace) -> Iterator[Row]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = given.threads, 3
     image = torch.randn(1, 3, given.height, given.width)
-    for architecture in given.architectures:
+    for architecture in ("parseda", "parsed"):
         with tempfile.TemporaryDirectory() as name, torch.no_grad():
             path = Path(name) / "model.onnx"
             made = network(given.small, Path(name), architecture)
@@ -48,9 +48,4 @@ def measure(given: Namespace) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    options = parser(__doc__)
-    for name, default in {"height": 512, "width": 640, "threads": 2, "rounds": 7}.items():
-        options.add_argument(f"--{name}", type=int, default=default)
-    options.add_argument("--architectures", nargs="+", default=["parseda", "parsed"])
-    options.add_argument("--small", action="store_true", help="use a small network, to test this script")
-    run(options, measure)
+    run(parser(__doc__, small=True, height=512, width=640, threads=2, rounds=7), measure)

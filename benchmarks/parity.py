@@ -1,25 +1,23 @@
-"""Compares our networks with recordings: `python benchmarks/parity.py FOLDER`. Exits with 1 beyond a tolerance.
+"""Compares our networks with recordings: `python -m benchmarks.parity FOLDER`. Exits with 1 beyond a tolerance.
 
-FOLDER holds recordings in the layout that `recorded/recording.py` describes. The default is our own recordings.
+FOLDER holds recordings in the layout that `recorded/recording.py` describes. The default is our own recordings. A row has
+the largest difference of a group of quantities, and as its peer the tolerance.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from recorded.measure import measure
-from recorded.recording import Arrays, Recording, recordings_in
+from benchmarks.harness import Row, parser, run
+from benchmarks.recorded.measure import measure
+from benchmarks.recorded.recording import Arrays, Recording, recordings_in
 
 TOLERANCES = {
     "activations": 5e-5, "outputs": 1e-5, "matches": 0.0, "losses": 1e-5, "gradients": 1e-4, "post-processing": 1e-5,
@@ -35,41 +33,25 @@ _NOT_COMPARED = re.compile(
     r"|(train\.)?mc\.(ho_query_embed|key_padding_mask|attn_mask)|step\.(names|delta_norm)"
 )
 """Keys not compared: inputs, intermediates in a layout of the authors' code only, logged figures, optimiser steps."""
-
-
 LAST_LAYER = "act.text.last_hidden_state"
 """The text encoder's last layer, which our network computes for the first token alone."""
 
 
-@dataclass(frozen=True)
-class Difference:
-    part: str
-    group: str
-    compared: int
-    """Number of quantities."""
-    largest: float
-    where: str
-    """Quantity with the largest difference."""
-
-    @property
-    def tolerance(self) -> float:
-        return TOLERANCES[self.group]
-
-    @property
-    def holds(self) -> bool:
-        return self.largest <= self.tolerance
+Largest = dict[str, tuple[float, str]]
+"""Group → its largest difference, and the quantity that has it."""
 
 
-def compare(part: str, recorded: Arrays, measured: Arrays) -> list[Difference]:
+def compare(recorded: Arrays, measured: Arrays) -> Largest:
     """Returns the largest difference of each group; infinite if a recorded quantity was not measured."""
     by_group: dict[str, list[tuple[float, str]]] = {}
     for group, key, difference in _differences(recorded, measured):
         by_group.setdefault(group, []).append((difference, key))
-    return [
-        Difference(part, group, len(by_group[group]), *max(by_group[group]))
-        for group in TOLERANCES
-        if group in by_group
-    ]
+    return {group: max(by_group[group]) for group in TOLERANCES if group in by_group}
+
+
+def beyond(found: Largest) -> set[str]:
+    """Returns the groups that differ by more than their tolerance."""
+    return {group for group, (largest, _) in found.items() if not largest <= TOLERANCES[group]}
 
 
 def _differences(recorded: Arrays, measured: Arrays) -> Iterator[tuple[str, str, float]]:
@@ -148,41 +130,27 @@ def _relative(found: np.ndarray, expected: np.ndarray) -> float:
 OWN = Path(__file__).parents[1] / "models" / "recorded"
 
 
-def differences(recording: Recording) -> Iterator[Difference]:
-    """Yields the largest difference of each group in each recorded part."""
-    for part in recording.parts():
-        arrays = recording.arrays(part)
-        yield from compare(part, arrays, measure(recording, part, arrays))
+def differences(recording: Recording) -> dict[str, Largest]:
+    """Returns the differences in each recorded part."""
+    given = {part: recording.arrays(part) for part in recording.parts()}
+    return {part: compare(arrays, measure(recording, part, arrays)) for part, arrays in given.items()}
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Prints a row for each recording, part and group. Returns 0 if all are within their tolerances, else 1."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, nargs="?", default=OWN, metavar="FOLDER")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    given = parser.parse_args(words)
+def measure_all(given: Namespace) -> Iterator[Row]:
+    for name in recordings_in(given.folder):
+        for part, found in differences(Recording(given.folder, name)).items():
+            for group, (largest, where) in found.items():
+                note = f"{'BEYOND the tolerance: ' if group in beyond(found) else ''}{where}"
+                yield Row(f"{name}, {part}: {group}", "", largest, TOLERANCES[group], note)
+
+
+def main() -> int:
+    """Returns 0 if all differences are within their tolerances, else 1."""
     torch.set_num_threads(1)  # for the same order of additions on every machine
-    try:
-        names = recordings_in(given.folder)
-    except FileNotFoundError as error:
-        parser.error(str(error))
-    rows = [(name, row) for name in names for row in differences(Recording(given.folder, name))]
-    if given.json:
-        derived = [{"recording": name, "tolerance": row.tolerance, "holds": row.holds} for name, row in rows]
-        print(json.dumps([asdict(row) | more for (_, row), more in zip(rows, derived, strict=True)], indent=1))
-    else:
-        # Names are long: a file or a pipe gets them without truncation.
-        Console(width=None if sys.stdout.isatty() else 200).print(_table(rows))
-    return 0 if all(row.holds for _, row in rows) else 1
-
-
-def _table(rows: list[tuple[str, Difference]]) -> Table:
-    table = Table("recording", "part", "group", "compared", "largest", "tolerance", "", "where", box=None)
-    for name, row in rows:
-        verdict = "" if row.holds else "BEYOND"
-        figures = (f"{row.compared:,}", f"{row.largest:.1e}", f"{row.tolerance:.0e}")
-        table.add_row(name, row.part, row.group, *figures, verdict, row.where)
-    return table
+    options = parser(__doc__)
+    options.add_argument("folder", type=Path, nargs="?", default=OWN)
+    rows = run(options, measure_all)
+    return int(not all(row.ours <= row.peer for row in rows))
 
 
 if __name__ == "__main__":

@@ -11,15 +11,15 @@ interactions FOLDER
 implied JSON    how often implied actions hold in V-COCO's annotations (`instances_vcoco_train.json`), apart from the
                 images of --without, on which `interactions` measures, so that rules are not tuned on them
 documents       the captions of --scenes scenes of the synthetic world, five of each joined to one text, with pronouns and
-                definite nouns for what earlier sentences name (`benchmarks/documents.py`): precision and recall of its
-                triplets beside those of the same captions one by one. A triplet is right if the sentence that has its
-                predicate states it, with the nouns of the caption.
+                definite nouns for what earlier sentences name: precision and recall of its triplets beside those of the
+                same captions one by one. A triplet is right if the sentence that has its predicate states it, with the
+                nouns of the caption.
 speed JSON...   captions per CPU-second on slices that both parsers take in turns, without the cache, then from it. Set
                 OMP_NUM_THREADS=1: the waiting of a second thread would count.
 
-The peer is the authors' parser, SceneGraphParser, with the same spaCy model, caption by caption as in their code. Without
-it, `interactions` compares our parser reduced to what theirs keeps. Their predicates are made canonical ("rides" counts as
-"ride"), which their own chain does not do.
+`graphs` and `interactions` measure the rules alone and with the learned layer. The peer is the authors' parser,
+SceneGraphParser, with the same spaCy model, caption by caption as in their code. Without it, `interactions` compares our
+parser reduced to what theirs keeps. Their predicates are made canonical ("rides" counts as "ride"), unlike in their chain.
 """
 
 from __future__ import annotations
@@ -35,17 +35,16 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import accumulate, compress
+from itertools import accumulate, chain, compress, product
 from operator import not_
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from benchmarks.documents import PRONOUNS, document
 from benchmarks.harness import Row, cpu_seconds, parser, run
 from pipeline.stages.parse_cache import ParseCache
 from scenes.dataset import CAPTIONS, Written, captions as scene_captions
-from scenes.grammar import read
+from scenes.grammar import FORMS, NOUNS, read
 from scenes.names import CANONICAL, WORLD_CATEGORIES
 from scenes.world import make_scene
 from tagger.english.lemmas import phrase_lemma, verb_lemma
@@ -59,6 +58,7 @@ from tagger.parsing.wordings import authors_predicate, full_predicate
 from tagger.triplet import Triplet
 
 MISSING = "the authors' parser is not installed (pip install SceneGraphParser tabulate)"
+LAYERS = ("rules", "learned")
 TURNS = 10
 SEED = 0
 Stated = tuple[str, str, str]
@@ -86,6 +86,19 @@ LITERAL = {action: stating[:1] for action, stating in STATING.items()}
 """V-COCO's action → its own predicate: "man on a surfboard" does not state that he surfs."""
 ACTION = {predicate: action for action, (predicate,) in LITERAL.items()}
 """Canonical predicate → V-COCO's action."""
+
+
+_NOUNS = "|".join(sorted({"rider", *WORLD_CATEGORIES, *chain(*NOUNS.values())}, key=len, reverse=True))
+_PHRASE = re.compile(rf"\ban? ((?:\w+ )?({_NOUNS}))\b")
+_FINITE = {"is", *(third.split()[0] for _, third, _ in FORMS.values())}
+_HE, _SHE, _IT = ("he", "him"), ("she", "her"), ("it", "it")
+_PRONOUNS = {
+    **dict.fromkeys(("man", "boy"), (_HE,)),
+    **dict.fromkeys(("woman", "lady", "girl"), (_SHE,)),
+    **dict.fromkeys(("person", "child", "kid", "rider"), (_HE, _SHE)),
+}
+"""Noun → the pronouns that may mean it, as subject and as object; "it" for any other."""
+PRONOUNS = frozenset((*_HE, *_SHE, *_IT))
 
 
 class PeerTriplet(NamedTuple):
@@ -176,7 +189,7 @@ def written(triplets: Sequence[Triplet]) -> str:
     return " , ".join(facts)
 
 
-def published_scores(found: Sequence[str], wanted: Sequence[str]) -> Iterator[Row]:
+def published_scores(layer: str, found: Sequence[str], wanted: Sequence[str]) -> Iterator[Row]:
     """Yields Set Match and SPICE by FACTUAL's scorer."""
     if find_spec("factual_scene_graph") is None:
         lacking = "FACTUAL's scorer is not installed (pip install --no-deps FactualSceneGraph tabulate nltk)"
@@ -184,21 +197,22 @@ def published_scores(found: Sequence[str], wanted: Sequence[str]) -> Iterator[Ro
         return
     for name, way, settings in (("Set Match", "set_match", ()), ("SPICE", "spice", (False, True))):
         scorer = getattr(import_module(f"factual_scene_graph.evaluation.{way}_evaluation"), f"eval_{way}")
-        yield Row(
-            name, "%", 100 * fmean(float(scorer(*graphs, *settings)) for graphs in zip(found, wanted, strict=True))
-        )
+        scores = [float(scorer(*graphs, *settings)) for graphs in zip(found, wanted, strict=True)]
+        yield Row(f"{layer}: {name}", "%", 100 * fmean(scores))
 
 
 def measure_graphs(given: Namespace) -> Iterator[Row]:
-    """Yields precision and recall of triplets and of pairs, and the published scores."""
+    """Yields precision and recall of triplets and of pairs, and the published scores, by each layer."""
     captions, graphs = rows_of(given.csv)
-    triplets, wanted = parsed(captions, given.layer), [graph(text) for text in graphs]
-    found = lemmas_of(triplets)
-    for what, here, there in (("triplets", found, wanted), ("pairs", pairs_of(found), pairs_of(wanted))):
-        precision, recall = score(here, there)
-        yield Row(f"precision of {what}", "share", precision, note=f"of {sum(map(len, here)):,} found")
-        yield Row(f"recall of {what}", "share", recall, note=f"of {sum(map(len, there)):,} wanted")
-    yield from published_scores([written(each) for each in triplets], graphs)
+    wanted = [graph(text) for text in graphs]
+    for layer in LAYERS:
+        triplets = parsed(captions, layer)
+        found = lemmas_of(triplets)
+        for what, here, there in (("triplets", found, wanted), ("pairs", pairs_of(found), pairs_of(wanted))):
+            precision, recall = score(here, there)
+            yield Row(f"{layer}: precision of {what}", "share", precision, note=f"of {sum(map(len, here)):,} found")
+            yield Row(f"{layer}: recall of {what}", "share", recall, note=f"of {sum(map(len, there)):,} wanted")
+        yield from published_scores(layer, [written(each) for each in triplets], graphs)
 
 
 def types_of(triplets: Iterable[Ends], judge: Judge) -> Interactions:
@@ -291,14 +305,15 @@ def measure_interactions(given: Namespace) -> Iterator[Row]:
         yield Row("authors' way", note=f"{MISSING}; our parser, reduced to what theirs keeps, stands for it")
     paraphrases: Paraphrases = read_paraphrases(given.dictionary) if given.dictionary else {}
     boxed, gold = categories_of(given.folder), gold_of(given.folder)
+    judges = {"literal": LITERAL, "stating": STATING}
     for kind, captions in captions_of(given.folder).items():
         said = f"{len(gold.keys() & captions.keys())} images"
-        for name, judge in (("literal", LITERAL), ("stating", STATING)):
-            found = shares(captions, boxed, gold, judge, paraphrases, given.layer)
+        for layer, (name, judge) in product(LAYERS, judges.items()):
+            found = shares(captions, boxed, gold, judge, paraphrases, layer)
             for way in ("read", "ours"):
                 recall, precision = zip(found[way], found["authors"], strict=True)
-                yield Row(f"{kind}, {name}: types proposed, {way}", "share", *recall, note=said)
-                yield Row(f"{kind}, {name}: right of those proposed, {way}", "share", *precision)
+                yield Row(f"{kind}, {name}: types proposed, {way}, {layer}", "share", *recall, note=said)
+                yield Row(f"{kind}, {name}: right of those proposed, {way}, {layer}", "share", *precision)
 
 
 def read_interactions(path: Path) -> dict[int, Deeds]:
@@ -351,6 +366,38 @@ def facts(captions: Sequence[str], sentences: Sequence[str], found: Iterable[Tri
         subject, object_ = map("/".join, nouns)
         stated.add((subject, t.predicate_lemma, object_))
     return stated
+
+
+def document(captions: Sequence[str]) -> Iterator[str]:
+    """Yields captions as the sentences of one text, with pronouns and definite nouns for nouns that earlier ones have.
+
+    A pronoun stands for what a reader takes it for: the subject of the sentence before, if it is the subject too, or
+    the only noun there, and before it in its own sentence, that it can mean.
+    """
+    known, before = set[str](), list[str]()
+    for caption in captions:
+        here: list[str] = []
+
+        def reference(phrase: re.Match[str], before: Sequence[str] = before, here: list[str] = here) -> str:
+            noun, text, earlier = phrase[2], phrase.string, [*here]
+            here.append(noun)
+            if noun not in known or noun in earlier:
+                return phrase[0]
+            pronouns = _PRONOUNS.get(noun, (_IT,))
+            rivals = {other for other in (*before, *earlier) if {*_PRONOUNS.get(other, (_IT,))} & {*pronouns}}
+            is_plain = rivals == {noun} or (not earlier and before[0] == noun)
+            if noun not in before or len(pronouns) > 1 or not is_plain:
+                return f"the {phrase[1]}"
+            [(subject, object_)] = pronouns
+            is_subject = not phrase.start() or text[: phrase.start()].endswith(("while ", "and "))
+            if not is_subject:
+                return object_
+            return subject if text[phrase.end() :].split()[0] in _FINITE else f"{subject} is"
+
+        text = _PHRASE.sub(reference, caption.removeprefix("there is "))
+        yield f"{text[0].upper()}{text[1:]}."
+        known.update(here)
+        before = here
 
 
 def read_documents(scenes: int) -> Iterator[tuple[list[str], list[set[Stated]], list[set[Stated]], set[Stated]]]:
@@ -406,28 +453,24 @@ def measure_speed(given: Namespace) -> Iterator[Row]:
     yield Row("distinct captions in a second run, beside the first", unit, cached, rates["ours"])
 
 
+PARTS = {
+    "graphs": measure_graphs, "interactions": measure_interactions, "implied": measure_implied,
+    "documents": measure_documents, "speed": measure_speed,
+}  # fmt: skip
+
+
 if __name__ == "__main__":
     options = parser(__doc__)
-    options.set_defaults(measure=lambda given: [Row("nothing measured", note="name a part and its files")])
-    parts = options.add_subparsers()
-    chosen = parts.add_parser("graphs")
-    chosen.add_argument("csv", type=Path)
-    chosen.add_argument("--layer", choices=("rules", "learned"), default="learned")
-    chosen.set_defaults(measure=measure_graphs)
+    parts = options.add_subparsers(required=True, dest="part")
+    parts.add_parser("graphs").add_argument("csv", type=Path)
     chosen = parts.add_parser("interactions")
     chosen.add_argument("folder", type=Path)
     chosen.add_argument("--dictionary", type=Path, help="paraphrases in the authors' JSON format")
-    chosen.add_argument("--layer", choices=("rules", "learned"), default="learned")
-    chosen.set_defaults(measure=measure_interactions)
     chosen = parts.add_parser("implied")
     chosen.add_argument("annotations", type=Path)
     chosen.add_argument("--without", type=Path, help="JSON list with the image_id of every image to leave out")
-    chosen.set_defaults(measure=measure_implied)
-    chosen = parts.add_parser("documents")
-    chosen.add_argument("--scenes", type=int, default=400)
-    chosen.set_defaults(measure=measure_documents)
+    parts.add_parser("documents").add_argument("--scenes", type=int, default=400)
     chosen = parts.add_parser("speed")
     chosen.add_argument("captions", type=Path, nargs="+", metavar="JSON")
     chosen.add_argument("--limit", type=int, help="maximum number of captions per file")
-    chosen.set_defaults(measure=measure_speed)
-    run(options, lambda given: given.measure(given))
+    run(options, lambda given: PARTS[given.part](given))

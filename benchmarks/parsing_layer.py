@@ -25,7 +25,7 @@ from tagger.english.lemmas import noun_lemma
 from tagger.parsing import LAYER
 from tagger.parsing.extraction import Extraction
 from tagger.parsing.layer import BITS, Features, Layer, Pair, Rewordings, form_choices, pairs, relation_choices
-from tagger.parsing.parser import DEFAULT_PARSER, load_parser, parse_captions, refusal, trees
+from tagger.parsing.parser import load_parser, parse_captions, refusal, trees
 
 T, U = TypeVar("T"), TypeVar("U")
 
@@ -83,18 +83,18 @@ def _pass(weights, squares, features, ends, right, order, has_none) -> None:  # 
                 weights[index] -= RATE * slope / np.sqrt(squares[index])
 
 
-def examples(path: Path, limit: int | None) -> tuple[list[str], list[set[Stated]], list[bool]]:
+def examples(path: Path) -> tuple[list[str], list[set[Stated]], list[bool]]:
     with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if refusal(row["caption"]) is None][:limit]
+        rows = [row for row in csv.DictReader(file) if refusal(row["caption"]) is None]
     held = [int(row["image_id"]) % HELD_OUT == 0 for row in rows]
     return [row["caption"] for row in rows], [graph(row["scene_graph"]) for row in rows], held
 
 
-def train(captions: Sequence[str], graphs: Sequence[set[Stated]], model: str) -> tuple[NDArray[np.float32], Rewordings]:
+def train(captions: Sequence[str], graphs: Sequence[set[Stated]]) -> tuple[NDArray[np.float32], Rewordings]:
     """Returns the weights, and the rewordings of the words between two nouns."""
     forms, known = Choices(), list[tuple[Pair, set[tuple[str, bool]]]]()
     meant: dict[str, Counter[tuple[str, bool]]] = defaultdict(Counter)
-    for caption, wanted, tree in zip(captions, graphs, trees(captions, load_parser(model)), strict=True):
+    for caption, wanted, tree in zip(captions, graphs, trees(captions, load_parser()), strict=True):
         extraction = Extraction(tree, caption, (0, len(caption)))
         extraction.triplets()
         named = {noun for subject, _, object_ in wanted for noun in (subject, object_)}
@@ -144,20 +144,17 @@ def rewordings_of(meant: Mapping[str, Counter[tuple[str, bool]]]) -> dict[str, l
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    if given.csv is None:
-        yield Row("nothing trained", note="name FACTUAL's train split")
-        return
-    captions, graphs, held = examples(given.csv, given.limit)
+    captions, graphs, held = examples(given.csv)
     used = [at for at, out in enumerate(held) if not out]
     apart = [at for at, out in enumerate(held) if out]
-    weights, rewordings = train([captions[at] for at in used], [graphs[at] for at in used], given.model)
+    weights, rewordings = train([captions[at] for at in used], [graphs[at] for at in used])
     np.savez_compressed(
         LAYER, weights=weights.astype(np.float16), rewordings=np.frombuffer(json.dumps(rewordings).encode(), np.uint8)
     )
     layer = Layer(weights.astype(np.float16).astype(np.float32), rewordings)
     wanted = [graphs[at] for at in apart]
     for name, chosen in (("rules", None), ("learned", layer)):
-        found = lemmas_of(parse_captions([captions[at] for at in apart], load_parser(given.model), layer=chosen))
+        found = lemmas_of(parse_captions([captions[at] for at in apart], load_parser(), layer=chosen))
         precision, recall = score(found, wanted)
         yield Row(f"{name}: precision", "share", precision, note=f"{len(apart)} captions held out")
         yield Row(f"{name}: recall", "share", recall)
@@ -165,7 +162,5 @@ def measure(given: Namespace) -> Iterator[Row]:
 
 if __name__ == "__main__":
     options = parser(__doc__)
-    options.add_argument("csv", type=Path, nargs="?", help="FACTUAL's train split")
-    options.add_argument("--model", default=DEFAULT_PARSER)
-    options.add_argument("--limit", type=int, help="maximum number of captions")
+    options.add_argument("csv", type=Path, help="FACTUAL's train split")
     run(options, measure)

@@ -15,24 +15,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import rlip
 from benchmarks.harness import Row, parser, run
-from pipeline.run import runner
-from pipeline.run.context import RunContext
-from pipeline.run.progress import open_display
-from pipeline.run.recipe_files import load_recipe
 from pipeline.training import worker
 from pipeline.training.config import TrainConfig
 from pipeline.training.launch import rank_processes
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
-SETTINGS = (
-    "run.until=pretrain", "scenes.train=1000", "data.tagger=[]", "data.test=[]", 'pretrain.variants=["given"]',
-    *(f"pretrain.settings.{each}" for each in ("steps=200", "batch=8", "micro_batch=4", "log_every=5", "processes=1")),
-)  # fmt: skip
+SETTINGS = {
+    "run.until": "pretrain", "scenes.train": 1000, "data.tagger": [], "data.test": [], "pretrain.variants": ["given"],
+    "pretrain.settings.steps": 200, "pretrain.settings.batch": 8, "pretrain.settings.micro_batch": 4,
+    "pretrain.settings.log_every": 5, "pretrain.settings.processes": 1,
+}  # fmt: skip
 QUARTER = 50
 """Steps of which a row states the mean loss."""
 aten = torch.ops.aten
@@ -70,15 +67,12 @@ def main(path: Path) -> int:
 
 def losses(given: Namespace, precision: str, seed: int) -> NDArray[np.float64]:
     """The loss's means over quarters of a training run."""
-    places = (f"store={given.out}/store", f"data.root={given.out}/data", f"name={precision}-{seed}")
-    own = (f"pretrain.seeds=[{seed}]", f"pretrain.settings.precision={precision}")
-    context = RunContext(load_recipe(Path("scenes"), [*SETTINGS, *places, *own]))
-    with runner.logged_run(context, "direct"), open_display(Console(), False) as display:
-        runner.run(context, display)
-    (artifact,) = context.run.artifacts(context.steps[-1].name).values()
-    rows = [row for row in artifact.table("weights").to_pylist() if row["name"] == "loss"]
-    quarters = [[row["value"] for row in rows if (row["step"] - 1) // QUARTER == quarter] for quarter in range(4)]
-    return np.array([np.mean(each) for each in quarters])
+    places = {"store": f"{given.out}/store", "data.root": f"{given.out}/data", "name": f"{precision}-{seed}"}
+    own = {"pretrain.seeds": [seed], "pretrain.settings.precision": precision}
+    trained = rlip.run("scenes", {**SETTINGS, **places, **own})
+    quarter = f"(step - 1) // {QUARTER}"
+    means = trained.sql(f"select avg(value) from weights where name = 'loss' group by {quarter} order by {quarter}")
+    return np.array(means.column(0))
 
 
 def measure(given: Namespace) -> Iterator[Row]:

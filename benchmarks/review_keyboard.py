@@ -131,7 +131,6 @@ def measure(given: Namespace) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    options = parser(__doc__)
-    options.add_argument("--labels", type=int, default=500)
+    options = parser(__doc__, labels=500)
     options.add_argument("--faults", action="store_true", help="type on while sends fail and tarry")
     run(options, measure)

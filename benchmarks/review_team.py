@@ -12,8 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +28,8 @@ from pipeline.labels.label_overrides import settled
 from pipeline.labels.label_rows import reviewable_labels
 from pipeline.labels.team import Team, read_team
 from pipeline.labels.verdict_log import VerdictLog
-from pipeline.labels.verdict_summary import audit_of, reviewer_agreement
-from pipeline.labels.verdicts import ADJUDICATION, JudgedRelation, StandingVerdicts, Verdict, box4
+from pipeline.labels.verdict_summary import audit_of
+from pipeline.labels.verdicts import ADJUDICATION, JudgedRelation, StandingVerdicts, box4
 from storage.open_store import existing_store
 from storage.runs import Run, find_run
 from tagger.audit.labels import SYMMETRIC
@@ -101,8 +100,8 @@ class Reviewer:
         return len(labels)
 
 
-def judge_audit(window: Browser, truth: Truth, name: str) -> int:
-    """Lets a member judge their share of the audit. Returns the number of labels."""
+def judge_audit(window: Browser, truth: Truth, name: str) -> None:
+    """Lets a member judge their share of the audit."""
     person = Reviewer(window, truth, name)
     meter = window.find(".work meter")
     wanted = int(meter.get_attribute("max")) - int(meter.get_attribute("value"))
@@ -114,17 +113,16 @@ def judge_audit(window: Browser, truth: Truth, name: str) -> int:
             window.next_screen()
     window.open("/")
     assert window.text("#work-title") == "Your share of the audit is judged"
-    return judged
 
 
-def settle(window: Browser, truth: Truth) -> int:
-    """Lets the lead settle all disagreements. Returns their number."""
-    person, done = Reviewer(window, truth, "lead"), 0
+def settle(window: Browser, truth: Truth) -> None:
+    """Lets the lead settle all disagreements."""
+    person = Reviewer(window, truth, "lead")
     while True:
         window.open("/labels?order=adjudication")
         if not window.count(".chip"):
-            return done
-        done += person.judge_screen(20)
+            return
+        person.judge_screen(20)
 
 
 def stages(standing: StandingVerdicts, team: Team, truth: Truth) -> Iterator[tuple[str, StandingVerdicts, Team]]:
@@ -133,17 +131,10 @@ def stages(standing: StandingVerdicts, team: Team, truth: Truth) -> Iterator[tup
         relation: {name: each for name, each in said.items() if name == team.members[team.seats(relation.image)[0]]}
         for relation, said in standing.items()
     }
-    perfect = {relation: _perfect(said, truth.has(relation)) for relation, said in first.items()}
     two = {r: {name: each for name, each in said.items() if each.queue != ADJUDICATION} for r, said in standing.items()}
-    yield "one verdict, without errors", perfect, team
     yield "one verdict", first, team
     yield "two verdicts", two, team
     yield "two verdicts and adjudication", standing, team
-
-
-def _perfect(said: Mapping[str, Verdict], holds: bool) -> dict[str, Verdict]:
-    kind = "accept" if holds else "reject"
-    return {name: replace(each, kind=kind, corrected_predicate=None) for name, each in said.items()}  # type: ignore[arg-type]
 
 
 def measure(given: Namespace) -> Iterator[Row]:
@@ -151,20 +142,19 @@ def measure(given: Namespace) -> Iterator[Row]:
     truth = Truth(view.run)
     folders = {name: Path(str(view.image_folders[name])).resolve() for name in view.label_sets}
     images = [f"--images={name}={folder}" for name, folder in folders.items()]
-    options = ("--reviewers", ",".join(NAMES), "--overlap", given.overlap, "--labels", str(given.labels))
+    options = ("--reviewers", ",".join(NAMES), "--overlap", "100%", "--labels", str(given.labels))
     place = ("--verdicts", str(given.verdicts.resolve()), *images)
     password = {"RLIP_REVIEW_PASSWORD": PASSWORD}
     with browser() as window, served(given.store.resolve(), given.run, *options, *place, env=password) as server:
         window.server = server
-        judged = sum(judge_audit(window, truth, name) for name in NAMES)
-        disagreements = settle(window, truth)
+        for name in NAMES:
+            judge_audit(window, truth, name)
+        settle(window, truth)
     labels = list(reviewable_labels(view.run))
     right = sum(truth.has(each.relation) for each in labels) / len(labels)
     standing, team = VerdictLog(given.verdicts).standing(), read_team(given.verdicts)
     assert team is not None
     yield Row("labels in the ground truth", "", right, note=f"of {len(labels):,}")
-    yield Row("verdicts", "", judged, note=f"on {len(standing):,} labels; {disagreements} disagreements were settled")
-    yield Row("Krippendorff's alpha", "", reviewer_agreement(standing).krippendorff.value)
     for name, said, of in stages(standing, team, truth):
         found, sides = audit_of(labels, said, of), settled(said)
         wrong = sum(
@@ -179,11 +169,9 @@ def measure(given: Namespace) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    options = parser(__doc__)
+    options = parser(__doc__, labels=500)
     options.add_argument("store", type=Path)
     options.add_argument("run")
-    options.add_argument("--overlap", default="100%")
-    options.add_argument("--labels", type=int, default=500)
     options.add_argument("--verdicts", type=Path, default=Path("verdicts"))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     run(options, measure)

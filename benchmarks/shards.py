@@ -3,11 +3,11 @@
 writing     our shards with their index, beside copying the same bytes with sha256, and webdataset.ShardWriter
 reading     bytes of images and labels; ours compares each with its checksum, the others with nothing or one of their own
 decoding    images decoded to bytes of red, green and blue, beside a bare loop over bytes in memory
-map, resume a map of 2,000,000 samples in 2,000 tars, each figure from a fresh process. All tars are hard links to one real
+map, resume a map of 2,000,000 samples in 2,000 `--tars`, each figure from a fresh process. All tars are hard links to one real
             tar, and each has an index with keys of its own, so every sample can be read
 
-All read the same JPEGs, which the page cache holds. Speeds are per CPU-second of all threads, in the best of several
-turns that the libraries take one after the other.
+All read the same JPEGs of `--megabytes`, which the page cache holds; `--decoded` of them are decoded. Speeds are per
+CPU-second of all threads, in the best of `--rounds` turns that the libraries take one after the other.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -43,8 +43,7 @@ from torchvision.datasets import CocoDetection
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.functional import pil_to_tensor
 
-from benchmarks.harness import Row, best_of, in_own_process, parser, run, wall_seconds
-from benchmarks.photos import Photos, write_photos
+from benchmarks.harness import Row, best_of, in_own_process, parser, run, wall_seconds, write_noise
 from pipeline.runtime.processes import keep_freed_memory
 from storage.shards.index import index_path, write_index
 from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
@@ -52,46 +51,72 @@ from storage.shards.writer import Sample, write_shards
 from storage.stream.stream import Stream
 from storage.tables import table_bytes
 
-INSTALL = "not installed: pip install 'rlip[bench]'"
+Way = Callable[[], Iterable[object]]
 CHUNK_BYTES = 2**26
+LABEL_BYTES = 2000
 
 
 @dataclass(frozen=True)
-class Reader:
-    """How a library reads all samples: their bytes, or their decoded images with labels. None: it can't, see `note`."""
+class Photos:
+    """Image files, each of which exists on its own so that the page cache holds as many bytes as are read."""
 
-    name: str
-    read: Callable[[], Iterable[object]] | None = None
-    decode: Callable[[], Iterable[object]] | None = None
-    decoder: str = ""
-    note: str = ""
+    paths: list[Path]
+    sizes: list[tuple[int, int]]
+    """Width and height of each in pixels."""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def megabytes(self) -> float:
+        return sum(path.stat().st_size for path in self.paths) / 1e6
+
+    def first(self, count: int) -> Photos:
+        return Photos(self.paths[:count], self.sizes[:count])
+
+    def samples(self) -> Iterator[Sample]:
+        """Reads each file and yields its sample."""
+        for number, (path, (width, height)) in enumerate(zip(self.paths, self.sizes, strict=True)):
+            yield Sample("coco", number, {"jpg": path.read_bytes(), "json": label(number)}, width, height)
 
 
-def rgb(data: bytes) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the bytes can't be written to, and nobody does
-        return decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), mode=ImageReadMode.RGB)
+def label(number: int) -> bytes:
+    """Returns the labels of an image: JSON of about `LABEL_BYTES` bytes, like that of seven boxes with relations."""
+    box = {"category": "person", "bbox": [12.25, 34.5, 200.75, 180.5], "relations": [["holding", number % 7, 0.83]]}
+    boxes = [box] * (LABEL_BYTES // len(json.dumps(box)))
+    return json.dumps({"image_id": number, "boxes": boxes}).encode()
 
 
-def peers(photos: Photos, tars: Sequence[str], folder: Path) -> list[Reader]:
-    """Returns the readers, after each has written the samples as it likes them below `folder`."""
-    return [
-        _webdataset(tars), _litdata(photos, folder / "litdata"), _spdl(tars), _grain(photos, folder / "grain"),
-        _coco_detection(photos, folder / "annotations.json"),
-    ]  # fmt: skip
+def write_photos(folder: Path, megabytes: float) -> Photos:
+    """Repeats the photographs of COCO in the folder that `RLIP_SHARED` names up to a size; noise if there are none."""
+    source = Path(os.environ.get("RLIP_SHARED", "../shared")) / "data/coco/sample2017"
+    originals = sorted(source.glob("*.jpg")) or write_noise(folder / "noise", 64)
+    sizes = [Image.open(path).size for path in originals]
+    data = [path.read_bytes() for path in originals]
+    repeats = max(1, round(megabytes * 1e6 / sum(map(len, data))))
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{number:06d}.jpg" for number in range(len(data) * repeats)]
+    for number, path in enumerate(paths):
+        path.write_bytes(data[number % len(data)])
+    return Photos(paths, sizes * repeats)
 
 
-def _webdataset(tars: Sequence[str]) -> Reader:
+class Peer(NamedTuple):
+    """How a library reads all samples: their bytes, and their decoded images with labels; None where it is not compared."""
+
+    read: Way | None
+    decode: Way | None
+
+
+def _webdataset(photos: Photos, tars: Sequence[str], folder: Path) -> Peer:
     def read(*decoders: str) -> Iterable[object]:
         samples = webdataset.WebDataset(list(tars), shardshuffle=False)
         return samples.decode(*decoders) if decoders else samples
 
-    return Reader("webdataset", read, lambda: read("torchrgb8"), "Pillow (torchrgb8)")
+    return Peer(read, lambda: read("torchrgb8"))
 
 
-def _litdata(photos: Photos, folder: Path) -> Reader:
-    if not find_spec("litdata"):
-        return Reader("litdata", note=INSTALL)
+def _litdata(photos: Photos, tars: Sequence[str], folder: Path) -> Peer:
     import litdata
 
     inputs = [(str(path), sample.members["json"]) for path, sample in zip(photos.paths, photos.samples(), strict=True)]
@@ -103,7 +128,7 @@ def _litdata(photos: Photos, folder: Path) -> Reader:
         for sample in litdata.StreamingDataset(str(folder / "images")):
             yield sample["jpg"], json.loads(bytes(sample["json"]))
 
-    return Reader("litdata", lambda: litdata.StreamingDataset(str(folder / "bytes")), decode, "torchvision")
+    return Peer(lambda: litdata.StreamingDataset(str(folder / "bytes")), decode)
 
 
 def _as_bytes(sample: tuple[str, bytes]) -> dict[str, bytes]:
@@ -114,9 +139,7 @@ def _as_image(sample: tuple[str, bytes]) -> dict[str, Any]:
     return {"jpg": Image.open(sample[0]), "json": sample[1]}
 
 
-def _spdl(tars: Sequence[str]) -> Reader:
-    if not find_spec("spdl"):
-        return Reader("spdl", note=INSTALL)
+def _spdl(photos: Photos, tars: Sequence[str], folder: Path) -> Peer:
     import spdl.io
 
     def read() -> Iterator[dict[str, bytes]]:
@@ -129,20 +152,10 @@ def _spdl(tars: Sequence[str]) -> Reader:
                         yield sample
                         sample = {}
 
-    def decode() -> Iterator[object]:
-        for sample in read():
-            yield spdl.io.to_torch(spdl.io.load_image(sample["jpg"])), json.loads(sample["json"])
-
-    try:
-        next(iter(decode()))
-    except RuntimeError:
-        return Reader("spdl", read, note="its decoder needs FFmpeg's libavutil, which is not installed")
-    return Reader("spdl", read, decode, "FFmpeg")
+    return Peer(read, None)  # it decodes with FFmpeg, which few machines have
 
 
-def _grain(photos: Photos, folder: Path) -> Reader:
-    if not (find_spec("grain") and find_spec("array_record")):
-        return Reader("grain", note=INSTALL)
+def _grain(photos: Photos, tars: Sequence[str], folder: Path) -> Peer:
     logging.getLogger("absl").setLevel(logging.ERROR)  # it warns that JAX, which is optional, is missing
     import grain
     from array_record.python.array_record_module import ArrayRecordWriter
@@ -157,43 +170,42 @@ def _grain(photos: Photos, folder: Path) -> Reader:
     def read(unpack: Callable[[bytes], object]) -> Iterable[object]:
         return grain.MapDataset.source(grain.sources.ArrayRecordDataSource([path])).map(unpack).to_iter_dataset()
 
-    def decoded(record: bytes) -> object:
-        sample = pickle.loads(record)
-        return rgb(sample["jpg"]), json.loads(sample["json"])
-
-    return Reader("grain", lambda: read(pickle.loads), lambda: read(decoded), "torchvision, for want of its own")
+    return Peer(lambda: read(pickle.loads), lambda: read(lambda record: _decoded(pickle.loads(record))))
 
 
-def _coco_detection(photos: Photos, annotations: Path) -> Reader:
-    """Torchvision's dataset of single files. Its labels are in memory from the beginning."""
+def _coco_detection(photos: Photos, tars: Sequence[str], folder: Path) -> Peer:
+    """Torchvision's dataset of single files, which it always decodes. Its labels are in memory from the beginning."""
     images = [{"id": number, "file_name": path.name} for number, path in enumerate(photos.paths)]
     box = {"bbox": [12.25, 34.5, 200.75, 180.5], "category_id": 1, "iscrowd": 0, "area": 36235.4}
     boxes = [box | {"id": 7 * each["id"] + n, "image_id": each["id"]} for each in images for n in range(7)]  # type: ignore[operator]
+    annotations = folder.with_suffix(".json")
     annotations.write_text(json.dumps({"images": images, "annotations": boxes, "categories": [{"id": 1}]}))
     with redirect_stdout(None):  # pycocotools prints its progress
         dataset = CocoDetection(str(photos.paths[0].parent), str(annotations), transform=pil_to_tensor)
-    note = "has no way to read an image without decoding it"
-    return Reader("CocoDetection", None, lambda: (dataset[n] for n in range(len(dataset))), "Pillow", note)
+    return Peer(None, lambda: (dataset[n] for n in range(len(dataset))))
 
 
-PARTS = ("writing", "reading", "decoding", "map")
+PEERS: dict[str, Callable[[Photos, Sequence[str], Path], Peer]] = {
+    "webdataset": _webdataset, "litdata": _litdata, "spdl": _spdl, "grain": _grain, "CocoDetection": _coco_detection,
+}  # fmt: skip
+"""Each writes the samples as it likes them into a folder, or reads those in tars."""
+MISSING = [name for name in ("litdata", "spdl", "grain") if not find_spec(name)]
 TAR_BYTES = 2**26
 READ_TOGETHER = 8
-UNIT = "images/CPU-s"
 SAMPLES_PER_TAR = 1000
 NEAR, FAR, SKIPPED = 10, 10_000_000, 5000
 """Places of the stream where it is resumed, and the samples that webdataset skips."""
 BATCH = 10
 
 
-def compare_writing(photos: Photos, folder: Path, rounds: int) -> Iterator[Row]:
+def compare_writing(photos: Photos, folder: Path, given: Namespace) -> Iterator[Row]:
     """Yields megabytes per CPU-second of each way."""
     ways = {
         "ours": lambda: write_indexed(photos, _emptied(folder / "ours")),
         "one copy": lambda: copy_into_one(photos, _emptied(folder / "one")),
         "ShardWriter": lambda: write_by_webdataset(photos, _emptied(folder / "webdataset")),
     }
-    speeds = {name: photos.megabytes / seconds for name, seconds in best_of(ways, rounds).items()}
+    speeds = {name: photos.megabytes / seconds for name, seconds in best_of(ways, given.rounds).items()}
     unit = "MB/CPU-s"
     yield Row("writing / copying into one file, with sha256", unit, speeds["ours"], speeds["one copy"])
     yield Row("writing / webdataset.ShardWriter", unit, speeds["ours"], speeds["ShardWriter"])
@@ -205,10 +217,6 @@ def write_indexed(photos: Photos, folder: Path) -> list[ShardFile]:
     for tar in tars:
         write_index(tar, table.filter(pc.equal(table["shard"], tar.name)))
     return [ShardFile(str(tar), index_path(tar)) for tar in tars]
-
-
-def write_mapped(photos: Photos, folder: Path) -> SampleMap:
-    return write_sample_map(folder / "map", write_indexed(photos, _emptied(folder / "tars")))
 
 
 def copy_into_one(photos: Photos, folder: Path) -> None:
@@ -233,63 +241,58 @@ def _emptied(folder: Path) -> Path:
     return folder
 
 
-class Reading:
-    """Our stream and its peers on the same images."""
-
-    def __init__(self, photos: Photos, folder: Path, rounds: int) -> None:
-        self._photos, self._rounds = photos, rounds
-        self._samples = write_mapped(photos, folder / "ours")
-        self._peers = peers(photos, self._samples.tars, folder)
-
-    def plain(self) -> Iterator[Row]:
-        """Compares reading bytes. Ours compares each member with its checksum."""
-        ways = {"ours": self._stream} | {peer.name: peer.read for peer in self._peers if peer.read}
-        seconds = self._seconds(ways)
-        for peer in self._peers:
-            if peer.name not in seconds:
-                yield Row(f"reading / {peer.name}", note=peer.note)
-                continue
-            yield Row(f"reading / {peer.name}", UNIT, 1 / seconds["ours"], 1 / seconds[peer.name])
-
-    def decoded(self) -> Iterator[Row]:
-        """Compares reading images decoded to bytes of red, green and blue, and their labels."""
-        members = [dict(sample.members) for sample in self._photos.samples()]
-        ways = {"ours": lambda: map(_decoded, self._stream()), "bare": lambda: map(_decoded, members)}
-        ways |= {peer.name: peer.decode for peer in self._peers if peer.decode}
-        speeds = {name: 1 / seconds for name, seconds in self._seconds(ways).items()}
-        yield Row("decoding / bare loop over bytes in memory", UNIT, speeds["ours"], speeds["bare"])
-        for peer in self._peers:
-            if peer.name in speeds:
-                yield Row(f"decoding / {peer.name}: {peer.decoder}", UNIT, speeds["ours"], speeds[peer.name])
-            else:
-                yield Row(f"decoding / {peer.name}", note=peer.note)
-
-    def _stream(self) -> Stream:
-        return Stream(self._samples, batch=READ_TOGETHER, epochs=1)
-
-    def _seconds(self, ways: Mapping[str, Callable[[], Iterable[object]]]) -> dict[str, float]:
-        """Returns CPU-seconds per image."""
-        best = best_of({name: partial(_exhaust, way) for name, way in ways.items()}, self._rounds)
-        return {name: seconds / len(self._photos) for name, seconds in best.items()}
+def opened(photos: Photos, folder: Path) -> tuple[Way, dict[str, Peer]]:
+    """Writes the images for our stream and for each peer. Returns how they read them."""
+    samples = write_sample_map(folder / "map", write_indexed(photos, _emptied(folder / "tars")))
+    peers = {name: peer(photos, samples.tars, folder / name) for name, peer in PEERS.items() if name not in MISSING}
+    return lambda: Stream(samples, batch=READ_TOGETHER, epochs=1), peers
 
 
-def _exhaust(way: Callable[[], Iterable[object]]) -> int:
+def compare_reading(photos: Photos, folder: Path, given: Namespace) -> Iterator[Row]:
+    """Compares reading bytes. Ours compares each member with its checksum."""
+    stream, peers = opened(photos, folder)
+    ways = {name: peer.read for name, peer in peers.items() if peer.read}
+    return compared("reading", photos, stream, ways, given.rounds)
+
+
+def compare_decoding(photos: Photos, folder: Path, given: Namespace) -> Iterator[Row]:
+    """Compares reading images decoded to bytes of red, green and blue, and their labels."""
+    few = photos.first(given.decoded)
+    stream, peers = opened(few, folder)
+    members = [dict(sample.members) for sample in few.samples()]
+    ways = {name: peer.decode for name, peer in peers.items() if peer.decode}
+    ways["bare loop over bytes in memory"] = lambda: map(_decoded, members)
+    # A few per cent count here, so that it needs more turns.
+    return compared("decoding", few, lambda: map(_decoded, stream()), ways, 3 * given.rounds)
+
+
+def compared(what: str, photos: Photos, ours: Way, peers: Mapping[str, Way], rounds: int) -> Iterator[Row]:
+    best = best_of({name: partial(_exhaust, way) for name, way in {"": ours, **peers}.items()}, rounds)
+    speeds = {name: len(photos) / seconds for name, seconds in best.items()}
+    for name in peers:
+        yield Row(f"{what} / {name}", "images/CPU-s", speeds[""], speeds[name])
+
+
+def _exhaust(way: Way) -> int:
     return sum(1 for _ in way())
 
 
 def _decoded(sample: dict[str, bytes]) -> tuple[Tensor, object]:
-    return rgb(sample["jpg"]), json.loads(sample["json"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the bytes can't be written to, and nobody does
+        data = torch.frombuffer(sample["jpg"], dtype=torch.uint8)
+    return decode_jpeg(data, mode=ImageReadMode.RGB), json.loads(sample["json"])
 
 
-def measure_large_map(photos: Photos, folder: Path, tars: int, rounds: int) -> Iterator[Row]:
+def measure_large_map(photos: Photos, folder: Path, given: Namespace) -> Iterator[Row]:
     """Yields what processes that begin anew need."""
-    shards = linked_tars(photos.first(SAMPLES_PER_TAR).samples(), folder, tars)
+    shards = linked_tars(photos.first(SAMPLES_PER_TAR).samples(), folder, given.tars)
     samples = write_sample_map(folder / "map", shards)
     for place in (NEAR, FAR):
         state = json.dumps(Stream(samples, batch=BATCH).state_after(place // BATCH))
-        seconds = min(in_own_process(resume, samples.folder, state) for _ in range(rounds))
+        seconds = min(in_own_process(resume, samples.folder, state) for _ in range(given.rounds))
         yield Row(f"resume / first sample at {place:,}", "s", seconds)
-    skipping = min(in_own_process(skip, shards[0].tar) for _ in range(rounds))
+    skipping = min(in_own_process(skip, shards[0].tar) for _ in range(given.rounds))
     yield Row(f"resume / webdataset skips {SKIPPED:,} samples", "s", None, skipping)
 
 
@@ -330,32 +333,24 @@ def _renamed(table: pa.Table, tar: str, start: int) -> pa.Table:
     return table
 
 
+PARTS: dict[str, Callable[[Photos, Path, Namespace], Iterator[Row]]] = {
+    "writing": compare_writing, "reading": compare_reading, "decoding": compare_decoding, "map": measure_large_map,
+}  # fmt: skip
+
+
 def measure(given: Namespace) -> Iterator[Row]:
     torch.set_num_threads(1)
     keep_freed_memory()  # as the engine's workers do; it speeds up the peers too
+    for peer in MISSING:
+        yield Row(peer, note="not installed: pip install 'rlip[bench]'")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        photos = write_photos(given.shared / "data/coco/sample2017", folder / "images", given.megabytes)
-        yield Row("images", "", len(photos), note=f"{photos.megabytes:.0f} MB: {photos.origin}")
-        if "writing" in given.parts:
-            yield from compare_writing(photos, folder / "writing", given.rounds)
-        if "reading" in given.parts:
-            yield from Reading(photos, folder / "reading", given.rounds).plain()
-        if "decoding" in given.parts:
-            # A few per cent count here, so that it needs more turns.
-            few = photos.first(given.decoded)
-            yield from Reading(few, folder / "decoding", 3 * given.rounds).decoded()
-        if "map" in given.parts:
-            yield from measure_large_map(photos, folder / "large", given.tars, given.rounds)
+        photos = write_photos(Path(name) / "images", given.megabytes)
+        yield Row("images", "", len(photos), note=f"{photos.megabytes:.0f} MB")
+        for part in given.parts:
+            yield from PARTS[part](photos, Path(name) / part, given)
 
 
 if __name__ == "__main__":
-    options = parser(__doc__)
-    shared = Path(os.environ.get("RLIP_SHARED", "../shared"))
-    options.add_argument("--shared", type=Path, default=shared, help="folder with data/coco; noise without it")
-    options.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    options.add_argument("--megabytes", type=float, default=200, help="size of all images")
-    options.add_argument("--decoded", type=int, default=188, help="number of images to decode")
-    options.add_argument("--tars", type=int, default=2000, help="tars of 1,000 samples in the large map")
-    options.add_argument("--rounds", type=int, default=5, help="number of turns; the best of each counts")
+    options = parser(__doc__, megabytes=200, decoded=188, tars=2000, rounds=5)
+    options.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     run(options, measure)

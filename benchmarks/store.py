@@ -29,14 +29,14 @@ from pipeline.run.recipe_files import load_recipe
 from pipeline.runtime.execute import Record, WorkItem, execute
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
-from storage.digests import digest_bytes
+from storage.artifact import Artifact
 from storage.disk import LOCAL, CacheDisk
 from storage.keys import KeyTerms
 from storage.local_store import LocalStore
-from storage.manifest import Counts, FileEntry, Manifest
 from storage.store import Store
 from storage.tables import CAPTIONS, write_table
 from tests.small_set import write_small_set
+from tests.toy_store import commit as put
 
 
 class Given(Stage):
@@ -63,38 +63,28 @@ def build(folder: Path, partitions: int) -> list[str]:
     planner.context.store.disk = CacheDisk()
     for step in planner.context.steps:
         plan = planner.plan(step)
-        planner.finish(step, [_take(planner.context.store, step.stage.name, item) for item in plan.due])
+        made = [(item, _take(planner.context.store, item)) for item in plan.due]
+        planner.finish(step, [Record.of(item.step, item.partition, each, cached=False) for item, each in made])
     return [str(recipe), *(word for setting in settings for word in ("--set", setting))]
 
 
-def _take(store: Store, stage: str, item: WorkItem) -> Record:
+def _take(store: Store, item: WorkItem) -> Artifact:
     """Commits a small artifact, with a full manifest, under the item's key."""
     data = item.key.encode()
-    with store.draft() as draft:
-        (draft / "table.parquet").write_bytes(data)
-        entry = FileEntry(digest=digest_bytes(data), size=len(data))
-        manifest = Manifest(
-            stage=stage, key=item.key, partition=item.partition, terms=item.terms.as_json(), upstream=item.upstream,
-            files={"table.parquet": entry}, schema_fingerprint="", counts=Counts(rows_in=1, rows_out=1), seconds=0,
-            host="", versions={},
-        )  # fmt: skip
-        return Record.of(item.step, item.partition, store.commit(draft, manifest), cached=False)
+    return put(store, item.terms, "table.parquet", data, item.upstream, item.partition, rows=1)
 
 
 def measure_plan(folder: Path, partitions: int) -> Iterator[Row]:
     """Runs the command three times in separate processes."""
-    command = [sys.executable, "-m", "pipeline.cli", "plan", *build(folder, partitions), "--json"]
-    seconds, before = [], getrusage(RUSAGE_CHILDREN)
+    command, seconds = [sys.executable, "-m", "pipeline.cli", "plan", *build(folder, partitions), "--json"], []
     for _ in range(3):
         began = time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         seconds.append(time.monotonic() - began)
-    after, steps = getrusage(RUSAGE_CHILDREN), json.loads(done.stdout)
+    steps = json.loads(done.stdout)
     note = f"{sum(step['cached'] for step in steps):,} artifacts cached, {sum(step['due'] for step in steps):,} due"
     yield Row("plan", "s", median(seconds), note=note)
-    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    yield Row("plan: CPU time", "CPU-s", processor / len(seconds))
-    yield Row("plan: peak memory", "MiB", after.ru_maxrss / 1024)
+    yield Row("plan: peak memory", "MiB", getrusage(RUSAGE_CHILDREN).ru_maxrss / 1024)
 
 
 def measure_commit(folder: Path, rounds: int, images: int) -> Iterator[Row]:
@@ -117,23 +107,16 @@ def measure_commit(folder: Path, rounds: int, images: int) -> Iterator[Row]:
     yield Row(f"commit of {size}, beside a plain synced file", "ms", ours, plain)
 
 
-def _captions(generator: np.random.Generator, images: int) -> pa.Table:
-    words = [f"word{n}" for n in range(2000)]
-    drawn = generator.integers(0, len(words), (images, 10, 10))
-    scores = generator.normal(-10, 3, (images, 10))
-    rows = [
-        {
-            "image_id": image_id,
-            "captions": [
-                {
-                    "text": " ".join(words[word] for word in drawn[image_id, draw]), "draw": draw, "seed": 0,
-                    "log_probability": float(scores[image_id, draw]), "source": "blip nucleus",
-                }
-                for draw in range(10)
-            ],
-        }
-        for image_id in range(images)
-    ]  # fmt: skip
+def _captions(draws: np.random.Generator, images: int) -> pa.Table:
+    words = draws.integers(0, 2000, (images, 10, 10)).tolist()
+    scores = draws.normal(-10, 3, (images, 10)).tolist()
+
+    def caption(image: int, draw: int) -> dict[str, object]:
+        text = " ".join(f"word{word}" for word in words[image][draw])
+        facts = {"seed": 0, "log_probability": scores[image][draw], "source": "blip nucleus"}
+        return {"text": text, "draw": draw, **facts}
+
+    rows = [{"image_id": image, "captions": [caption(image, draw) for draw in range(10)]} for image in range(images)]
     return pa.Table.from_pylist(rows, schema=CAPTIONS)
 
 
@@ -145,8 +128,6 @@ def measure(given: Namespace) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    options = parser(__doc__)
-    options.add_argument("--partitions", type=int, default=2050)
-    options.add_argument("--rounds", type=int, default=100)
+    options = parser(__doc__, partitions=2050, rounds=100)
     options.add_argument("--folder", type=Path, help="parent of the work folder, on the disk to measure")
     run(options, measure)

@@ -6,60 +6,48 @@ checkpoints  the time that a training run stands still for a checkpoint of the r
 loop         the trainer beside a bare loop over the same micro-batches, with the same network, loss and optimiser and nothing
              else. Both take turns step by step, in one process with one thread, so that other work slows both
 ranks        two ranks on two cores beside one rank on one core, for each way to share the work. Two ranks take twice the
-             images, and no longer if nothing is lost. Ways take turns
+             images, and no longer if nothing is lost. Ways take `--rounds` turns
 
-All training runs are real ones, with TensorBoard, in processes of one thread.
+All training runs are real ones of `--steps`, with TensorBoard, in processes of one thread, on the images of `rlip rehearse`.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import statistics
 import tempfile
 import time
-import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import torch
-import torch.distributed as dist
-from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor, multiprocessing
+from torch import Tensor
 
 from benchmarks.harness import Row, in_own_process, parser, run, wall_seconds
-from benchmarks.photos import Photos, write_photos
-from benchmarks.shards import linked_tars
 from models.config import NetworkConfig
 from models.network import Network
 from models.rlip import RLIP
-from pipeline.run.rehearsal_shards import random_label
+from pipeline.run.rehearsal_shards import SIZES, Sizes, write_synthetic_shard
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.training.batches import MicroBatches, Origin
 from pipeline.training.checkpoints.checkpointer import Checkpointer, TrainingState
-from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, SAMPLES, TOKENIZER, VOCABULARY, Shard, TrainConfig
 from pipeline.training.optimizer import make_optimizer, set_rates
 from pipeline.training.ranks import Ranks
-from pipeline.training.run import prepare
-from pipeline.training.sample import TrainingSample
+from pipeline.training.run import prepare, run_training
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
 from pipeline.training.task import Draws, PretrainTask
 from pipeline.training.tracking.flops import COUNTED
-from pipeline.training.trainer import Check, Trainer, TrainingResult
-from pipeline.training.vocabulary import STATISTICS_FILE, Vocabulary, statistics_of
+from pipeline.training.trainer import Trainer
+from pipeline.training.vocabulary import Vocabulary
+from pipeline.training.worker import be_deterministic
+from storage.disk import LOCAL
 from storage.shards.sample_map import SampleMap
-from storage.shards.writer import Sample
 from storage.stream.order import stable_seed
-from storage.tables import write_table
 
 WARM_UP = COUNTED + 1
 """First steps that are left out of times: in most of them, operations are counted in passes of their own."""
@@ -80,46 +68,17 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def as_a_rank() -> None:
-    """Gives this process the settings of training processes, and one thread."""
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    keep_freed_memory()
-
-
-def make_config(folder: Path, shards: Sequence[Shard], **changes: Any) -> TrainConfig:
-    """Prepares a new training in `folder`, below which its trackers write."""
+def make_config(folder: Path, shard: Shard, **changes: Any) -> TrainConfig:
+    """Returns a new training in `folder`, below which its trackers write."""
     work = folder / "work"
     work.mkdir(parents=True)
     settings = TrainingSettings(**(SETTINGS | {"tracking": folder / "tracking"} | changes))
-    config = TrainConfig(kind="pretrain", settings=settings, work=work, shards=tuple(shards))
-    prepare(config)
-    return config
+    return TrainConfig(kind="pretrain", settings=settings, work=work, shards=(shard,))
 
 
-def write_training_set(photos: Photos, folder: Path) -> list[Shard]:
-    """Writes photographs with labels at random into a tar."""
-    labels: dict[str, TrainingSample] = {}
-    random, settings = np.random.default_rng(0), TrainingSettings(**SETTINGS)
-
-    def labelled() -> Iterator[Sample]:
-        for number, (path, (width, height)) in enumerate(zip(photos.paths, photos.sizes, strict=True)):
-            label = replace(random_label(number, width, height, settings, random), dataset="coco")
-            sample = Sample("coco", number, {"jpg": path.read_bytes(), "json": label.to_json()}, width, height)
-            labels[sample.key] = label
-            yield sample
-
-    (tar,) = linked_tars(labelled(), folder, 1)
-    name, statistics = Path(tar.tar).name, folder / STATISTICS_FILE
-    write_table(statistics_of(pa.table({"key": list(labels), "shard": [name] * len(labels)}), labels), statistics)
-    return [Shard(tar=tar.tar, name=name, index=tar.index, statistics=statistics)]
-
-
-def of_one_size(photos: Photos) -> Photos:
-    """Returns the photographs of the most frequent size, so that all micro-batches cost the same."""
-    size = max(set(photos.sizes), key=photos.sizes.count)
-    chosen = [path for path, its_size in zip(photos.paths, photos.sizes, strict=True) if its_size == size]
-    return Photos(chosen, [size] * len(chosen), photos.origin)
+def write_set(folder: Path, sizes: Sizes = SIZES) -> Shard:
+    folder.mkdir(parents=True)
+    return write_synthetic_shard(folder, TrainingSettings(**SETTINGS), sizes)
 
 
 def make_task(config: TrainConfig) -> PretrainTask:
@@ -128,43 +87,6 @@ def make_task(config: TrainConfig) -> PretrainTask:
 
 def open_samples(config: TrainConfig) -> ShardSamples:
     return ShardSamples(SampleMap(config.work / SAMPLES))
-
-
-def make_trainer(config: TrainConfig, ranks: Ranks | None = None, check: Check | None = None) -> Trainer:
-    """Returns a trainer in this process that reports to nobody."""
-    return Trainer(config, make_task(config), open_samples(config), ranks or Ranks(), lambda *progress: None, check)
-
-
-def train(config: TrainConfig, **given: Any) -> TrainingResult:
-    return make_trainer(config, **given).train(lambda: False)
-
-
-class Seconds(NamedTuple):
-    """Time that passed, and that the threads of this process computed."""
-
-    wall: float
-    cpu: float
-
-
-class StepClock:
-    """Measures the time of each step, by being called after each."""
-
-    def __init__(self) -> None:
-        self._last = self._now()
-        self.steps: list[Seconds] = []
-
-    def is_due(self, step: int, total: int) -> bool:
-        return True
-
-    def measure(self, *of_the_step: object) -> Mapping[str, float]:
-        """Notes the time since the last call."""
-        now = self._now()
-        self.steps.append(Seconds(now.wall - self._last.wall, now.cpu - self._last.cpu))
-        self._last = now
-        return {}
-
-    def _now(self) -> Seconds:
-        return Seconds(time.perf_counter(), time.process_time())
 
 
 def tracked(config: TrainConfig, name: str) -> dict[int, float]:
@@ -176,34 +98,33 @@ CPU = torch.device("cpu")
 LOG_EVERY = 5
 """Four times as often as by default."""
 ALONE = "one rank"
-WAYS = (ALONE, "ddp", "fsdp", "tree")
-Turn = tuple[str, TrainConfig]
+WAYS: dict[str, dict[str, Any]] = {
+    ALONE: {"batch": 4, "processes": 1}, "ddp": {"batch": 8, "processes": 2},
+    **{way: {"batch": 8, "processes": 2, "parallel": way} for way in ("fsdp", "tree")},
+}  # fmt: skip
 
 
-def measure_data_wait(photos: Photos, folder: Path, steps: int) -> Iterator[Row]:
-    """Yields the share of the time after the first entry of the log that a training run waits for data."""
-    shards = write_training_set(photos, folder / "set")
-    for num_workers in (0, 1):
-        changes = {"num_workers": num_workers, "steps": steps, "log_every": WARM_UP}
-        config = make_config(folder / f"{num_workers}", shards, **changes)
-        train(config)
-        waited, speed = tracked(config, "data_wait"), tracked(config, "images_per_second")
-        times = {step: 1 / speed[step] for step in sorted(waited)[1:]}
-        share = 100 * sum(waited[step] * spent for step, spent in times.items()) / sum(times.values())
-        yield Row(f"data / share of a step spent waiting, num_workers = {num_workers}", "%", share)
+def measure_data_wait(folder: Path, given: Namespace) -> Iterator[Row]:
+    """Yields the share of the time after the first entry of the log that a training run with one loader waits for data."""
+    changes = {"num_workers": 1, "steps": given.steps, "log_every": WARM_UP}
+    config = make_config(folder / "training", write_set(folder / "set"), **changes)
+    run_training(config, lambda *progress: None)
+    waited, speed = tracked(config, "data_wait"), tracked(config, "images_per_second")
+    times = {step: 1 / speed[step] for step in sorted(waited)[1:]}
+    share = 100 * sum(waited[step] * spent for step, spent in times.items()) / sum(times.values())
+    yield Row("data / share of a step spent waiting", "%", share)
 
 
-def measure_checkpoints(folder: Path, rounds: int) -> Iterator[Row]:
+def measure_checkpoints(folder: Path, given: Namespace) -> Iterator[Row]:
     """Yields the time of the first checkpoint of a process, and of later ones beside torch.save."""
     folder.mkdir()
-    size, (first, stall, written), peer = in_own_process(at_full_size, folder, rounds)
-    note = f"on disk after {written:.1f} s"
-    yield Row(f"checkpoints / {size / 1e9:.1f} GB: standing still, beside torch.save", "s", stall, peer, note)
+    size, first, stall, peer = in_own_process(at_full_size, folder, given.rounds)
+    yield Row(f"checkpoints / {size / 1e9:.1f} GB: standing still, beside torch.save", "s", stall, peer)
     yield Row("checkpoints / the same, first one of a process", "s", first)
 
 
-def at_full_size(folder: Path, rounds: int) -> tuple[int, tuple[float, float, float], float]:
-    """Returns the bytes of the state, our times, and the least of torch.save, in this process."""
+def at_full_size(folder: Path, rounds: int) -> tuple[int, float, float, float]:
+    """Returns the bytes of the state, and seconds: of our first checkpoint, of our best, and of the best by torch.save."""
     torch.set_num_threads(1)
     keep_freed_memory()
     settings = TrainingSettings(keep_checkpoints=1)
@@ -214,43 +135,23 @@ def at_full_size(folder: Path, rounds: int) -> tuple[int, tuple[float, float, fl
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     state = TrainingState(network, optimizer, None)
-    tensors = state.tensors(0)
-    found = save(state, settings, folder, rounds + 1)
-    peer = min(wall_seconds(lambda: save_and_sync(tensors, folder / "state.pt")) for _ in range(rounds))
-    return sum(tensor.nbytes for tensor in tensors.values()), found, peer
-
-
-def save(state: TrainingState, settings: TrainingSettings, folder: Path, saves: int) -> tuple[float, float, float]:
-    """Saves some checkpoints. Returns seconds of standing still for the first, and at best later, and until one is on disk.
-
-    Raises `RuntimeError` when the last one differs from the state.
-    """
-    checkpoints = Checkpointer(state, settings, folder, Ranks(), 1, lambda note: None)
-    stalls, writes = [], []
-    for step in range(1, saves + 1):
-        before, began = checkpoints.waited, time.perf_counter()
+    checkpoints, stalls = Checkpointer(state, settings, folder, Ranks(), 1, lambda note: None), []
+    for step in range(1, rounds + 2):
+        before = checkpoints.waited
         checkpoints.save(step, {})
         stalls.append(checkpoints.waited - before)
         checkpoints.finish()
-        writes.append(time.perf_counter() - began)
     checkpoints.close()
-    files = CheckpointFolder(folder / CHECKPOINTS)
-    files.record(saves)
-    (file,) = files.path(saves).glob("*.safetensors")
-    with safe_open(file, "pt") as there:
-        for name, tensor in state.tensors(0).items():
-            if not torch.equal(there.get_tensor(name), tensor):
-                raise RuntimeError(f"{name} differs in the checkpoint")
     shutil.rmtree(folder / CHECKPOINTS)
-    return stalls[0], min(stalls[1:]), min(writes)
+    tensors = state.tensors(0)
+    peer = min(wall_seconds(lambda: save_and_sync(tensors, folder / "state.pt")) for _ in range(rounds))
+    return sum(tensor.nbytes for tensor in tensors.values()), stalls[0], min(stalls[1:]), peer
 
 
 def save_and_sync(tensors: dict[str, Tensor], path: Path) -> None:
     """Calls torch.save and waits for the disk, as ours does."""
-    with path.open("wb") as file:
-        torch.save(tensors, file)
-        file.flush()
-        os.fsync(file.fileno())
+    torch.save(tensors, path)
+    LOCAL.sync_file(path)
 
 
 class BareLoop:
@@ -300,86 +201,58 @@ class BareLoop:
         self._optimizer.step()
 
 
-def measure_loop(photos: Photos, folder: Path, steps: int) -> Iterator[Row]:
-    """Yields the time of the trainer over that of the bare loop. Raises `RuntimeError` when their weights differ."""
-    shards = write_training_set(photos, folder / "set")
-    settings = {"batch": 8, "steps": steps + WARM_UP, "schedule": "cosine", "max_grad_norm": 1e6}
-    config = make_config(folder / "training", shards, log_every=LOG_EVERY, **settings)
+def measure_loop(folder: Path, given: Namespace) -> Iterator[Row]:
+    """Yields the time of the trainer beside that of the bare loop. Raises `RuntimeError` when their weights differ."""
+    settings = {"batch": 8, "steps": given.steps + WARM_UP, "schedule": "cosine", "max_grad_norm": 1e6}
+    config = make_config(folder / "training", write_set(folder / "set"), log_every=LOG_EVERY, **settings)
+    prepare(config)
+    be_deterministic()  # as training processes are
+    torch.set_num_threads(1)
+    keep_freed_memory()
     bare = BareLoop(config)
-    trained = make_trainer(config, check=bare).train(lambda: False)
+    samples = open_samples(config)
+    trained = Trainer(config, make_task(config), samples, Ranks(), lambda *_: None, bare).train(lambda: False)
     theirs = bare.network.state_dict()
     if not all(torch.equal(value, theirs[name]) for name, value in trained.network.state_dict().items()):
         raise RuntimeError("the trainer and the bare loop end with different weights")
-    ours, peer = bare.beside[WARM_UP:], bare.own[WARM_UP:]
-    # Those steps count in which the ratio is neither among the highest nor the lowest quarter.
-    ratios = [mine / its for mine, its in zip(ours, peer, strict=True)]
-    low, _, high = statistics.quantiles(ratios, n=4)
-    kept = [place for place, ratio in enumerate(ratios) if low <= ratio <= high]
-    means = (statistics.fmean(times[place] for place in kept) for times in (ours, peer))
-    note = f"quartiles {low:.3f} and {high:.3f} of {len(ratios)} steps"
-    yield Row("loop / trainer, beside a loop that prepares the same batches", "CPU-s", *means, note)
-    yield Row("loop / weights after the last step", note=f"equal in every bit, after {trained.steps} steps")
+    pair = median_pair(bare.beside[WARM_UP:], bare.own[WARM_UP:])
+    yield Row("loop / trainer, beside a loop that prepares the same batches", "CPU-s", *pair)
 
 
-def measure_scaling(photos: Photos, folder: Path, steps: int, rounds: int) -> Iterator[Row]:
+def median_pair(ours: Sequence[float], peers: Sequence[float]) -> tuple[float, float]:
+    """Returns the pair of times whose ratio is the median."""
+    pairs = sorted(zip(ours, peers, strict=True), key=lambda pair: pair[0] / pair[1])
+    return pairs[len(pairs) // 2]
+
+
+def measure_scaling(folder: Path, given: Namespace) -> Iterator[Row]:
     """Yields the time of a step of two ranks, beside one rank that takes half the images."""
-    shards = write_training_set(of_one_size(photos), folder / "set")
-    turns: list[Turn] = []
-    for number in range(rounds):
-        for way in WAYS:
-            changes: dict[str, Any] = {"batch": 4 if way == ALONE else 8, "processes": 1 if way == ALONE else 2}
-            changes |= {"parallel": way} if way in ("fsdp", "tree") else {}
-            settings = {"network": SMALL, "steps": steps + WARM_UP} | changes
-            turns.append((way, make_config(folder / f"{number}-{way}", shards, **settings)))
-    multiprocessing.spawn(_rank, (folder, turns), nprocs=2)
-    medians = json.loads((folder / "medians.json").read_bytes())
-    found = {way: [Seconds(*of) for (its, _), of in zip(turns, medians, strict=True) if its == way] for way in WAYS}
-    for way in WAYS[1:]:
-        pairs = sorted(zip(found[way], found[ALONE], strict=True), key=lambda pair: pair[0].wall / pair[1].wall)
-        two, one = pairs[rounds // 2]
-        processor = statistics.median(mine.cpu / its.cpu for mine, its in pairs)
-        yield Row(f"ranks / step of {way}, beside 1 rank", "s", two.wall, one.wall, f"CPU-s {processor:.2f}x")
+    shard = write_set(folder / "set", SIZES[:1])  # all micro-batches cost the same
+    found: dict[str, list[float]] = {way: [] for way in WAYS}
+    for number in range(given.rounds):
+        for way, changes in WAYS.items():
+            settings = {"network": SMALL, "steps": given.steps // 4 + WARM_UP, "log_every": 1, **changes}
+            config = make_config(folder / f"{number}-{way}", shard, **settings)
+            run_training(config, lambda *progress: None)
+            speeds = tracked(config, "images_per_second")
+            found[way].append(statistics.median(changes["batch"] / speeds[step] for step in speeds if step > WARM_UP))
+    alone = found.pop(ALONE)
+    for way, seconds in found.items():
+        yield Row(f"ranks / step of {way}, beside 1 rank", "s", *median_pair(seconds, alone))
 
 
-def _rank(rank: int, folder: Path, turns: Sequence[Turn]) -> None:
-    as_a_rank()
-    warnings.simplefilter("ignore")
-    dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), 2), rank=rank, world_size=2)
-    medians = []
-    for way, config in turns:
-        dist.barrier()
-        clock = StepClock()
-        if way != ALONE or rank == 0:
-            train(config, ranks=Ranks() if way == ALONE else Ranks(rank, 2), check=clock)
-        medians.append([statistics.median(times) for times in zip(*clock.steps[WARM_UP:], strict=True)])
-    if rank == 0:
-        (folder / "medians.json").write_text(json.dumps(medians))
-    dist.destroy_process_group()
-
-
-PARTS: dict[str, Callable[[Photos, Path, Namespace], Iterator[Row]]] = {
-    "data": lambda photos, folder, given: measure_data_wait(photos, folder, given.steps),
-    "checkpoints": lambda photos, folder, given: measure_checkpoints(folder, given.rounds),
-    "loop": lambda photos, folder, given: measure_loop(photos, folder, given.steps),
-    "ranks": lambda photos, folder, given: measure_scaling(photos, folder, given.steps // 4, given.rounds),
-}
+PARTS: dict[str, Callable[[Path, Namespace], Iterator[Row]]] = {
+    "data": measure_data_wait, "checkpoints": measure_checkpoints, "loop": measure_loop, "ranks": measure_scaling,
+}  # fmt: skip
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    as_a_rank()
-    with tempfile.TemporaryDirectory() as name:
-        photos = write_photos(given.shared / "data/coco/sample2017", Path(name) / "images", given.megabytes)
-        yield Row("images", "", len(photos), note=photos.origin)
+    with tempfile.TemporaryDirectory() as folder:
         for part in given.parts:
-            yield from PARTS[part](photos, Path(name) / part, given)
+            yield from PARTS[part](Path(folder) / part, given)
 
 
 if __name__ == "__main__":
-    options = parser(__doc__)
-    shared = Path(os.environ.get("RLIP_SHARED", "../shared"))
-    options.add_argument("--shared", type=Path, default=shared, help="folder with data/coco; noise without it")
+    options = parser(__doc__, steps=40, rounds=3)
     options.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    options.add_argument("--steps", type=int, default=40, help="steps of each training that is timed")
-    options.add_argument("--rounds", type=int, default=3, help="turns that the ways to share the work take")
-    options.add_argument("--megabytes", type=float, default=60, help="size of all images")
     run(options, measure)

@@ -26,7 +26,7 @@ _ENVIRONMENT = {
 # The autoscaler and the copier of logs take a second of start each, and no test is about them.
 HEAD = {**NODE, "include_dashboard": False, "no_monitor": True, "include_log_monitor": False}
 Host = list[psutil.Process]
-_IMPORTABLE = (ROOT, ROOT / "tests", ROOT / "benchmarks")
+_IMPORTABLE = (ROOT, ROOT / "tests")
 
 
 @contextmanager

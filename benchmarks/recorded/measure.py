@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.recorded.recording import Arrays, Recording, targets_in
 from models.decoder import Decoded
 from models.encoder import Encoded
 from models.losses import Matches, SetCriterion, TaggerCriterion, hungarian, pseudo_labels
 from models.network import Network
 from models.official.names import place_of, share_of
 from models.predictions import Pairs, Predictions, Target, hoi, scene_graph, zero_shot
-from recorded.recording import Arrays, Recording, targets_in
 
 FIELDS = {
     "pred_sub_logits": "subject_logits", "pred_obj_logits": "object_logits", "pred_verb_logits": "predicate_logits",
@@ -32,17 +32,6 @@ TERMS = {
 }  # fmt: skip
 SMALL = 600
 """Maximum number of elements of parameters whose gradients are recorded in full."""
-
-
-def measure(recording: Recording, part: str, given: Arrays) -> Arrays:
-    """Computes all compared values of a part. `given` holds the part's targets and image sizes."""
-    if part == "forward":
-        return measure_forward(recording, given)
-    if part == "evalpath_post":
-        return measure_evaluation(recording, given)
-    if part == "post_zs":
-        return measure_zero_shot(recording, given)
-    return measure_loss(recording, given)
 
 
 def measure_forward(recording: Recording, given: Arrays) -> Arrays:
@@ -104,6 +93,14 @@ def measure_loss(recording: Recording, given: Arrays) -> Arrays:
         | _losses(losses, recording.config.decoder_layers)
         | _gradients(recording, "step.total_grad_norm" in given)
     )
+
+
+MEASURES = {"forward": measure_forward, "evalpath_post": measure_evaluation, "post_zs": measure_zero_shot}
+
+
+def measure(recording: Recording, part: str, given: Arrays) -> Arrays:
+    """Computes all compared values of a part. `given` holds the part's targets and image sizes."""
+    return MEASURES.get(part, measure_loss)(recording, given)
 
 
 @contextmanager

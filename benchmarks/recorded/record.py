@@ -1,4 +1,4 @@
-"""Records small networks in the layout of reference recordings: `python -m recorded.record FOLDER` in benchmarks/.
+"""Records small networks in the layout of reference recordings: `python -m benchmarks.recorded.record FOLDER`.
 
 The networks are ours, so the recordings do not involve the authors' code. Made while the reference recordings agree,
 they detect later changes where the reference recordings are not available.
@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.recorded.measure import measure
+from benchmarks.recorded.recording import Arrays, Recording
 from models.config import NetworkConfig, TextConfig
 from models.network import Network
 from models.official.export import export_checkpoint
 from models.weights import build
-from recorded.measure import measure
-from recorded.recording import Arrays, Recording
 
 KINDS: dict[str, dict[str, Any]] = {
     "parseda_own": {"gating_mechanism": "VXAc", "verb_query_tgt_type": "vanilla_MBF"},
@@ -71,7 +71,7 @@ def record(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
         features = network.transformer.text_encoder.encode_tokens(
             *(torch.from_numpy(inputs[key]) for key in ("in.input_ids", "in.attention_mask"))
         )
-    _write(folder, name, "forward", inputs | {"act.text.pooler_output": features.numpy()})
+    np.savez(folder / f"{name}_forward.npz", **inputs, **{"act.text.pooler_output": features.numpy()})
     recording = Recording(folder, name)
     given = {"forward": inputs} | {f"loss_{kind}": _targets(kind) for kind in ("hard", "empty", "soft")[: 3 - tagger]}
     if not tagger:
@@ -83,7 +83,7 @@ def record(folder: Path, name: str, settings: Mapping[str, Any]) -> None:
         # Norms of gradients are enough; full gradients would double the size.
         left_out = ("gradfull.",) if config.architecture == "parseda" else ("gradfull.", *OF_ENCODER)
         measured = {key: value for key, value in measured.items() if not key.startswith(left_out)}
-        _write(folder, name, part, arrays | measured)
+        np.savez_compressed(folder / f"{name}_{part}.npz", **arrays | measured)
 
 
 def _config(name: str, settings: Mapping[str, Any]) -> NetworkConfig:
@@ -140,10 +140,6 @@ def _targets(kind: str) -> Arrays:
             arrays[f"tgt{image}.{role}_labels"] = generator.integers(0, OBJECTS - 1, pairs)
         arrays[f"tgt{image}.verb_labels"] = predicates
     return arrays
-
-
-def _write(folder: Path, name: str, part: str, arrays: Arrays) -> None:
-    np.savez_compressed(folder / f"{name}_{part}.npz", **arrays)
 
 
 if __name__ == "__main__":

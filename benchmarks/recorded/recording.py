@@ -139,15 +139,10 @@ class Recording:
 
 
 def targets_in(arrays: Arrays) -> list[Target]:
-    of_images: dict[int, dict[str, Tensor]] = {}
-    for key, value in arrays.items():
-        prefix, _, name = key.partition(".")
-        if prefix.startswith("tgt"):
-            of_images.setdefault(int(prefix.removeprefix("tgt")), {})[name] = torch.from_numpy(value)
-    return [_target(of_images[image]) for image in sorted(of_images)]
-
-
-def _target(given: dict[str, Tensor]) -> Target:
-    known = torch.ones(len(given["sub_labels"]), dtype=torch.bool)
-    names = ("sub_labels", "obj_labels", "sub_boxes", "obj_boxes", "verb_labels")
-    return Target(*(given[name] for name in names), known)
+    """Returns the targets of each image."""
+    targets = []
+    for image in sorted({int(key[3:].partition(".")[0]) for key in arrays if key.startswith("tgt")}):
+        names = ("sub_labels", "obj_labels", "sub_boxes", "obj_boxes", "verb_labels")
+        values = [torch.from_numpy(arrays[f"tgt{image}.{name}"]) for name in names]
+        targets.append(Target(*values, torch.ones(len(values[0]), dtype=torch.bool)))
+    return targets

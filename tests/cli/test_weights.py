@@ -10,10 +10,10 @@ import torch
 from rlip_command import output_of, rlip
 from safetensors.torch import load_file, save_file
 
+from benchmarks.parity import OWN
+from benchmarks.recorded.recording import Recording
 from models import weights
 from models.config import NetworkConfig, TextConfig
-from parity import OWN
-from recorded.recording import Recording
 from tests.detector_checkpoint import converted, detector
 
 TAGGER, PARSED = OWN / "tagger_own.safetensors", OWN / "parsed_own.safetensors"

@@ -8,7 +8,7 @@ import pytest
 from relation_rows import NONE, A, B, C, D, half, relations
 from vcoco_files import files
 
-from benchmarks.evaluation import vcoco_set
+from benchmarks.evaluation import synthetic
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.pairs import vcoco_predicate
 from pipeline.evaluation.anatomy import dissect
@@ -266,7 +266,13 @@ def test_images_without_detections_are_an_error_unless_allowed(tmp_path):
 
 
 def test_kept_matches_score_chosen_images_as_detections_on_copies_of_them_do():
-    predicted, truth = vcoco_set(images=40, per_image=12, seed=3)
+    (drawn, given), draws = synthetic(images=40, per_image=12, seed=3), np.random.default_rng(3)
+    labels = draws.integers(0, 2, (len(given), 2))
+    labels[draws.random(len(given)) < 0.1] = -1
+    things = np.where((labels[:, :1] == 1) & (draws.random((len(given), 1)) < 0.7), given.object_boxes, np.nan)
+    truth = VcocoTruth(40, ACTIONS, ROLES, given.image, given.subject_boxes, labels, things[:, None])
+    roles = replace(drawn, predicates=np.zeros(len(drawn), np.int64))
+    predicted = VcocoDetections(roles, drawn.image, drawn.subject_boxes, draws.random((len(drawn), 2)))
     matches = match_vcoco(predicted, truth)
     for seed in range(3):
         chosen = np.sort(np.random.default_rng(seed).integers(0, 40, 40))

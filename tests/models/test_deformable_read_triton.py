@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from kernel import KERNELS, compiled, resources
+from benchmarks.kernel import KERNELS, compiled, resources
 from models import deformable_read, deformable_read_triton
 from models.deformable_read import read
 from models.deformable_read_triton import read_by_kernel

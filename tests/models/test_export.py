@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.recorded.recording import Recording, targets_in
 from models.config import ConfigError, NetworkConfig, TextConfig
 from models.official.export import differences, export_checkpoint, official_options, write_checkpoint
 from models.official.imported import import_checkpoint
 from models.relation_tagger import PairQueries
 from models.weights import build
-from recorded.recording import Recording, targets_in
 
 SMALL = NetworkConfig(
     backbone="resnet_w4_1_1_1_1", width=32, heads=2, points=2, encoder_layers=4, decoder_layers=2, feedforward=24,

@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.parity import OWN
+from benchmarks.recorded.recording import Recording
 from models import weights
 from models.config import NetworkConfig
 from models.official.imported import NEW_TO_TWO_STAGES, import_checkpoint
 from models.official.sizes import Kind
 from models.weights_file import WeightsError
-from parity import OWN
-from recorded.recording import Recording
 from tests.detector_checkpoint import converted, detector
 
 NOT_INFERRED = {"text": {"heads": 2}}

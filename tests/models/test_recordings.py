@@ -2,21 +2,22 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
 import torch
 
-from parity import OWN, TOLERANCES, compare, differences, main
-from recorded.measure import measure
-from recorded.recording import Recording, recordings_in
+from benchmarks.parity import OWN, TOLERANCES, beyond, compare, differences, main
+from benchmarks.recorded.measure import measure
+from benchmarks.recorded.recording import Recording, recordings_in
 
 
 def assert_agrees(recording: Recording) -> set[str]:
     """Returns the compared groups; fails and lists all values that differ too much."""
-    found = list(differences(recording))
-    assert not [difference for difference in found if not difference.holds]
-    return {difference.group for difference in found}
+    found = differences(recording)
+    assert not {part: each for part, each in found.items() if beyond(each)}
+    return set().union(*found.values())
 
 
 @pytest.mark.parametrize("name", ["parseda_tiny", "parsed_tiny", "tagger_tiny"])
@@ -40,33 +41,33 @@ def test_a_slightly_different_network_is_noticed(weight):
     with torch.no_grad():
         recording.network.get_parameter(weight).add_(0.01)
     given = recording.arrays("forward")
-    beyond = [row for row in compare("forward", given, measure(recording, "forward", given)) if not row.holds]
-    assert "activations" in {row.group for row in beyond}
+    assert "activations" in beyond(compare(given, measure(recording, "forward", given)))
 
 
 def test_what_is_not_measured_or_no_number_does_not_pass():
     recorded = {"out.a": np.zeros(3, np.float32), "match.main.img0.src": np.arange(2), "loss_total": np.array(2.0)}
-    rows = {row.group: row for row in compare("part", recorded, {"out.a": np.array([0, np.nan, 0], np.float32)})}
-    assert all(row.largest == np.inf and not row.holds for row in rows.values()) and len(rows) == 3
+    found = compare(recorded, {"out.a": np.array([0, np.nan, 0], np.float32)})
+    assert all(largest == np.inf for largest, _ in found.values()) and len(beyond(found)) == len(found) == 3
     close = {"out.a": recorded["out.a"] + 9e-6, "match.main.img0.src": np.arange(2), "loss_total": np.array(2.00001)}
-    assert all(row.holds for row in compare("part", recorded, close))
+    assert not beyond(compare(recorded, close))
     broken = {**recorded, "out.a": np.array([0, np.nan, 0], np.float32)}
-    assert all(row.holds for row in compare("part", broken, close))
+    assert not beyond(compare(broken, close))
     far = {"out.a": recorded["out.a"] + 2e-5, "match.main.img0.src": np.arange(2)[::-1], "loss_total": np.array(2.0001)}
-    assert not any(row.holds for row in compare("part", recorded, far))
+    assert len(beyond(compare(recorded, far))) == 3
 
 
-def test_the_command_tells_agreement_by_its_exit_code(tmp_path, capsys):
+def test_the_command_tells_agreement_by_its_exit_code(tmp_path, capsys, monkeypatch):
     for path in OWN.glob("tagger_own*"):
         shutil.copy(path, tmp_path / path.name.replace("tagger_own", "other"))
     assert recordings_in(tmp_path) == ["other"]
-    assert main([str(tmp_path), "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
-    assert rows and all(row["recording"] == "other" and row["holds"] for row in rows)
+    monkeypatch.setattr(sys, "argv", ["parity", str(tmp_path), "--json", str(tmp_path / "rows.json")])
+    assert main() == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert rows and all(row["name"].startswith("other, ") and row["ours"] <= row["peer"] for row in rows)
     with np.load(tmp_path / "other_forward.npz") as file:
         arrays = {key: file[key] for key in file.files}
     arrays["out.pred_verb_logits"] = arrays["out.pred_verb_logits"] + 1e-3
     np.savez(tmp_path / "other_forward.npz", **arrays)
-    assert main([str(tmp_path)]) == 1
-    (beyond,) = (line for line in capsys.readouterr().out.splitlines() if "BEYOND" in line)
-    assert "out.pred_verb_logits" in beyond and "outputs" in beyond and "1.0e-03" in beyond
+    assert main() == 1
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "BEYOND" in line)
+    assert "out.pred_verb_logits" in line and "outputs" in line and "0.001" in line

@@ -8,7 +8,7 @@ from review_browser import Served, served
 from review_runs import many_images
 from run_builder import RunBuilder
 
-from review_keyboard import KEYS, keyboard_pass
+from benchmarks.review_keyboard import KEYS, keyboard_pass
 
 KINDS = {"a": "accept", "r": "reject", "u": "unsure"}
 LABELS = 40

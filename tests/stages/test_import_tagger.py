@@ -11,15 +11,15 @@ import torch
 from golden.stage_cases import stages
 from typer.testing import CliRunner
 
+from benchmarks.parity import OWN
+from benchmarks.recorded.recording import Recording
 from models.config import TextConfig
 from models.relation_tagger import RelationTagger
 from models.weights import save
-from parity import OWN
 from pipeline.cli.app import app
 from pipeline.runtime.stage import Inputs
 from pipeline.stages.import_tagger import ImportTaggerSettings, ImportTaggerStage
 from pipeline.stages.tag import TagSettings, TagStage
-from recorded.recording import Recording
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.tables import write_table

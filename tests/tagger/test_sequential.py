@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from benchmarks.labelling import label_sequentially
+from benchmarks.recorded.recording import Recording, targets_in
 from models.config import NetworkConfig
 from models.relation_tagger import RelationTagger
-from recorded.recording import Recording, targets_in
 from tagger.box import Box
 from tagger.labelling.labeller import Labeller
 from tagger.labelling.tagging_image import TaggingImage

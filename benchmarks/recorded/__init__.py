@@ -1,1 +1,0 @@
-"""Recordings of networks and comparisons with them. `recording.py` describes the layout."""
