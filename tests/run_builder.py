@@ -17,7 +17,7 @@ from storage.keys import KeyTerms
 from storage.runs import Run
 
 SCHEMAS = {
-    "ingest": ("images", tables.IMAGES), "caption": ("captions", tables.CAPTIONS),
+    "ingest": ("images", tables.IMAGES), "detect": ("images", tables.IMAGES), "caption": ("captions", tables.CAPTIONS),
     "parse": ("triplets", tables.TRIPLETS), "tag": ("relations", tables.RELATIONS),
     "verify": ("opinions", tables.OPINIONS), "train_tagger": ("tagger", tables.METRICS),
     "shard": ("shards", tables.SHARD_MEMBERS), "pretrain": ("weights", tables.METRICS),
