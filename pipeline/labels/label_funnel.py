@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings, judged_columns
 from pipeline.labels.label_overrides import Overrides
-from pipeline.labels.labelled_partitions import LabelledPartition, candidates, dropped
+from pipeline.labels.labelled_partitions import LabelledPartition, candidates, dropped, is_made_from
 from storage.artifact import Artifact
 from tagger.english.predicates import canonical
 
@@ -151,9 +151,8 @@ def partition_tally(found: LabelledPartition, judged: Sequence[str | None]) -> L
         tally.parts["given"] = Counter(FlatList.of(table, "relations").values("predicate"))
         tally.parts["images"] = _uncaptioned(table, captioned)
     if captioned is not None:
-        captions = captioned.table("captions")
-        tally.numbers["captions"] = len(FlatList.of(captions, "captions"))
-        tally.parts["captions"] = _silent(captions, parsed)
+        tally.numbers["captions"] = len(FlatList.of(captioned.table("captions"), "captions"))
+        tally.parts["captions"] = _silent(captioned, parsed)
     if parsed is not None:
         tally.numbers["triplets"] = len(FlatList.of(parsed.table("triplets"), "triplets"))
         tally.parts["triplets"] = _ungrounded(parsed, tagged)
@@ -196,10 +195,10 @@ def _uncaptioned(images: pa.Table, captioned: Artifact | None) -> Counter[str]:
     return found
 
 
-def _silent(captions: pa.Table, parsed: Artifact | None) -> Counter[str]:
+def _silent(captioned: Artifact, parsed: Artifact | None) -> Counter[str]:
     """Why captions of a partition led to no triplet, with counts."""
-    number = len(FlatList.of(captions, "captions"))
-    if parsed is None:
+    number = len(FlatList.of(captioned.table("captions"), "captions"))
+    if parsed is None or not is_made_from(parsed, "captions", captioned):
         return Counter({"not parsed yet": number})
     triplets = FlatList.of(parsed.table("triplets"), "triplets")
     speaking = len(set(zip(triplets.row.tolist(), triplets.values("caption"), strict=True)))
@@ -209,8 +208,7 @@ def _silent(captions: pa.Table, parsed: Artifact | None) -> Counter[str]:
 
 def _ungrounded(parsed: Artifact, tagged: Artifact | None) -> Counter[str]:
     """Why triplets of a partition led to no candidate, with counts."""
-    read = None if tagged is None else tagged.manifest.terms["inputs"].get("triplets")
-    if tagged is None or (read is not None and parsed.content not in read):
+    if tagged is None or not is_made_from(tagged, "triplets", parsed):
         return Counter({"not tagged since they were parsed": len(FlatList.of(parsed.table("triplets"), "triplets"))})
     lost = dropped(tagged)
     return Counter() if lost is None else Counter(lost["reason"].to_pylist())

@@ -29,7 +29,7 @@ LABELS = pa.schema({
 })  # fmt: skip
 """`predicate` is canonical. Boxes: absolute pixels, top-left corner and size. `kept`: whether the run's shards keep the
 label, and with which `confidence` (null if not kept), or the `reason` why not. `caption` and `words` (subject,
-predicate, object as written) are null if the run has no triplet for the label."""
+predicate, object as written) are null if the run has no triplet for the label, or made captions or triplets again."""
 
 
 def flat_labels(run: Run) -> Iterator[pa.Table]:
@@ -40,7 +40,8 @@ def flat_labels(run: Run) -> Iterator[pa.Table]:
     choice, settled = choice_of(run), overrides_of(run)
     for found, images, tagged in tagged_partitions(run):
         rows = {row["image_id"]: row for row in images.table("images").to_pylist()}
-        texts, parsed = _items(found.captioned, "captions"), _items(found.parsed, "triplets")
+        captioned, parsed = found.label_sources()
+        texts, triplets = _items(captioned, "captions"), _items(parsed, "triplets")
         relations, own = tagged.table("relations"), settled.get(found.name)
         judged = {} if choice is None else judged_labels(relations, candidates(tagged), choice, own)
         flat: list[dict[str, Any]] = []
@@ -48,7 +49,7 @@ def flat_labels(run: Run) -> Iterator[pa.Table]:
             image_id, labels = row["image_id"], row["relations"]
             verdicts = judged.get(image_id, [Judged(label["score"]) for label in labels])
             for label, verdict in sorted(zip(labels, verdicts, strict=True), key=lambda pair: -pair[0]["score"]):
-                words = _at(parsed.get(image_id, []), label["triplet"])
+                words = _at(triplets.get(image_id, []), label["triplet"])
                 caption = _at(texts.get(image_id, []), words["caption"]) if words else None
                 flat.append(_row(rows[image_id], label, verdict, words, caption))
         yield pa.Table.from_pylist(flat, schema=LABELS)
