@@ -46,6 +46,7 @@ class CaptionStage(Stage):
     version = 4
     reads = ("images",)
     writes = "captions"
+    uses_gpu = True
     loads = "the captioner"
     schema = IMAGE_CAPTIONS
     row_wise = True
