@@ -32,9 +32,6 @@ from pipeline.runtime.stage import Stage
 from pipeline.stages.order import STAGES
 from storage.errors import FatalError
 
-GPU_STAGES = frozenset({"detect", "caption", "train_tagger", "tag", "verify", "pretrain", "evaluate"})
-"""Stages that compute on a GPU where there is one."""
-
 LIMIT = "gpu"
 """Name of the concurrency limit; it counts the GPUs that workers of this server share."""
 
@@ -46,13 +43,13 @@ LEASE = 60.0
 
 
 @contextmanager
-def gpu_slots(stage: str, environment: Mapping[str, str] = os.environ) -> Iterator[None]:
+def gpu_slots(stage: type[Stage], environment: Mapping[str, str] = os.environ) -> Iterator[None]:
     """Hold the slots that the environment asks for while a step of `stage` computes.
 
     Raises `FatalError` before that when the server has no limit `gpu`, or one that never grants so many slots.
     """
     wanted = environment.get(VARIABLE, "")
-    if stage not in GPU_STAGES or not wanted:
+    if not stage.uses_gpu or not wanted:
         yield
         return
     if not wanted.isdecimal() or int(wanted) < 1:
@@ -158,7 +155,7 @@ def _require_above(planner: Planner, stage: str) -> None:
 
 def _work_in_tasks(artifact: ProgressArtifact, planner: Planner, plan: StepPlan, display: Display) -> Sequence[Record]:
     """Execute the due items of a step in Prefect tasks. If none are due, one task ends in state `Cached`."""
-    with gpu_slots(plan.step.stage.name) if plan.due else nullcontext():
+    with gpu_slots(plan.step.stage) if plan.due else nullcontext():
         if plan.step.stage.whole:
             arguments = (plan.step.name, quote(planner), quote(plan), quote(display))
             return cast(list[Record], run_whole(*arguments, return_state=True).result())

@@ -100,13 +100,13 @@ class Run:
 
     def record(self, step: str, stage: str, keys: dict[str, str]) -> None:
         """Record which artifact holds each partition of a step. `keys`: partition → key."""
-        self._require_current()
+        self.require_current()
         entry = {"step": step, "stage": stage, "partitions": keys}
         self.store.put(self._file(step), sealed_json(entry))
 
     def note(self, name: str, value: Any) -> None:
         """Store a JSON document with the run, e.g. its recipe or the table shown at its end."""
-        self._require_current()
+        self.require_current()
         document = value if isinstance(value, dict) and value else {"value": value}
         self.store.put(self.folder / f"{name}.json", sealed_json(document, default=str))
 
@@ -117,12 +117,12 @@ class Run:
 
     def append(self, status: str, **facts: Any) -> None:
         """Append the state of the run to its history, as a record that is never rewritten. `facts` are JSON values."""
-        self._require_current()
+        self.require_current()
         self._append(datetime.now(UTC), status, facts)
 
     def adopt(self) -> None:
         """Make the state of a run without a history its first record, before anything is added to it."""
-        self._require_current()
+        self.require_current()
         if self.records() or not self.steps():
             return
         written = max(path.stat().st_mtime for path in (self.folder / "steps").glob("*.json"))
@@ -164,7 +164,7 @@ class Run:
 
     def remove(self) -> None:
         """Forget the run; its artifacts stay until `rlip store gc`."""
-        self._require_current()
+        self.require_current()
         self.store.remove_run(self.name)
 
     @property
@@ -172,7 +172,7 @@ class Run:
         """Whether anything was recorded under this name: a step, or, after a push of a record alone, its history."""
         return any(next((self.folder / kind).glob("*.json"), None) is not None for kind in ("steps", "records"))
 
-    def _require_current(self) -> None:
+    def require_current(self) -> None:
         """Raises `FatalError` for a record, since history is not rewritten. A run as it is now can be changed."""
 
     def _entry(self, step: str) -> StepKeys:
@@ -231,7 +231,8 @@ class RunRecord(Run):
     def _read(self, name: str) -> Any:
         return self._content.facts.get(name)
 
-    def _require_current(self) -> None:
+    def require_current(self) -> None:
+        """Always raises."""
         raise FatalError(f"{self.name} is a record of a past execution and can't be changed; name the run without @")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
+from pipeline.labels.label_overrides import OVERRIDES
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
@@ -17,7 +18,7 @@ from storage.keys import KeyTerms
 from storage.runs import Run
 
 SCHEMAS = {
-    "ingest": ("images", tables.IMAGES), "caption": ("captions", tables.CAPTIONS),
+    "ingest": ("images", tables.IMAGES), "detect": ("images", tables.IMAGES), "caption": ("captions", tables.CAPTIONS),
     "parse": ("triplets", tables.TRIPLETS), "tag": ("relations", tables.RELATIONS),
     "verify": ("opinions", tables.OPINIONS), "train_tagger": ("tagger", tables.METRICS),
     "shard": ("shards", tables.SHARD_MEMBERS), "shard_tagger": ("shards", tables.SHARD_MEMBERS),
@@ -60,11 +61,13 @@ class RunBuilder:
         rows_in: int | None = None,
         settings: Mapping[str, Any] | None = None,
         detections: Sequence[Mapping[str, Any]] | None = None,
+        overrides: Sequence[Mapping[str, Any]] | None = None,
         inputs: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         def output(work: Path) -> Output:
             files = {}
-            for name, found in (("candidates", candidates), ("detections", detections)):
+            tables = {"candidates": candidates, "detections": detections, "overrides": overrides}
+            for name, found in tables.items():
                 if found is not None:
                     artifact(work, **{name: found})
                     files[f"{name}.parquet"] = work / f"{name}.parquet"
@@ -112,7 +115,8 @@ def artifact(folder: Path, **rows: Sequence[Mapping[str, Any]]) -> Artifact:
     """An artifact in `folder` for a stage to read, with these rows in tables of these names."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, found in rows.items():
-        schema = tables.SHARD_MEMBERS if name == "shards" else getattr(tables, name.upper())
+        others = {"shards": tables.SHARD_MEMBERS, "overrides": OVERRIDES}
+        schema = others[name] if name in others else getattr(tables, name.upper())
         tables.write_table(pa.Table.from_pylist(list(found), schema=schema), folder / f"{name}.parquet")
     return Artifact(folder)
 

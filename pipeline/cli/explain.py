@@ -18,7 +18,14 @@ from pipeline.cli.options import STORE, AsJson, StorePath
 from pipeline.data.datasets.annotations import readable
 from pipeline.labels.kept_labels import choice_of, judged_labels, recorded_choice
 from pipeline.labels.label_overrides import overrides_of
-from pipeline.labels.labelled_partitions import candidates, dropped, images_with_boxes, opinions
+from pipeline.labels.labelled_partitions import (
+    candidates,
+    dropped,
+    images_with_boxes,
+    opinions,
+    partition_artifacts,
+    require_same_boxes,
+)
 from pipeline.report.formatting import sanitise
 from storage.artifact import Artifact
 from storage.errors import FatalError
@@ -81,26 +88,32 @@ def explain(
 
 
 def trace_of(run: Run, image: str) -> ImageTrace:
-    """Look up an image by id, by `dataset/id`, by file name or path. Raises `FatalError` unless exactly one matches."""
+    """Look up an image by id, by `dataset/id`, by file name or path.
+
+    Raises `FatalError` unless exactly one image matches, and as `require_same_boxes` does.
+    """
     partition, row = _find(run, image)
     image_id = row["image_id"]
-    at = {step: found[partition] for step in run.steps() if partition in (found := run.artifacts(step))}
-    captions = _items(at.get("caption"), "captions", image_id)
-    triplets = _items(at.get("parse"), "triplets", image_id)
+    at = {step: every[partition] for step in run.steps() if partition in (every := run.artifacts(step))}
+    found = partition_artifacts(run)[partition]
+    if found.images is not None and found.tagged is not None:
+        require_same_boxes(found.images, found.tagged)
+    captioned, parsed = found.label_sources()
+    texts, triplets = _items(captioned, "captions", image_id), _items(parsed, "triplets", image_id)
     labels = sorted(_labels(run, at.get("tag"), image_id), key=lambda label: -label["score"])
     mentions, said = _mentions(at.get("tag"), image_id), opinions(at.get("verify"), at["tag"]) if "tag" in at else {}
     return ImageTrace(
         run=run.name,
         partition=partition,
         image=row,
-        captions=captions,
+        captions=_items(at.get("caption"), "captions", image_id),
         captioner=at["caption"].manifest.terms["weights"] if "caption" in at else {},
         tagger=next(iter(at["tag"].manifest.terms["inputs"].get("tagger", [])), None) if "tag" in at else None,
         labels=[
             {
                 **label,
                 "words": words,
-                "caption": _caption(captions, words),
+                "caption": _caption(texts, words),
                 "mentions": mentions.get(ends_of(label), []),
                 "opinion": said.get((image_id, label["subject"], label["object"], canonical(label["predicate"]))),
             }

@@ -213,13 +213,14 @@ def tables_of(run: Run) -> Iterator[tuple[str, ds.Dataset]]:
                 if file.endswith(_PARQUET) and not is_replaced:
                     by_step = files.setdefault(file.removesuffix(_PARQUET), {})
                     by_step.setdefault(step, []).append((partition, artifact.file(file)))
+    tables: dict[str, list[tuple[str, Path]]] = {}
     for table, by_step in files.items():
-        if table == REJECTED_FILE.removesuffix(_PARQUET):
-            yield table, _dataset([entry for entries in by_step.values() for entry in entries])
-            continue
+        is_apart = len(by_step) > 1 and table != REJECTED_FILE.removesuffix(_PARQUET)
         for step, entries in by_step.items():
             variant = step.partition(":")[2].replace(":", "_")
-            yield (f"{table}_{variant}" if len(by_step) > 1 and variant else table), _dataset(entries)
+            tables.setdefault(f"{table}_{variant}" if is_apart and variant else table, []).extend(entries)
+    for name, entries in tables.items():
+        yield name, _dataset(entries)
 
 
 def _dataset(entries: list[tuple[str, Path]]) -> ds.Dataset:

@@ -156,6 +156,7 @@ def remove_run(run_name: RunName, store: StorePath = STORE, as_json: AsJson = Fa
     opened = existing_store(store)
     opened.require_writable()
     run = find_run(opened, run_name)
+    run.require_current()
     freed = next((share.apart for share in usage_of(opened).runs if share.name == run.name), 0)
     reports = remove_report(run)
     run.remove()

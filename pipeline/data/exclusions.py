@@ -66,7 +66,7 @@ class Contaminated(NamedTuple):
 
 
 def exclusion_files(lists: Sequence[ExclusionList]) -> dict[str, Path]:
-    """The files of the lists by role, for `Stage.weights`. Raises `FatalError` when one is missing."""
+    """The files of the lists by role, for `Stage.files`. Raises `FatalError` when one is missing."""
     files: dict[str, Path] = {}
     for number, each in enumerate(lists):
         named = {"ids": each.ids, "map": each.map}

@@ -158,7 +158,6 @@ def kept_labels(
     found: dict[int, tuple[SampleRelation, ...]] = {}
     for row, judged in zip(rows, judged_labels(relations, candidates, settings, overrides).values(), strict=True):
         clear = ambiguities.get(row["image_id"], {})
-        of_image = (overrides or {}).get(row["image_id"], NO_OVERRIDES)
         kept = [
             SampleRelation(
                 label["subject"],
@@ -175,7 +174,7 @@ def kept_labels(
         ]
         kept += [
             SampleRelation(subject, object_, predicate, ACCEPTED, surface=predicate)
-            for subject, object_, predicate in _added(row["relations"], of_image)[: settings.max_relations]
+            for subject, object_, predicate in added_labels(row, settings, overrides)
         ]
         found[row["image_id"]] = tuple(sorted(kept, key=lambda r: (r.subject, r.object, r.predicate)))
     return found
@@ -218,9 +217,11 @@ def _ambiguities(pairs: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int, str
     return found
 
 
-def _added(labels: Sequence[Mapping[str, Any]], overrides: ImageOverrides) -> list[Named]:
-    """The labels that reviewers say are right and the tagger has not scored."""
-    return sorted(overrides.right - {(r["subject"], r["object"], canonical(r["predicate"])) for r in labels})
+def added_labels(row: Mapping[str, Any], settings: ChoiceSettings, overrides: Overrides | None) -> list[Named]:
+    """The kept labels of an image, a row of `relations`, that reviewers say are right and the tagger has not scored."""
+    right = (overrides or {}).get(row["image_id"], NO_OVERRIDES).right
+    scored = {(r["subject"], r["object"], canonical(r["predicate"])) for r in row["relations"]} if right else set()
+    return sorted(right - scored)[: settings.max_relations]
 
 
 @dataclass(frozen=True)
@@ -259,7 +260,7 @@ def judged_columns(
         judged = _judged_by_image(rows, candidates, settings, overrides or {})
         exact, reason = [one.confidence for one in judged], np.array([one.reason or "" for one in judged], object)
         for place, row in enumerate(rows):
-            most[place] -= len(_added(row["relations"], (overrides or {}).get(row["image_id"], NO_OVERRIDES)))
+            most[place] -= len(added_labels(row, settings, overrides))
     else:
         # The same rules as `LabelChoice`, in a tenth of the time: these settings judge each label alone.
         confidence = _confidence(labels, settings)
@@ -273,7 +274,7 @@ def judged_columns(
     predicate = np.array([order[name] for name in readable], np.int64)[surface]
     if "" in order:
         reason[(reason == "") & (predicate == order[""])] = UNREADABLE
-    _choose_distinct(labels, predicate, rounded, most.clip(0), reason)
+    _choose_distinct(labels, predicate, rounded, most, reason)
     return JudgedColumns(rounded, pa.array([text or None for text in reason.tolist()], pa.string()))
 
 

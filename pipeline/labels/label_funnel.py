@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.flat_list import FlatList
-from pipeline.labels.kept_labels import ChoiceSettings, judged_columns
+from pipeline.labels.kept_labels import ChoiceSettings, added_labels, judged_columns
 from pipeline.labels.label_overrides import Overrides
-from pipeline.labels.labelled_partitions import LabelledPartition, candidates, dropped
+from pipeline.labels.labelled_partitions import LabelledPartition, candidates, dropped, is_made_from
 from storage.artifact import Artifact
 from tagger.english.predicates import canonical
 
@@ -33,7 +33,7 @@ class LabelFunnel:
 
     Each level adds up: `images`, `captions` and `triplets` minus their losses are the items that led to the next level
     (`grounded` triplets to candidates), `candidates` minus losses plus `unproposed` are `scored`, and `scored` minus
-    losses are `kept`.
+    losses plus `added` are `kept`.
     """
 
     images: int | None = None
@@ -47,6 +47,8 @@ class LabelFunnel:
     """Scored labels that no caption proposes for their pair."""
     scored: int | None = None
     """Labels with a score."""
+    added: int | None = None
+    """Labels that reviewers added and the tagger has not scored."""
     kept: int | None = None
     """Labels that stage `shard` keeps."""
     lost: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -116,6 +118,7 @@ class LabelTally:
             candidates=there.get("candidates"),
             unproposed=there.get("unproposed") if "candidates" in there else None,
             scored=there.get("scored"),
+            added=there.get("added"),
             kept=there.get("kept"),
             lost={level: found for level, reasons in lost.items() if (found := _most_frequent_first(reasons))},
         )
@@ -138,12 +141,19 @@ def label_tally(found: LabelledPartition, choice: ChoiceSettings, settled: Overr
     """Counts the labels of one partition."""
     if found.tagged is None:
         return partition_tally(found, ())
-    judged = judged_columns(found.tagged.table("relations"), candidates(found.tagged), choice, settled)
-    return partition_tally(found, judged.reason.to_pylist())
+    relations = found.tagged.table("relations")
+    judged = judged_columns(relations, candidates(found.tagged), choice, settled)
+    added = (
+        [name for row in relations.to_pylist() for *_, name in added_labels(row, choice, settled)] if settled else []
+    )
+    return partition_tally(found, judged.reason.to_pylist(), added)
 
 
-def partition_tally(found: LabelledPartition, judged: Sequence[str | None]) -> LabelTally:
-    """Counts the labels of one partition. `judged`: why each is not kept, in their order; None if it is."""
+def partition_tally(found: LabelledPartition, judged: Sequence[str | None], added: Sequence[str] = ()) -> LabelTally:
+    """Counts the labels of one partition.
+
+    `judged`: why each is not kept, in their order; None if it is. `added`: predicates of labels that reviewers added.
+    """
     tally, captioned, parsed, tagged = LabelTally(), found.captioned, found.parsed, found.tagged
     if found.images is not None:
         table = found.images.table("images")
@@ -151,18 +161,17 @@ def partition_tally(found: LabelledPartition, judged: Sequence[str | None]) -> L
         tally.parts["given"] = Counter(FlatList.of(table, "relations").values("predicate"))
         tally.parts["images"] = _uncaptioned(table, captioned)
     if captioned is not None:
-        captions = captioned.table("captions")
-        tally.numbers["captions"] = len(FlatList.of(captions, "captions"))
-        tally.parts["captions"] = _silent(captions, parsed)
+        tally.numbers["captions"] = len(FlatList.of(captioned.table("captions"), "captions"))
+        tally.parts["captions"] = _silent(captioned, parsed)
     if parsed is not None:
         tally.numbers["triplets"] = len(FlatList.of(parsed.table("triplets"), "triplets"))
         tally.parts["triplets"] = _ungrounded(parsed, tagged)
     if tagged is not None:
-        _count_labels(tally, tagged, judged)
+        _count_labels(tally, tagged, judged, added)
     return tally
 
 
-def _count_labels(tally: LabelTally, tagged: Artifact, judged: Sequence[str | None]) -> None:
+def _count_labels(tally: LabelTally, tagged: Artifact, judged: Sequence[str | None], added: Sequence[str]) -> None:
     labels, pairs = FlatList.of(tagged.table("relations"), "relations"), candidates(tagged)
     alone = labels.values("proposed").count(False)
     if "candidates.parquet" in tagged.manifest.files:
@@ -172,8 +181,13 @@ def _count_labels(tally: LabelTally, tagged: Artifact, judged: Sequence[str | No
             {REPEATED: proposed - distinct, BELOW_FLOOR: distinct - (len(labels) - alone)}
         )
     kept = Counter(p for p, reason in zip(labels.values("predicate"), judged, strict=True) if reason is None)
+    kept.update(added)
     tally.numbers.update(
-        scored=len(labels), unproposed=alone, kept=kept.total(), unexplained=int(dropped(tagged) is None)
+        scored=len(labels),
+        unproposed=alone,
+        added=len(added),
+        kept=kept.total(),
+        unexplained=int(dropped(tagged) is None),
     )
     tally.parts["scored"] = Counter(reason for reason in judged if reason is not None)
     tally.parts["kept"] = Counter()
@@ -196,10 +210,10 @@ def _uncaptioned(images: pa.Table, captioned: Artifact | None) -> Counter[str]:
     return found
 
 
-def _silent(captions: pa.Table, parsed: Artifact | None) -> Counter[str]:
+def _silent(captioned: Artifact, parsed: Artifact | None) -> Counter[str]:
     """Why captions of a partition led to no triplet, with counts."""
-    number = len(FlatList.of(captions, "captions"))
-    if parsed is None:
+    number = len(FlatList.of(captioned.table("captions"), "captions"))
+    if parsed is None or not is_made_from(parsed, "captions", captioned):
         return Counter({"not parsed yet": number})
     triplets = FlatList.of(parsed.table("triplets"), "triplets")
     speaking = len(set(zip(triplets.row.tolist(), triplets.values("caption"), strict=True)))
@@ -209,8 +223,7 @@ def _silent(captions: pa.Table, parsed: Artifact | None) -> Counter[str]:
 
 def _ungrounded(parsed: Artifact, tagged: Artifact | None) -> Counter[str]:
     """Why triplets of a partition led to no candidate, with counts."""
-    read = None if tagged is None else tagged.manifest.terms["inputs"].get("triplets")
-    if tagged is None or (read is not None and parsed.content not in read):
+    if tagged is None or not is_made_from(tagged, "triplets", parsed):
         return Counter({"not tagged since they were parsed": len(FlatList.of(parsed.table("triplets"), "triplets"))})
     lost = dropped(tagged)
     return Counter() if lost is None else Counter(lost["reason"].to_pylist())

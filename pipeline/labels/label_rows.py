@@ -7,7 +7,15 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pipeline.labels.kept_labels import ChoiceSettings, choice_of, choice_or_all, judged_labels, kept_labels
+from pipeline.labels.kept_labels import (
+    ACCEPTED,
+    ChoiceSettings,
+    added_labels,
+    choice_of,
+    choice_or_all,
+    judged_labels,
+    kept_labels,
+)
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import candidates, opinions, tagged_partitions
 from pipeline.labels.verdicts import JudgedRelation, box4
@@ -27,28 +35,34 @@ LABELS = pa.schema({
     **{f"object_{name}": kind for name, kind in _BOX.items()},
     "score": FLOAT, "kept": FLAG, "reason": TEXT, "confidence": FLOAT, "caption": TEXT, "words": TEXT,
 })  # fmt: skip
-"""`predicate` is canonical. Boxes: absolute pixels, top-left corner and size. `kept`: whether the run's shards keep the
-label, and with which `confidence` (null if not kept), or the `reason` why not. `caption` and `words` (subject,
-predicate, object as written) are null if the run has no triplet for the label."""
+"""`predicate` is canonical. Boxes: absolute pixels, top-left corner and size. `score`: null for a label that reviewers
+added. `kept`: whether the run's shards keep the label, and with which `confidence` (null if not kept), or the `reason`
+why not. `caption` and `words` (subject, predicate, object as written) are null if the run has no triplet for the label,
+or made captions or triplets again."""
 
 
 def flat_labels(run: Run) -> Iterator[pa.Table]:
-    """Yields the labels of each ingested and tagged partition, in the schema `LABELS`, best first within an image.
+    """Yields the labels of each ingested and tagged partition, in the schema `LABELS`, by descending score within an image.
 
     Raises `FatalError` if images were ingested, or their boxes detected, again after tagging.
     """
     choice, settled = choice_of(run), overrides_of(run)
     for found, images, tagged in tagged_partitions(run):
         rows = {row["image_id"]: row for row in images.table("images").to_pylist()}
-        texts, parsed = _items(found.captioned, "captions"), _items(found.parsed, "triplets")
+        captioned, parsed = found.label_sources()
+        texts, triplets = _items(captioned, "captions"), _items(parsed, "triplets")
         relations, own = tagged.table("relations"), settled.get(found.name)
         judged = {} if choice is None else judged_labels(relations, candidates(tagged), choice, own)
         flat: list[dict[str, Any]] = []
         for row in relations.to_pylist():
             image_id, labels = row["image_id"], row["relations"]
             verdicts = judged.get(image_id, [Judged(label["score"]) for label in labels])
-            for label, verdict in sorted(zip(labels, verdicts, strict=True), key=lambda pair: -pair[0]["score"]):
-                words = _at(parsed.get(image_id, []), label["triplet"])
+            every = sorted(zip(labels, verdicts, strict=True), key=lambda pair: -pair[0]["score"])
+            for subject, object_, predicate in () if choice is None else added_labels(row, choice, own):
+                label = {"subject": subject, "predicate": predicate, "object": object_, "score": None, "triplet": -1}
+                every.append((label, Judged(ACCEPTED)))
+            for label, verdict in every:
+                words = _at(triplets.get(image_id, []), label["triplet"])
                 caption = _at(texts.get(image_id, []), words["caption"]) if words else None
                 flat.append(_row(rows[image_id], label, verdict, words, caption))
         yield pa.Table.from_pylist(flat, schema=LABELS)

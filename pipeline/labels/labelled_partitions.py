@@ -37,6 +37,15 @@ class LabelledPartition:
             found["detect"] = self.images
         return {step: artifact for step, artifact in found.items() if artifact is not None}
 
+    def label_sources(self) -> tuple[Artifact | None, Artifact | None]:
+        """The captions and triplets that the labels refer to; None for what was made again since."""
+        captioned, parsed = self.captioned, self.parsed
+        if parsed is not None and self.tagged is not None and not is_made_from(self.tagged, "triplets", parsed):
+            parsed = None
+        if captioned is not None and (parsed is None or not is_made_from(parsed, "captions", captioned)):
+            captioned = None
+        return captioned, parsed
+
     def held(self) -> LabelledPartition:
         """The same artifacts, which keep the tables that they have read in memory for as long as they live."""
         copies = {artifact: held(artifact) for artifact in self.steps().values()}
@@ -62,8 +71,7 @@ def candidates(tagged: Artifact) -> pa.Table:
 
 def opinions(verified: Artifact | None, tagged: Artifact) -> dict[tuple[int, int, int, str], float]:
     """What the verifier says of labels, by image id, both boxes and canonical predicate; empty if it judged others."""
-    read = [] if verified is None else verified.manifest.terms["inputs"].get("relations", [tagged.content])
-    if verified is None or tagged.content not in read:
+    if verified is None or not is_made_from(verified, "relations", tagged):
         return {}
     return {
         (row["image_id"], each["subject"], each["object"], each["predicate"]): each["probability"]
@@ -77,10 +85,15 @@ def dropped(tagged: Artifact) -> pa.Table | None:
     return tagged.table("dropped") if "dropped.parquet" in tagged.manifest.files else None
 
 
+def is_made_from(made: Artifact, table: str, read: Artifact) -> bool:
+    """Whether an artifact was made from this `table`, and not from an earlier one; True for what names none."""
+    named: Sequence[str] = made.manifest.terms["inputs"].get(table, [read.content])
+    return read.content in named
+
+
 def require_same_boxes(ingested: Artifact, tagged: Artifact) -> None:
     """Raise `FatalError` if labels were made from other images: their box indices would mean other boxes."""
-    read = tagged.manifest.terms["inputs"].get("images")
-    if read is not None and ingested.content not in read:
+    if not is_made_from(tagged, "images", ingested):
         raise FatalError(
             f"{tagged.manifest.partition}: its images were ingested, or their boxes detected, again after the labels "
             "were made; run stage tag again"

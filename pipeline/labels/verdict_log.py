@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
+from unicodedata import is_normalized
 
 from pipeline.labels.verdicts import JudgedRelation, Verdict, parse_verdict, require_reviewer
 from storage.disk import LOCAL, Disk
@@ -94,22 +95,24 @@ class VerdictLog:
 
     def _refresh(self) -> None:
         self._unnamed = []
-        paths = sorted(self.folder.glob(f"*{SUFFIX}"))
-        for file in [file for file in self._files.values() if file.path not in paths]:
-            del self._files[file.reviewer]
-            for relation in {verdict.relation for verdict in file.verdicts}:
-                self._put(relation, file.reviewer, None)
-        for path in paths:
-            reviewer = path.name.removesuffix(SUFFIX)
+        paths: dict[str, Path] = {}
+        # Verdicts are appended to the composed name, so of two names that differ only in their form this one counts.
+        for path in sorted(self.folder.glob(f"*{SUFFIX}"), key=lambda p: (not is_normalized("NFC", p.name), p)):
             try:
-                reviewer = require_reviewer(reviewer)
+                reviewer = require_reviewer(path.name.removesuffix(SUFFIX))
             except FatalError as error:
                 self._unnamed.append(f"{path}: skipped: {error}")
                 continue
             # Opening a pipe or a device would block.
             if not path.is_file():
                 self._unnamed.append(f"{path}: skipped: not a file")
-                continue
+            elif (first := paths.setdefault(reviewer, path)) != path:
+                self._unnamed.append(f"{path}: skipped: append its lines to {first}, which has the same name")
+        for file in [file for file in self._files.values() if file.path != paths.get(file.reviewer)]:
+            del self._files[file.reviewer]
+            for relation in {verdict.relation for verdict in file.verdicts}:
+                self._put(relation, file.reviewer, None)
+        for reviewer, path in paths.items():
             file = self._files.setdefault(reviewer, _ReviewerFile(path, reviewer))
             for relation in file.refresh():
                 self._put(relation, reviewer, file.last(relation))

@@ -144,8 +144,9 @@ class ImageDetails:
         tables = {"images": found.images.table("images")}
         if found.captioned is not None:
             tables["captions"] = found.captioned.table("captions")
-        if found.parsed is not None:
-            tables["triplets"] = found.parsed.table("triplets")
+        captioned, parsed = found.label_sources()
+        if parsed is not None and captioned is found.captioned:
+            tables["triplets"] = parsed.table("triplets")
         if found.tagged is not None:
             tables |= {"relations": found.tagged.table("relations"), "candidates": candidates(found.tagged)}
             if (lost := dropped(found.tagged)) is not None:

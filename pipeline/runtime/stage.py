@@ -140,20 +140,21 @@ def named_files(section: str, named: Mapping[str, Path | None]) -> dict[str, Pat
 class Stage(ABC):
     """One stage. A subclass is a small file in `pipeline/stages/` over plain functions.
 
-    Raise `version` whenever the same input would give other rows. `reads` names tables of the same partition, `uses`
-    names whole artifacts that `open` receives (such as the tagger's weights), and `writes` names the table that the
-    stage makes. With some settings a stage reads or uses fewer; the step at its place in the chain names those
-    (`pipeline/run/dag.py`). A stage that reads no table is a source: it defines the partitions of its datasets.
+    Raise `version` whenever the same input would give other rows. `reads` names tables of the same partition, and
+    `writes` the table that the stage makes. The step at its place in the chain (`pipeline/run/dag.py`) says which it
+    reads with the settings at hand, and which whole artifacts, such as the tagger's weights, `open` receives. A stage
+    that reads no table is a source: it defines the partitions of its datasets.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
     loads: ClassVar[str] = ""
     """What takes a worker or rank seconds to load before the first image, e.g. "the captioner"."""
+    uses_gpu: ClassVar[bool] = False
+    """True for a stage that computes on a GPU where there is one: the one that setting `device` names."""
     audit_version: ClassVar[int] = 1
     """Raise it whenever `audit` would judge the same tables differently."""
     reads: ClassVar[tuple[str, ...]] = ()
-    uses: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[str]
     schema: pa.Schema
     whole: ClassVar[bool] = False
@@ -192,7 +193,7 @@ class Stage(ABC):
     def resources(self) -> Resources:
         """What one worker takes of its machine: a core, the GPU that setting `device` asks for, and memory for the
         weights."""
-        return Resources.on(getattr(self.settings, "device", "cpu"), self.files().values())
+        return Resources.on(self.settings.device if self.uses_gpu else "cpu", self.files().values())
 
     def imports(self) -> tuple[str, ...]:
         """Modules that take seconds to import, which is done once for all workers (`processes.preload`)."""

@@ -46,6 +46,7 @@ class CaptionStage(Stage):
     version = 4
     reads = ("images",)
     writes = "captions"
+    uses_gpu = True
     loads = "the captioner"
     schema = IMAGE_CAPTIONS
     row_wise = True
@@ -57,9 +58,11 @@ class CaptionStage(Stage):
             self.schema = CAPTIONS
 
     def row_settings(self) -> dict[str, Any]:
-        """The settings that change captions: those of the captioner, and those that apply to all."""
+        """The settings that change captions: those of the captioner, those that apply to all, and the filter's."""
         own = find_captioner(self.settings).row_settings()
         applied = {"captioner", *_AFTER, *(REGION_SETTINGS if self.settings.crops else ())}
+        if self.settings.filter:
+            applied.add("precision")
         return self.settings.model_dump(mode="json", include=applied) | own
 
     def files(self) -> dict[str, Path]:

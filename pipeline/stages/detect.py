@@ -34,6 +34,7 @@ class DetectStage(Stage):
     version = 1
     reads = ("images",)
     writes = "images"
+    uses_gpu = True
     loads = "the detector"
     schema = IMAGES
     settings: DetectSettings

@@ -49,8 +49,8 @@ class EvaluateStage(Stage):
     name = "evaluate"
     version = 6
     reads = ("images", "weights")
-    uses = ("split",)
     writes = "scores"
+    uses_gpu = True
     loads = "the network"
     schema = METRICS
     whole = True

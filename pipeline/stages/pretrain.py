@@ -17,6 +17,7 @@ class TrainingStage(Stage):
     """Makes a network's weights (`model.safetensors`), the names in its training set, its tokenizer and metrics."""
 
     kind: ClassVar[Literal["pretrain", "tagger"]]
+    uses_gpu = True
     loads = "the network"
     schema = METRICS
     whole = True

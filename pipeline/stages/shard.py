@@ -92,7 +92,6 @@ class ShardStage(Stage):
     version = 5
     reads = ("images", "relations")
     writes = "shards"
-    uses = ("fingerprints", "split")
     schema = SHARD_MEMBERS
     settings: ShardSettings
 

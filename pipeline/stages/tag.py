@@ -84,6 +84,7 @@ class TagSettings(CandidateSettings, TaggerLabellerSettings):
 class LabellingStage(Stage):
     """A stage that opens a labeller."""
 
+    uses_gpu = True
     settings: LabellerSettings
 
     def row_settings(self) -> dict[str, Any]:
@@ -115,7 +116,6 @@ class TagStage(LabellingStage):
     name = "tag"
     version = 12
     reads = ("images", "triplets", "captions")
-    uses = ("tagger",)
     writes = "relations"
     loads = "the tagger"
     schema = RELATIONS

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pipeline.captioning.captioner import find_captioner
 from pipeline.captioning.recorded import RecordedCaptioner
 from pipeline.captioning.settings import CaptionSettings
+from pipeline.stages.caption import CaptionStage
 from storage.errors import FatalError
 from storage.tables import CAPTIONS, write_table
 
@@ -109,6 +110,13 @@ def test_only_settings_that_change_rows_are_in_the_key():
     kept = CaptionSettings().row_settings()
     assert {"draws", "top_p", "seed", "precision", "prompt"} <= kept.keys()
     assert not {"batch_size", "model", "hub", "recorded"} & kept.keys()
+
+
+def test_the_precision_of_the_filter_is_in_the_key_of_captions_that_need_no_model(tmp_path):
+    settings = CaptionSettings(captioner="recorded", recorded=(tmp_path / "captions.json",), precision="bfloat16")
+    filtered = settings.model_copy(update={"filter": "matcher"})
+    assert CaptionStage(filtered).row_settings()["precision"] == "bfloat16"
+    assert "precision" not in CaptionStage(settings).row_settings()
 
 
 def test_real_recorded_captions(shared):

@@ -13,7 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 from rlip_command import rlip
-from run_builder import RunBuilder, relations
+from run_builder import TWO_PEOPLE, RunBuilder, relations
 
 from pipeline.cli.query import query, select
 from storage.errors import FatalError
@@ -44,6 +44,14 @@ def test_tables_that_several_steps_write_bear_their_variants(labelled):
         labelled.metrics(f"evaluate:{variant}", (0, "map", 0.5))
     sql = "select p.value - n.value as gain from scores_pseudo p join scores_none n using (name)"
     assert _rows(labelled, sql) == [{"gain": 0.0}]
+
+
+def test_images_with_annotated_and_with_detected_boxes_are_one_table(book):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    book.add("ingest", "bare/0000", [book.image(2, [])])
+    book.add("detect", "bare/0000", [book.image(2, TWO_PEOPLE[:1])])
+    found = _rows(book, "select partition, len(boxes) as boxes from images order by 1")
+    assert found == [{"partition": "bare/0000", "boxes": 1}, {"partition": "toys/0000", "boxes": 3}]
 
 
 def test_what_json_can_not_hold_is_told_as_null(labelled, capsys):

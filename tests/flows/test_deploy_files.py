@@ -14,7 +14,6 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
 from flows.prune import PRUNED
-from flows.stages import GPU_STAGES
 from pipeline.stages.order import STAGES
 
 POOLS = ("cpu", "gpu", "train")
@@ -66,9 +65,9 @@ def test_forms_for_parameters_describe_each_of_them(deployments, root):
 def test_stages_that_compute_on_a_gpu_are_in_the_pools_that_have_one(deployments):
     for stage in STAGES:
         pool = deployments[stage.name]["work_pool"]
-        assert (pool["name"] in ("gpu", "train")) == (stage.name in GPU_STAGES), stage.name
+        assert (pool["name"] in ("gpu", "train")) == (stage.uses_gpu), stage.name
         slots = pool["job_variables"]["env"].get("RLIP_GPU_SLOTS")
-        assert (slots is not None) == (stage.name in GPU_STAGES) == (pool["job_variables"].get("gpus") == 1)
+        assert (slots is not None) == (stage.uses_gpu) == (pool["job_variables"].get("gpus") == 1)
 
 
 @pytest.mark.parametrize("kind", ["docker", "docker-gpu", "kubernetes"])

@@ -49,6 +49,8 @@ from pipeline.run.dag import Step
 from pipeline.run.planner import Planner
 from pipeline.run.progress import Display
 from pipeline.run.recipe import Recipe
+from pipeline.stages.caption import CaptionStage
+from pipeline.stages.parse import ParseStage
 from storage.errors import FatalError
 from storage.local_store import LocalStore
 from storage.open_store import open_store
@@ -307,18 +309,18 @@ def test_gpu_slots_are_held_while_a_step_computes_and_a_limit_that_can_not_grant
     client, server, tmp_path
 ):
     one = {"RLIP_GPU_SLOTS": "1"}
-    with gpu_slots("parse", one), gpu_slots("caption", {}):
+    with gpu_slots(ParseStage, one), gpu_slots(CaptionStage, {}):
         pass
-    with pytest.raises(FatalError, match="no concurrency limit 'gpu': create it"), gpu_slots("caption", one):
+    with pytest.raises(FatalError, match="no concurrency limit 'gpu': create it"), gpu_slots(CaptionStage, one):
         pass
     server.command("global-concurrency-limit", "create", "gpu", "--limit", "1", cwd=tmp_path)
-    with gpu_slots("caption", one):
+    with gpu_slots(CaptionStage, one):
         assert client.read_global_concurrency_limit_by_name("gpu").active_slots == 1
     assert client.read_global_concurrency_limit_by_name("gpu").active_slots == 0
     two = {"RLIP_GPU_SLOTS": "2"}
-    with pytest.raises(FatalError, match="is 1, so a step would wait forever"), gpu_slots("caption", two):
+    with pytest.raises(FatalError, match="is 1, so a step would wait forever"), gpu_slots(CaptionStage, two):
         pass
-    with pytest.raises(FatalError, match="'many'"), gpu_slots("caption", {"RLIP_GPU_SLOTS": "many"}):
+    with pytest.raises(FatalError, match="'many'"), gpu_slots(CaptionStage, {"RLIP_GPU_SLOTS": "many"}):
         pass
 
 

@@ -44,7 +44,7 @@ def picture(book: RunBuilder, dataset: str, image_id: int, side: int, form: str)
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of a run with two partitions of `toys`, the first with two tars, and one of `extra`, whose first images have
     no relations."""
-    folder, keys = tmp_path_factory.mktemp("packed"), {}
+    folder = tmp_path_factory.mktemp("packed")
     book = RunBuilder(Run(LocalStore(folder / "store"), "toy"), folder / "pictures")
     for partition, ids, side, form in (
         ("toys/0000", (1, 2, 3), 350, "PNG"),
@@ -57,16 +57,23 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for label in (label for row in scored for label in row["relations"]):
             label["caption"] = 0
         book.add("tag", partition, scored, candidates=[pairs(i, (0, "ride", 1, 1)) for i in ids])
-        found = {step: book.run.artifacts(step)[partition] for step in ("ingest", "tag")}
-        stage = ShardStage(ShardSettings(max_bytes=2**20, uncertain=0.05), {dataset: book.pictures / dataset})
-        settings = stage.row_settings() | {"partition": partition}
-        terms = KeyTerms("shard", stage.version, settings, {}, {"list": "0" * 64})
-        places = {"images": (found["ingest"].folder,), "relations": (found["tag"].folder,)}
-        item = WorkItem("shard:pseudo", partition, terms, places)
-        keys[partition] = execute(stage, item, book.run.store, lambda done, total, note="": None).key
-    book.run.record("shard:pseudo", "shard", keys)
+    pack(book.run, folder, max_bytes=2**20, uncertain=0.05)
     book.run.note("recipe", {"name": "toys_recipe"})
     return folder / "store"
+
+
+def pack(run: Run, folder: Path, **settings: Any) -> None:
+    """Pack the shards of a run, whose images are in `folder`."""
+    stage, keys = ShardStage(ShardSettings(**settings).planned()), {}
+    for partition, tagged in run.artifacts("tag").items():
+        dataset = partition.split("/")[0]
+        stage.image_folders = {dataset: folder / "pictures" / dataset}
+        terms = stage.row_settings() | {"partition": partition}
+        places = {"images": (run.artifacts("ingest")[partition].folder,), "relations": (tagged.folder,)}
+        found = KeyTerms("shard", stage.version, terms, {}, {"list": "0" * 64})
+        item = WorkItem("shard:pseudo", partition, found, places)
+        keys[partition] = execute(stage, item, run.store, lambda done, total, note="": None).key
+    run.record("shard:pseudo", "shard", keys)
 
 
 @pytest.fixture
@@ -203,7 +210,7 @@ def test_the_card_states_counts_choice_audit_and_lineage(run, folder):
         r"| horse\|\<b\> | 12 | 50.0% |",
         "| ride | 6 | 100.0% |",
         "probability ≥ 0.45",
-        "| toys | 4 | 4 | 4 | 1.000 | 1.000 |",
+        "| toys | 4 | 4 | 4 | 1.000 | 1.000 | no |",
         "of recipe `toys\\_recipe`",
         f"| shard:pseudo | {ShardStage.version} | 3 |",
         "`" + "0" * 64 + "`",
@@ -224,6 +231,18 @@ def test_the_card_says_what_reviewers_found_and_that_scenes_are_drawn(run, tmp_p
     assert "12 synthetic images of extra, toys" in text
     assert "## Precision by reviewers" in text and "6 of them blind" in text
     assert "| ride | 6 | 6 | 0.610 to 1.000 |" in text
+
+
+def test_the_card_audits_the_labels_that_reviewers_settled_and_says_what_the_tagger_learned_from(run, packed, tmp_path):
+    log = VerdictLog(tmp_path / "verdicts")
+    for label in reviewable_labels(run, all_scores=True):
+        said = "accept", "ada", "2026-01-31T12:00:00+00:00", label.subject_category, label.object_category
+        log.append([Verdict(label.relation, *said)])
+    pack(run, packed.parent, verdicts=log.folder)
+    run.record("shard_tagger", "shard", {"toys/0000": "0" * 64})
+    run.record("train_tagger", "train_tagger", {"toys": "1" * 64})
+    publish_shards(run, tmp_path / "made")
+    assert "| toys | 4 | 4 | 8 | 0.500 | 1.000 | yes |" in front_matter(tmp_path / "made")[1]
 
 
 def test_croissant_metadata_lead_to_the_bytes(folder, tmp_path, monkeypatch):

@@ -6,9 +6,12 @@ import pyarrow as pa
 import pytest
 from run_builder import TWO_PEOPLE, pairs, relations
 
+from pipeline.interop.run_rows import RunRows
 from pipeline.labels.kept_labels import REJECTED_BY_REVIEWER, ChoiceSettings, judged_labels, kept_labels
 from pipeline.labels.label_overrides import Overrides, SettledVerdicts, overrides_table, place_overrides, settled
+from pipeline.labels.label_rows import flat_labels
 from pipeline.labels.verdicts import Box4, JudgedRelation, Kind, Verdict
+from pipeline.report.figures import compute_figures
 from storage.tables import CANDIDATES, IMAGES, RELATIONS
 
 BOXES: list[Box4] = [(x, y, w, h) for _, x, y, w, h in TWO_PEOPLE]
@@ -73,6 +76,19 @@ def test_a_label_that_only_a_person_knows_is_added_within_the_limit_of_an_image(
     assert (1, "feed", 2, 1.0) in kept(overrides)
     assert kept(overrides, max_relations=2) == [(1, "feed", 2, 1.0), (1, "ride", 2, 1.0)]
     assert len(kept(overrides, max_relations=1)) == 1
+
+
+def test_a_label_that_reviewers_added_is_in_every_table(labelled):
+    added = {"image_id": 1, "subject": 1, "predicate": "lead", "object": 2, "holds": True}
+    labelled.add("shard:pseudo", "toys/0000", [], settings={"threshold": 0.75}, overrides=[added])
+    rows = [row for table in flat_labels(labelled.run) for row in table.to_pylist()]
+    last = [(row["predicate"], row["score"], row["confidence"]) for row in rows if row["kept"]][-1]
+    assert last == ("lead", None, 1.0)
+    counted = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.75))
+    assert (counted.labels.scored, counted.labels.added, counted.labels.kept) == (5, 1, 3)
+    assert "lead" in {each.predicate for each in counted.predicates}
+    exported = [r for image in RunRows(labelled.run).images("toys", "relations") for r in image.items("relations")]
+    assert len(exported) == sum(row["kept"] for row in rows) == 3
 
 
 def test_a_rejected_label_takes_no_place_of_another(images):

@@ -1,10 +1,13 @@
-"""An artifact that is held reads each table once, wherever its files lie."""
+"""Held artifacts read each table once, and labels show only the captions and triplets that they were made from."""
 
 from uuid import uuid4
 
 import fsspec
+from run_builder import TWO_PEOPLE, RunBuilder, captions, relations, triplets
 from toy_store import put
 
+from pipeline.cli.explain import trace_of
+from pipeline.labels.label_rows import flat_labels
 from pipeline.labels.labelled_partitions import held
 from storage.remote_store import RemoteStore
 
@@ -19,3 +22,30 @@ def test_a_held_artifact_of_an_object_store_brings_its_table_once(tmp_path):
     assert table["image_id"].to_pylist() == [3, 4]
     assert artifact.table("second") is table
     assert artifact.manifest.partition == "toys/0000"
+
+
+def test_a_label_shows_no_words_of_captions_that_were_made_after_it(book):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    _caption(book, "a man rides a horse", "man", "ride", "horse")
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], inputs={"triplets": [_content(book, "parse")]})
+    assert _words(book) == [("a man rides a horse", "man, ride, horse")]
+    _caption(book, "a dog next to a man", "dog", "next to", "man")
+    assert _words(book) == [(None, None)]
+    trace = trace_of(book.run, "1")
+    assert [caption["text"] for caption in trace.captions] == ["a dog next to a man"]
+    assert [(label["words"], label["caption"]) for label in trace.labels] == [({}, None)]
+
+
+def _caption(book: RunBuilder, text: str, *words: str) -> None:
+    """Caption image 1 and parse the caption into one triplet, again if that was done before."""
+    book.add("caption", "toys/0000", [captions(1, text)], settings={"text": text})
+    read = {"captions": [_content(book, "caption")]}
+    book.add("parse", "toys/0000", [triplets(1, (0, *words))], inputs=read)
+
+
+def _content(book: RunBuilder, step: str) -> str:
+    return book.run.artifacts(step)["toys/0000"].content
+
+
+def _words(book: RunBuilder) -> list[tuple[str | None, str | None]]:
+    return [(row["caption"], row["words"]) for table in flat_labels(book.run) for row in table.to_pylist()]

@@ -222,6 +222,15 @@ def test_a_reviewer_is_a_safe_name_of_a_file_with_composed_accents(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["Zoë.jsonl"]
 
 
+def test_of_two_files_whose_names_differ_only_in_the_form_of_accents_the_composed_one_counts(tmp_path):
+    log, other = VerdictLog(tmp_path), tmp_path / "Zoe\u0308.jsonl"
+    VerdictLog(tmp_path / "copy").append([verdict(reviewer="Zoë")])
+    (tmp_path / "copy" / "Zoë.jsonl").rename(other)
+    assert set(log.standing()) == {MUG} and not log.damaged
+    log.append([verdict(reviewer="Zoë", relation=DOG)])
+    assert set(log.standing()) == {DOG} and log.damaged[0].startswith(f"{other}: skipped: ")
+
+
 def test_what_is_read_equals_what_was_appended(tmp_path):
     given = verdict(
         "wrong_pair", corrected_object=(1.005, 2, 3, 4), seconds=2.5, queue="audit", run="demo", score=0.25,
