@@ -80,6 +80,18 @@ def test_a_cancelled_or_missing_annotation_says_nothing(run, tmp_path):
     assert {each.image_id for each in import_verdicts(run, returned(tmp_path, tasks), None, "ada")} == {2}
 
 
+def test_the_annotation_of_label_studio_that_changed_last_counts(run, tmp_path):
+    (task, _) = tasks_of(run, tmp_path)
+    kept = annotate(task)
+    boxes = [each for each in kept if each["type"] != "relation"]
+    days = ("2026-01-02T00:00:00.5Z", "2026-01-01T00:00:00.5Z")
+    task["annotations"] = [
+        {"id": 1, "result": kept, "created_at": "2025-01-01T00:00:00.5Z", "updated_at": days[0]},
+        {"id": 2, "result": boxes, "created_at": days[1]},
+    ]
+    assert {kind for _, kind, _ in said(import_verdicts(run, returned(tmp_path, [task]), None, "ada"))} == {"accept"}
+
+
 def test_a_file_of_another_run_is_refused_with_the_reason(run, tmp_path):
     tasks = tasks_of(run, tmp_path)
     result = annotate(tasks[0])
@@ -143,6 +155,7 @@ LAUGHS = '<!ENTITY e0 "ha">' + "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' 
     ("<annotations>", "not XML"),
     ("<other/>", "no element `annotations`"),
     (cvat(cvat_box(0, number="1", relations="rides 9")), "rides 9"),
+    (cvat(cvat_box(0, relations="rides 2"), cvat_box(1, number="2"), cvat_box(2, number="2")), "rides 2.*of one box"),
     (cvat(cvat_box(0, group=1, role="subject", predicate="ride")), "group 1 needs"),
     (cvat('<box label="a"/>'), "xtl"),
 ])  # fmt: skip
