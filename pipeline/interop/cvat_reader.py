@@ -75,7 +75,7 @@ def _by_attributes(image: str, boxes: list[_Box]) -> list[tuple[int, str, int]]:
                     f"image {image!r}: relation {stated.strip()[:80]!r}: write PREDICATE NUMBER, e.g. ride 2, with the "
                     "number of one box"
                 )
-            found.append((place, match[1], *numbered))
+            found.append((place, match[1], numbered[0]))
     return found
 
 
