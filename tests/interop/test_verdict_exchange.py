@@ -146,6 +146,31 @@ def test_attributes_and_groups_of_cvat_state_relations(run, tmp_path):
     }  # fmt: skip
 
 
+def test_verdicts_reach_the_image_that_was_annotated_and_not_its_namesake_or_copy(book, tmp_path):
+    named = {1: "seq1/a.png", 2: "same.png", 3: "copy.png"}
+    digests = {1: "1" * 64, 2: "2" * 64, 3: "2" * 64}
+    rows = [book.image(n, TWO_PEOPLE) | {"uri": named[n], "digest": digests[n]} for n in named]
+    book.add("ingest", "toys/0000", rows)
+    labels = [relations(n, (0, "hold" if n == 2 else "ride", 2, 0.9)) for n in named]
+    book.add("tag", "toys/0000", labels, candidates=[pairs(n) for n in named])
+    book.run.note("recipe", {"name": "demo", "shard": {"threshold": 0.2}})
+    tasks = tasks_of(book.run, tmp_path)
+    results = [annotate(task) for task in tasks]
+    untouched = import_verdicts(book.run, returned(tmp_path, tasks), None, "ada")
+    assert {(v.image_id, v.relation.predicate, v.kind) for v in untouched} == {
+        (1, "ride", "accept"), (2, "hold", "accept"), (3, "ride", "accept"),
+    }  # fmt: skip
+    results[1].extend([link for link in results[2] if link["type"] == "relation"])
+    del results[2][:]
+    assert "reject" not in {v.kind for v in import_verdicts(book.run, returned(tmp_path, tasks), None, "ada")}
+    first, other = (
+        cvat(cvat_box(0, relations=f"{predicate} 2"), cvat_box(2, number="2"), name=f"{folder}/a.png")
+        for predicate, folder in (("ride", "seq1"), ("lead", "seq2"))
+    )
+    both = first.replace("</annotations>", f"<image{other.partition('<image')[2]}")
+    assert imported(book.run, tmp_path, both) == {("ride", "accept", None)}
+
+
 LAUGHS = '<!ENTITY e0 "ha">' + "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 10))
 
 
