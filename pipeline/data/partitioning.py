@@ -24,7 +24,7 @@ from pipeline.data.datasets.source import DataSource
 from pipeline.data.exclusions import IDS, id_of_name, list_entries, listed_value
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, ImageLimits, fingerprint
-from pipeline.data.images.refs import ImageRef, UprightImage, state_of
+from pipeline.data.images.refs import ImageRef, UprightImage, state_of, uri_of
 from pipeline.runtime.stage import Partition
 from storage.atomic import write_atomic
 from storage.damage import PARTITION_MAP_LIMITS, PARTITION_MAP_REMEDY
@@ -69,7 +69,9 @@ def partition_dataset(
 
     def partition_of(number: int, image_ids: Sequence[int]) -> Partition:
         present = tuple(image_id for image_id in index.present(image_ids) if image_id in taken)
-        files = _stamp(index.refs(present), [fingerprint_by, limits.max_bytes, present])
+        refs = list(index.refs(present))
+        inner = [uri for ref in refs if "/" in (uri := uri_of(ref, source.images))]
+        files = _stamp(refs, [fingerprint_by, limits.max_bytes, present, *inner])
         indexed = files and digest_json([files, index.folder.name])
         digest = digests.find(number, indexed)
         if digest is None:
@@ -77,7 +79,10 @@ def partition_dataset(
             stated = files and digest_json([files, source.split, index.digest(present), lost])
             digest = digests.find(number, stated)
             if digest is None:
-                described = [_described(record, fingerprint_by, limits) for record in index.records(present)]
+                records = index.records(present)
+                described = [
+                    _described(each, uri_of(each.path, source.images), fingerprint_by, limits) for each in records
+                ]
                 digest = digest_json([source.name, source.split, described, lost])
             if stated and indexed:
                 digests.keep(number, (stated, indexed), digest)
@@ -187,8 +192,11 @@ def damaged_digests(indexes: Path) -> Iterator[tuple[Path, str]]:
             yield path, str(error)
 
 
-def _described(record: ImageRecord, fingerprint_by: Literal["bytes", "stat"], limits: ImageLimits) -> list[Any]:
-    """Everything that determines the row of an image, as JSON values: annotations and the fingerprint of its file."""
+def _described(
+    record: ImageRecord, uri: str, fingerprint_by: Literal["bytes", "stat"], limits: ImageLimits
+) -> list[Any]:
+    """Everything that determines the row of an image, as JSON values: annotations, and its file's name and
+    fingerprint."""
     try:
         found = fingerprint(record.path, fingerprint_by, limits=limits)
     except BadImage as bad:
@@ -196,7 +204,7 @@ def _described(record: ImageRecord, fingerprint_by: Literal["bytes", "stat"], li
     boxes = [[str(value) for value in box] for box in record.boxes]
     rejects = [[reject.reason, reject.value] for reject in record.rejects]
     read = ["upright"] if isinstance(record.path, UprightImage) else []
-    stated = [record.image_id, record.path.name, record.width, record.height, boxes, record.relations, rejects]
+    stated = [record.image_id, uri, record.width, record.height, boxes, record.relations, rejects]
     return [*stated, found, *read]
 
 

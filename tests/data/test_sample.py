@@ -73,6 +73,19 @@ def test_a_list_of_other_images_or_of_none_is_refused(folder):
         source(folder, share=0.1, only=path)
 
 
+def test_an_image_that_moved_to_another_subfolder_is_read_there(folder):
+    def digests() -> list[str]:
+        found = partition_dataset(source(folder), 20, folder / "indexes", "bytes", LocalStore(folder / "store"))
+        return [each.digest for each in found]
+
+    before = digests()
+    (folder / "images/a").rename(folder / "images/b")
+    annotations = folder / "all.json"
+    annotations.write_text(annotations.read_text().replace('"a/', '"b/'))
+    after = digests()
+    assert after[0] != before[0] and after[1:] == before[1:]
+
+
 def test_partitions_hold_the_part_alone_and_those_of_the_whole_set_stay(folder):
     store = LocalStore(folder / "store")
 
