@@ -9,10 +9,11 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, FailFast
@@ -21,7 +22,7 @@ from pipeline.data.datasets.annotations import as_id, shown
 from pipeline.data.datasets.record import ImageRecord
 from pipeline.data.datasets.record_index import RecordIndex, open_index
 from pipeline.data.datasets.source import DataSource
-from pipeline.data.exclusions import IDS, id_of_name, list_entries, listed_value
+from pipeline.data.exclusions import IDS, id_of_name, list_entries, listed_value, names_of
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, ImageLimits, fingerprint
 from pipeline.data.images.refs import ImageRef, UprightImage, state_of, uri_of
@@ -260,18 +261,24 @@ def _rank(seed: int, image_id: int) -> bytes:
 def _listed(path: Path, dataset: str, index: RecordIndex) -> frozenset[int]:
     """The images of a dataset that a file lists."""
     known = frozenset(index.ids.tolist())
-    names: dict[str, int] = {}
-    for image_id, name in index.names():
-        place = PurePosixPath(name)
-        for form in (name, place.name, place.stem):
-            names.setdefault(form, image_id)
+    uris: dict[str, Set[int]] = {}
+    names: dict[str, set[int]] = defaultdict(set)
+    for image_id, uri in index.names():
+        uris[uri] = {image_id}
+        for name in names_of(uri):
+            names[name].add(image_id)
     found: set[int] = set()
     unknown: list[str] = []
     for where, entry in list_entries(path):
-        if (listed := _image(listed_value(entry), known, names)) is None:
+        meant = _images(listed_value(entry), known, uris, names)
+        if len(meant) > 1:
+            raise FatalError(
+                f"{path}: {where} may be any of {len(meant)} images of dataset {dataset!r}: {shown(entry)}; give names "
+                "with folder and extension, or ids as a JSON list of numbers"
+            )
+        if not meant:
             unknown.append(f"{where}: {shown(entry)}")
-        else:
-            found.add(listed)
+        found |= meant
     if unknown:
         raise FatalError(
             f"{path}: {len(unknown)} of {len(unknown) + len(found)} entries are no image of dataset {dataset!r}, e.g. "
@@ -282,14 +289,15 @@ def _listed(path: Path, dataset: str, index: RecordIndex) -> frozenset[int]:
     return frozenset(found)
 
 
-def _image(value: Any, known: frozenset[int], names: Mapping[str, int]) -> int | None:
-    """The id of the image that an entry names by its file or its id; None for one that the dataset lacks.
+def _images(value: Any, known: Set[int], uris: Mapping[str, Set[int]], names: Mapping[str, Set[int]]) -> Set[int]:
+    """The images that an entry may mean: by its file name, or else its id.
 
-    A text is a file name first: Open Images names its files by hex digits, which may look like a number.
+    A text may be both: Open Images names its files by hex digits, which may look like a number.
     """
-    forms = (value, PurePosixPath(value).name) if isinstance(value, str) else ()
-    by_name = next((names[form] for form in forms if form in names), None)
-    if by_name is not None:
-        return by_name
-    numbers = (as_id(value), id_of_name(value) if isinstance(value, str) else None)
-    return next((number for number in numbers if number in known), None)
+    by_id = known & {as_id(value)}
+    if not isinstance(value, str):
+        return by_id
+    if value in uris:
+        return uris[value]
+    by_name = next((names[form] for form in names_of(value)[:2] if form in names), set[int]())
+    return by_name | by_id or known & {id_of_name(value)}
