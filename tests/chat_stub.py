@@ -90,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
             log.write(f"{asked} {fault}\n")
         if fault == "broken":
             return self.reply(200, "<html>")
-        text = "" if fault == "empty" else f"- A person riding a horse.\n- A horse next to person {asked[:6]}."
+        text = "" if fault == "empty" else f"- A person riding a horse.\n2) 2 horses next to person {asked[:6]}."
         if chosen and text and fault != "prose":
             text = json.dumps({number: letter for number, (letter, _) in chosen.items()})
         message = {"content": text, "refusal": "I can't help with that." if fault == "refused" else None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from operator import attrgetter
@@ -22,6 +23,8 @@ PROMPT = (
     "List the relations between the objects in this image: what people and things do to each other, hold, wear or ride, "
     "and where they are. Write one short sentence with one subject and one object per line, and nothing else."
 )
+_MARKER = re.compile(r"^([-*•]+|\d{1,3}[.)](?!\d))\s*")
+"""What begins an item of a list. The number of "2 dogs" is part of the caption."""
 
 
 class EndpointOptions(ChatOptions):
@@ -102,6 +105,6 @@ def _encoded(image: ImageInput, side: int) -> bytes:
 
 def _lines(text: str, choice: Mapping[str, Any]) -> Answer:
     """A caption a line."""
-    lines = [line for line in (clean(line).lstrip("-*•0123456789.) ") for line in text.splitlines()) if line]
+    lines = [line for line in (_MARKER.sub("", clean(line)) for line in text.splitlines()) if line]
     too_long = max(map(len, lines), default=0) > LONGEST_TEXT
     return Answer("\n".join(lines), "caption too long" if too_long else "" if lines else "answer empty")

@@ -1,4 +1,4 @@
-"""Unpacks downloaded archives: whole or not at all, and never outside the target folder."""
+"""Unpacks downloaded archives, never outside the target folder. What an interruption leaves counts as missing."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
+from pipeline.data.catalogue import unpacking
 from pipeline.data.datasets.annotations import is_inside
 from pipeline.data.download import Report, require_space
 from storage.atomic import atomic_file
@@ -28,17 +29,20 @@ def unpack(archive: Path, folder: Path, report: Report = lambda done, total: Non
     Files appear in `folder` only once all are unpacked; those that exist there under other names stay. Raises
     `FatalError` for a member that would end up outside the folder, a damaged archive (which is removed) and a full disk.
     """
-    aside = folder / f".{archive.name}.unpacking"
+    aside = unpacking(archive)
+    shutil.rmtree(aside, ignore_errors=True)
     try:
         with _explained(archive):
-            shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
             (_unpack_zip if archive.suffix == ".zip" else _unpack_tar)(archive, aside, report)
             # One call for all files: images come by the hundred thousand, and a sync of each would take hours.
             os.sync()
-            shutil.copytree(aside, folder, copy_function=os.replace, dirs_exist_ok=True)
-    finally:
+    except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
+        raise
+    with _explained(archive):  # what is moved only in part counts as missing, as long as `aside` exists
+        shutil.copytree(aside, folder, copy_function=os.replace, dirs_exist_ok=True)
+        shutil.rmtree(aside)
     archive.unlink()
 
 

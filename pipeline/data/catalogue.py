@@ -42,8 +42,8 @@ class PublicFile:
         return self.unpacked or (self.path,)
 
     def is_there(self, root: Path) -> bool:
-        """Whether all its places exist; a folder counts for the .tar of its name, as for the recipes."""
-        return all(_exists(root / place) for place in self.places)
+        """Whether all its places exist, whole; a folder counts for the .tar of its name, as for the recipes."""
+        return not unpacking(root / self.path).exists() and all(_exists(root / place) for place in self.places)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,12 @@ class PublicSet:
 
     def is_there(self, root: Path) -> bool:
         """Whether every file and folder of the set exists."""
-        return all(_exists(root / place) for place in self.places)
+        return all(file.is_there(root) for file in self.files) and all(_exists(root / p) for p in self.hand_places)
+
+
+def unpacking(archive: Path) -> Path:
+    """The folder of an archive's files until all are in place. It stays if moving them is interrupted."""
+    return archive.with_name(f".{archive.name}.unpacking")
 
 
 def _exists(place: Path) -> bool:

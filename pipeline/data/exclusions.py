@@ -1,10 +1,10 @@
-"""Keeps evaluation images out of training data: by lists of ids, by their bytes, and by their perceptual hashes."""
+"""Keeps evaluation images out of training data: by lists of ids or names, by their bytes, and by perceptual hashes."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +34,9 @@ _MAP = (
 _LISTS = ("images", "filenames", "annotations")
 """Fields of a JSON object that may list the images; the first one present is read."""
 _FIELDS = ("image_id", "img_id", "id", "file_name")
-_NUMBERED_FILE = re.compile(r"(\d+)\.[A-Za-z]\w*$")
+_NUMBERED_FILE = re.compile(r"(?<![0-9A-Za-z])(\d+)\.[A-Za-z]\w*$")
+_NAME = re.compile(r".+\.[A-Za-z]\w*|\S*\d\S*")
+"""A file name with its extension, or an identifier such as Open Images' `000a1aa0a2e5b5d1`."""
 
 
 class ExclusionList(Settings):
@@ -43,7 +45,8 @@ class ExclusionList(Settings):
     """
 
     ids: Path = data_file(...)
-    """File with the image ids: text or JSON (docs of `read_ids`), e.g. `vcoco_test.ids` or COCO annotations."""
+    """File with image ids or file names: text or JSON (docs of `read_list`), e.g. `vcoco_test.ids` or COCO
+    annotations."""
     reason: str = Field(min_length=1)
     """Why its images are excluded, for reports, e.g. "V-COCO test"."""
     datasets: tuple[str, ...] = ()
@@ -69,7 +72,7 @@ def exclusion_files(lists: Sequence[ExclusionList]) -> dict[str, Path]:
     """The files of the lists by role, for `Stage.files`. Raises `FatalError` when one is missing."""
     files: dict[str, Path] = {}
     for number, each in enumerate(lists):
-        named = {"ids": each.ids, "map": each.map}
+        named = {"list": each.ids, "map": each.map}
         files |= {f"exclude {number} {role}": path for role, path in named.items() if path is not None}
     for role, path in files.items():
         if not path.is_file():
@@ -78,38 +81,57 @@ def exclusion_files(lists: Sequence[ExclusionList]) -> dict[str, Path]:
     return files
 
 
-def excluded_ids(lists: Sequence[ExclusionList], dataset: str) -> Mapping[int, str]:
-    """Image id of `dataset` → the reason of the first list that has it.
+class ListedImages(NamedTuple):
+    """The images of a list."""
 
-    Ids of COCO 2014 and 2017 are the same, so the id is enough whatever the release. Raises `FatalError`.
-    """
-    reasons: dict[int, str] = {}
-    for each in lists:
-        if each.datasets and dataset not in each.datasets:
-            continue
-        ids = read_ids(each.ids)
-        for image_id in ids if each.map is None else _mapped(each.map, ids):
-            reasons.setdefault(image_id, each.reason)
-    return reasons
+    ids: frozenset[int]
+    names: frozenset[str] = frozenset()
+    """File names and text ids, with and without their folders."""
+    numbers: frozenset[int] = frozenset()
+    """The numbers at the end of names, which are ids in datasets whose file names end with their ids."""
+
+    def find(self, image_id: int, uri: str) -> str:
+        """The id or name by which the list has an image; "" if it doesn't have it.
+
+        Ids of COCO 2014 and 2017 are the same, so the id is enough whatever the release.
+        """
+        if image_id in self.ids or (image_id in self.numbers and image_id == id_of_name(uri)):
+            return f"id {image_id}"
+        return next((f"name {name}" for name in names_of(uri) if name in self.names), "")
 
 
-def read_ids(path: Path) -> frozenset[int]:
-    """Reads the image ids of a list.
+def names_of(uri: str) -> tuple[str, str, str]:
+    """What a list may call an image: its file name with and without folders, and without the extension."""
+    place = PurePosixPath(uri)
+    return uri, place.name, place.stem
+
+
+def read_list(path: Path) -> ListedImages:
+    """Reads a list of images.
 
     It may be a text with one id or file name per line, where # starts a comment; a JSON list of ids, file names, or
     objects with `image_id`, `img_id` (HICO-DET), `id` or `file_name`; or a JSON object with such a list as `images`
-    (COCO annotations), `filenames` or `annotations` (V-COCO and HICO-DET of other projects). The id of a file name is
-    the digits before its extension. Raises `FatalError` that names the file, the entry at fault and what is allowed.
+    (COCO annotations), `filenames` or `annotations` (V-COCO and HICO-DET of other projects). A text is a name and, if it
+    consists of digits, an id as well. Raises `FatalError` that names the file, the entry at fault and what is allowed.
     """
-    ids = set()
+    ids: set[int] = set()
+    names: set[str] = set()
+    numbers: set[int] = set()
     for where, entry in list_entries(path):
-        image_id = _id_of(entry)
-        if image_id is None:
+        value = listed_value(entry)
+        image_id = as_id(value)
+        is_name = isinstance(value, str) and _NAME.fullmatch(value) is not None
+        if image_id is not None:
+            ids.add(image_id)
+        elif not is_name:
             raise FatalError(f"{path}: {where} is not an image id: {shown(entry)}; expected {IDS}")
-        ids.add(image_id)
-    if not ids:
+        if is_name:
+            names.update(names_of(value)[:2])
+            if (number := id_of_name(value)) is not None:
+                numbers.add(number)
+    if not ids and not names:
         raise FatalError(f"{path}: names no image; expected {IDS}")
-    return frozenset(ids)
+    return ListedImages(frozenset(ids), frozenset(names), frozenset(numbers))
 
 
 class Contamination:
@@ -124,26 +146,26 @@ class Contamination:
         hashed = [row for row in rows if row["phash"] is not None]
         self._lists = lists
         self._distance = distance
-        self._excluded: dict[str, Mapping[int, str]] = {}
+        self._excluded: dict[str, list[tuple[str, ListedImages]]] = {}
         self._by_digest = {row["digest"]: _name(row) for row in reversed(rows)}
         self._names = {_name(row) for row in rows}
         self._hashed = [_name(row) for row in hashed]
         self._hashes = np.array([row["phash"] for row in hashed], np.uint64)
 
-    def listed(self, dataset: str, image_id: int) -> Contaminated | None:
-        """The list that has an image, which is known before the image is read. Raises `FatalError` for a bad list."""
+    def listed(self, dataset: str, image_id: int, uri: str) -> Contaminated | None:
+        """The first list that has an image, which is known before the image is read. Raises `FatalError` for a bad
+        list."""
         if dataset not in self._excluded:
-            self._excluded[dataset] = excluded_ids(self._lists, dataset)
-        reason = self._excluded[dataset].get(image_id)
-        return None if reason is None else Contaminated(reason, f"id {image_id}")
+            fitting = [each for each in self._lists if not each.datasets or dataset in each.datasets]
+            self._excluded[dataset] = [(each.reason, _listed_by(each)) for each in fitting]
+        found = ((reason, images.find(image_id, uri)) for reason, images in self._excluded[dataset])
+        return next((Contaminated(reason, how) for reason, how in found if how), None)
 
     def find(self, dataset: str, image_id: int, digest: str, phash: int | None) -> Contaminated | None:
-        """The list that has an image, or the evaluation image that it is a copy of; None if it may be trained on.
+        """The evaluation image that an image is a copy of; None if it may be trained on.
 
-        `digest` is the sha256 of its bytes in hex, and `phash` its perceptual hash. Raises `FatalError` for a bad list.
+        `digest` is the sha256 of its bytes in hex, and `phash` its perceptual hash.
         """
-        if (listed := self.listed(dataset, image_id)) is not None:
-            return listed
         if (same := self._by_digest.get(digest)) is not None:
             return Contaminated(f"{SAME_BYTES} as an evaluation image", same)
         if (name := f"{dataset}/{image_id}") in self._names:
@@ -203,11 +225,12 @@ def id_of_name(name: str) -> int | None:
     return as_id(numbered[1]) if numbered else None
 
 
-def _id_of(entry: Any) -> int | None:
-    """The id of an entry of a list; None when it has none."""
-    value = listed_value(entry)
-    image_id = as_id(value)
-    return id_of_name(value) if image_id is None and isinstance(value, str) else image_id
+def _listed_by(settings: ExclusionList) -> ListedImages:
+    """The images of a list, by the ids of the datasets whose ids it maps."""
+    listed = read_list(settings.ids)
+    if settings.map is None:
+        return listed
+    return ListedImages(frozenset(_mapped(settings.map, listed.ids | listed.numbers)))
 
 
 def _mapped(path: Path, ids: Collection[int]) -> Iterator[int]:

@@ -9,10 +9,11 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, FailFast
@@ -21,10 +22,10 @@ from pipeline.data.datasets.annotations import as_id, shown
 from pipeline.data.datasets.record import ImageRecord
 from pipeline.data.datasets.record_index import RecordIndex, open_index
 from pipeline.data.datasets.source import DataSource
-from pipeline.data.exclusions import IDS, id_of_name, list_entries, listed_value
+from pipeline.data.exclusions import IDS, id_of_name, list_entries, listed_value, names_of
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, ImageLimits, fingerprint
-from pipeline.data.images.refs import ImageRef, UprightImage, state_of
+from pipeline.data.images.refs import ImageRef, UprightImage, state_of, uri_of
 from pipeline.runtime.stage import Partition
 from storage.atomic import write_atomic
 from storage.damage import PARTITION_MAP_LIMITS, PARTITION_MAP_REMEDY
@@ -69,7 +70,9 @@ def partition_dataset(
 
     def partition_of(number: int, image_ids: Sequence[int]) -> Partition:
         present = tuple(image_id for image_id in index.present(image_ids) if image_id in taken)
-        files = _stamp(index.refs(present), [fingerprint_by, limits.max_bytes, present])
+        refs = list(index.refs(present))
+        inner = [uri for ref in refs if "/" in (uri := uri_of(ref, source.images))]
+        files = _stamp(refs, [fingerprint_by, limits.max_bytes, present, *inner])
         indexed = files and digest_json([files, index.folder.name])
         digest = digests.find(number, indexed)
         if digest is None:
@@ -77,7 +80,10 @@ def partition_dataset(
             stated = files and digest_json([files, source.split, index.digest(present), lost])
             digest = digests.find(number, stated)
             if digest is None:
-                described = [_described(record, fingerprint_by, limits) for record in index.records(present)]
+                records = index.records(present)
+                described = [
+                    _described(each, uri_of(each.path, source.images), fingerprint_by, limits) for each in records
+                ]
                 digest = digest_json([source.name, source.split, described, lost])
             if stated and indexed:
                 digests.keep(number, (stated, indexed), digest)
@@ -187,8 +193,11 @@ def damaged_digests(indexes: Path) -> Iterator[tuple[Path, str]]:
             yield path, str(error)
 
 
-def _described(record: ImageRecord, fingerprint_by: Literal["bytes", "stat"], limits: ImageLimits) -> list[Any]:
-    """Everything that determines the row of an image, as JSON values: annotations and the fingerprint of its file."""
+def _described(
+    record: ImageRecord, uri: str, fingerprint_by: Literal["bytes", "stat"], limits: ImageLimits
+) -> list[Any]:
+    """Everything that determines the row of an image, as JSON values: annotations, and its file's name and
+    fingerprint."""
     try:
         found = fingerprint(record.path, fingerprint_by, limits=limits)
     except BadImage as bad:
@@ -196,7 +205,7 @@ def _described(record: ImageRecord, fingerprint_by: Literal["bytes", "stat"], li
     boxes = [[str(value) for value in box] for box in record.boxes]
     rejects = [[reject.reason, reject.value] for reject in record.rejects]
     read = ["upright"] if isinstance(record.path, UprightImage) else []
-    stated = [record.image_id, record.path.name, record.width, record.height, boxes, record.relations, rejects]
+    stated = [record.image_id, uri, record.width, record.height, boxes, record.relations, rejects]
     return [*stated, found, *read]
 
 
@@ -252,18 +261,24 @@ def _rank(seed: int, image_id: int) -> bytes:
 def _listed(path: Path, dataset: str, index: RecordIndex) -> frozenset[int]:
     """The images of a dataset that a file lists."""
     known = frozenset(index.ids.tolist())
-    names: dict[str, int] = {}
-    for image_id, name in index.names():
-        place = PurePosixPath(name)
-        for form in (name, place.name, place.stem):
-            names.setdefault(form, image_id)
+    uris: dict[str, Set[int]] = {}
+    names: dict[str, set[int]] = defaultdict(set)
+    for image_id, uri in index.names():
+        uris[uri] = {image_id}
+        for name in names_of(uri):
+            names[name].add(image_id)
     found: set[int] = set()
     unknown: list[str] = []
     for where, entry in list_entries(path):
-        if (listed := _image(listed_value(entry), known, names)) is None:
+        meant = _images(listed_value(entry), known, uris, names)
+        if len(meant) > 1:
+            raise FatalError(
+                f"{path}: {where} may be any of {len(meant)} images of dataset {dataset!r}: {shown(entry)}; give names "
+                "with folder and extension, or ids as a JSON list of numbers"
+            )
+        if not meant:
             unknown.append(f"{where}: {shown(entry)}")
-        else:
-            found.add(listed)
+        found |= meant
     if unknown:
         raise FatalError(
             f"{path}: {len(unknown)} of {len(unknown) + len(found)} entries are not images of dataset {dataset!r}, "
@@ -274,14 +289,15 @@ def _listed(path: Path, dataset: str, index: RecordIndex) -> frozenset[int]:
     return frozenset(found)
 
 
-def _image(value: Any, known: frozenset[int], names: Mapping[str, int]) -> int | None:
-    """The id of the image that an entry names by its file or its id; None for one that the dataset lacks.
+def _images(value: Any, known: Set[int], uris: Mapping[str, Set[int]], names: Mapping[str, Set[int]]) -> Set[int]:
+    """The images that an entry may mean: by its file name, or else its id.
 
-    A text is a file name first: Open Images names its files by hex digits, which may look like a number.
+    A text may be both: Open Images names its files by hex digits, which may look like a number.
     """
-    forms = (value, PurePosixPath(value).name) if isinstance(value, str) else ()
-    by_name = next((names[form] for form in forms if form in names), None)
-    if by_name is not None:
-        return by_name
-    numbers = (as_id(value), id_of_name(value) if isinstance(value, str) else None)
-    return next((number for number in numbers if number in known), None)
+    by_id = known & {as_id(value)}
+    if not isinstance(value, str):
+        return by_id
+    if value in uris:
+        return uris[value]
+    by_name = next((names[form] for form in names_of(value)[:2] if form in names), set[int]())
+    return by_name | by_id or known & {id_of_name(value)}

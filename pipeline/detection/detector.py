@@ -110,7 +110,7 @@ class OpenDetector:
     def detect(self, images: Sequence[Image.Image], uris: Sequence[str] = ()) -> list[NamedBoxes]:
         """Finds the boxes of RGB images that the settings keep. Recorded boxes are found by the images' file names."""
         if isinstance(self._detector, RecordedDetector):
-            detected = self._detector.of(uris)
+            detected = self._detector.of(images, uris)
         else:
             detected = self._detector.detect(images, self._settings.threshold)
         return [self._named(boxes, image) for boxes, image in zip(detected, images, strict=True)]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+from PIL import Image
 
-from pipeline.data.datasets.annotations import shown
+from pipeline.data.datasets.annotations import as_id, shown
 from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.detection.settings import DetectSettings
 from pipeline.detection.weights_files import DetectorFiles
@@ -23,28 +24,36 @@ EXPECTED = (
 
 
 class RecordedDetector:
-    """The boxes of a file. Images are found by their file name, with or without its folder."""
+    """The boxes of a file. Images are found by their file name, where either side may have more folders before it."""
 
     def __init__(self, path: Path) -> None:
-        """Raises `FatalError` for a file of another kind, or an entry that lacks a field."""
-        ids: dict[str, int] = {}
+        """Raises `FatalError` for a file of another kind, or an entry that lacks a field or belongs to no other."""
+        ids: dict[str, set[Any]] = defaultdict(set)
+        endings: dict[str, set[Any]] = defaultdict(set)
+        sizes: dict[Any, tuple[int | None, int | None]] = {}
         names: dict[int, str] = {}
-        rows: dict[int, list[tuple[float, float, float, float, int, float]]] = defaultdict(list)
+        rows: dict[Any, list[tuple[float, float, float, float, int, float]]] = defaultdict(list)
         for kind, entry in stream_lists(path, EXPECTED, ("images", "annotations", "categories")):
             try:
                 if kind == "images":
-                    ids[str(entry["file_name"])] = ids[str(entry["file_name"]).rpartition("/")[2]] = entry["id"]
+                    name, image_id = str(entry["file_name"]), _id(entry["id"])
+                    sizes[image_id] = as_id(entry.get("width")), as_id(entry.get("height"))
+                    ids[name].add(image_id)
+                    for ending in _endings(name):
+                        endings[ending].add(image_id)
                 elif kind == "categories":
                     names[entry["id"]] = str(entry["name"])
                 else:
                     x, y, w, h = map(float, entry["bbox"])
                     row = (x, y, x + w, y + h, entry["category_id"], float(entry["score"]))
-                    rows[entry["image_id"]].append(row)
-            except (KeyError, TypeError, ValueError):
+                    rows[_id(entry["image_id"])].append(row)
+            except (KeyError, TypeError, ValueError, AttributeError):
                 raise FatalError(f"detector {path}: {kind} contain {shown(entry)}; expected {EXPECTED}") from None
         if unknown := {row[4] for found in rows.values() for row in found} - names.keys():
             raise FatalError(f"detector {path}: categories lack the ids {sorted(unknown)[:5]}; expected {EXPECTED}")
-        self._path, self._ids, self._rows = path, ids, rows
+        if unlisted := rows.keys() - sizes.keys():
+            raise FatalError(f"detector {path}: images lack the ids {list(unlisted)[:5]}; expected {EXPECTED}")
+        self._path, self._ids, self._endings, self._sizes, self._rows = path, ids, endings, sizes, rows
         self._labels = {category: label for label, category in enumerate(names)}
         self.names = tuple(names.values())
 
@@ -53,15 +62,37 @@ class RecordedDetector:
         """Reads the file. Raises `FatalError` as the constructor does."""
         return cls(files.place)
 
-    def of(self, uris: Sequence[str]) -> list[Detections]:
-        """Returns the boxes of images by file name. Raises `FatalError` for an image that the file does not list."""
-        return [self._of(uri) for uri in uris]
+    def of(self, images: Sequence[Image.Image], uris: Sequence[str]) -> list[Detections]:
+        """Returns the boxes of images by file name. Raises `FatalError` for an image that the file does not list, lists
+        several times or with another size."""
+        return [self._of(image.size, uri) for image, uri in zip(images, uris, strict=True)]
 
-    def _of(self, uri: str) -> Detections:
-        image_id = self._ids.get(uri, self._ids.get(uri.rpartition("/")[2]))
-        if image_id is None:
+    def _of(self, size: tuple[int, int], uri: str) -> Detections:
+        shorter = (self._ids.get(ending) for ending in _endings(uri))
+        found = self._ids.get(uri) or self._endings.get(uri) or next(filter(None, shorter), ())
+        if not found:
             raise FatalError(f"detector {self._path}: lists no image {uri!r}; detect its boxes, or remove the image")
+        if len(found) > 1:
+            raise FatalError(f"detector {self._path}: lists {len(found)} images {uri!r}; give their file names folders")
+        (image_id,) = found
+        stated = self._sizes[image_id]
+        if all(stated) and stated != size:
+            raise FatalError(
+                f"detector {self._path}: image {uri!r} has {stated[0]}x{stated[1]} pixels there, but {size[0]}x{size[1]} as "
+                "it is read here, upright; detect its boxes in such images"
+            )
         rows = self._rows.get(image_id, ())
         boxes = np.array([row[:4] for row in rows], np.float64).reshape(-1, 4)
         labels = np.array([self._labels[row[4]] for row in rows], np.int64)
         return Detections(boxes, labels, np.array([row[5] for row in rows], np.float64))
+
+
+def _endings(name: str) -> list[str]:
+    """A file name with ever fewer of its folders."""
+    parts = name.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
+def _id(value: Any) -> Any:
+    """An id that counts as equal whether it is written as a number or as text."""
+    return value if (number := as_id(value)) is None else number

@@ -57,7 +57,7 @@ def find_detector(settings: DetectSettings) -> DetectorFiles:
     if path.suffix == ".safetensors" or (path.is_dir() and not _is_transformers(path)):
         return _own(path, settings)
     if path.suffix == ".json" and path.is_file():
-        return DetectorFiles("recorded", path, {path.name: path})
+        return DetectorFiles("recorded", path, {"boxes": path})
     if path.is_file():
         raise FatalError(
             f"detect.weights = {path}: is not a detector; expected .safetensors of this project, .pth of torchvision, "

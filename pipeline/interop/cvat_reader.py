@@ -8,6 +8,7 @@ https://docs.cvat.ai/docs/dataset_management/formats/format-cvat describes the f
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -60,18 +61,21 @@ def _image(element: ElementTree.Element) -> AnnotatedImage:
 
 
 def _by_attributes(image: str, boxes: list[_Box]) -> list[tuple[int, str, int]]:
-    numbers = {box.attributes["number"].strip(): place for place, box in enumerate(boxes) if "number" in box.attributes}
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for place, box in enumerate(boxes):
+        numbers[box.attributes.get("number", "").strip()].append(place)
     found = []
     for place, box in enumerate(boxes):
         for stated in box.attributes.get("relations", "").split(";"):
             if not stated.strip():
                 continue
             match = _STATED.fullmatch(stated.strip())
-            if match is None or match[2] not in numbers:
+            if match is None or len(numbered := numbers[match[2]]) != 1:
                 raise ValueError(
-                    f"image {image!r}: relation {stated.strip()[:80]!r}: write PREDICATE NUMBER, e.g. ride 2"
+                    f"image {image!r}: relation {stated.strip()[:80]!r}: write PREDICATE NUMBER, e.g. ride 2, with the "
+                    "number of one box"
                 )
-            found.append((place, match[1], numbers[match[2]]))
+            found.append((place, match[1], numbered[0]))
     return found
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -54,8 +54,9 @@ def import_verdicts(
         raise FatalError(f"{path}: name its format with --format label_studio or --format cvat")
     annotated = _READERS[form](path)
     known = _images(run)
-    found = [(image, _find(image, known)) for image in annotated]
-    ours = [(image, own) for image, own in found if own is not None]
+    namesakes = Counter(Path(name).name for name in {image.name for image in annotated})
+    found = [(image, _find(image, known, namesakes)) for image in annotated]
+    ours = [(_fitted(image, own), own) for image, own in found if own is not None]
     if not ours:
         first = annotated[0].name if annotated else "none"
         raise FatalError(
@@ -63,10 +64,11 @@ def import_verdicts(
         )
     _require_fit(path, run, ours)
     time = now()
+    held = {relation for image, own in ours for relation in _relations(image, own)}
     return [
         _verdict(run, own, reviewer, time, *each)
         for image, own in ours
-        for each in _differences(image, own, additions_only)
+        for each in _differences(image, own, held, additions_only)
     ]
 
 
@@ -90,18 +92,34 @@ def _images(run: Run) -> Mapping[tuple[str, str], _RunImage]:
     return found
 
 
-def _find(image: AnnotatedImage, known: Mapping[tuple[str, str], _RunImage]) -> _RunImage | None:
-    ways = [
-        ("digest", image.digest or ""),
-        ("place", f"{image.dataset}/{image.image_id}"),
-        ("name", image.name),
-        ("name", Path(image.name).name),
-    ]
+def _find(
+    image: AnnotatedImage, known: Mapping[tuple[str, str], _RunImage], namesakes: Mapping[str, int]
+) -> _RunImage | None:
+    """The run's image. `namesakes` counts the file's images by their names without folders."""
+    place, base = ("place", f"{image.dataset}/{image.image_id}"), Path(image.name).name
+    ways = [("digest", image.digest or ""), place, ("name", image.name)]
+    if place in known and known[place].digest == image.digest:  # copies have one digest
+        return known[place]
+    if namesakes[base] == 1:
+        ways.append(("name", base))
     return next((known[way] for way in ways if way in known), None)
 
 
+def _fitted(image: AnnotatedImage, own: _RunImage) -> AnnotatedImage:
+    """The image with the run's boxes in place of those that match them."""
+    return replace(image, boxes=tuple((name, _same(place, own) or place) for name, place in image.boxes))
+
+
+def _relations(image: AnnotatedImage, own: _RunImage) -> dict[JudgedRelation, None]:
+    places = [place for _, place in image.boxes]
+    return dict.fromkeys(
+        JudgedRelation(own.digest, places[subject], places[object_], predicate)
+        for subject, predicate, object_ in image.relations
+    )
+
+
 def _require_fit(path: Path, run: Run, images: Sequence[tuple[AnnotatedImage, _RunImage]]) -> None:
-    boxes = [_same(place, own) is not None for image, own in images for _, place in image.boxes]
+    boxes = [place in own.boxes for image, own in images for _, place in image.boxes]
     if boxes and sum(boxes) < FIT * len(boxes):
         raise FatalError(
             f"{path}: only {sum(boxes)} of its {len(boxes)} boxes match boxes of run {run.name!r}; it was made from "
@@ -110,17 +128,15 @@ def _require_fit(path: Path, run: Run, images: Sequence[tuple[AnnotatedImage, _R
 
 
 def _differences(
-    image: AnnotatedImage, own: _RunImage, additions_only: bool
+    image: AnnotatedImage, own: _RunImage, held: Set[JudgedRelation], additions_only: bool
 ) -> Iterator[tuple[JudgedRelation, Kind, str | None, tuple[str, str]]]:
-    """Yields relation, kind, corrected predicate, and the categories of subject and object."""
-    places = [_same(place, own) or place for _, place in image.boxes]
-    categories = {**{place: name for (name, _), place in zip(image.boxes, places, strict=True)}, **own.boxes}
-    held = dict.fromkeys(
-        JudgedRelation(own.digest, places[subject], places[object_], predicate)
-        for subject, predicate, object_ in image.relations
-    )
+    """Yields relation, kind, corrected predicate, and the categories of subject and object.
+
+    `held` are the relations of all images: those of equal bytes share their verdicts.
+    """
+    categories = {**{place: name for name, place in image.boxes}, **own.boxes}
     added: dict[tuple[Box4, Box4], list[JudgedRelation]] = defaultdict(list)
-    for relation in held:
+    for relation in _relations(image, own):
         if relation not in own.labels:
             added[relation.subject, relation.object].append(relation)
     for relation in own.labels:

@@ -51,7 +51,10 @@ def read_label_studio(path: Path) -> list[AnnotatedImage]:
         if not finished:
             continue
         try:
-            found.append(_annotated(task.get("data") or {}, finished[-1]["result"]))
+            newest = max(
+                finished, key=lambda each: (each.get("updated_at") or each.get("created_at") or "", each.get("id", 0))
+            )
+            found.append(_annotated(task.get("data") or {}, newest["result"]))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             number = task.get("id", place)
             raise FatalError(

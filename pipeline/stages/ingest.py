@@ -48,7 +48,7 @@ class IngestStage(Stage):
     """Reads and validates the images and boxes of one partition."""
 
     name = "ingest"
-    version = 3
+    version = 4
     writes = "images"
     schema = IMAGES
     parts = {"boxes": BOX_REASONS, "relations": RELATION_REASONS}  # noqa: RUF012 - a constant

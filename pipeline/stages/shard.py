@@ -163,7 +163,7 @@ class ShardStage(Stage):
                 packed.counts["without a box"] += 1
             elif not labels.relations and self.settings.without_relations == "drop":
                 packed.counts["without a relation"] += 1
-            elif (listed := self._contamination.listed(row["dataset"], row["image_id"])) is not None:
+            elif (listed := self._contamination.listed(row["dataset"], row["image_id"], row["uri"])) is not None:
                 packed.exclude(row, listed)
             else:
                 yield from self._sample(row, labels, packed)

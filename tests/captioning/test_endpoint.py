@@ -85,6 +85,7 @@ def test_a_killed_run_asks_nothing_again_that_was_answered(stub, words, tmp_path
     texts = [[caption["text"] for caption in row["captions"]] for row in rows]
     assert sum(map(bool, texts)) == IMAGES - len(rejected)
     assert all(text[0] == "A person riding a horse." and len(text) == 2 for text in texts if text)
+    assert all(text[1].startswith("2 horses next to person ") for text in texts if text)
     files = [path.read_bytes() for path in (tmp_path / "killed").rglob("*") if path.is_file()]
     assert files and not [data for data in files if SECRET.encode() in data], "the key is nowhere"
 

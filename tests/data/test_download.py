@@ -467,6 +467,26 @@ def test_a_set_that_is_there_is_not_downloaded_again_and_an_archive_that_was_cop
     assert json.loads(capsys.readouterr().out) == {"got": [], "there": [f"{tmp_path}/coco/val2017"], "by_hand": []}
 
 
+@pytest.mark.usefixtures("without_digests")
+def test_a_set_that_was_moved_into_place_in_part_is_not_there(tmp_path, monkeypatch):
+    (tmp_path / "coco").mkdir()
+    members = {f"val2017/{number}.jpg": b"mine" for number in range(3)}
+    (tmp_path / "coco" / "val2017.zip").write_bytes(_zip(members))
+    move, moved = os.replace, iter(range(3))
+
+    def interrupted(source: str, target: str) -> None:
+        move(source, target)
+        if next(moved) == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "replace", interrupted)
+        get_data(["coco"], tmp_path, ["val"], None, as_json=True)
+    assert len(list((tmp_path / "coco/val2017").iterdir())) == 2
+    get_data(["coco"], tmp_path, ["val"], None, as_json=True)
+    assert _names(tmp_path) == {f"coco/{name}" for name in members}
+
+
 def test_a_copied_archive_with_a_wrong_digest_is_not_unpacked(tmp_path):
     (tmp_path / "coco").mkdir()
     (tmp_path / "coco" / "val2017.zip").write_bytes(_zip({"val2017/mine.jpg": b"mine"}))

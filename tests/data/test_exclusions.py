@@ -8,10 +8,22 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from pipeline.data.exclusions import Contamination, ExclusionList, excluded_ids, exclusion_files, read_ids
+from pipeline.data.exclusions import Contamination, ExclusionList, exclusion_files, read_list
 from storage.errors import FatalError
 from storage.tables import FINGERPRINTS
 from tests.data.toy_sets import save_json, text
+
+
+def ids_of(path: Path) -> frozenset[int]:
+    listed = read_list(path)
+    return listed.ids | listed.numbers
+
+
+def excluded(lists: list[ExclusionList], dataset: str) -> dict[int, str]:
+    """The images with ids up to 3 that lists exclude, with the reason."""
+    kept_out = Contamination(lists, None, None)
+    found = {n: kept_out.listed(dataset, n, f"{n}.jpg") for n in range(4)}
+    return {n: each.reason for n, each in found.items() if each is not None}
 
 
 def a_list(path: Path, reason: str = "V-COCO test", **settings: Any) -> ExclusionList:
@@ -36,12 +48,12 @@ CONTENTS: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", CONTENTS)
 def test_json_files_that_name_images(tmp_path, kind):
-    assert read_ids(save_json(tmp_path / "list.json", CONTENTS[kind])) == {42, 43, 44}
+    assert ids_of(save_json(tmp_path / "list.json", CONTENTS[kind])) == {42, 43, 44}
 
 
 def test_a_text_file_has_comments_and_names(tmp_path):
     content = "# the test split\n\n42\n  43  # twice labelled\r\nCOCO_val2014_000000000044.jpg\n"
-    assert read_ids(text(tmp_path / "list.ids", content)) == {42, 43, 44}
+    assert ids_of(text(tmp_path / "list.ids", content)) == {42, 43, 44}
 
 
 @pytest.mark.parametrize("content, fault", [
@@ -60,7 +72,7 @@ def test_a_file_at_fault_is_named_with_what_is_allowed(tmp_path, content, fault)
     path = tmp_path / "list.txt"
     path.write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(FatalError, match=rf"list\.txt: .*{fault}.*expected image ids: a text file with one id"):
-        read_ids(path)
+        ids_of(path)
 
 
 def test_a_missing_file_is_found_before_anything_runs(tmp_path):
@@ -85,9 +97,9 @@ def test_a_key_holds_what_the_files_say_and_not_where_they_lie(tmp_path):
 def test_a_list_holds_for_its_datasets_and_the_first_gives_the_reason(tmp_path):
     first = a_list(text(tmp_path / "a.ids", "1\n2\n"), "V-COCO test", datasets=("coco",))
     second = a_list(text(tmp_path / "b.ids", "2\n3\n"), "held out")
-    assert excluded_ids([first, second], "coco") == {1: "V-COCO test", 2: "V-COCO test", 3: "held out"}
-    assert excluded_ids([first, second], "o365") == {2: "held out", 3: "held out"}
-    assert excluded_ids([], "coco") == {}
+    assert excluded([first, second], "coco") == {1: "V-COCO test", 2: "V-COCO test", 3: "held out"}
+    assert excluded([first, second], "o365") == {2: "held out", 3: "held out"}
+    assert excluded([], "coco") == {}
 
 
 @pytest.mark.parametrize("content", [
@@ -97,8 +109,8 @@ def test_a_list_holds_for_its_datasets_and_the_first_gives_the_reason(tmp_path):
 def test_a_map_finds_the_images_of_another_numbering(tmp_path, content):
     listed = text(tmp_path / "coco.ids", "42\n3\n")
     mapped = a_list(listed, datasets=("vg",), map=save_json(tmp_path / "image_data.json", content))
-    assert excluded_ids([mapped], "vg") == {2: "V-COCO test"}
-    assert excluded_ids([mapped], "coco") == {}
+    assert excluded([mapped], "vg") == {2: "V-COCO test"}
+    assert excluded([mapped], "coco") == {}
 
 
 @pytest.mark.parametrize("content, fault", [
@@ -109,7 +121,7 @@ def test_a_map_at_fault_is_named_with_what_is_allowed(tmp_path, content, fault):
     listed = text(tmp_path / "coco.ids", "42\n")
     mapped = a_list(listed, datasets=("vg",), map=save_json(tmp_path / "map.json", content))
     with pytest.raises(FatalError, match=rf"map\.json: {fault}.*image_data\.json"):
-        excluded_ids([mapped], "vg")
+        excluded([mapped], "vg")
 
 
 def test_a_map_is_for_named_datasets_only(tmp_path):
@@ -119,16 +131,16 @@ def test_a_map_is_for_named_datasets_only(tmp_path):
 
 def test_real_lists(shared):
     data = shared / "data"
-    test = read_ids(data / "vcoco/vcoco_test.ids")
-    train, val = (read_ids(data / f"vcoco/vcoco_{split}.ids") for split in ("train", "val"))
+    test = ids_of(data / "vcoco/vcoco_test.ids")
+    train, val = (ids_of(data / f"vcoco/vcoco_{split}.ids") for split in ("train", "val"))
     assert (len(test), len(train), len(val)) == (4946, 2533, 2867)
     assert not test & (train | val)
-    assert read_ids(data / "vcoco/instances_vcoco_train.json") <= train | val
-    hico = read_ids(data / "hico_det/ground_truth_800.json")
+    assert ids_of(data / "vcoco/instances_vcoco_train.json") <= train | val
+    hico = ids_of(data / "hico_det/ground_truth_800.json")
     assert len(hico) == 800 and 1535 in hico
     sample = json.loads((data / "coco/annotations/instances_sample2017.json").read_text())
-    assert read_ids(data / "coco/annotations/instances_sample2017.json") == {image["id"] for image in sample["images"]}
-    assert len(read_ids(data / "blip_captions/BLIP_ViT-L.json")) == 5000
+    assert ids_of(data / "coco/annotations/instances_sample2017.json") == {image["id"] for image in sample["images"]}
+    assert len(ids_of(data / "blip_captions/BLIP_ViT-L.json")) == 5000
 
 
 def fingerprints(*rows: tuple[str, int, str, int | None]) -> pa.Table:
@@ -142,7 +154,8 @@ TESTS = (("test", 1, "aa", 0xFF << 56), ("test", 42, "bb", 0b1111), ("other", 7,
 def test_an_image_is_told_from_evaluation_images_by_its_surest_sign(tmp_path):
     lists = [a_list(text(tmp_path / "a.ids", "123"), datasets=("coco",))]
     kept_out = Contamination(lists, fingerprints(*TESTS), distance=3)
-    assert kept_out.find("coco", 123, "bb", 0b1111) == ("V-COCO test", "id 123")
+    assert kept_out.listed("coco", 123, "a.jpg") == ("V-COCO test", "id 123")
+    assert kept_out.listed("o365", 123, "a.jpg") is None
     assert kept_out.find("coco", 5, "bb", 0xFF << 56) == ("same bytes as an evaluation image", "test/42")
     assert kept_out.find("test", 42, "cc", None) == ("same image id as an evaluation image", "test/42")
     assert kept_out.find("coco", 5, "cc", 0b1000) == ("near-duplicate of an evaluation image", "test/42 at distance 3")
@@ -151,7 +164,18 @@ def test_an_image_is_told_from_evaluation_images_by_its_surest_sign(tmp_path):
         "test/1 at distance 1",
     )
     assert kept_out.find("coco", 42, "cc", 0b1111 << 20) is None
-    assert kept_out.find("o365", 123, "cc", None) is None
+
+
+@pytest.mark.parametrize("entry, image_id, uri, how", [
+    ("IMG_2034.jpg", 0, "IMG_2034.jpg", "name IMG_2034.jpg"), ("IMG_2034.jpg", 2034, "IMG_9.jpg", None),
+    ("test/a.jpg", 5, "more/a.jpg", "name a.jpg"), ("a.jpg", 5, "a.png", None),
+    ("000a1aa0a2e5b5d1.jpg", 1, "COCO_000001.jpg", None),
+    ("000a1aa0a2e5b5d1", 7, "000a1aa0a2e5b5d1.jpg", "name 000a1aa0a2e5b5d1"),
+    ("COCO_val2014_000000000042.jpg", 42, "000000000042.jpg", "id 42"),
+])  # fmt: skip
+def test_names_in_a_list_are_matched_as_names(tmp_path, entry, image_id, uri, how):
+    kept_out = Contamination([a_list(text(tmp_path / "a.ids", entry))], None, None)
+    assert kept_out.listed("mine", image_id, uri) == (how and ("V-COCO test", how))
 
 
 def test_the_nearest_of_several_near_duplicates_is_named():
@@ -161,7 +185,8 @@ def test_the_nearest_of_several_near_duplicates_is_named():
 
 def test_lists_are_known_before_an_image_is_read_and_no_distance_compares_no_hashes(tmp_path):
     kept_out = Contamination([a_list(text(tmp_path / "a.ids", "123"))], None, distance=4)
-    assert kept_out.listed("coco", 123) == ("V-COCO test", "id 123")
-    assert kept_out.listed("coco", 124) is kept_out.find("coco", 124, "aa", 0) is None
+    assert kept_out.listed("coco", 123, "a.jpg") == ("V-COCO test", "id 123")
+    assert kept_out.listed("coco", 124, "123.jpg") == ("V-COCO test", "name 123")
+    assert kept_out.listed("coco", 124, "a.jpg") is kept_out.find("coco", 124, "aa", 0) is None
     assert Contamination([], fingerprints(*TESTS), distance=None).find("coco", 5, "cc", 0b1111) is None
     assert Contamination([], fingerprints(*TESTS), distance=0).find("coco", 5, "cc", 0b1111) is not None

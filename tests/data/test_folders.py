@@ -1,5 +1,7 @@
 """Folders, tars and S3 give the same rows, a bare folder is a dataset, and a network failure is no missing image."""
 
+import errno
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -174,6 +176,24 @@ def test_every_picture_of_the_folder_and_its_subfolders_is_an_image(tmp_path):
     assert [reader.name(record) for record in records] == ["a.PNG", "b.jpg", "more/c.jpeg"]
     assert not reader.rejects and all(record.boxes == () and record.width is None for record in records)
     assert len({record.image_id for record in records}) == 3 and all(0 <= r.image_id < 2**53 for r in records)
+
+
+def test_linked_folders_count_and_one_that_can_not_be_listed_stops_the_run(tmp_path, monkeypatch):
+    save_picture(tmp_path / "elsewhere/a.jpg")
+    save_picture(tmp_path / "mine/b.jpg")
+    (tmp_path / "mine/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path / "mine")
+    assert open_folder(tmp_path / "mine").names() == ["b.jpg", "linked/a.jpg"]
+    listed = os.scandir
+
+    def scandir(path: str) -> Any:
+        if Path(path).name == "linked":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(FatalError, match=r"not allowed while listing images: Permission denied .*mine/linked"):
+        open_folder(tmp_path / "mine").names()
 
 
 def test_new_pictures_append_a_partition_and_no_id_changes(tmp_path):

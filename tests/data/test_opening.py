@@ -141,6 +141,16 @@ def test_tiff_is_always_upright_and_its_size_is_that_of_its_pixels():
     assert decode_image(data).size == decode_image(data, upright=True).size == (48, 64)
 
 
+def test_an_orientation_behind_the_pixels_of_a_png_turns_neither_rows_nor_pixels():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(noise(64, 48), exif=exif)
+    start, pixels, end = (data.index(name) - 4 for name in (b"eXIf", b"IDAT", b"IEND"))
+    late = data[:start] + data[pixels:end] + data[start:pixels] + data[end:]
+    for verify in ("decode", "header"):
+        assert probe_bytes(late, verify=verify).upright_size == decode_image(late, upright=True).size  # type: ignore[arg-type]
+
+
 def test_damaged_exif_turns_nothing():
     data = encoded(noise(), "JPEG")
     damaged = data[:2] + b"\xff\xe1\x00\x10Exif\0\0" + b"\xff" * 8 + data[2:]

@@ -73,6 +73,35 @@ def test_a_list_of_other_images_or_of_none_is_refused(folder):
         source(folder, share=0.1, only=path)
 
 
+def test_an_image_that_moved_to_another_subfolder_is_read_there(folder):
+    def digests() -> list[str]:
+        found = partition_dataset(source(folder), 20, folder / "indexes", "bytes", LocalStore(folder / "store"))
+        return [each.digest for each in found]
+
+    before = digests()
+    (folder / "images/a").rename(folder / "images/b")
+    annotations = folder / "all.json"
+    annotations.write_text(annotations.read_text().replace('"a/', '"b/'))
+    after = digests()
+    assert after[0] != before[0] and after[1:] == before[1:]
+
+
+def test_an_entry_that_may_mean_several_images_is_refused(tmp_path):
+    names = {1: "0.jpg", 2: "1.jpg", 3: "a/x.jpg", 4: "b/x.jpg", 5: "x.jpg"}
+    for name in names.values():
+        save_picture(tmp_path / "images" / name)
+    images = [{"id": n, "file_name": name, "width": 100, "height": 80} for n, name in names.items()]
+    save_json(tmp_path / "all.json", {"images": images, "annotations": [], "categories": []})
+    path = tmp_path / "list"
+    for written, ids in (("[1, 2]", (1, 2)), ("0.jpg\n", (1,)), ("x.jpg\nb/x.jpg", (4, 5))):
+        path.write_text(written)
+        assert taken(tmp_path, only=path) == ids
+    for written, count in (("2\n1\n", 2), ("x\n", 3), ("c/x.jpg\n", 3)):
+        path.write_text(written)
+        with pytest.raises(FatalError, match=rf"line \d may be any of {count} images of dataset 'toy'"):
+            taken(tmp_path, only=path)
+
+
 def test_partitions_hold_the_part_alone_and_those_of_the_whole_set_stay(folder):
     store = LocalStore(folder / "store")
 

@@ -90,6 +90,15 @@ def test_boxes_of_the_picture_as_viewers_turn_it_are_not_taken_for_raw_pixels(tm
     assert found is not None and reasons(rejects) == ["EXIF orientation not applied"], "nothing tells what boxes are of"
 
 
+@pytest.mark.parametrize("size, orientation", [((100, 80), 3), ((80, 80), 6)])
+def test_a_turned_image_of_the_same_size_is_noted_although_a_size_is_declared(tmp_path, size, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", size).save(tmp_path / "turned.jpg", exif=exif)
+    found, rejects = validate(record(tmp_path / "turned.jpg", width=size[0], height=size[1]))
+    assert found is not None and reasons(rejects) == ["EXIF orientation not applied"]
+
+
 def test_a_torn_image_is_found_by_decoding_only_and_limits_are_the_callers(picture, tmp_path):
     torn = tmp_path / "torn.jpg"
     torn.write_bytes(picture.read_bytes()[:-40])

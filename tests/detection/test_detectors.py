@@ -219,7 +219,29 @@ def test_boxes_that_another_tool_found_come_from_its_file(tmp_path):
     for wrong in (results, content | {"annotations": [boxes]}, content | {"categories": []}):
         with pytest.raises(FatalError, match=r"COCO\(instances\)\.loadRes"):
             opened(save_json(tmp_path / "wrong.json", wrong))
-    assert set(find_detector(DetectSettings(weights=str(path))).files) == {"found.json"}
+    assert set(find_detector(DetectSettings(weights=str(path))).files) == {"boxes"}
+
+
+@pytest.mark.parametrize("changed, error", [
+    ({"width": 40, "height": 30}, None), ({"id": "7"}, None),
+    ({"width": 80, "height": 60}, "80x60 pixels there, but 40x30"), ({"id": 6}, r"images lack the ids \[7\]"),
+    ({"file_name": "2/seq2/a.jpg"}, "lists 2 images 'seq2/a.jpg'"),
+    ({"file_name": "seq3/a.jpg"}, "lists no image 'seq1/a.jpg'"),
+])  # fmt: skip
+def test_boxes_of_another_image_of_the_same_name_or_of_another_size_are_not_taken(tmp_path, changed, error):
+    first = {"id": 7, "file_name": "videos/seq1/a.jpg"}
+    content = {
+        "images": [first | changed, {"id": 8, "file_name": "videos/seq2/a.jpg"}],
+        "annotations": [{"bbox": [2, 3, 10, 20], "image_id": 7, "category_id": 1, "score": 0.9}],
+        "categories": [{"id": 1, "name": "person"}],
+    }
+    path, images = save_json(tmp_path / "found.json", content), [Image.new("RGB", (40, 30))] * 2
+    if error:
+        with pytest.raises(FatalError, match=error):
+            opened(path).detect(images, ["seq2/a.jpg", "seq1/a.jpg"])
+    else:
+        second, found = opened(path).detect(images, ["seq2/a.jpg", "seq1/a.jpg"])
+        assert (len(found.boxes.labels), len(second.boxes.labels)) == (1, 0)
 
 
 def test_only_files_that_are_read_decide_the_key(tmp_path):

@@ -80,6 +80,18 @@ def test_a_cancelled_or_missing_annotation_says_nothing(run, tmp_path):
     assert {each.image_id for each in import_verdicts(run, returned(tmp_path, tasks), None, "ada")} == {2}
 
 
+def test_the_annotation_of_label_studio_that_changed_last_counts(run, tmp_path):
+    (task, _) = tasks_of(run, tmp_path)
+    kept = annotate(task)
+    boxes = [each for each in kept if each["type"] != "relation"]
+    days = ("2026-01-02T00:00:00.5Z", "2026-01-01T00:00:00.5Z")
+    task["annotations"] = [
+        {"id": 1, "result": kept, "created_at": "2025-01-01T00:00:00.5Z", "updated_at": days[0]},
+        {"id": 2, "result": boxes, "created_at": days[1]},
+    ]
+    assert {kind for _, kind, _ in said(import_verdicts(run, returned(tmp_path, [task]), None, "ada"))} == {"accept"}
+
+
 def test_a_file_of_another_run_is_refused_with_the_reason(run, tmp_path):
     tasks = tasks_of(run, tmp_path)
     result = annotate(tasks[0])
@@ -134,6 +146,31 @@ def test_attributes_and_groups_of_cvat_state_relations(run, tmp_path):
     }  # fmt: skip
 
 
+def test_verdicts_reach_the_image_that_was_annotated_and_not_its_namesake_or_copy(book, tmp_path):
+    named = {1: "seq1/a.png", 2: "same.png", 3: "copy.png"}
+    digests = {1: "1" * 64, 2: "2" * 64, 3: "2" * 64}
+    rows = [book.image(n, TWO_PEOPLE) | {"uri": named[n], "digest": digests[n]} for n in named]
+    book.add("ingest", "toys/0000", rows)
+    labels = [relations(n, (0, "hold" if n == 2 else "ride", 2, 0.9)) for n in named]
+    book.add("tag", "toys/0000", labels, candidates=[pairs(n) for n in named])
+    book.run.note("recipe", {"name": "demo", "shard": {"threshold": 0.2}})
+    tasks = tasks_of(book.run, tmp_path)
+    results = [annotate(task) for task in tasks]
+    untouched = import_verdicts(book.run, returned(tmp_path, tasks), None, "ada")
+    assert {(v.image_id, v.relation.predicate, v.kind) for v in untouched} == {
+        (1, "ride", "accept"), (2, "hold", "accept"), (3, "ride", "accept"),
+    }  # fmt: skip
+    results[1].extend([link for link in results[2] if link["type"] == "relation"])
+    del results[2][:]
+    assert "reject" not in {v.kind for v in import_verdicts(book.run, returned(tmp_path, tasks), None, "ada")}
+    first, other = (
+        cvat(cvat_box(0, relations=f"{predicate} 2"), cvat_box(2, number="2"), name=f"{folder}/a.png")
+        for predicate, folder in (("ride", "seq1"), ("lead", "seq2"))
+    )
+    both = first.replace("</annotations>", f"<image{other.partition('<image')[2]}")
+    assert imported(book.run, tmp_path, both) == {("ride", "accept", None)}
+
+
 LAUGHS = '<!ENTITY e0 "ha">' + "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 10))
 
 
@@ -143,6 +180,7 @@ LAUGHS = '<!ENTITY e0 "ha">' + "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' 
     ("<annotations>", "not XML"),
     ("<other/>", "no element `annotations`"),
     (cvat(cvat_box(0, number="1", relations="rides 9")), "rides 9"),
+    (cvat(cvat_box(0, relations="rides 2"), cvat_box(1, number="2"), cvat_box(2, number="2")), "rides 2.*of one box"),
     (cvat(cvat_box(0, group=1, role="subject", predicate="ride")), "group 1 needs"),
     (cvat('<box label="a"/>'), "xtl"),
 ])  # fmt: skip

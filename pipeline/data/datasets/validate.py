@@ -45,10 +45,10 @@ def validate(
     Returned boxes are clipped to the image and have positive size, each (category, box) once; relations point to those
     boxes. Width and height are those of the file, or of the turned image where it is read upright. Reasons: those of
     `BadImage` and of the reader; "never published"; "boxes of the turned image" (annotated as viewers turn it by its
-    EXIF orientation: save such files upright); "EXIF orientation not applied" (kept, as no size is declared that would
-    tell which pixels the boxes are of); "declared size wrong", "box clipped" (fixed and kept); "box not finite",
-    "box inverted", "box empty", "box outside", "box duplicate"; "relation without box", "relation to itself", "relation
-    duplicate".
+    EXIF orientation: save such files upright); "EXIF orientation not applied" (kept, as no declared size tells which
+    pixels the boxes are of; a square, or an image turned by 180° or mirrored, keeps its size); "declared size wrong",
+    "box clipped" (fixed and kept); "box not finite", "box inverted", "box empty", "box outside", "box duplicate";
+    "relation without box", "relation to itself", "relation duplicate".
     """
     rejects = list(record.rejects)
     found = found or _found(record.path, limits, verify)
@@ -64,7 +64,8 @@ def validate(
     if None not in declared and declared != (width, height):
         value = f"declared {record.width}x{record.height}, the file has {width}x{height}"
         rejects.append(Rejected(record.image_id, "declared size wrong", value))
-    if None in declared and found.orientation != 1 and not isinstance(record.path, UprightImage):
+    told = None not in declared and found.upright_size != (found.width, found.height)
+    if found.orientation != 1 and not told and not isinstance(record.path, UprightImage):
         value = f"orientation {found.orientation}, the pixels are {width}x{height}"
         rejects.append(Rejected(record.image_id, "EXIF orientation not applied", value))
     boxes, places, box_rejects = _usable_boxes(record, width, height)

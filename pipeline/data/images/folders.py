@@ -6,12 +6,12 @@ import os
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from pydantic import PlainValidator
 
 from pipeline.data.images.refs import FileState, ImageFolder, ImageRef, StoredImage, UprightImage, read_first, state_of
-from storage.errors import FatalError
+from storage.errors import FatalError, translate_os_errors
 from storage.shards.scan import DamagedTar, entries_of, fault_of
 
 if TYPE_CHECKING:
@@ -81,11 +81,14 @@ class LocalFolder(ImageFolder):
         return self._root / uri
 
     def names(self) -> list[str]:
-        """Every file below the folder, without hidden ones. Tars in it count as files."""
+        """Every file below the folder and folders that it links to, without hidden ones. Tars in it count as files.
+
+        Raises `FatalError` or `RetryableError` for a subfolder that can't be listed.
+        """
         found = []
-        for folder, inner, files in os.walk(self._root):
-            inner[:] = [name for name in inner if not name.startswith(".")]
+        for folder, inner, files in os.walk(self._root, onerror=_refuse, followlinks=True):
             here = Path(folder)
+            inner[:] = [name for name in inner if not name.startswith(".") and not _leads_back(here / name)]
             found += [(here / name).relative_to(self._root).as_posix() for name in files if not name.startswith(".")]
         return sorted(found)
 
@@ -102,6 +105,15 @@ class LocalFolder(ImageFolder):
     def refresh(self) -> None:
         """Forgets which subfolders are tars."""
         self._tars.clear()
+
+
+def _refuse(error: OSError) -> NoReturn:
+    with translate_os_errors("listing images"):
+        raise error
+
+
+def _leads_back(folder: Path) -> bool:
+    return folder.is_symlink() and any(folder.samefile(outer) for outer in folder.parents)
 
 
 def locate_image(folders: Mapping[str, Path | str], row: Mapping[str, Any]) -> ImageRef:

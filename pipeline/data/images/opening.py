@@ -168,8 +168,8 @@ def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, upright: boo
     `upright`: turn the image as its EXIF orientation says.
     """
     with _opened(data, limits) as image:
+        turn = _TURNS.get(orientation_of(image)) if upright else None  # that of the header, as in probes
         image.load()
-        turn = _TURNS.get(orientation_of(image)) if upright else None
         return as_rgb(image) if turn is None else as_rgb(image).transpose(turn)
 
 
