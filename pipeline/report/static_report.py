@@ -129,7 +129,7 @@ def _render(
     )
 
 
-_FILTERS: Mapping[str, Callable[[Any], Any]] = {
+_FILTERS: Mapping[str, Callable[..., Any]] = {
     "share": share,
     "decimals": lambda value: "–" if value is None else f"{value:.2f}",
     "score_name": score_name,
