@@ -192,7 +192,7 @@ def test_linked_folders_count_and_one_that_can_not_be_listed_stops_the_run(tmp_p
         return listed(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(FatalError, match=r"not allowed while listing images: Permission denied .*mine/linked"):
+    with pytest.raises(FatalError, match=r"permission denied while listing images: Permission denied .*mine/linked"):
         open_folder(tmp_path / "mine").names()
 
 
