@@ -112,7 +112,7 @@ class TagStage(LabellingStage):
     """
 
     name = "tag"
-    version = 12
+    version = 13
     reads = ("images", "triplets", "captions")
     uses = ("tagger",)
     writes = "relations"
