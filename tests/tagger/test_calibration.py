@@ -40,6 +40,13 @@ def test_each_predicate_has_its_own_and_a_rare_one_the_common_line():
     assert found.probability("feed", 0.5) == found.probability("never seen", 0.5)
 
 
+def test_all_wordings_of_a_predicate_share_its_line():
+    scores, right = made(30, 1.0, 2.0)
+    found = Calibration.fit(["holding", "is holding", "holds"] * 10, scores, right)
+    assert list(found.lines) == ["hold"]
+    assert found.probability("holding", 0.5) == found.probability("hold", 0.5) != found.probability("on", 0.5)
+
+
 def test_a_higher_score_is_never_a_lower_probability():
     found = Calibration.fit(["on"] * 40, [0.9] * 20 + [0.1] * 20, [False] * 20 + [True] * 20)
     assert found.probability("on", 0.1) < found.probability("on", 0.9)
