@@ -275,10 +275,11 @@ def _stacked_on(proposed: Sequence[Proposal]) -> Stack:
 
 def _calibration_errors(proposed: Sequence[Proposal]) -> dict[str, float]:
     right, calibrated = [p.right for p in proposed], _calibrated_on_others(proposed)
-    return {
+    errors = {
         "held_out_calibration_error": calibration_error([p.score for p in proposed], right),
         "held_out_calibrated_error": calibration_error(calibrated, right),
     }
+    return {name: error for name, error in errors.items() if error is not None}
 
 
 def _scored(

@@ -143,15 +143,15 @@ class Calibration:
             raise ValueError(f"not a calibration ({error}): {data[:80]!r}") from error
 
 
-def calibration_error(probabilities: ArrayLike, truth: ArrayLike, bins: int = BINS) -> float:
+def calibration_error(probabilities: ArrayLike, truth: ArrayLike, bins: int = BINS) -> float | None:
     """Expected calibration error: |mean probability - share of right labels| of each bin, weighted by bin size.
 
-    Bins have equal width. The error is 0 without labels.
+    Bins have equal width. None without labels.
     """
     confidences, right = np.asarray(probabilities, np.float64), np.asarray(truth, np.float64)
     places = np.minimum((confidences * bins).astype(int), bins - 1)
     binned = np.bincount(places, confidences, bins), np.bincount(places, right, bins)
-    return binned_calibration_error(*binned, len(confidences)) if len(confidences) else 0.0
+    return binned_calibration_error(*binned, len(confidences)) if len(confidences) else None
 
 
 def binned_calibration_error(probabilities: ArrayLike, right: ArrayLike, labels: int) -> float:

@@ -17,7 +17,7 @@ def made(count: int, scale: float, offset: float, seed: int = 0) -> tuple[list[f
 def test_error_by_hand():
     assert calibration_error([0.9, 0.9, 0.1, 0.1], [True, False, False, False], bins=2) == pytest.approx(0.25)
     assert calibration_error([1.0, 0.0], [True, False]) == 0
-    assert calibration_error([], []) == 0
+    assert calibration_error([], []) is None
 
 
 def test_a_fit_finds_the_line_that_scores_are_off_by():
