@@ -149,9 +149,7 @@ def check_tagger(
     return TaggerCheck(scores, replace(_calibrated_on(proposed), stack=_stacked_on(proposed)))
 
 
-def _names(
-    source: ShardSamples, chosen: Sequence[int], vocabulary: Vocabulary, settings: TrainingSettings
-) -> TextList:
+def _names(source: ShardSamples, chosen: Sequence[int], vocabulary: Vocabulary, settings: TrainingSettings) -> TextList:
     read = (source.read([image])[0] for image in chosen)
     samples = [one[0] for one in read if not isinstance(one, DamagedSample)]
     objects = {box.category for sample in samples for box in sample.boxes}

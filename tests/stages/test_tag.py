@@ -111,9 +111,7 @@ def test_captions_of_boxes_are_about_these(book: RunBuilder, tmp_path: Path) -> 
 def test_a_table_labels_without_a_caption(book: RunBuilder, tmp_path: Path, stated: tuple[Any, ...]) -> None:
     table = tmp_path / "table.json"
     table.write_text(json.dumps({"person": {"horse": ["near"]}}))
-    made = artifact(
-        tmp_path / "read", images=[book.image(1, TWO_PEOPLE)], captions=[], triplets=[triplets(1, *stated)]
-    )
+    made = artifact(tmp_path / "read", images=[book.image(1, TWO_PEOPLE)], captions=[], triplets=[triplets(1, *stated)])
     stage = TagStage(TagSettings(method="naive", cooccurrence=table), {"toys": book.pictures / "toys"})
     stage.open(Inputs())
     (row,) = stage.run(Inputs(dict.fromkeys(stage.reads, (made,))), tmp_path, ignore).table.to_pylist()
