@@ -19,6 +19,7 @@ from pipeline.training.optimizer import gradient_norm, make_optimizer, set_rates
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.tracking import flops
+from pipeline.training.vocabulary import make_tokenizer
 from pipeline.training.worker import set_precision
 from storage.errors import FatalError
 from tests.detector_checkpoint import converted, detector
@@ -161,6 +162,7 @@ def test_a_converted_detector_is_trained_from(shard, work, tmp_path):
     torch.save({"model": converted(detector(config))}, tmp_path / "theirs_converted.pth")
     made = import_checkpoint(tmp_path / "theirs_converted.pth", overrides=small)
     weights.write(made.state, made.config, tmp_path / "pretrained.safetensors")
+    make_tokenizer((), NETWORK["text"]["vocabulary"], tmp_path)
     settings = {"network": made.config.to_dict(), "pretrained": str(tmp_path / "pretrained.safetensors")}
     train(Ranks(), shard, work, TINY | settings | {"steps": 2, "processes": 1, "log_every": 1})
     losses = [row["value"] for row in MetricsLog(work / "metrics.jsonl").table().to_pylist() if row["name"] == "loss"]
