@@ -74,19 +74,26 @@ def write_scenes(root: Path, settings: SceneSettings, progress: Progress | None 
     """
     folders = SceneFolders(root)
     stamp = json.dumps({"layout": LAYOUT, "settings": settings.content()}, indent=1, sort_keys=True)
-    if folders.stamp.is_file():
-        if folders.stamp.read_text() == stamp:
-            return folders
-    elif root.exists() and any(root.iterdir()):
+
+    def is_written() -> bool:
+        return folders.stamp.is_file() and folders.stamp.read_text() == stamp
+
+    if is_written():
+        return folders
+    if not folders.stamp.is_file() and root.exists() and any(root.iterdir()):
         raise FileExistsError(f"{root}: not empty and not a dataset of scenes; choose another folder or empty this one")
     aside = root.parent / f".{root.name}.{os.getpid()}.part"
     shutil.rmtree(aside, ignore_errors=True)
     try:
         _write(SceneFolders(aside), settings, progress)
         SceneFolders(aside).stamp.write_text(stamp)
-        if root.exists():
-            shutil.rmtree(root)
-        aside.rename(root)
+        try:
+            aside.rename(root)
+        except OSError:
+            # It replaces a dataset of other settings, but not one that another process has written meanwhile.
+            if not is_written():
+                shutil.rmtree(root)
+                aside.rename(root)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return folders

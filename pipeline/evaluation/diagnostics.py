@@ -167,7 +167,8 @@ def calibration(scores: Floats, right: Flags) -> Reliability:
         ReliabilityBin(float(low), float(high), int(size), float(mean), float(share))
         for low, high, size, mean, share in zip(edges[:-1], edges[1:], count, confidence, precision, strict=True)
     )
-    return Reliability(rows, calibration_error(scores, right, BINS) if len(scores) else float("nan"))
+    error = calibration_error(scores, right, BINS)
+    return Reliability(rows, float("nan") if error is None else error)
 
 
 def _ratio(total: NDArray[Any], count: NDArray[Any]) -> Floats:

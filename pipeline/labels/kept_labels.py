@@ -292,7 +292,7 @@ def _judged_by_image(
     for row in rows:
         labels = [Relation(**{name: values[name] for name in names}) for values in row["relations"]]
         if fitted:
-            labels = [replace(r, calibrated=fitted.probability(canonical(r.predicate), r.score)) for r in labels]
+            labels = [replace(r, calibrated=fitted.probability(r.predicate, r.score)) for r in labels]
         of_image = overrides.get(row["image_id"], NO_OVERRIDES)
         named = [(label.subject, label.object, canonical(label.predicate)) for label in labels]
         left = [place for place, name in enumerate(named) if name not in of_image.wrong]

@@ -96,8 +96,8 @@ class LabelAudit:
     naive: LabelScores
     prior: LabelScores
     """Baseline from boxes and names alone: each candidate is scored with its prior."""
-    score_error: float = 0.0
-    """Expected calibration error of the scores."""
+    score_error: float | None = None
+    """Expected calibration error of the scores; None without labels."""
     probability_error: float | None = None
     """Expected calibration error of the probabilities; None when the labels have none."""
     predicates: tuple[PredicateScores, ...] = ()
@@ -212,9 +212,7 @@ class LabelCount:
             naive=self._scores(found.naive, list(map(_facts, self._pairs))),
             prior=self._scores(found.prior, [_facts(pairs, self.choice.threshold) for pairs in self._pairs]),
             score_error=calibration_error([relation.score for relation in labels], right),
-            probability_error=calibration_error(probabilities, right)
-            if labels and len(probabilities) == len(labels)
-            else None,
+            probability_error=calibration_error(probabilities, right) if len(probabilities) == len(labels) else None,
             predicates=audit_predicates(ranked, self._pairs, self._truth, self._kept),
             learned_from=self.learned_from,
         )

@@ -282,8 +282,14 @@ def _finished(config: TrainConfig, changes: Mapping[str, Any], summary: Summary)
 
 
 def _without_missing_files(settings: Any) -> TrainingSettings:
-    files = {"pretrained": settings.pretrained, "tokenizer": settings.tokenizer}
-    return _with(settings, {name: None for name, path in files.items() if path and not path.exists()})
+    """The same settings, or random weights where a file of the pretrained ones or a tokenizer is missing."""
+    tokenizer = settings.tokenizer
+    try:
+        settings.files()
+        changes = {}
+    except FatalError:
+        changes = {"pretrained": None, "tokenizer": tokenizer if tokenizer and tokenizer.exists() else None}
+    return _with(settings, changes)
 
 
 def _with(settings: TrainingSettings, changes: Mapping[str, Any]) -> TrainingSettings:

@@ -52,7 +52,7 @@ class TrainTaggerStage(TrainingStage):
     """Makes the tagger. `calibration.json` maps its scores to probabilities. It exists if images were held out."""
 
     name = "train_tagger"
-    version = 9
+    version = 10
     kind = "tagger"
     reads = ("shards",)
     writes = "tagger"

@@ -114,7 +114,7 @@ class TagStage(LabellingStage):
     """
 
     name = "tag"
-    version = 12
+    version = 13
     reads = ("images", "triplets", "captions")
     writes = "relations"
     loads = "the tagger"

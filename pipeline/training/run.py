@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from models.config import NO_OBJECTS
+from pipeline.runtime.logs import log
 from pipeline.runtime.stage import Output, ReportProgress
 from pipeline.training.config import METRICS_LOG, MODEL, TOKENIZER, VOCABULARY, TrainConfig
 from pipeline.training.launch.launcher import launch
@@ -12,7 +13,7 @@ from pipeline.training.launch.rank_processes import WORKER
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.settings import CALIBRATION
 from pipeline.training.shards import map_samples
-from pipeline.training.vocabulary import Vocabulary, copy_tokenizer, make_tokenizer, tokenizer_files
+from pipeline.training.vocabulary import Vocabulary, copy_tokenizer, differ, make_tokenizer, tokenizer_files
 from storage.errors import FatalError
 from storage.tables import read_table
 
@@ -37,8 +38,14 @@ def prepare(config: TrainConfig) -> dict[str, Path]:
                 "nothing to learn predicates from: no image of the training set has a relation; lower shard.threshold, "
                 "name a dataset with relations in data.mix, or set loss.predicates = 0 to learn boxes only"
             )
-        if config.settings.tokenizer is not None:
-            copy_tokenizer(config.settings.tokenizer, tokenizer)
+        pretrained = config.settings.pretrained
+        if chosen := config.settings.tokenizer or (pretrained and pretrained.parent):
+            copy_tokenizer(chosen, tokenizer)
+            if pretrained and differ(chosen, pretrained.parent):
+                log.warning(
+                    "the tokenizer differs from the one beside the pretrained weights",
+                    extra={"fields": {"tokenizer": str(chosen), "pretrained": str(pretrained)}},
+                )
         else:
             names = (*vocabulary.objects.names, *vocabulary.predicates.names, NO_OBJECTS)
             make_tokenizer(names, config.settings.network.text.vocabulary, tokenizer)

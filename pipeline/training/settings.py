@@ -12,6 +12,7 @@ from models.config import LossSettings, NetworkConfig
 from pipeline.data.images.training_view import ViewSettings
 from pipeline.runtime.settings import file_read, runtime
 from pipeline.training.address import Address
+from pipeline.training.vocabulary import is_tokenizer, tokenizer_files
 from storage.errors import FatalError
 from storage.stream.order import Mix, stable_seed
 
@@ -46,8 +47,8 @@ class TrainingSettings(ViewSettings):
     network: NetworkConfig = NetworkConfig()
     """Network settings (models/config.py). A setting that is not given has its released value."""
     tokenizer: Path | None = file_read(None)
-    """Folder with the files of a RoBERTa tokenizer. Without it, one is made from the label names of the training set.
-    """
+    """Folder with the files of a RoBERTa tokenizer. Without it, the one beside `pretrained` is used; without both, one is
+    made from the label names of the training set."""
     pretrained: Path | None = file_read(None)
     """Weights to start from: a safetensors file of this project, or its folder. Missing weights are random."""
 
@@ -262,6 +263,14 @@ class TrainingSettings(ViewSettings):
                     else (role, f"remove {role}")
                 )
                 raise FatalError(f"{setting} = {path}: no such file or folder; correct the path, or {way}")
+        if self.pretrained is not None and self.tokenizer is None:
+            if not is_tokenizer(self.pretrained.parent):
+                raise FatalError(
+                    f"pretrained = {self.pretrained}: no tokenizer is next to it (tokenizer.json, or vocab.json and "
+                    "merges.txt), whose numbers its text encoder has learned; copy its files there, or set tokenizer to its "
+                    "folder, e.g. of roberta-base"
+                )
+            files |= tokenizer_files(self.pretrained.parent)
         return files
 
 

@@ -35,6 +35,7 @@ from tagger.box import Box
 from tagger.candidates.grounding import pair_priors
 from tagger.labelling.calibration import USUAL_SUPPORT, Calibration, Parts, Stack, calibration_error, features
 from tagger.labelling.label_choice import posteriors
+from tagger.labelling.labeller import TextList
 from tagger.pair import Pair
 
 MAX_IMAGES = 500
@@ -72,9 +73,10 @@ class TaggerCheck:
 
     scores: dict[str, float]
     """held_out_map: mean over predicates of the average precision over all pairs; held_out_recall: share of the true
-    relations whose predicate is among the two best of its pair; held_out_recall_20, _50: share of an image's true
-    relations among its 20 (50) best labels, mean over images; held_out_calibration_error: of the proposals' scores;
-    held_out_calibrated_error: of their probabilities, calibrated on other images; held_out_images: number of images."""
+    relations, two of a pair at most, whose predicate is among the two best of its pair; held_out_recall_20, _50: share
+    of an image's true relations among its 20 (50) best labels, mean over images; held_out_calibration_error: of the
+    proposals' scores; held_out_calibrated_error: of their probabilities, calibrated on other images; held_out_images:
+    number of images that could be scored."""
     calibration: Calibration
     """Calibration fitted on the proposals of all images."""
 
@@ -112,22 +114,23 @@ def check_tagger(
 ) -> TaggerCheck:
     """Scores every ordered pair of boxes for the names of the held-out images, and measures this against the relations.
 
+    Of more than `most` images, those with the lowest hashes of their keys count, so each dataset has its share.
     The names are the most frequent ones of these images, and others up to the number that a step has. Processes share
     the images, and all return the same. Proposals imitate those of captions: all pairs of boxes of the two categories
     of each true relation, and of some relations that only other images have. For proposals, a relation with a
     `symmetric` predicate holds both ways. The network is left in training mode.
     """
     assert isinstance(network, RelationTagger)
-    count = min(len(source), most)
-    names = _names(source, count, vocabulary, settings)
+    chosen: list[int] = np.sort(np.argsort(source.samples.identities, kind="stable")[:most]).tolist()
+    names = _names(source, chosen, vocabulary, settings)
     network.eval()
     with torch.inference_mode():
         texts = network.encode_tokens(
             network.transformer.text_encoder.tokenizer([*names.objects, NO_OBJECTS], names.predicates).to(ranks.device)
         )
-        own = {i: _scored(network, texts, source, i, names, settings, ranks.device) for i in _shared(count, ranks)}
+        own = {i: _scored(network, texts, source, i, names, settings, ranks.device) for i in _shared(chosen, ranks)}
     network.train()
-    scored = ranks.every({i: each.arrays() for i, each in own.items() if each is not None and i < count})
+    scored = ranks.every({i: each.arrays() for i, each in own.items() if each is not None})
     images = [Scored.of_arrays(arrays) for _, arrays in sorted(scored.items())]
     stated = [_stated(image, names.predicates) for image in images]
     everywhere = Counter(statement for of_image in stated for statement in sorted(of_image))
@@ -142,30 +145,25 @@ def check_tagger(
             symmetric,
         )
     ]
-    scores = _rankings(images) | _calibration_errors(proposed) | {"held_out_images": float(count)}
+    scores = _rankings(images) | _calibration_errors(proposed) | {"held_out_images": float(len(images))}
     return TaggerCheck(scores, replace(_calibrated_on(proposed), stack=_stacked_on(proposed)))
 
 
-@dataclass(frozen=True)
-class _Names:
-    objects: tuple[str, ...]
-    predicates: tuple[str, ...]
-
-
-def _names(source: ShardSamples, count: int, vocabulary: Vocabulary, settings: TrainingSettings) -> _Names:
-    read = (source.read([image])[0] for image in range(count))
+def _names(source: ShardSamples, chosen: Sequence[int], vocabulary: Vocabulary, settings: TrainingSettings) -> TextList:
+    read = (source.read([image])[0] for image in chosen)
     samples = [one[0] for one in read if not isinstance(one, DamagedSample)]
     objects = {box.category for sample in samples for box in sample.boxes}
     predicates = {relation.predicate for sample in samples for relation in sample.relations}
-    return _Names(
+    return TextList(
         vocabulary.objects.most_frequent(objects, settings.object_texts),
         vocabulary.predicates.most_frequent(predicates, settings.predicate_texts),
     )
 
 
-def _shared(count: int, ranks: Ranks) -> range:
-    """The images that a process scores. All score the same number, some beyond the last, to gather weights together."""
-    return range(ranks.rank, -(-count // ranks.count) * ranks.count, ranks.count)
+def _shared(chosen: Sequence[int], ranks: Ranks) -> list[int]:
+    """The images that a process scores. All score the same number, some images twice, to gather weights together."""
+    places = range(ranks.rank, -(-len(chosen) // ranks.count) * ranks.count, ranks.count)
+    return [chosen[place % len(chosen)] for place in places]
 
 
 def average_precision(scores: NDArray[np.float32], truth: NDArray[np.bool_]) -> float:
@@ -275,10 +273,11 @@ def _stacked_on(proposed: Sequence[Proposal]) -> Stack:
 
 def _calibration_errors(proposed: Sequence[Proposal]) -> dict[str, float]:
     right, calibrated = [p.right for p in proposed], _calibrated_on_others(proposed)
-    return {
+    errors = {
         "held_out_calibration_error": calibration_error([p.score for p in proposed], right),
         "held_out_calibrated_error": calibration_error(calibrated, right),
     }
+    return {name: error for name, error in errors.items() if error is not None}
 
 
 def _scored(
@@ -286,14 +285,14 @@ def _scored(
     texts: tuple[Tensor, Tensor],
     source: ShardSamples,
     image: int,
-    names: _Names,
+    names: TextList,
     settings: TrainingSettings,
     device: torch.device,
 ) -> Scored | None:
-    """Returns scores and truth of one image, counted anew from the first after the last; None if it can't be read, or
-    has no relation of known predicate and categories. The network runs in any case, as it does in the other processes.
+    """Returns scores and truth of one image; None if it can't be read, or has no relation of known predicate and
+    categories. The network runs in any case, as it does in the other processes.
     """
-    sample, whole = _read(source, image % len(source), settings.whole_size)
+    sample, whole = _read(source, image, settings.whole_size)
     known = index_by_name(names.predicates)
     places = index_by_name(names.objects)
     # A held-out image may have a category that is not in the training set. Its pairs cannot measure the tagger.

@@ -10,6 +10,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from filecmp import cmp
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -177,6 +178,14 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, path in tokenizer_files(source).items():
         shutil.copyfile(path, folder / name)
+
+
+def differ(one: Path, other: Path) -> bool:
+    """Whether two folders hold tokenizers with other tokens or merges."""
+    ours, theirs = tokenizer_files(one), tokenizer_files(other)
+    return any(
+        not cmp(ours[name], theirs[name], shallow=False) for name in FILES[:3] if name in ours and name in theirs
+    )
 
 
 def make_tokenizer(names: Iterable[str], vocabulary: int, folder: Path) -> None:

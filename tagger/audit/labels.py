@@ -186,7 +186,7 @@ class PredicateScores:
     recall: float | None
     """Recall over the reachable truths."""
     average_precision: float
-    calibration_error: float
+    calibration_error: float | None
     """Calibration error of all labels' probabilities, or of their scores where they have none."""
     instead: tuple[tuple[str, int], ...]
     """What is true of the box pairs of wrong labels, with counts, most frequent first."""

@@ -18,7 +18,7 @@ def blind_labels(pairs: Sequence[Pair], way: Way) -> list[Relation]:
     labels: dict[tuple[int, int, str], Relation] = {}
     for pair in pairs:
         score = 1.0 if way == "naive" else pair.prior
-        label = Relation(pair.subject, pair.object, pair.predicate, score, True, pair.triplet)
+        label = Relation(pair.subject, pair.object, pair.predicate, score, pair.triplet >= 0, pair.triplet)
         known = labels.setdefault((pair.subject, pair.object, pair.predicate), label)
         if score > known.score:
             labels[pair.subject, pair.object, pair.predicate] = label

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tagger.english.predicates import canonical
+
 BINS = 15
 _STRENGTH = 5.0
 """How strongly a predicate's line is pulled towards the common one: a penalty on the squared differences."""
@@ -88,7 +90,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Maps scores to probabilities: a line per frequent predicate, and the common line for all others.
+    """Maps scores to probabilities: a line per frequent canonical predicate, and the common line for all others.
 
     `stack` adds the other parts. Its defaults serve taggers without held-out images.
     """
@@ -99,15 +101,15 @@ class Calibration:
 
     @classmethod
     def fit(cls, predicates: Sequence[str], scores: Sequence[float], truth: Sequence[bool]) -> Calibration:
-        """Fits the likeliest lines. Without labels, scores stay unchanged."""
+        """Fits the likeliest lines, to predicates in any wording. Without labels, scores stay unchanged."""
         if not predicates:
             return cls()
         logits, right = _logits(np.asarray(scores, np.float64)), np.asarray(truth, np.float64)
         columns = np.column_stack([logits, np.ones(len(logits))])
         common = Line(*_fitted(columns, right, np.array(astuple(Line())), _COMMON_STRENGTH))
-        names = np.asarray(predicates, dtype=object)
+        names = np.array([canonical(predicate) for predicate in predicates], dtype=object)
         lines = {}
-        for name in sorted(set(predicates)):
+        for name in sorted(set(names)):
             own = names == name
             if own.sum() >= _FEWEST:
                 lines[name] = Line(*_fitted(columns[own], right[own], np.array(astuple(common)), _STRENGTH))
@@ -121,8 +123,8 @@ class Calibration:
         return cls(Line(*_means([each.common for each in of])), lines, Stack(*_means([each.stack for each in of])))
 
     def probability(self, predicate: str, score: float) -> float:
-        """Returns the probability that a score of this predicate stands for."""
-        line = self.lines.get(predicate, self.common)
+        """Returns the probability that a score of this predicate, in any wording, stands for."""
+        line = self.lines.get(canonical(predicate), self.common)
         return _sigmoid(line.scale * _logit(score) + line.offset)
 
     def to_json(self) -> bytes:
@@ -141,15 +143,15 @@ class Calibration:
             raise ValueError(f"not a calibration ({error}): {data[:80]!r}") from error
 
 
-def calibration_error(probabilities: ArrayLike, truth: ArrayLike, bins: int = BINS) -> float:
+def calibration_error(probabilities: ArrayLike, truth: ArrayLike, bins: int = BINS) -> float | None:
     """Expected calibration error: |mean probability - share of right labels| of each bin, weighted by bin size.
 
-    Bins have equal width. The error is 0 without labels.
+    Bins have equal width. None without labels.
     """
     confidences, right = np.asarray(probabilities, np.float64), np.asarray(truth, np.float64)
     places = np.minimum((confidences * bins).astype(int), bins - 1)
     binned = np.bincount(places, confidences, bins), np.bincount(places, right, bins)
-    return binned_calibration_error(*binned, len(confidences)) if len(confidences) else 0.0
+    return binned_calibration_error(*binned, len(confidences)) if len(confidences) else None
 
 
 def binned_calibration_error(probabilities: ArrayLike, right: ArrayLike, labels: int) -> float:

@@ -66,7 +66,8 @@ class ClipLabeller:
             cosines = torch.stack((related, unrelated)) @ features[pair.subject, pair.object]
             score = float((SHARPNESS * cosines).softmax(0)[0])
             if score >= self._floor:
-                relations.append(Relation(pair.subject, pair.object, pair.predicate, score, True, pair.triplet))
+                stated = pair.triplet >= 0
+                relations.append(Relation(pair.subject, pair.object, pair.predicate, score, stated, pair.triplet))
         return Labels(relations)
 
     def _crop_features(self, crops: Sequence[Tensor]) -> Tensor:

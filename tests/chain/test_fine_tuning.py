@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_chain import World
 
+from pipeline.training.vocabulary import copy_tokenizer
 from storage.open_store import existing_store
 from storage.runs import Run
 
@@ -17,6 +18,7 @@ def tuned(copied: World, tmp_path: Path) -> World:
     """The fine-tuning recipe on the finished store, from a copy of its weights that lies elsewhere."""
     (artifact,) = copied.artifacts()["pretrain:pseudo"].values()
     shutil.copyfile(artifact.file("model.safetensors"), tmp_path / "weights.safetensors")
+    copy_tokenizer(artifact.file("vocab.json").parent, tmp_path)
     return World(copied.root, copied.root / "tests/chain/fine_tune.toml", copied.data, copied.store)
 
 

@@ -1,6 +1,7 @@
 """Written sets are readable by the tools of each format, reproducible byte for byte, and never incomplete."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,13 @@ def test_more_images_keep_the_old_ones(tmp_path):
     write_scenes(folders.root, small.model_copy(update={"train": 7}))
     after = files_in(folders.coco_images)
     assert len(after) == 7 and before.items() <= after.items()
+
+
+def test_a_dataset_that_another_process_finished_first_stays(written, tmp_path):
+    root, faster = tmp_path / "set", shutil.copytree(written.root, tmp_path / "faster")
+    kept = faster.stat().st_ino
+    write_scenes(root, SMALL, lambda done, total: None if root.exists() else faster.rename(root))
+    assert root.stat().st_ino == kept and [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):

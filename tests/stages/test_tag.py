@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -92,6 +93,18 @@ def test_captions_of_boxes_are_about_these(book: RunBuilder, tmp_path: Path) -> 
     assert [(r["subject"], r["predicate"]) for r in row["relations"]] == [
         (0, "ride"), (1, "ride"), (1, "feed"), (0, "pat"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("stated", [(), ((0, "man", "ride", "horse"), (3, "man", "feed", "horse"))])
+def test_a_table_labels_without_a_caption(book: RunBuilder, tmp_path: Path, stated: tuple[Any, ...]) -> None:
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps({"person": {"horse": ["near"]}}))
+    made = artifact(tmp_path / "read", images=[book.image(1, TWO_PEOPLE)], captions=[], triplets=[triplets(1, *stated)])
+    stage = TagStage(TagSettings(method="naive", cooccurrence=table), {"toys": book.pictures / "toys"})
+    stage.open(Inputs())
+    (row,) = stage.run(Inputs(dict.fromkeys(stage.reads, (made,))), tmp_path, ignore).table.to_pylist()
+    assert row["relations"]
+    assert {(r["proposed"], r["triplet"], r["caption"]) for r in row["relations"]} == {(False, -1, -1)}
 
 
 def test_an_unreadable_image_goes_to_quarantine(weights, inputs, tmp_path):

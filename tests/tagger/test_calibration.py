@@ -20,7 +20,7 @@ def made(count: int, scale: float, offset: float, seed: int = 0) -> tuple[list[f
 def test_error_by_hand():
     assert calibration_error([0.9, 0.9, 0.1, 0.1], [True, False, False, False], bins=2) == pytest.approx(0.25)
     assert calibration_error([1.0, 0.0], [True, False]) == 0
-    assert calibration_error([], []) == 0
+    assert calibration_error([], []) is None
 
 
 def test_a_fit_finds_the_line_that_scores_are_off_by():
@@ -41,6 +41,13 @@ def test_each_predicate_has_its_own_and_a_rare_one_the_common_line():
     assert found.probability("on", 0.5) > 0.8 > 0.2 > found.probability("ride", 0.5)
     assert "feed" not in found.lines
     assert found.probability("feed", 0.5) == found.probability("never seen", 0.5)
+
+
+def test_all_wordings_of_a_predicate_share_its_line():
+    scores, right = made(30, 1.0, 2.0)
+    found = Calibration.fit(["holding", "is holding", "holds"] * 10, scores, right)
+    assert list(found.lines) == ["hold"]
+    assert found.probability("holding", 0.5) == found.probability("hold", 0.5) != found.probability("on", 0.5)
 
 
 def test_a_higher_score_is_never_a_lower_probability():

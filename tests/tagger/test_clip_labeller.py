@@ -1,6 +1,7 @@
 """The CLIP labeller with a tiny random model, and labels made without looking at the image."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,11 @@ def test_each_candidate_is_scored_against_its_absence(clip):
     scores = [[relation.score for relation in labels.relations] for labels in (first, other)]
     assert all(0 < score < 1 for of_image in scores for score in of_image)
     assert len(set(scores[0])) == 3 and scores[0] != scores[1]
+
+
+def test_a_candidate_that_no_caption_states_is_not_proposed(clip):
+    alone = replace(image(0), pairs=[Pair(0, 1, "on", -1, 1)])
+    assert [(r.proposed, r.triplet) for r in ClipLabeller(clip, 0.0).label([alone])[0].relations] == [(False, -1)]
 
 
 def test_crops_together_or_one_by_one(clip):

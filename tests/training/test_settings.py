@@ -56,6 +56,17 @@ def test_files_that_are_missing_are_named(tmp_path):
     assert TrainingSettings().files() == {}
 
 
+def test_pretrained_weights_come_with_their_tokenizer(root, tmp_path):
+    beside = root / "scenes/weights/detector"
+    found = TrainingSettings(pretrained=beside / "model.safetensors").files()
+    assert found["vocab.json"] == beside / "vocab.json" and found["merges.txt"] == beside / "merges.txt"
+    other = TrainingSettings(pretrained=beside / "model.safetensors", tokenizer=tmp_path).files()
+    assert other == {"initial": beside / "model.safetensors", "tokenizer": tmp_path}
+    (tmp_path / "alone.safetensors").touch()
+    with pytest.raises(FatalError, match="no tokenizer is next to it"):
+        TrainingSettings(pretrained=tmp_path / "alone.safetensors").files()
+
+
 def test_the_authors_way_is_chosen_by_one_setting():
     official = TrainingSettings(official=True)
     assert official.network.official_compat and not official.self_pairs and official.predicate_form == "surface"

@@ -1,8 +1,9 @@
 """Training of the tagger: pairs as queries, noise, and measurements."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -10,14 +11,18 @@ import torch
 from safetensors.torch import load_file
 
 from models.predictions import Target
-from pipeline.training.config import HELD_OUT, MODEL, VOCABULARY, Shard
+from pipeline.training.config import HELD_OUT, MODEL, TOKENIZER, VOCABULARY, Shard
+from pipeline.training.ranks import Ranks
+from pipeline.training.run import prepare
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from pipeline.training.settings import CALIBRATION, TaggerSettings
-from pipeline.training.shards import map_samples
-from pipeline.training.tagger_evaluation import Scored, average_precision, proposals
-from pipeline.training.task import add_noise, names_for_noise, pair_queries
+from pipeline.training.shards import ShardSamples, map_samples
+from pipeline.training.tagger_evaluation import Scored, average_precision, check_tagger, proposals
+from pipeline.training.task import TaggerTask, add_noise, names_for_noise, pair_queries
 from pipeline.training.vocabulary import Vocabulary
+from storage.shards.reader import DamagedSample
 from storage.shards.sample_map import SampleMap
+from storage.tables import read_table
 from tagger.labelling.calibration import Calibration
 from tests.training.conftest import config_of, metrics, sample, train_as_a_stage, write_shard
 
@@ -107,6 +112,26 @@ def test_several_sets_train_one_tagger_in_half_precision_in_several_processes(tm
     assert np.isfinite(scores["loss"])
     assert all(weight.dtype == torch.float32 and weight.isfinite().all() for weight in load_file(work / MODEL).values())
     assert 0 < Calibration.from_json((work / CALIBRATION).read_bytes()).probability("hold", 0.5) < 1
+
+
+def test_a_tagger_is_measured_on_all_its_datasets_and_says_on_how_many_images(tmp_path, work):
+    class Noted(ShardSamples):
+        read_sets: ClassVar[dict[int, str]] = {}
+
+        def read(self, samples: Sequence[int]) -> list[tuple[TrainingSample, bytes] | DamagedSample]:
+            self.read_sets |= {one: self.samples.datasets[self.samples.sets[one]] for one in samples}
+            return super().read(samples)
+
+    shards = made_set(tmp_path, "made", range(1, 17)), made_set(tmp_path, "more", range(1, 17), "never")
+    config = config_of(work, *shards, held_out=0.9)
+    prepare(config)
+    known = Vocabulary.of([read_table(shards[0].statistics)], "predicate")  # no relation of the other can be scored
+    network = TaggerTask(config.settings, known, work / TOKENIZER).build(lambda note: None)
+    source = Noted(SampleMap(work / HELD_OUT))
+    scores = check_tagger(network, source, known, config.settings, Ranks(), most=6).scores
+    sets = list(source.read_sets.values())
+    assert len(source) > len(sets) == 6
+    assert 0 < scores["held_out_images"] == sets.count("made") < 6
 
 
 def test_proposals_are_what_captions_would_propose():

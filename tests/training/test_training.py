@@ -18,10 +18,11 @@ from models import weights
 from models.config import NetworkConfig
 from pipeline.training import worker
 from pipeline.training.checkpoints.folder import CheckpointFolder
-from pipeline.training.config import CHECKPOINTS, MODEL, Summary, TrainConfig
+from pipeline.training.config import CHECKPOINTS, MODEL, TOKENIZER, VOCABULARY, Summary, TrainConfig
 from pipeline.training.launch.launcher import launch
 from pipeline.training.launch.rank_processes import WORKER
 from pipeline.training.run import prepare
+from pipeline.training.vocabulary import make_tokenizer
 from storage.errors import FatalError
 from tests.training.conftest import TINY, config_of, ignore, metrics, sample, train_as_a_stage, write_shard
 from tests.training.launched import agent, end_of
@@ -131,6 +132,18 @@ def test_nothing_to_train_on_is_said_before_any_process_starts(work):
         prepare(config_of(work))
 
 
+def test_texts_get_the_tokens_that_pretrained_weights_have_learned(work, shard, root, tmp_path, caplog):
+    weights = root / "scenes/weights/detector/model.safetensors"
+    prepare(config_of(work, shard, pretrained=weights))
+    assert (work / TOKENIZER / "vocab.json").read_bytes() == (weights.parent / "vocab.json").read_bytes()
+    assert not caplog.records
+    make_tokenizer((), 300, tmp_path / "other")
+    (work / VOCABULARY).unlink()
+    prepare(config_of(work, shard, pretrained=weights, tokenizer=tmp_path / "other"))
+    (note,) = caplog.messages
+    assert note == "the tokenizer differs from the one beside the pretrained weights"
+
+
 def run(work: Path, shard, **changes) -> Summary:
     """Trains with one process and one loader."""
     return train_as_a_stage(
@@ -169,6 +182,7 @@ def test_a_first_step_that_fails_blames_what_it_started_from_and_no_rate(work, s
     with torch.no_grad():
         network.projection_text.weight.mul_(1e38)
     weights.save(network, tmp_path / "huge.safetensors")
+    make_tokenizer((), network.config.text.vocabulary, tmp_path)
     with pytest.raises(FatalError, match=r"step 1 failed before it changed any weight .* pretrained = .*huge") as told:
         run(work, shard, pretrained=tmp_path / "huge.safetensors")
     assert "lr" not in str(told.value)
