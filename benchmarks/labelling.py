@@ -35,7 +35,7 @@ from models.relation_tagger import PairQueries, RelationTagger
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.training.settings import TaggerSettings
 from tagger.box import Box
-from tagger.labelling.labeller import Labeller
+from tagger.labelling.labeller import TaggerLabeller
 from tagger.labelling.tagging_image import TaggingImage
 from tagger.pair import Pair
 
@@ -169,7 +169,7 @@ def measure(given: Namespace) -> Iterator[Row]:
     sizes = TaggerSettings.network_defaults | (SMALL if given.small else {}) | kind
     tagger = RelationTagger(NetworkConfig.from_dict(sizes), TOKENIZER).eval()
     classes = mix((96, 128) if given.small else (800, 1088))
-    label = {name: Labeller(tagger, NAMES, precision=name, scope="image").label for name in precisions}  # type: ignore[arg-type]
+    label = {name: TaggerLabeller(tagger, NAMES, precision=name, scope="image").label for name in precisions}  # type: ignore[arg-type]
     # Warm-up: the first pass builds kernels, and a worker encodes each text only once.
     largest, every = classes[-1][1], [Pair(0, 1, predicate, 0, 1) for predicate in PREDICATES]
     for way in label.values():

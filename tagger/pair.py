@@ -1,5 +1,7 @@
 """A candidate: two boxes of an image, and a predicate that may hold between them."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 NO_MENTION = -1
@@ -24,3 +26,18 @@ class Pair:
     mention: int = NO_MENTION
     prior: float = 0.0
     support: int = 1
+
+
+def shares(weights: Sequence[float], total: float) -> list[float]:
+    """Distributes `total` in proportion to the weights, the largest first, at most 1 each.
+
+    Over the pairs of a mention, `total` is the number of pairs that it means.
+    """
+    if total >= len(weights):
+        return [1.0] * len(weights)
+    found = [0.0] * len(weights)
+    left, remaining = total, math.fsum(weights)
+    for place in sorted(range(len(weights)), key=lambda place: -weights[place]):
+        found[place] = min(left * weights[place] / remaining, 1.0) if remaining > 0 else 0.0
+        left, remaining = max(left - found[place], 0.0), remaining - weights[place]
+    return found

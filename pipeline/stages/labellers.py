@@ -181,7 +181,7 @@ def _tagger(
     from models.relation_tagger import RelationTagger
     from models.weights import load
     from models.weights_file import WeightsError
-    from tagger.labelling.labeller import Labeller as TaggerLabeller
+    from tagger.labelling.labeller import TaggerLabeller
 
     assert settings.precision != "auto", "a run plans its settings"
     keep_freed_memory()

@@ -81,7 +81,7 @@ class TrainingResult:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepOutcome:
     """The outcome of a step, the same in every process."""
 
     losses: dict[str, float]
@@ -193,7 +193,7 @@ class Trainer:
             self._checkpoints.waited,
         )
 
-    def _run(self, parts: Iterator[MicroBatch], is_asked_to_stop: Callable[[], bool]) -> Step:
+    def _run(self, parts: Iterator[MicroBatch], is_asked_to_stop: Callable[[], bool]) -> StepOutcome:
         """Runs one step: the micro-batches of this process, the exchange with the others, the update."""
         settings, numbers = self._settings, self._parallel.own_parts()
         self._optimizer.zero_grad(set_to_none=True)
@@ -247,7 +247,7 @@ class Trainer:
                 "why); set compile = false and run again: training continues from its last checkpoint"
             ) from error
 
-    def _exchanged(self, losses: Mapping[int, dict[str, torch.Tensor]], norm: torch.Tensor, stop: bool) -> Step:
+    def _exchanged(self, losses: Mapping[int, dict[str, torch.Tensor]], norm: torch.Tensor, stop: bool) -> StepOutcome:
         """Averages the losses over all micro-batches, in the order of their numbers, and learns whether any process was
         asked to stop."""
         names = list(next(iter(losses.values())))
@@ -257,7 +257,7 @@ class Trainer:
         table[-1, 0] = float(stop)
         rows = self._ranks.summed(table)
         values = torch.cat([rows[:-1].mean(0), rows[-1, :1], norm.detach().reshape(1)]).tolist()
-        return Step(dict(zip(names, values[:-2], strict=True)), values[-1], values[-2] > 0)
+        return StepOutcome(dict(zip(names, values[:-2], strict=True)), values[-1], values[-2] > 0)
 
     def _steps(self) -> Iterator[Iterator[MicroBatch]]:
         """Yields the micro-batches of this process for each remaining step. Raises `PipelineError`."""

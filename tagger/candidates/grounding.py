@@ -8,7 +8,7 @@ from tagger.box import Box
 from tagger.candidates.source import Candidates, Dropped, Loss, box_pairs, dropped
 from tagger.english.words import words
 from tagger.matching import NounReader, by_whole_words
-from tagger.pair import Pair
+from tagger.pair import Pair, shares
 from tagger.parsing.wordings import Wording, canonical_predicate
 from tagger.triplet import Triplet
 
@@ -156,21 +156,9 @@ def pair_priors(
         for s, o in pairs
     ]
     highest = max(scores, default=0.0)
-    return _distributed([max(math.exp(score - highest), LEAST) for score in scores], stated)
+    return shares([max(math.exp(score - highest), LEAST) for score in scores], stated)
 
 
 def _size_shift(attributes: Collection[str]) -> float:
     stated = set(attributes)
     return STATED_SIZE_WEIGHT * (bool(stated & _LARGE) - bool(stated & _SMALL))
-
-
-def _distributed(weights: Sequence[float], total: int) -> list[float]:
-    """Distributes `total` in proportion to the weights, at most 1 each; the excess goes to the others."""
-    shares = [1.0] * len(weights)
-    left, remaining = float(total), math.fsum(weights)
-    if total < len(weights):
-        for place in sorted(range(len(weights)), key=lambda place: -weights[place]):
-            shares[place] = min(left * weights[place] / remaining, 1.0)
-            left -= shares[place]
-            remaining = max(remaining - weights[place], LEAST)
-    return shares

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from tagger.english.predicates import canonical
 from tagger.labelling.calibration import USUAL_SUPPORT, Stack, features
-from tagger.pair import NO_MENTION, Pair
+from tagger.pair import NO_MENTION, Pair, shares
 from tagger.relation import Relation
 
 
@@ -172,26 +172,16 @@ def posteriors(pairs: Sequence[Pair], probabilities: Sequence[float]) -> list[fl
     mentions: dict[int, list[int]] = {}
     for place, pair in enumerate(pairs):
         mentions.setdefault(pair.mention, []).append(place)
-    shares: list[float | None] = [None] * len(pairs)
+    found: list[float | None] = [None] * len(pairs)
     for mention, places in mentions.items():
         if mention == NO_MENTION:
             continue
         weights = [max(pairs[place].prior, LEAST) * _odds(probabilities[place]) for place in places]
-        for place, share in zip(places, _shares(weights, math.fsum(pairs[p].prior for p in places)), strict=True):
-            shares[place] = share
-    return shares
+        for place, share in zip(places, shares(weights, math.fsum(pairs[p].prior for p in places)), strict=True):
+            found[place] = share
+    return found
 
 
 def _odds(probability: float) -> float:
     kept = min(max(probability, LEAST), 1 - LEAST)
     return kept / (1 - kept)
-
-
-def _shares(weights: Sequence[float], total: float) -> list[float]:
-    """Distributes `total` in proportion to the weights, the largest first, at most 1 each."""
-    shares = [0.0] * len(weights)
-    left, remaining = total, math.fsum(weights)
-    for place in sorted(range(len(weights)), key=lambda place: -weights[place]):
-        shares[place] = min(left * weights[place] / remaining, 1.0) if remaining > 0 else 0.0
-        left, remaining = max(left - shares[place], 0.0), remaining - weights[place]
-    return shares

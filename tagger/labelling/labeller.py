@@ -42,7 +42,7 @@ Ends = tuple[int, int]
 """(subject, object) box indices"""
 
 
-class Labeller:
+class TaggerLabeller:
     """Labels images with a tagger and caches the features of all texts; one instance per worker."""
 
     def __init__(

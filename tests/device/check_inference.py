@@ -13,7 +13,7 @@ from models.rlip import RLIP
 from pipeline.captioning.blip import BlipCaptioner, MatchScorer
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.evaluation.predictor import Names, Predictor
-from tagger.labelling.labeller import Labeller
+from tagger.labelling.labeller import TaggerLabeller
 from tests.captioning.test_match_scorer import TEXTS
 from tests.device.standin import counted, register
 from tests.tagger.test_labelling import CATEGORIES, PREDICATES, RIDING, image, scores
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 def test_labels_wait_once_for_images_that_are_scored_together(tagger, device):
     images = [image(seed, RIDING) for seed in range(6)]
     labellers = [
-        Labeller(
+        TaggerLabeller(
             copy.deepcopy(tagger).to(where), CATEGORIES, PREDICATES, floor=0.0, images_together=3, pairs_together=4
         )
         for where in (CPU, device)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.relation_tagger import RelationTagger
 from tagger.box import Box
-from tagger.labelling.labeller import MISSING_BOX, NOT_A_NUMBER, Labeller, pack
+from tagger.labelling.labeller import MISSING_BOX, NOT_A_NUMBER, TaggerLabeller, pack
 from tagger.labelling.tagging_image import Labels, Problem, TaggingImage
 from tagger.pair import Pair
 from tagger.relation import Relation
@@ -45,9 +45,9 @@ RIDING = pairs((0, "ride", 1), (0, "next to", 1), (0, "hold", 2), (3, "next to",
 
 
 def label(tagger: RelationTagger, images: Sequence[TaggingImage], **settings: Any) -> list[Labels]:
-    return Labeller(tagger, **{"categories": CATEGORIES, "predicates": PREDICATES, "floor": 0.0} | settings).label(
-        images
-    )
+    return TaggerLabeller(
+        tagger, **{"categories": CATEGORIES, "predicates": PREDICATES, "floor": 0.0} | settings
+    ).label(images)
 
 
 def tag(tagger: RelationTagger, images: Sequence[TaggingImage], **settings: Any) -> list[list[Relation]]:
@@ -81,7 +81,7 @@ def test_scores_do_not_depend_on_batch_or_order(tagger):
 
 def test_bits_do_not_depend_on_what_a_worker_did_before(tagger):
     novel = [*RIDING, Pair(0, 2, "juggle with a very long list of words", 9, 1), Pair(0, 1, "pet", 10, 1)]
-    fresh, used = (Labeller(tagger, CATEGORIES, PREDICATES, floor=0.0) for _ in range(2))
+    fresh, used = (TaggerLabeller(tagger, CATEGORIES, PREDICATES, floor=0.0) for _ in range(2))
     used.label([image(1, [Pair(0, 1, predicate, 0, 1)]) for predicate in ("pet", "wash and feed", "see")])
     assert fresh.label([image(0, novel)]) == used.label([image(0, novel)])
 
@@ -136,7 +136,7 @@ def test_images_without_candidates_are_not_loaded_and_unreadable_ones_say_why(ta
     torn_problem = Problem("truncated", "12 of 99 bytes")
     idle, torn = with_load(image(0, []), never), with_load(image(1, RIDING), lambda: torn_problem)
     reported: list[int] = []
-    labeller = Labeller(tagger, CATEGORIES, PREDICATES, floor=0.0)
+    labeller = TaggerLabeller(tagger, CATEGORIES, PREDICATES, floor=0.0)
     nothing, lost, fine = labeller.label([idle, torn, image(2, RIDING)], reported.append)
     assert nothing == Labels()
     assert lost == Labels(problem=torn_problem)
@@ -190,7 +190,7 @@ def test_weights_that_are_no_numbers_are_named(tagger):
     with torch.no_grad():
         damaged.projection_text.weight[0, 0] = float("nan")
     with pytest.raises(FloatingPointError, match=r"projection_text\.weight is not finite"):
-        Labeller(damaged, CATEGORIES, PREDICATES)
+        TaggerLabeller(damaged, CATEGORIES, PREDICATES)
 
 
 def test_half_precision_is_close(tagger):

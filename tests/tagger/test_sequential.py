@@ -13,7 +13,7 @@ from benchmarks.recorded.recording import Recording, targets_in
 from models.config import NetworkConfig
 from models.relation_tagger import RelationTagger
 from tagger.box import Box
-from tagger.labelling.labeller import Labeller
+from tagger.labelling.labeller import TaggerLabeller
 from tagger.labelling.tagging_image import TaggingImage
 from tagger.pair import Pair
 from tests.models.made import moved
@@ -52,7 +52,7 @@ def crowded(seed: int, boxes: int, pairs: int, shape: tuple[int, int] = (64, 96)
 
 def furthest(tagger: RelationTagger, images: Sequence[TaggingImage], fixed: Sequence[str], groups_a_call: int) -> float:
     """Returns the largest score difference between packed and sequential labelling; no packed label may be missing."""
-    packed = Labeller(tagger, CATEGORIES, fixed, scope="image", floor=0.0, images_together=4).label(images)
+    packed = TaggerLabeller(tagger, CATEGORIES, fixed, scope="image", floor=0.0, images_together=4).label(images)
     apart = 0.0
     with torch.no_grad():
         for image, labels in zip(images, packed, strict=True):
@@ -113,6 +113,6 @@ def test_a_group_of_other_pairs_is_another_score(small_tagger_config, tokenizer)
     """Shows that the equality above is not trivial: pairs of a group do attend to each other."""
     tagger = network(small_tagger_config, tokenizer, relation_queries="vanilla")
     image = crowded(1, 5, 14)
-    labeller = Labeller(tagger, CATEGORIES, [], floor=0.0)
+    labeller = TaggerLabeller(tagger, CATEGORIES, [], floor=0.0)
     [all_pairs], [few] = labeller.label([image]), labeller.label([replace(image, pairs=image.pairs[:1])])
     assert abs(all_pairs.relations[0].score - few.relations[0].score) > CLOSE
