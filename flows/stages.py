@@ -78,7 +78,7 @@ def _require_limit(wanted: int) -> None:
         return
     raise FatalError(
         f"{VARIABLE} = {wanted}, but the server's concurrency limit {LIMIT!r} is {limit.limit}, so a step would wait "
-        f"for ever: raise it (prefect global-concurrency-limit update {LIMIT} --limit {wanted}) or lower {VARIABLE}"
+        f"forever: raise it (prefect global-concurrency-limit update {LIMIT} --limit {wanted}) or lower {VARIABLE}"
     )
 
 
