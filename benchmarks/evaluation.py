@@ -325,10 +325,8 @@ def write_graphs(path: Path, images: int) -> None:
 def read_graphs(path: Path, images: int) -> list[Row]:
     """Measures reading such a table for the figures of scene graphs, and the memory of this process."""
     none, boxes = np.zeros(0, np.int64), np.zeros((0, 4))
-    relations, labelled = (
-        Relations(images, none, boxes, boxes, none, none, none),
-        LabelledBoxes(none, boxes, none, none > 0),
-    )
+    relations = Relations(images, none, boxes, boxes, none, none, none)
+    labelled = LabelledBoxes(none, boxes, none, none > 0)
     truth = GroundTruth(
         GRAPH_NAMES.objects, GRAPH_NAMES.predicates, np.arange(images), tuple(map(str, range(images))),
         np.tile([640, 480], (images, 1)), relations, labelled, np.zeros((0, 2), np.int64),
