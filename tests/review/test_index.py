@@ -160,6 +160,12 @@ def test_a_verdict_is_about_the_labels_of_all_copies_of_an_image(book, opened):
     assert state.audit.precision().judged == 2
 
 
+def test_images_are_found_in_no_order_of_labels(book, opened):
+    tag(book, 0.9, 0.8, 0.3)
+    search = Search(order="check", kept="yes").seen_by("ann", 0)
+    assert opened().listing.images(search, 0, 100).total == 1
+
+
 def test_the_search_form_offers_the_most_frequent_predicates_first(book, opened):
     tag(book, 0.9, 0.8, 0.1)
     state = opened()
