@@ -111,7 +111,8 @@ def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> Decided:
         if not _stands(verdict, last):
             new.append((labels[one.label], verdict))
     state.reviews.record([label for label, _ in new], [verdict for _, verdict in new])
-    wrong = [label for label, verdict in new if verdict.queue == "check" and verdict.kind in WRONG_KINDS]
+    # Also those that stand already: the server may have died before it reopened their class.
+    wrong = [labels[one.label] for one in decisions.decisions if one.queue == "check" and one.kind in WRONG_KINDS]
     reopened = sum(_reopen(state, reviewer, label) for label in wrong)
     standing = state.reviews.of(list(labels.values()))
     own = state.reviews.log.standing_of(reviewer)
