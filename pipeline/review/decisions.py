@@ -41,6 +41,8 @@ class Decision(BaseModel):
     predicate: str | None = Field(None, max_length=200)
     """The right predicate, for `wrong_predicate`."""
     note: str | None = Field(None, max_length=200)
+    of: str | None = Field(None, max_length=40)
+    """The time of the verdict that an `undo` takes back; None: whichever stands."""
     seconds: float | None = Field(None, ge=0, le=86_400)
     queue: Literal["grid", "image", "information", "audit", "adjudication", "check"] | None = None
 
@@ -70,6 +72,7 @@ class State(BaseModel):
 
     label: int
     kind: str
+    time: str
     correction: str
     others: list[str]
 
@@ -108,7 +111,7 @@ def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> Decided:
         elif one.queue == ADJUDICATION and last is not None and last.queue != CLASS:
             raise ValueError("you have judged this label yourself; somebody else must settle it")
         verdict = _verdict(state, labels[one.label], one, reviewer)
-        if not _stands(verdict, last):
+        if not _stands(verdict, last, one.of):
             new.append((labels[one.label], verdict))
     state.reviews.record([label for label, _ in new], [verdict for _, verdict in new])
     # Also those that stand already: the server may have died before it reopened their class.
@@ -202,10 +205,10 @@ def _labels(state: ReviewState, numbers: Sequence[int]) -> dict[int, Label]:
     return labels
 
 
-def _stands(verdict: Verdict, last: Verdict | None) -> bool:
-    """Whether a verdict repeats the current one."""
-    if last is None:
-        return verdict.kind == "undo"
+def _stands(verdict: Verdict, last: Verdict | None, of: str | None) -> bool:
+    """Whether a verdict repeats the current one, or takes back one, given at time `of`, that is no longer current."""
+    if last is None or verdict.kind == "undo":
+        return verdict.kind == "undo" and (last is None or of not in (None, last.time))
     is_said = verdict.note in (None, last.note) and last.queue != CLASS
     return is_said and (verdict.kind, verdict.corrected) == (last.kind, last.corrected)
 

@@ -202,7 +202,7 @@ def _options(names: Sequence[str]) -> Markup:
 
 
 def verdict_state(verdicts: Mapping[str, Verdict], reviewer: str, queue: str) -> dict[str, Any]:
-    """The verdicts on a label: the reviewer's own kind ("" for none) with its correction, and those of others in words.
+    """The verdicts on a label: the reviewer's own kind and time ("" for none) with its correction, and others' in words.
 
     A reviewer sees others' verdicts only after judging the label; in adjudication at once, but without names. For the
     audit, a label that was only accepted with its class is not judged.
@@ -213,8 +213,8 @@ def verdict_state(verdicts: Mapping[str, Verdict], reviewer: str, queue: str) ->
         words = [_answer(one) for one in others.values()]
     else:
         words = [] if own is None else [f"{name}: {_answer(one)}" for name, one in others.items()]
-    kind, correction = ("", "") if own is None else (own.kind, _correction(own))
-    return {"kind": kind, "correction": correction, "others": words}
+    kind, time, correction = ("", "", "") if own is None else (own.kind, own.time, _correction(own))
+    return {"kind": kind, "time": time, "correction": correction, "others": words}
 
 
 def _answer(verdict: Verdict) -> str:

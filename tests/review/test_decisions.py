@@ -59,6 +59,13 @@ def test_a_verdict_that_stands_is_recorded_once(opened, labelled):
     assert answer.states[0].kind == ""
 
 
+def test_an_undo_that_is_sent_again_takes_back_nothing_more(opened, labelled):
+    state = opened()
+    accepted, rejected = (judge(state, {"kind": kind}).states[0] for kind in ("accept", "reject"))
+    undone = [judge(state, {"kind": "undo", "of": rejected.time}).states[0] for _ in range(2)]
+    assert undone == [accepted, accepted]
+
+
 def test_a_note_is_a_line_that_the_next_verdicts_keep(opened, labelled):
     state = opened()
     for verdict in ({}, {"note": "too dark"}, {}, {"note": "dusk"}):
