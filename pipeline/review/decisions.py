@@ -98,18 +98,21 @@ def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> Decided:
     """Record all verdicts or none. A verdict that already stands is not recorded again, so the page may retry.
 
     Raises ValueError for a label that no longer exists or is imported, for a correction that changes nothing, and for
-    the adjudication of a label that the reviewer has judged.
+    the adjudication of a label that the reviewer has judged or somebody else has settled.
     """
     numbers = [one.label for one in decisions.decisions]
     labels = _labels(state, numbers)
     standing = state.reviews.of(list(labels.values()))
     new = []
     for one in decisions.decisions:
-        last = standing.get(one.label, {}).get(reviewer)
+        said = standing.get(one.label, {})
+        last = said.get(reviewer)
         if last is not None and last.queue == ADJUDICATION:
             one.queue = ADJUDICATION
         elif one.queue == ADJUDICATION and last is not None and last.queue != CLASS:
             raise ValueError("you have judged this label yourself; somebody else must settle it")
+        elif one.queue == ADJUDICATION and any(other.queue == ADJUDICATION for other in said.values()):
+            raise ValueError("somebody else has settled this label meanwhile; reload the page")
         verdict = _verdict(state, labels[one.label], one, reviewer)
         if not _stands(verdict, last, one.of):
             new.append((labels[one.label], verdict))
