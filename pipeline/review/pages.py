@@ -31,9 +31,8 @@ GRID = 20
 class Pages:
     """The HTML of each page of a run under review. `signed_in`: reviewers used a password, so they can sign out."""
 
-    def __init__(self, state: ReviewState, read_only: bool, signed_in: bool = False) -> None:
+    def __init__(self, state: ReviewState, signed_in: bool = False) -> None:
         self._state = state
-        self._read_only = read_only
         self._signed_in = signed_in
         self._templates = templates_in(Path(__file__).parent / "templates")
         self._templates.filters |= {"printable": printable, "urlpart": lambda text: quote(str(text), safe="")}
@@ -43,7 +42,7 @@ class Pages:
         return self._templates.get_template(template).render(
             run=self._state.view.run.name,
             reviewer=reviewer,
-            read_only=self._read_only,
+            read_only=self._state.read_only,
             signed_in=self._signed_in,
             against=self._state.comparison.other,
             **values,

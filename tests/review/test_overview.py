@@ -7,6 +7,7 @@ from report_page import Page
 from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, triplets
 from toy_store import put_chain, record
 
+from pipeline.labels.team import Team, read_team, write_team
 from pipeline.report.figures import compute_figures
 from pipeline.review.diagrams import graph
 from pipeline.review.label_facts import label_facts
@@ -24,7 +25,7 @@ HOSTILE = '<script>alert("x")</script>'
 
 
 def page_of(state: ReviewState) -> Page:
-    return Page(Pages(state, read_only=False).overview("ann"))
+    return Page(Pages(state).overview("ann"))
 
 
 def more(book: RunBuilder) -> None:
@@ -136,6 +137,13 @@ def test_without_a_recipe_steps_follow_what_they_were_made_of(tmp_path):
     ]  # fmt: skip
     nodes = {node.progress.step: node.y for node in graph(steps).nodes}
     assert nodes["ingest"] < nodes["caption"] < nodes["parse"]
+
+
+def test_only_who_can_judge_takes_a_seat_of_the_team(labelled, opened, tmp_path):
+    write_team(tmp_path / "verdicts", Team(size=1))
+    for read_only, members in ((True, ()), (False, ("ann",))):
+        page_of(opened(read_only=read_only))
+        assert read_team(tmp_path / "verdicts").members == members
 
 
 def test_another_run_is_set_beside_this_one(labelled, opened):
