@@ -85,6 +85,8 @@ def test_losses_say_why_and_counts_lead_to_the_labels_that_they_count(labelled, 
     counted += [(address, labels) for _, labels, _, address in overview.score_rows]
     counted += [(bar.address, bar.facts.kept) for bar in overview.predicates]
     assert [found(address) for address, _ in counted] == [number for _, number in counted]
+    # The table holds a 32-bit number just below .9.
+    assert found("labels?least=0.9") == 2
 
 
 def test_a_run_on_its_way_is_shown_and_followed(book, recipe, opened):
