@@ -155,3 +155,12 @@ def test_another_run_is_set_beside_this_one(labelled, opened):
         ("next to", 2, 0), ("ride", 1, 1),
     ]  # fmt: skip
     assert "other" in page_of(state).text
+
+
+def test_labels_in_two_wordings_do_not_differ_from_themselves(book, opened):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9), (0, "is riding", 2, 0.8))], candidates=[])
+    state = opened(against=book.run)
+    counts = {"both": 2, "kept_in_both": 1, "kept_here": 0, "kept_there": 0}
+    assert state.comparison.summary() == {"other": "toy"} | counts
+    assert not any(state.listing.count(Search(disagree=where)) for where in ("kept here", "kept there", "only here"))
