@@ -102,7 +102,9 @@ class CoverageCount:
         kept = labels.where(np.append(reason.is_null(), np.ones(len(labels.image) - len(reason), bool)))
         naive = self._located(proposed, "pairs", images, boxes)
         every_given = self._located(images, "relations", images, boxes)
-        given = every_given.where(every_given.inside).distinct(boxes, len(self._codes))
+        is_tagged = pc.is_in(images["image_id"], value_set=scored["image_id"]).to_numpy()
+        is_counted = is_tagged & (boxes.number > 0)
+        given = every_given.where(every_given.inside & is_tagged[every_given.image]).distinct(boxes, len(self._codes))
         self._count(self._kept, kept.coded.predicate)
         self._count(self._given, given.coded.predicate)
         self._count(self._scored, labels.coded.predicate[: len(reason)])
@@ -112,11 +114,10 @@ class CoverageCount:
         elif self._triplets is not None:
             self._count(self._triplets, self._predicates(FlatList.of(triplets, "triplets"), "predicate_lemma"))
         given_per_image = given.per_image(len(images))
-        self._kept_per_image.append(kept.per_image(len(images))[boxes.number > 0])
-        self._given_per_image.append(given_per_image[boxes.number > 0])
-        is_tagged = pc.is_in(images["image_id"], value_set=scored["image_id"]).to_numpy()
+        self._kept_per_image.append(kept.per_image(len(images))[is_counted])
+        self._given_per_image.append(given_per_image[is_counted])
         # The last element is for labels of images without a row, whose index is -1.
-        is_audited = np.append((given_per_image > 0) & is_tagged, False)
+        is_audited = np.append(given_per_image > 0, False)
         symmetric = [self._codes[name] for name in SYMMETRIC if name in self._codes]
         for place, found in enumerate((kept, naive)):
             audited = found.where(found.inside & is_audited[found.image])

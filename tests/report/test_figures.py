@@ -64,8 +64,8 @@ def test_coverage_is_of_tagged_images_with_boxes(labelled):
     labelled.add("ingest", "toys/0002", [labelled.image(12, TWO_PEOPLE, ride)])
     (audit,) = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5)).audits
     found = audit.coverage
-    assert (found.images, found.kept.relations, found.kept.mean) == (4, 6, 6 / 4)
-    assert (found.kept.share_without, found.given.relations) == (1 / 4, 5)
+    assert (found.images, found.kept.relations, found.kept.mean) == (3, 6, 6 / 3)
+    assert (found.kept.share_without, found.given.relations) == (0, 4)
     assert [(row.kept, row.naive) for row in found.geometry[:3]] == [(4, 3), (0, 0), (1, 4)]
     # Triplets of the new partition are unknown.
     assert {each.triplets for each in found.lists[0].listed} == {None}
