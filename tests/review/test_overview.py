@@ -86,6 +86,8 @@ def test_losses_say_why_and_counts_lead_to_the_labels_that_they_count(labelled, 
     counted += [(address, labels) for _, labels, _, address in overview.score_rows]
     counted += [(bar.address, bar.facts.kept) for bar in overview.predicates]
     assert [found(address) for address, _ in counted] == [number for _, number in counted]
+    # The table holds a 32-bit number just below .9.
+    assert found("labels?least=0.9") == 2
 
 
 def test_a_run_on_its_way_is_shown_and_followed(book, recipe, opened):
@@ -161,3 +163,12 @@ def test_another_run_is_set_beside_this_one(labelled, opened):
         ("next to", 2, 0), ("ride", 1, 1),
     ]  # fmt: skip
     assert "other" in page_of(state).text
+
+
+def test_labels_in_two_wordings_do_not_differ_from_themselves(book, opened):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9), (0, "is riding", 2, 0.8))], candidates=[])
+    state = opened(against=book.run)
+    counts = {"both": 2, "kept_in_both": 1, "kept_here": 0, "kept_there": 0}
+    assert state.comparison.summary() == {"other": "toy"} | counts
+    assert not any(state.listing.count(Search(disagree=where)) for where in ("kept here", "kept there", "only here"))
