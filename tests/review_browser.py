@@ -181,6 +181,13 @@ class Browser:
         """Move the pointer over an element."""
         ActionChains(self.driver, duration=0).move_to_element(self.find(selector)).perform()
 
+    def next_screen(self) -> None:
+        """Go on to the next screen of labels."""
+        before = self.text(".pager span")
+        self.press("n")
+        self.until(lambda: self.text(".pager span") not in ("", before))
+        self.ready()
+
     def judge(self, key: str, kind: str) -> str:
         """Press a key on the current label of the grid and wait for the verdict. Returns the label's number."""
         label: str = self.find(".chip.current").get_attribute("data-label") or ""

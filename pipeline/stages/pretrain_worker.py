@@ -49,7 +49,8 @@ class ZeroShotCheck:
 
 def _arrays(scored: Scored) -> dict[str, NDArray[Any]]:
     parts = {"relations": scored.relations, "boxes": scored.boxes}
-    return {f"{part}.{name}": array for part, held in parts.items() for name, array in vars(held).items()}
+    every = {f"{part}.{name}": array for part, held in parts.items() for name, array in vars(held).items()}
+    return {name: array for name, array in every.items() if array is not None}
 
 
 def _scored(position: int, arrays: Arrays) -> Scored:

@@ -149,7 +149,8 @@ def test_a_model_finds_in_an_image_what_the_command_finds(tmp_path):
     files = [f"{field}={tmp_path / field}.json" for field in ("verbs", "objects")]
     scored = rlip.evaluate([found], benchmark="hico-det", annotations=tmp_path / "truth.json", files=files)
     given = ("--ground-truth", "truth.json", "--detections", "a.json", *(f"--file={file}" for file in files), "--json")
-    assert json.loads(scored.as_json()) == (json.loads(output_of("evaluate", "hico-det", *given, cwd=tmp_path)))
+    told = json.loads(output_of("evaluate", "hico-det", *given, cwd=tmp_path))
+    assert json.loads(scored.as_json())["figures"] == told["figures"]
 
 
 def test_a_stream_begins_at_any_epoch(tmp_path, monkeypatch):

@@ -127,7 +127,7 @@ FILES: dict[str, tuple[str, tuple[str, Make]]] = {
     "pickle: a bytearray of 1 GiB": (NOT_READABLE, (TORCH, saved({"model": {"w": Runs(bytearray, 2**30)}}))),
     "pickle: lists within lists": (NOT_READABLE, (TORCH, b"\x80\x02" + b"]" * 10**5 + b"a" * (10**5 - 1) + b".")),
     "pickle: a memo of 4 billion": (NOT_READABLE, (TORCH, b"\x80\x02}r\xff\xff\xff\xff.")),
-    "torch: a list": (r"refused: .*holds a list, not a table", (TORCH, saved([1, 2]))),
+    "torch: a list": (r"refused: .*contains a list, not a table", (TORCH, saved([1, 2]))),
     "torch: a model that is a list": (r"refused: .*`model` is a list", (TORCH, saved({"model": [1]}))),
     "torch: a model of numbers": (r"refused: .*'w' is a int, not a tensor", (TORCH, saved({"model": {"w": 7}}))),
     "torch: NaN": (r"refused: .*w has NaN", (TORCH, saved({"model": {"w": torch.tensor([float("nan")])}}))),

@@ -150,7 +150,7 @@ def test_room_counts_shares_of_gpus():
     assert room_for([one, none], wants.where(any_gpus=True)) == 2
     assert room_for([one, none], wants.where(any_gpus=True, share=0.1)) == 8
     assert room_for([none], wants.where(any_gpus=False)) == 32
-    with pytest.raises(FatalError, match=r"takes 1 CPU, 0 GPU and 65\.0 GiB.*--memory"):
+    with pytest.raises(FatalError, match=r"needs 1 CPU, 0 GPU and 65\.0 GiB.*--memory"):
         room_for([one, none], Resources(memory=65 * GIB))
 
 
