@@ -28,11 +28,8 @@ def stream(
     tars = [tar for path in map(Path, listed) for tar in (sorted(path.rglob("*.tar")) if path.is_dir() else [path])]
     if not tars:
         raise FatalError(f"{shards}: contains no tar; name a folder of shards, or tars")
-    end = None if epochs is None else epoch + epochs
-    found = Stream(_sample_map(tars), seed=seed, epochs=end, **options)
-    if epoch:
-        found.load_state_dict(found.sequence.state(epoch * len(found.sequence.samples)))
-    return found
+    samples, end = _sample_map(tars), None if epochs is None else epoch + epochs
+    return Stream(samples, seed=seed, first=epoch * len(samples), epochs=end, **options)
 
 
 def _sample_map(tars: list[Path]) -> SampleMap:

@@ -157,7 +157,9 @@ def test_a_stream_begins_at_any_epoch(tmp_path, monkeypatch):
     write_sets(tmp_path, {"a": 40, "b": 30})
     both = [sample["__key__"] for sample in rlip.stream(tmp_path, seed=3, epochs=2)]
     assert sorted(both[:70]) == sorted(both[70:]) and len(set(both)) == 70
-    assert [sample["__key__"] for sample in rlip.stream(tmp_path, seed=3, epoch=1)] == both[70:]
+    second = rlip.stream(tmp_path, seed=3, epoch=1)
+    for _ in range(2):
+        assert len(second) == 70 and [sample["__key__"] for sample in second] == both[70:]
     parts = [[s["__key__"] for s in rlip.stream(tmp_path, seed=3, batch=7, rank=rank, ranks=2)] for rank in (0, 1)]
     assert sorted(parts[0] + parts[1]) == sorted(both[:70])
     with pytest.raises(rlip.Error, match="contains no tar"):
