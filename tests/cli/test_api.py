@@ -164,3 +164,14 @@ def test_a_stream_begins_at_any_epoch(tmp_path, monkeypatch):
     assert sorted(parts[0] + parts[1]) == sorted(both[:70])
     with pytest.raises(rlip.Error, match="contains no tar"):
         rlip.stream(tmp_path / "cache")
+
+
+def test_a_stream_of_relative_paths_reads_the_same_tars_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLIP_CACHE", str(tmp_path / "cache"))
+    for name, size in (("a", 4), ("b", 5)):
+        write_sets(tmp_path / name / "shards", {"x": size})
+    (own,) = {str(tar) for tar in (tmp_path / "a").rglob("*.tar")}
+    for folder, shards in (("a", "shards"), ("b", "../a/shards")):
+        monkeypatch.chdir(tmp_path / folder)
+        found = [sample["__url__"] for sample in rlip.stream(shards)]
+        assert len(found) == 4 and {str(Path(tar).resolve()) for tar in found} == {own}
