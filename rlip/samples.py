@@ -40,7 +40,8 @@ def _sample_map(tars: list[Path]) -> SampleMap:
     folder = cache_folder() / "samples" / digest_json([2, *places])[:32]
     if folder.is_dir():
         return SampleMap(folder)
-    return write_sample_map(folder, [ShardFile(str(tar), index) for tar, index in zip(tars, indexes, strict=True)])
+    files = [ShardFile(str(tar), index) for tar, index in zip(tars, indexes, strict=True)]
+    return write_sample_map(folder, files, replace=False)  # a faster rank may be reading its own
 
 
 def _stamp(index: Path) -> list[int]:

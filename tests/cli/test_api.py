@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 from rlip_command import output_of
@@ -14,6 +15,8 @@ from small_set import write_small_set
 import rlip
 from scenes.scene import render
 from scenes.world import make_scene
+from storage.shards import sample_map
+from storage.shards.index import read_index_file
 from tests.storage.shard_files import write_sets
 
 HEAVY = {"torch", "transformers", "prefect", "spacy", "numpy", "pyarrow", "pydantic"}
@@ -175,3 +178,17 @@ def test_a_stream_of_relative_paths_reads_the_same_tars_from_any_folder(tmp_path
         monkeypatch.chdir(tmp_path / folder)
         found = [sample["__url__"] for sample in rlip.stream(shards)]
         assert len(found) == 4 and {str(Path(tar).resolve()) for tar in found} == {own}
+
+
+def test_a_rank_keeps_the_map_that_a_faster_one_reads(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLIP_CACHE", str(tmp_path / "cache"))
+    write_sets(tmp_path, {"a": 4})
+    found = []
+
+    def read_after_another_rank(index: Path) -> pa.Table:
+        monkeypatch.setattr(sample_map, "read_index_file", read_index_file)
+        found.append(rlip.stream(tmp_path).sequence.samples.folder.stat())
+        return read_index_file(index)
+
+    monkeypatch.setattr(sample_map, "read_index_file", read_after_another_rank)
+    assert rlip.stream(tmp_path).sequence.samples.folder.stat().st_ino == found[0].st_ino
