@@ -99,6 +99,14 @@ def test_a_tilde_is_the_home_folder_in_calls_settings_and_commands(tmp_path, mon
     assert (tmp_path / "exported").is_dir() and not (tmp_path / "~").exists()
 
 
+def test_settings_are_values_of_any_kind(tmp_path):
+    folder = tmp_path / "çà 😀"
+    source = {"name": "set", "images": "images", "annotations": "instances.json"}
+    values = {"data.root": folder, "data.sources": [source], "shard.thresholds": {"ride": 0.5, 'an "odd" one': 1}}
+    values |= {"run.until": "ingest", "tag.method": "prior"}
+    assert rlip.run(write_small_set(folder), values).images().num_rows == 8
+
+
 def test_a_recipe_runs_again_on_files_that_have_changed(tmp_path):
     recipe = write_small_set(tmp_path)
     words, runs = {"run.until": "caption"}, []
