@@ -34,7 +34,7 @@ NameTriplet = tuple[str, str, str]
 
 
 class SplitSettings(Settings):
-    """Unseen combinations: triplets withheld from training and scored separately."""
+    """Unseen combinations: triplets withheld from pre-training and scored separately."""
 
     method: Method
     """UC-RF, UC-NF, UO, UV: HICO-DET's published triplets (docs/evaluation.md). listed: those at `positions` of
