@@ -27,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath
+from pipeline.labels.labelled_partitions import images_with_boxes
 from pipeline.report.formatting import sanitise
 from storage.atomic import atomic_file
 from storage.errors import FatalError
@@ -205,11 +206,11 @@ def _distinct(names: Sequence[str]) -> list[str]:
 def tables_of(run: Run) -> Iterator[tuple[str, ds.Dataset]]:
     """Names and tables of a run, each over all partitions and read lazily."""
     files: dict[str, dict[str, list[tuple[str, Path]]]] = {}
-    detected = run.artifacts("detect").keys()
+    boxed = images_with_boxes(run)
     for step in run.steps():
         for partition, artifact in run.artifacts(step).items():
             for file in artifact.manifest.files:
-                is_replaced = step == "ingest" and file == f"images{_PARQUET}" and partition in detected
+                is_replaced = file == f"images{_PARQUET}" and boxed.get(partition, artifact).key != artifact.key
                 if file.endswith(_PARQUET) and not is_replaced:
                     by_step = files.setdefault(file.removesuffix(_PARQUET), {})
                     by_step.setdefault(step, []).append((partition, artifact.file(file)))

@@ -39,8 +39,14 @@ from tagger.relation import Relation
 
 
 def learned_datasets(run: Run) -> frozenset[str]:
-    """Returns the datasets that the run's tagger learned from; none if taggers of several folds label unseen images."""
-    return frozenset(map(dataset_of, run.keys("shard_tagger"))) if run.keys("train_tagger") else frozenset()
+    """Returns the datasets that the run's tagger learned from; none if taggers of several folds label unseen images.
+
+    A tagger that the recipe imports (`tag.weights`) may have learned from any.
+    """
+    recipe = run.read_document("recipe")
+    is_own = not recipe.get("tag", {}).get("weights") and recipe.get("train_tagger", {}).get("folds", 1) == 1
+    trained = run.keys("shard_tagger") if is_own and run.keys("train_tagger") else ()
+    return frozenset(map(dataset_of, trained))
 
 
 @dataclass(frozen=True)

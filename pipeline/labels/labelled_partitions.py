@@ -54,8 +54,16 @@ class LabelledPartition:
 
 
 def images_with_boxes(run: Run) -> dict[str, Artifact]:
-    """Partition → artifact with the table `images` that labels refer to: of `detect` if it ran, else of `ingest`."""
-    return run.artifacts("ingest") | run.artifacts("detect")
+    """Partition → artifact with the table `images` that labels refer to: of `detect` if it ran on it, else of `ingest`.
+
+    A run keeps the boxes that it detected before the dataset got annotations; they no longer count.
+    """
+    ingested, detected = run.artifacts("ingest"), run.artifacts("detect")
+    return ingested | {
+        name: found
+        for name, found in detected.items()
+        if name not in ingested or is_made_from(found, "images", ingested[name])
+    }
 
 
 def byte_copies(digests: Sequence[pa.ChunkedArray]) -> int:
@@ -114,7 +122,7 @@ def tagged_partitions(run: Run) -> Iterator[tuple[LabelledPartition, Artifact, A
 def partition_artifacts(run: Run, datasets: Sequence[str] | None = None) -> dict[str, LabelledPartition]:
     """Partition → its artifacts, for these datasets or for all of the run."""
     ingested = run.artifacts("ingest")
-    images = ingested | run.artifacts("detect")
+    images = images_with_boxes(run)
     others = [run.artifacts(step) for step in ("caption", "parse", "tag", "verify")]
     return {
         name: LabelledPartition(

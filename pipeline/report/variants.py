@@ -45,14 +45,18 @@ def steps_of_seeds(run: Run, stage: str) -> dict[str, list[str]]:
     """Variant → its steps of a stage, one for each seed of the run's recipe; all of them if the recipe names none.
 
     A run keeps the steps of its earlier recipes, and the name of a step has a seed only where there are several. So a
-    run whose recipe got a second seed has the first one by two names.
+    run whose recipe got a second seed has the first one by two names. Variants that the recipe no longer has are left
+    out: other settings may have trained them.
     """
     found: dict[str, list[str]] = {}
     for step in sorted(run.steps(), key=lambda step: (len(step), step)):
         name, _, rest = step.partition(":")
         if name == stage:
             found.setdefault(rest.partition(":")[0], []).append(step)
-    seeds = run.read_document("recipe").get("pretrain", {}).get("seeds", [])
+    pretrain = run.read_document("recipe").get("pretrain", {})
+    variants, seeds = pretrain.get("variants"), pretrain.get("seeds", [])
+    if variants and stage != "train_tagger":
+        found = {variant: steps for variant, steps in found.items() if variant in variants}
     for variant, steps in found.items():
         one = f"{stage}:{variant}"
         named = [one] if len(seeds) == 1 else [f"{one}:{seed}" for seed in seeds]

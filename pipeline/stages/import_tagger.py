@@ -98,8 +98,13 @@ def _files(weights: str, store: str) -> dict[str, Path]:
         run = find_run(existing_store(store), weights)
     except FatalError as error:
         raise FatalError(f"tag.weights = {weights}: neither a file nor a run ({error})") from error
-    # Of the taggers of several folds, the first.
-    for step in sorted(name for name in run.steps() if name.partition(":")[0] in _STEPS):
+    # A run keeps the taggers of its earlier recipes. Of those of several folds, the first counts.
+    recipe = run.read_document("recipe")
+    folds = recipe.get("train_tagger", {}).get("folds", 1)
+    trained = "train_tagger" if folds == 1 else "train_tagger:0"
+    own = "import_tagger" if recipe.get("tag", {}).get("weights") else trained
+    taggers = (name for name in run.steps() if name.partition(":")[0] in _STEPS)
+    for step in sorted(taggers, key=lambda name: (name != own, name)):
         for artifact in run.artifacts(step).values():
             # A remote store fetches each file on its own, so that none lies beside another.
             return {name: artifact.file(name) for name in artifact.manifest.files}

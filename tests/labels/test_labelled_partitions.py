@@ -1,14 +1,17 @@
 """Held artifacts read each table once, and labels show only the captions and triplets that they were made from."""
 
+from typing import Any
 from uuid import uuid4
 
 import fsspec
+import pyarrow as pa
 from run_builder import TWO_PEOPLE, RunBuilder, captions, relations, triplets
 from toy_store import put
 
 from pipeline.cli.explain import trace_of
+from pipeline.cli.query import tables_of
 from pipeline.labels.label_rows import flat_labels
-from pipeline.labels.labelled_partitions import held
+from pipeline.labels.labelled_partitions import held, images_with_boxes
 from storage.remote_store import RemoteStore
 
 
@@ -34,6 +37,25 @@ def test_a_label_shows_no_words_of_captions_that_were_made_after_it(book):
     trace = trace_of(book.run, "1")
     assert [caption["text"] for caption in trace.captions] == ["a dog next to a man"]
     assert [(label["words"], label["caption"]) for label in trace.labels] == [({}, None)]
+
+
+def test_boxes_that_were_detected_before_a_dataset_had_annotations_no_longer_count(book):
+    book.add("ingest", "toys/0000", [book.image(1, ())], settings={"format": "images"})
+    book.add("detect", "toys/0000", [book.image(1, TWO_PEOPLE[:1])], inputs={"images": [_content(book, "ingest")]})
+    assert [len(row["boxes"]) for row in _boxed(book)] == [1]
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)], settings={"format": "coco"})
+    assert [len(row["boxes"]) for row in _boxed(book)] == [3]
+    assert [table["boxes"].to_pylist() for name, table in _tables(book) if name == "images"] == [
+        [row["boxes"] for row in _boxed(book)]
+    ]
+
+
+def _boxed(book: RunBuilder) -> list[dict[str, Any]]:
+    return [row for found in images_with_boxes(book.run).values() for row in found.table("images").to_pylist()]
+
+
+def _tables(book: RunBuilder) -> list[tuple[str, pa.Table]]:
+    return [(name, dataset.to_table()) for name, dataset in tables_of(book.run)]
 
 
 def _caption(book: RunBuilder, text: str, *words: str) -> None:

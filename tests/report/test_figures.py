@@ -159,6 +159,14 @@ def test_a_seed_that_an_earlier_recipe_named_otherwise_counts_once(book, seeds, 
     assert pseudo.scores["zero_shot_map"].values == counted and pseudo.seeds == len(counted)
 
 
+def test_variants_of_an_earlier_recipe_are_not_compared_with_those_of_the_present_one(book):
+    for variant, score in {"none": 0.1, "given": 0.5, "pseudo": 0.48}.items():
+        book.metrics(f"evaluate:{variant}", (0, "zero_shot_map", score))
+    book.run.note("recipe", {"pretrain": {"variants": ["pseudo"], "seeds": [0]}})
+    figures = compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5))
+    assert [each.variant for each in figures.variants] == ["pseudo"] and figures.share_of_gain is None
+
+
 def test_the_share_of_gain_needs_all_variants_and_a_gain(book):
     book.metrics("evaluate:none", (0, "zero_shot_map", 0.3))
     book.metrics("evaluate:pseudo", (0, "zero_shot_map", 0.4))

@@ -22,7 +22,7 @@ from pipeline.stages.import_tagger import ImportTaggerSettings, ImportTaggerStag
 from pipeline.stages.tag import TagSettings, TagStage
 from storage.artifact import Artifact
 from storage.errors import FatalError
-from storage.tables import write_table
+from storage.tables import read_table, write_table
 from tests.stages.test_tag import golden_inputs
 
 
@@ -77,3 +77,16 @@ def test_a_file_that_is_no_metrics_of_a_training_is_named(metrics, root, tmp_pat
     settings = ImportTaggerSettings(weights=str(tmp_path), tokenizer=root / "scenes/weights/text")
     with pytest.raises(FatalError, match=rf"^{path}: not the metrics of a tagger's training \(.+\); remove it or copy"):
         ImportTaggerStage(settings).run(Inputs(), tmp_path / "work", ignore)
+
+
+def test_a_run_lends_the_tagger_of_its_present_recipe(book, root):
+    for step in ("train_tagger", "train_tagger:0", "train_tagger:1"):
+        book.metrics(step, (1, step, 0.5))
+    settings = ImportTaggerSettings(
+        weights=book.run.name, store=str(book.run.store.root), tokenizer=root / "scenes/weights/text"
+    )
+    lent = {}
+    for folds in (1, 2):
+        book.run.note("recipe", {"train_tagger": {"folds": folds}})
+        lent[folds] = read_table(ImportTaggerStage(settings).files()["tagger.parquet"])["name"].to_pylist()
+    assert lent == {1: ["train_tagger"], 2: ["train_tagger:0"]}
