@@ -115,6 +115,7 @@ def review(
             index,
             verdicts,
             other,
+            read_only=read_only,
             planned={} if recipe is None else {step.name: step.needs for step in build_steps(recipe)},
             progress=lambda done, total: status.update(f"Indexing the run: {done:,} of {total:,} partitions"),
         )
@@ -122,7 +123,7 @@ def review(
         # Errors of pages go to the package's log, which is invisible without a handler.
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
         state.watch()
-        app = protected(page_routes(state, access.read_only, signed_in=password is not None), access)
+        app = protected(page_routes(state, signed_in=password is not None), access)
         server = uvicorn.Server(server_settings(app, host, port))
         print(f"Review {run_name}: {access.url}\nVerdicts: {verdicts}\nPress Ctrl-C to stop the server.", flush=True)
         server.run(sockets=[listener])

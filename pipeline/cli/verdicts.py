@@ -146,8 +146,7 @@ def _setting(proposed: ProposedThreshold) -> str:
     facts = f"{proposed.verdicts} verdicts, {proposed.labels:,} labels, precision {proposed.precision:.2f}"
     if proposed.threshold is None:
         return f"# {name}: no threshold reaches the precision ({facts})"
-    # Rounded down, since a label at the threshold is kept.
-    return f"{name} = {int(proposed.threshold * 10**6) / 10**6:g}  # {facts}"
+    return f"{name} = {proposed.threshold:g}  # {facts}"
 
 
 def _print_summary(summary: VerdictSummary, folder: Path) -> None:

@@ -19,6 +19,7 @@ from pipeline.runtime.stage import Rejected
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.runs import Run
+from tagger.labelling.label_choice import shown
 
 NAMES = "names"
 """Document of a run that is made of annotations: the set's own object names and predicates, in the order of its ids."""
@@ -175,7 +176,7 @@ def relations_of(image: ImageRows, threshold: float, tally: Tally) -> list[dict[
         return with_object
     scored = image.items("relations")
     tally.note("relation that the run does not keep", image.rows["relations"]["not_kept"])
-    kept = [relation for relation in scored if relation["score"] >= threshold]
+    kept = [relation for relation in scored if shown(relation["score"]) >= threshold]
     tally.note(f"relation scored below {threshold:g}", len(scored) - len(kept))
     return sorted(kept, key=lambda r: (-r["score"], r["subject"], r["object"], r["predicate"]))
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.flat_list import FlatList, Indices
-from pipeline.labels.kept_labels import ChoiceSettings, judged_columns
+from pipeline.labels.kept_labels import ChoiceSettings, added_labels, judged_columns
 from pipeline.labels.label_overrides import Overrides
 from pipeline.labels.labelled_partitions import candidates
 from storage.artifact import Artifact
@@ -87,26 +87,37 @@ class CoverageCount:
     def add(self, images: pa.Table, tagged: Artifact, triplets: pa.Table | None) -> None:
         """Add a partition: its rows of `images`, its artifact of stage `tag`, and its triplets if the run has them."""
         boxes, proposed, scored = _Boxes.of(images), candidates(tagged), tagged.table("relations")
-        judged = judged_columns(scored, proposed, self.choice, self.overrides.get(tagged.manifest.partition))
-        labels = self._located(scored, "relations", images, boxes)
-        kept = labels.where(np.asarray(judged.reason.is_null()))
+        settled = self.overrides.get(tagged.manifest.partition)
+        reason = judged_columns(scored, proposed, self.choice, settled).reason
+        further = [
+            {
+                "image_id": row["image_id"],
+                "relations": [{"subject": s, "predicate": p, "object": o} for s, o, p in added],
+            }
+            for row in (scored.to_pylist() if settled else ())
+            if (added := added_labels(row, self.choice, settled))
+        ]
+        every = pa.concat_tables([scored, pa.Table.from_pylist(further, scored.schema)])
+        labels = self._located(every, "relations", images, boxes)
+        kept = labels.where(np.append(reason.is_null(), np.ones(len(labels.image) - len(reason), bool)))
         naive = self._located(proposed, "pairs", images, boxes)
         every_given = self._located(images, "relations", images, boxes)
-        given = every_given.where(every_given.inside).distinct(boxes, len(self._codes))
+        is_tagged = pc.is_in(images["image_id"], value_set=scored["image_id"]).to_numpy()
+        is_counted = is_tagged & (boxes.number > 0)
+        given = every_given.where(every_given.inside & is_tagged[every_given.image]).distinct(boxes, len(self._codes))
         self._count(self._kept, kept.coded.predicate)
         self._count(self._given, given.coded.predicate)
-        self._count(self._scored, labels.coded.predicate)
+        self._count(self._scored, labels.coded.predicate[: len(reason)])
         self._count(self._candidates, naive.coded.predicate)
         if triplets is None:
             self._triplets = None
         elif self._triplets is not None:
             self._count(self._triplets, self._predicates(FlatList.of(triplets, "triplets"), "predicate_lemma"))
         given_per_image = given.per_image(len(images))
-        self._kept_per_image.append(kept.per_image(len(images))[boxes.number > 0])
-        self._given_per_image.append(given_per_image[boxes.number > 0])
-        is_tagged = pc.is_in(images["image_id"], value_set=scored["image_id"]).to_numpy()
+        self._kept_per_image.append(kept.per_image(len(images))[is_counted])
+        self._given_per_image.append(given_per_image[is_counted])
         # The last element is for labels of images without a row, whose index is -1.
-        is_audited = np.append((given_per_image > 0) & is_tagged, False)
+        is_audited = np.append(given_per_image > 0, False)
         symmetric = [self._codes[name] for name in SYMMETRIC if name in self._codes]
         for place, found in enumerate((kept, naive)):
             audited = found.where(found.inside & is_audited[found.image])

@@ -23,7 +23,7 @@ from storage.errors import FatalError
 from storage.runs import Run
 from tagger.english.predicates import canonical
 from tagger.labelling.calibration import Calibration, Line
-from tagger.labelling.label_choice import LACKING, Judged, LabelChoice, NotKept
+from tagger.labelling.label_choice import LACKING, Judged, LabelChoice, NotKept, shown
 from tagger.pair import Pair
 from tagger.relation import Relation
 
@@ -258,18 +258,18 @@ def judged_columns(
     if settings.rule == "best" or settings.per_pair is not None or settings.fitted_calibration() or overrides:
         rows = relations.to_pylist()
         judged = _judged_by_image(rows, candidates, settings, overrides or {})
-        exact, reason = [one.confidence for one in judged], np.array([one.reason or "" for one in judged], object)
+        rounded = np.array([shown(one.confidence) for one in judged], np.float64)
+        reason = np.array([one.reason or "" for one in judged], object)
         for place, row in enumerate(rows):
             most[place] -= len(added_labels(row, settings, overrides))
     else:
         # The same rules as `LabelChoice`, in a tenth of the time: these settings judge each label alone.
-        confidence = _confidence(labels, settings)
+        # numpy rounds in binary, Python the decimal value: the last digit would differ now and then.
+        rounded = np.array([shown(value) for value in _confidence(labels, settings).tolist()], np.float64)
         thresholds = settings.choice().thresholds
         least = np.array([thresholds.get(name, settings.threshold) for name in readable], np.float64)
-        exact, reason = confidence.tolist(), np.full(len(labels), "", object)
-        reason[confidence < least[surface]] = str(NotKept.BELOW_THRESHOLD)
-    # numpy rounds in binary, Python the decimal value: the last digit would differ now and then.
-    rounded = np.array([round(value, 6) for value in exact], np.float64)
+        reason = np.full(len(labels), "", object)
+        reason[rounded < least[surface]] = str(NotKept.BELOW_THRESHOLD)
     order = {name: place for place, name in enumerate(sorted(set(readable)))}
     predicate = np.array([order[name] for name in readable], np.int64)[surface]
     if "" in order:

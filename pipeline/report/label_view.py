@@ -169,7 +169,7 @@ def methods_table(title: str, audit: LabelAudit, choice: str) -> Table:
 
 def _covered(dataset: str, coverage: LabelCoverage) -> list[Group]:
     spread = table(
-        f"Coverage of {sanitise(dataset)}, per image of {coverage.images:,} with boxes",
+        f"Coverage of {sanitise(dataset)}, per image of {coverage.images:,} tagged ones with boxes",
         "relations", "number", "mean", "median", "without", "predicates", "tail",
     )  # fmt: skip
     for name, found in (("kept", coverage.kept), ("in the ground truth", coverage.given)):

@@ -122,20 +122,19 @@ def _sample(
     truth = {(r["subject"], canonical(r["predicate"]), r["object"]) for r in row["relations"]}
     names = _names([box["category"] for box in row["boxes"]])
 
-    def shown(relation: Mapping[str, Any], confidence: float | None, proposed: bool) -> ShownRelation:
-        subject, object_ = relation["subject"], relation["object"]
-        predicate = canonical(relation["predicate"])
-        right = holds((subject, predicate, object_), truth) if truth else None
+    def shown(fact: Fact, confidence: float | None, proposed: bool) -> ShownRelation:
+        subject, predicate, object_ = fact
+        right = holds(fact, truth) if truth else None
         return ShownRelation(names[subject], predicate, names[object_], (subject, object_), confidence, proposed, right)
 
     ranked = sorted(relations, key=lambda r: (-r["confidence"], r["subject"], r["object"], r["predicate"]))
-    labels = {(r.subject, r.predicate, r.object) for r in chosen}
-    kept = [r for r in ranked if _fact(r) in labels]
+    labels = {(r.subject, r.predicate, r.object): r.confidence for r in sorted(chosen, key=lambda r: -r.confidence)}
+    proposed = {*map(_fact, pairs), *(_fact(r) for r in ranked if r["proposed"])}
     below = [r for r in ranked if _fact(r) not in labels and r["proposed"]]
-    recorded = set(map(_fact, ranked))
+    recorded = labels.keys() | set(map(_fact, ranked))
     unscored = [p for p in pairs if not holds(_fact(p), recorded)]
     missed = [r for r in row["relations"] if not holds(_fact(r), labels)]
-    used = {index for r in kept for index in (r["subject"], r["object"])}
+    used = {index for subject, _, object_ in labels for index in (subject, object_)}
     named = used.union(i for r in (*below, *unscored, *missed) for i in (r["subject"], r["object"]))
     return Sample(
         row=row,
@@ -144,12 +143,12 @@ def _sample(
             for i, b in enumerate(row["boxes"])
         ),
         captions=tuple(captions),
-        kept=tuple(shown(r, r["confidence"], r["proposed"]) for r in kept),
+        kept=tuple(shown(fact, confidence, fact in proposed) for fact, confidence in labels.items()),
         dropped=(
-            *(shown(r, r["confidence"], True) for r in below),
-            *(shown(p, None, True) for p in unscored),
+            *(shown(_fact(r), r["confidence"], True) for r in below),
+            *(shown(_fact(p), None, True) for p in unscored),
         ),
-        missed=tuple(shown(r, None, False) for r in missed),
+        missed=tuple(shown(_fact(r), None, False) for r in missed),
     )
 
 

@@ -33,14 +33,14 @@ Number = Annotated[int, Query(ge=0, le=2**62)]
 Reviewer = Annotated[str, Depends(reviewer_of)]
 
 
-def page_routes(state: ReviewState, read_only: bool = False, signed_in: bool = False) -> APIRouter:
+def page_routes(state: ReviewState, signed_in: bool = False) -> APIRouter:
     """The pages of one run under review. Who may open them is not decided here: serve them as `protected` does.
 
     All pages lie side by side, so that their links need not name the path above them. `signed_in`: reviewers come by a
     password, and the pages offer to sign out.
     """
     app = APIRouter()
-    pages = Pages(state, read_only, signed_in)
+    pages = Pages(state, signed_in)
     _add_pages(app, state, pages)
     _add_pictures(app, state)
     _add_answers(app, state)

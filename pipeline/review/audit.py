@@ -42,10 +42,13 @@ class Progress:
 
 
 class Shares:
-    """The shares of a team in an index. Without a team, every reviewer judges everything."""
+    """The shares of a team in an index. Without a team, every reviewer judges everything.
 
-    def __init__(self, index: ReviewIndex, verdicts: Path) -> None:
-        self._index, self._verdicts = index, verdicts
+    `read_only`: nobody takes a seat.
+    """
+
+    def __init__(self, index: ReviewIndex, verdicts: Path, read_only: bool = False) -> None:
+        self._index, self._verdicts, self._read_only = index, verdicts, read_only
         self._lock = threading.Lock()
         self.team = read_team(verdicts)
         """None without a team."""
@@ -74,8 +77,9 @@ class Shares:
         with self._lock:
             if self.team.seat(name) is None:
                 # Another run's server may have seated somebody since.
-                self.team = (read_team(self._verdicts) or self.team).joined(name)
-                if self.team.seat(name) is not None:
+                found = read_team(self._verdicts) or self.team
+                self.team = found if self._read_only else found.joined(name)
+                if self.team is not found:
                     write_team(self._verdicts, self.team)
             seat = self.team.seat(name)
         return NO_SEAT if seat is None else seat

@@ -17,6 +17,9 @@ MOST_DIFFERENT = 12
 _BOTH = "FROM relations r LEFT JOIN against a USING (relation)"
 _KEPT_HERE = "count(*) FILTER (r.kept AND NOT coalesce(a.kept, false))"
 _KEPT_THERE = "count(*) FILTER (NOT r.kept AND a.kept)"
+_FACT = "r.image, r.subject, r.object, r.predicate"
+_FIRST = f"row_number() OVER (PARTITION BY {_FACT} ORDER BY r.kept DESC, r.relation) = 1"
+"""Of labels that say the same in other words, one stands for all: that which is kept here, if any."""
 _ENDS = [f"{end}_{side}" for end in ("subject", "object") for side in "xywh"]
 
 
@@ -28,7 +31,7 @@ class Comparison:
         self.other = other
         self._compared = 0
         with index.cursor() as cursor:
-            cursor.execute("CREATE OR REPLACE TABLE against (relation BIGINT, kept BOOLEAN, score REAL)")
+            cursor.execute("CREATE OR REPLACE TABLE against (relation BIGINT, kept BOOLEAN)")
         self.refresh()
 
     def refresh(self) -> None:
@@ -45,9 +48,9 @@ class Comparison:
                 matched = " AND ".join(f"r.{side} = t.{side}" for side in ("predicate", *_ENDS))
                 run_with(
                     cursor,
-                    "INSERT INTO against SELECT r.relation, any_value(t.kept), any_value(t.score) FROM theirs t "
+                    f"INSERT INTO against SELECT r.relation, bool_or(t.kept) AND {_FIRST} FROM theirs t "
                     f"JOIN images i USING (dataset, image_id) JOIN relations r ON r.image = i.image AND {matched} "
-                    "GROUP BY r.relation",
+                    f"GROUP BY r.relation, r.kept, {_FACT}",
                     theirs=_with_images(rows["relations"], rows["images"]),
                 )
             cursor.commit()

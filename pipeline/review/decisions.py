@@ -41,6 +41,8 @@ class Decision(BaseModel):
     predicate: str | None = Field(None, max_length=200)
     """The right predicate, for `wrong_predicate`."""
     note: str | None = Field(None, max_length=200)
+    of: str | None = Field(None, max_length=40)
+    """The time of the verdict that an `undo` takes back; None: whichever stands."""
     seconds: float | None = Field(None, ge=0, le=86_400)
     queue: Literal["grid", "image", "information", "audit", "adjudication", "check"] | None = None
 
@@ -70,6 +72,7 @@ class State(BaseModel):
 
     label: int
     kind: str
+    time: str
     correction: str
     others: list[str]
 
@@ -95,23 +98,27 @@ def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> Decided:
     """Record all verdicts or none. A verdict that already stands is not recorded again, so the page may retry.
 
     Raises ValueError for a label that no longer exists or is imported, for a correction that changes nothing, and for
-    the adjudication of a label that the reviewer has judged.
+    the adjudication of a label that the reviewer has judged or somebody else has settled.
     """
     numbers = [one.label for one in decisions.decisions]
     labels = _labels(state, numbers)
     standing = state.reviews.of(list(labels.values()))
     new = []
     for one in decisions.decisions:
-        last = standing.get(one.label, {}).get(reviewer)
+        said = standing.get(one.label, {})
+        last = said.get(reviewer)
         if last is not None and last.queue == ADJUDICATION:
             one.queue = ADJUDICATION
         elif one.queue == ADJUDICATION and last is not None and last.queue != CLASS:
             raise ValueError("you have judged this label yourself; somebody else must settle it")
+        elif one.queue == ADJUDICATION and any(other.queue == ADJUDICATION for other in said.values()):
+            raise ValueError("somebody else has settled this label meanwhile; reload the page")
         verdict = _verdict(state, labels[one.label], one, reviewer)
-        if not _stands(verdict, last):
+        if not _stands(verdict, last, one.of):
             new.append((labels[one.label], verdict))
     state.reviews.record([label for label, _ in new], [verdict for _, verdict in new])
-    wrong = [label for label, verdict in new if verdict.queue == "check" and verdict.kind in WRONG_KINDS]
+    # Also those that stand already: the server may have died before it reopened their class.
+    wrong = [labels[one.label] for one in decisions.decisions if one.queue == "check" and one.kind in WRONG_KINDS]
     reopened = sum(_reopen(state, reviewer, label) for label in wrong)
     standing = state.reviews.of(list(labels.values()))
     own = state.reviews.log.standing_of(reviewer)
@@ -201,10 +208,10 @@ def _labels(state: ReviewState, numbers: Sequence[int]) -> dict[int, Label]:
     return labels
 
 
-def _stands(verdict: Verdict, last: Verdict | None) -> bool:
-    """Whether a verdict repeats the current one."""
-    if last is None:
-        return verdict.kind == "undo"
+def _stands(verdict: Verdict, last: Verdict | None, of: str | None) -> bool:
+    """Whether a verdict repeats the current one, or takes back one, given at time `of`, that is no longer current."""
+    if last is None or verdict.kind == "undo":
+        return verdict.kind == "undo" and (last is None or of not in (None, last.time))
     is_said = verdict.note in (None, last.note) and last.queue != CLASS
     return is_said and (verdict.kind, verdict.corrected) == (last.kind, last.corrected)
 

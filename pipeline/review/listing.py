@@ -61,13 +61,13 @@ class Listing:
 
         A search without conditions on labels finds images without labels, too.
         """
-        about_images = search.model_copy(update={"order": "score", "seed": 0})
+        search = search.model_copy(update={"order": "score", "seed": 0})
         where, _ = search.conditions()
         if _needs_labels(search):
             source = f"SELECT DISTINCT image FROM ({_joined(search)})"
         else:
             source = f"SELECT image FROM images WHERE {where}"
-        return self._page("image", about_images, start, size, "image", source, "image")
+        return self._page("image", search, start, size, "image", source, "image")
 
     def count(self, search: Search) -> int:
         """Number of labels that the search finds."""

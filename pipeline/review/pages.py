@@ -31,9 +31,8 @@ GRID = 20
 class Pages:
     """The HTML of each page of a run under review. `signed_in`: reviewers used a password, so they can sign out."""
 
-    def __init__(self, state: ReviewState, read_only: bool, signed_in: bool = False) -> None:
+    def __init__(self, state: ReviewState, signed_in: bool = False) -> None:
         self._state = state
-        self._read_only = read_only
         self._signed_in = signed_in
         self._templates = templates_in(Path(__file__).parent / "templates")
         self._templates.filters |= {"printable": printable, "urlpart": lambda text: quote(str(text), safe="")}
@@ -43,7 +42,7 @@ class Pages:
         return self._templates.get_template(template).render(
             run=self._state.view.run.name,
             reviewer=reviewer,
-            read_only=self._read_only,
+            read_only=self._state.read_only,
             signed_in=self._signed_in,
             against=self._state.comparison.other,
             **values,
@@ -202,7 +201,7 @@ def _options(names: Sequence[str]) -> Markup:
 
 
 def verdict_state(verdicts: Mapping[str, Verdict], reviewer: str, queue: str) -> dict[str, Any]:
-    """The verdicts on a label: the reviewer's own kind ("" for none) with its correction, and those of others in words.
+    """The verdicts on a label: the reviewer's own kind and time ("" for none) with its correction, and others' in words.
 
     A reviewer sees others' verdicts only after judging the label; in adjudication at once, but without names. For the
     audit, a label that was only accepted with its class is not judged.
@@ -213,8 +212,8 @@ def verdict_state(verdicts: Mapping[str, Verdict], reviewer: str, queue: str) ->
         words = [_answer(one) for one in others.values()]
     else:
         words = [] if own is None else [f"{name}: {_answer(one)}" for name, one in others.items()]
-    kind, correction = ("", "") if own is None else (own.kind, _correction(own))
-    return {"kind": kind, "correction": correction, "others": words}
+    kind, time, correction = ("", "", "") if own is None else (own.kind, own.time, _correction(own))
+    return {"kind": kind, "time": time, "correction": correction, "others": words}
 
 
 def _answer(verdict: Verdict) -> str:

@@ -257,8 +257,8 @@ def partition_counts(part: int, found: LabelledPartition, relations: pa.Table) -
 
 
 def bins_of(values: Any) -> np.ndarray[Any, np.dtype[np.int32]]:
-    """The bin of each value, an array of any shape."""
-    return np.searchsorted(EDGES, np.asarray(values, np.float64), side="right").astype(np.int32)
+    """The bin of each value, an array of any shape. Values are rounded as searches round them."""
+    return np.searchsorted(EDGES, np.round(np.asarray(values, np.float64), 6), side="right").astype(np.int32)
 
 
 def _binned(part: int, measure: str, labels: pa.Table, column: str) -> pa.Table:

@@ -29,6 +29,7 @@ class ReviewState:
     """A run, its index, and the verdicts on its labels.
 
     `against`: another run to compare with. `planned`: step → the steps that it needs, from the run's recipe.
+    `read_only`: visitors give no verdicts and take no seat.
     Raises `FatalError` if the index can't be opened.
     """
 
@@ -40,13 +41,15 @@ class ReviewState:
         against: RunView | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
         planned: Mapping[str, Collection[str]] | None = None,
+        read_only: bool = False,
     ) -> None:
         self.view = view
+        self.read_only = read_only
         self.index = ReviewIndex(index, view)
         self.index.refresh(progress)
         self.comparison = Comparison(self.index, against)
         self.reviews = Reviews(self.index, VerdictLog(verdicts))
-        self.shares = Shares(self.index, verdicts)
+        self.shares = Shares(self.index, verdicts, read_only)
         self.audit = Audit(self.index, self.reviews, self.shares)
         self.listing = Listing(self.index)
         self.details = ImageDetails(self.index)

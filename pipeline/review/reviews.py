@@ -50,6 +50,8 @@ class Reviews:
         """The standing verdicts at the tables' last update."""
         self._places: dict[JudgedRelation, tuple[tuple[int, int], ...]] = {}
         """Relation → (label number, image number) of each matching label."""
+        self._copies: dict[str, tuple[int, ...]] = {}
+        """Digest of several images → their numbers."""
         with index.cursor() as cursor:
             sql = f"CREATE OR REPLACE TABLE {LIVE}.reviewed AS SELECT * FROM none"
             run_with(cursor, sql, none=_REVIEWED.empty_table())
@@ -70,6 +72,10 @@ class Reviews:
                     cursor.execute(f"DELETE FROM {LIVE}.reviewed")
                     cursor.execute(f"DELETE FROM {LIVE}.reviewed_labels")
                 self._standing, self._places = {}, {}
+                copies = self._index.rows(
+                    "SELECT digest, list(image) AS images FROM images WHERE digest <> '' GROUP BY digest HAVING count(*) > 1"
+                )
+                self._copies = {row["digest"]: tuple(row["images"]) for row in copies}
             # The log replaces the verdicts on a relation whenever they change, so comparing identities is enough.
             changed = [
                 relation
@@ -92,7 +98,8 @@ class Reviews:
             with self._recording:
                 judged, self._unsettled = self._unsettled, {}
             new = {relation: image for relation, image in judged.items() if relation not in self._places}
-            for label in labels_of_images(self._index, sorted(set(new.values()))):
+            images = {each for relation, image in new.items() for each in self._copies.get(relation.image, (image,))}
+            for label in labels_of_images(self._index, sorted(images)):
                 if label.judged in new:
                     self._places[label.judged] = (*self._places.get(label.judged, ()), (label.number, label.image))
             standing = self.log.standing_on(judged)

@@ -20,6 +20,7 @@ LONGEST_NAME = 200
 _Name = Annotated[str, Field(max_length=LONGEST_NAME)]
 _Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
+_SCORE = "round(score::DOUBLE, 6)"
 _PROBABILITY = "least(greatest(probability, 1e-6), 1 - 1e-6)"
 _ENTROPY = f"-({_PROBABILITY} * log2({_PROBABILITY}) + (1 - {_PROBABILITY}) * log2(1 - {_PROBABILITY}))"
 _BY_PAIR = "image, subject, object, relation"
@@ -146,8 +147,8 @@ class Search(BaseModel):
             *((getattr(self, end), f"{end}_category = ${end}") for end in ("subject", "object")),
             (self.category, "(subject_category = $category OR object_category = $category)"),
             (self.text, "captions ILIKE $text ESCAPE '!'"),
-            (self.least > 0, "score >= $least"),
-            (self.most < 1, "score <= $most"),
+            (self.least > 0, f"{_SCORE} >= $least"),
+            (self.most < 1, f"{_SCORE} <= $most"),
             (self.kept, "kept" if self.kept == "yes" else "NOT kept"),
             (self.correct, _CORRECT.get(self.correct, "")),
             (self.disagree, _DISAGREEMENTS.get(self.disagree, "")),

@@ -28,6 +28,11 @@ LACKING = {
 """Measure → why labels lack it, and what to do."""
 
 
+def shown(confidence: float) -> float:
+    """A confidence as it is shown, stored and compared with thresholds: .9 where a 32-bit table holds .89999998."""
+    return round(confidence, 6)
+
+
 class Judged(NamedTuple):
     """The confidence of a label; `reason` is None when it is kept."""
 
@@ -71,7 +76,7 @@ class LabelChoice:
 
     def _reason(self, relation: Relation, confidence: float) -> str | None:
         least = self.thresholds.get(canonical(relation.predicate), self.threshold)
-        return NotKept.BELOW_THRESHOLD if confidence < least else None
+        return NotKept.BELOW_THRESHOLD if shown(confidence) < least else None
 
     def _confidence(self, relation: Relation) -> float:
         confidence: float | None = getattr(relation, self.measure)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.mask import decode
-from run_builder import RunBuilder, box, pair, relation
+from run_builder import TWO_PEOPLE, RunBuilder, box, pair, relation, relations
 from toy_store import rewrite
 
 from pipeline.data.datasets.record_index import open_source
@@ -163,6 +163,13 @@ def test_every_score_is_exported_on_request(run, tmp_path, form):
     made = exported(run, form, tmp_path / "out", all_scores=True)
     assert made.labels == "all scores" and "relation that the run does not keep" not in made.lost
     assert made.wrote["relations"] == 3 - made.lost.get("relation of a crowd box", 0)
+
+
+@pytest.mark.parametrize("form", ["official", "csv"])
+def test_a_score_that_is_shown_as_the_threshold_is_exported(book, tmp_path, form):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[])
+    assert not exported(book.run, form, tmp_path / "out", 0.9, all_scores=True).lost.get("relation scored below 0.9")
 
 
 @pytest.mark.parametrize("form", ["official_vg", "hico_det", "cooccurrence"])

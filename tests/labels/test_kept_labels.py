@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from run_builder import relation
 
 from pipeline.labels.audit_sample import permanent_numbers, permanent_numbers_of
 from pipeline.labels.kept_labels import (
@@ -129,6 +130,17 @@ def test_a_threshold_holds_for_every_wording_of_its_predicate(more):
     }  # fmt: skip
     with pytest.raises(ValueError, match="'rides' and 'riding' are one predicate"):
         ChoiceSettings(thresholds={"rides": 0.1, "riding": 0.2})
+
+
+@pytest.mark.parametrize("more", [{}, {"per_pair": 100}])
+@pytest.mark.parametrize("confidence", [0.35, 0.7, 0.9])
+def test_a_label_whose_shown_confidence_is_the_threshold_is_kept(confidence, more):
+    # The table holds a number of 32 bits just below it.
+    row = {"image_id": 1, "tagger": "t", "relations": [relation(0, "ride", 1, confidence)]}
+    relations = pa.Table.from_pylist([row], schema=RELATIONS)
+    choice = ChoiceSettings.model_validate({"confidence": "score", "threshold": confidence} | more)
+    found = judged_columns(relations, CANDIDATES.empty_table(), choice)
+    assert (found.confidence.tolist(), found.reason.to_pylist()) == ([confidence], [None])
 
 
 def test_a_recipe_that_names_a_rule_or_a_measure_keeps_its_former_defaults():

@@ -64,11 +64,33 @@ def test_coverage_is_of_tagged_images_with_boxes(labelled):
     labelled.add("ingest", "toys/0002", [labelled.image(12, TWO_PEOPLE, ride)])
     (audit,) = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5)).audits
     found = audit.coverage
-    assert (found.images, found.kept.relations, found.kept.mean) == (4, 6, 6 / 4)
-    assert (found.kept.share_without, found.given.relations) == (1 / 4, 5)
+    assert (found.images, found.kept.relations, found.kept.mean) == (3, 6, 6 / 3)
+    assert (found.kept.share_without, found.given.relations) == (0, 4)
     assert [(row.kept, row.naive) for row in found.geometry[:3]] == [(4, 3), (0, 0), (1, 4)]
     # Triplets of the new partition are unknown.
     assert {each.triplets for each in found.lists[0].listed} == {None}
+
+
+def test_labels_that_reviewers_added_count_wherever_kept_ones_do(labelled):
+    said = [
+        {"image_id": image_id, "subject": 1, "predicate": "feed", "object": 2, "holds": True} for image_id in (1, 2)
+    ]
+    labelled.add("shard:pseudo", "toys/0000", [], overrides=said)
+    choice = ChoiceSettings(confidence="score", threshold=0.75)
+    figures = compute_figures(labelled.run, ["toys"], choice)
+    (audit,) = figures.audits
+    kept = audit.coverage.kept
+    assert (figures.labels.kept, audit.labels.tagger.kept, kept.relations, kept.predicates) == (4, 4, 4, 3)
+    assert kept.share_without == 0 and sum(row.kept for row in audit.coverage.geometry[:3]) == 4
+    shown = [[label.predicate for label in sample.kept] for sample in read_samples(labelled.run, ["toys"], choice)]
+    assert shown == [["feed", "ride", "next to"], ["feed"]]
+
+
+def test_a_label_in_two_wordings_is_one_in_a_picture(book):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9), (0, "is riding", 2, 0.8))], candidates=[])
+    (sample,) = read_samples(book.run, ["toys"], ChoiceSettings(confidence="score"))
+    assert [(label.predicate, label.confidence) for label in sample.kept] == [("ride", 0.9)]
 
 
 def test_yield_and_predicates_are_counted(labelled):

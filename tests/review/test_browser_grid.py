@@ -52,6 +52,16 @@ def test_undo_takes_back_the_last_verdicts_one_by_one(window, server):
     assert window.count(".chip:not([data-kind=''])") == 0
 
 
+def test_undo_leaves_a_verdict_of_an_earlier_visit_that_was_only_repeated(window, server):
+    window.open("/labels?predicate=wear")
+    window.judge("a", "accept")
+    before = server.kinds("wear")
+    window.open("/labels?predicate=wear")
+    window.press(Keys.ARROW_LEFT, "a", "z")
+    window.judge("r", "reject")
+    assert server.kinds("wear") == [*before, "reject"]
+
+
 def test_the_rest_of_a_screen_is_accepted_at_once(window, server):
     window.open("/labels?predicate=carry")
     assert window.text(".pager span") == "screen 1 of 2"

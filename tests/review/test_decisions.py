@@ -10,6 +10,7 @@ from run_builder import TWO_PEOPLE, relations
 
 from pipeline.cli.report import recorded_view
 from pipeline.interop.import_file import import_file
+from pipeline.review import decisions
 from pipeline.review.access import Access
 from pipeline.review.app import page_routes
 from pipeline.review.decisions import Decided, Decisions, accept_class, decide
@@ -24,8 +25,8 @@ from storage.runs import Run
 def judge(state: ReviewState, *verdicts: dict[str, Any]) -> Decided:
     """Gives verdicts on as many labels of image 1, which has three boxes."""
     labels = state.listing.labels(Search(order="image"), 0, len(verdicts)).numbers
-    decisions = [{"label": label, **verdict} for label, verdict in zip(labels, verdicts, strict=True)]
-    return decide(state, "ann", Decisions.model_validate({"decisions": decisions}))
+    given = [{"label": label, **verdict} for label, verdict in zip(labels, verdicts, strict=True)]
+    return decide(state, "ann", Decisions.model_validate({"decisions": given}))
 
 
 @pytest.mark.parametrize("correction, reason", [
@@ -58,6 +59,13 @@ def test_a_verdict_that_stands_is_recorded_once(opened, labelled):
     assert answer.states[0].kind == ""
 
 
+def test_an_undo_that_is_sent_again_takes_back_nothing_more(opened, labelled):
+    state = opened()
+    accepted, rejected = (judge(state, {"kind": kind}).states[0] for kind in ("accept", "reject"))
+    undone = [judge(state, {"kind": "undo", "of": rejected.time}).states[0] for _ in range(2)]
+    assert undone == [accepted, accepted]
+
+
 def test_a_note_is_a_line_that_the_next_verdicts_keep(opened, labelled):
     state = opened()
     for verdict in ({}, {"note": "too dark"}, {}, {"note": "dusk"}):
@@ -82,7 +90,7 @@ def test_the_scene_graph_of_a_crowded_image_is_about_the_chosen_label(book, open
     assert len(scene_graph(replace(detail, labels=detail.labels[2:]), last).edges) == 13, "20 labels are no crowd"
 
 
-def test_a_class_is_accepted_but_for_a_sample_and_is_open_again_when_one_of_these_is_wrong(book, opened):
+def test_a_class_is_accepted_but_for_a_sample_and_is_open_again_when_one_of_these_is_wrong(book, opened, monkeypatch):
     numbers = range(1, 32)
     book.add("ingest", "toys/0000", [book.image(n, TWO_PEOPLE) | {"digest": f"{n:064x}"} for n in numbers])
     book.add("tag", "toys/0000", [relations(n, (0, "ride", 2, 0.9 if n == 31 else 0.99)) for n in numbers])
@@ -97,11 +105,22 @@ def test_a_class_is_accepted_but_for_a_sample_and_is_open_again_when_one_of_thes
     assert state.listing.count_now(Search(order="audit", reviewed="not by me").seen_by("ann", 0)) == 31
     asked = state.listing.labels(Search(order="check").seen_by("ann", 0), 0, 100).numbers
     assert len(asked) == 2 and set(asked) < set(alike)
-    for label, kind, reopened in ((asked[0], "accept", 0), (asked[1], "reject", 28)):
-        decision = {"label": label, "kind": kind, "queue": "check"}
-        assert decide(state, "ann", Decisions.model_validate({"decisions": [decision]})).reopened == reopened
+    accepted, rejected = (
+        Decisions.model_validate({"decisions": [{"label": label, "kind": kind, "queue": "check"}]})
+        for label, kind in zip(asked, ("accept", "reject"), strict=True)
+    )
+    assert decide(state, "ann", accepted).reopened == 0
+    # The server ends before it has reopened the class, and the page sends the verdict again.
+    with monkeypatch.context() as ending, pytest.raises(KeyboardInterrupt):
+        ending.setattr(decisions, "_reopen", interrupted)
+        decide(state, "ann", rejected)
+    assert [decide(state, "ann", rejected).reopened for _ in range(2)] == [28, 0]
     assert {verdict.kind for verdict in state.reviews.log.standing_of("ann")} == {"accept", "reject"}
     assert len(state.reviews.log.standing_of("ann")) == 2
+
+
+def interrupted(*_: object) -> int:
+    raise KeyboardInterrupt
 
 
 OBJECTS = [

@@ -150,6 +150,22 @@ def test_verdicts_are_found_on_all_labels_that_they_are_about(book, opened, tmp_
     assert log.standing_of("ann") == []
 
 
+def test_a_verdict_is_about_the_labels_of_all_copies_of_an_image(book, opened):
+    book.add("ingest", "toys/0000", [book.image(n, TWO_PEOPLE) for n in (1, 2)])
+    book.add("tag", "toys/0000", [relations(n, (0, "ride", 2, 0.9)) for n in (1, 2)], candidates=[pairs(1), pairs(2)])
+    state = opened()
+    label, _ = all_labels(state)
+    state.reviews.record([label], [verdict_on(label, "accept", "ann", "toy", queue="audit")])
+    assert state.listing.count(Search(order="audit", reviewed="not by me").seen_by("ann", 0)) == 0
+    assert state.audit.precision().judged == 2
+
+
+def test_images_are_found_in_no_order_of_labels(book, opened):
+    tag(book, 0.9, 0.8, 0.3)
+    search = Search(order="check", kept="yes").seen_by("ann", 0)
+    assert opened().listing.images(search, 0, 100).total == 1
+
+
 def test_the_search_form_offers_the_most_frequent_predicates_first(book, opened):
     tag(book, 0.9, 0.8, 0.1)
     state = opened()

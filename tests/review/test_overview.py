@@ -7,6 +7,7 @@ from report_page import Page
 from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, triplets
 from toy_store import put_chain, record
 
+from pipeline.labels.team import Team, read_team, write_team
 from pipeline.report.figures import compute_figures
 from pipeline.review.diagrams import graph
 from pipeline.review.label_facts import label_facts
@@ -24,7 +25,7 @@ HOSTILE = '<script>alert("x")</script>'
 
 
 def page_of(state: ReviewState) -> Page:
-    return Page(Pages(state, read_only=False).overview("ann"))
+    return Page(Pages(state).overview("ann"))
 
 
 def more(book: RunBuilder) -> None:
@@ -85,6 +86,8 @@ def test_losses_say_why_and_counts_lead_to_the_labels_that_they_count(labelled, 
     counted += [(address, labels) for _, labels, _, address in overview.score_rows]
     counted += [(bar.address, bar.facts.kept) for bar in overview.predicates]
     assert [found(address) for address, _ in counted] == [number for _, number in counted]
+    # The table holds a 32-bit number just below .9.
+    assert found("labels?least=0.9") == 2
 
 
 def test_a_run_on_its_way_is_shown_and_followed(book, recipe, opened):
@@ -138,6 +141,13 @@ def test_without_a_recipe_steps_follow_what_they_were_made_of(tmp_path):
     assert nodes["ingest"] < nodes["caption"] < nodes["parse"]
 
 
+def test_only_who_can_judge_takes_a_seat_of_the_team(labelled, opened, tmp_path):
+    write_team(tmp_path / "verdicts", Team(size=1))
+    for read_only, members in ((True, ()), (False, ("ann",))):
+        page_of(opened(read_only=read_only))
+        assert read_team(tmp_path / "verdicts").members == members
+
+
 def test_another_run_is_set_beside_this_one(labelled, opened):
     other = RunBuilder(Run(labelled.run.store, "other"), labelled.pictures)
     own, ride = {"run": "other"}, [(0, "riding", 2)]
@@ -153,3 +163,12 @@ def test_another_run_is_set_beside_this_one(labelled, opened):
         ("next to", 2, 0), ("ride", 1, 1),
     ]  # fmt: skip
     assert "other" in page_of(state).text
+
+
+def test_labels_in_two_wordings_do_not_differ_from_themselves(book, opened):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9), (0, "is riding", 2, 0.8))], candidates=[])
+    state = opened(against=book.run)
+    counts = {"both": 2, "kept_in_both": 1, "kept_here": 0, "kept_there": 0}
+    assert state.comparison.summary() == {"other": "toy"} | counts
+    assert not any(state.listing.count(Search(disagree=where)) for where in ("kept here", "kept there", "only here"))

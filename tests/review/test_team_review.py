@@ -127,6 +127,10 @@ def test_ten_people_share_the_audit_and_a_lead_settles_their_disagreements(state
         settled.update(contested)
         judge(lead, state, contested, "adjudication", "lead", 0.0)
         contested = chips(lead, "labels?order=adjudication")
+    # A second lead, whose page shows one of them still, can't settle it differently.
+    decision = {"label": next(iter(settled)), "kind": "unsure", "queue": "adjudication"}
+    refused = enter("deputy").post("verdicts", json={"decisions": [decision]})
+    assert refused.status_code == 422 and "settled this label meanwhile" in refused.json()["error"]
     after = state.audit.precision()
     # Each of the team is asked a few of the settled labels again, among those of their audit.
     asked = {name: chips(clients[name], AUDIT) for name in NAMES}

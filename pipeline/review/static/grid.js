@@ -2,7 +2,7 @@
 // to the server one after the other; a chip shows its verdict once that is on the server's disk.
 import { watchCloseup } from "./closeup.js";
 import { askPredicate, isTyping, keyOf, writeNote } from "./dialogs.js";
-import { decide, forgetRefusals, judged, record, stopwatch, tell } from "./verdicts.js";
+import { decide, forgetRefusals, judged, record, remember, stopwatch, takeBack, tell } from "./verdicts.js";
 import { visit } from "./visits.js";
 
 const KINDS = { a: "accept", r: "reject", u: "unsure" };
@@ -63,7 +63,7 @@ export function watchGrid(view) {
     const decided = await decide(decisions);
     for (const chip of targets) delete chip.dataset.sending;
     if (!decided) return;
-    judged.push({ labels: decisions.map((decision) => decision.label), address: location.pathname + location.search });
+    remember(decided);
     view.querySelector("#done").hidden = chips.some(isOpen);
   }
 
@@ -78,11 +78,11 @@ export function watchGrid(view) {
   // Takes back what the last key recorded, and shows it again where it was on another screen.
   async function undo() {
     const chip = chips[current];
-    const group = judged.pop() ?? (chip?.dataset.kind ? { labels: [Number(chip.dataset.label)] } : null);
+    const group = judged.pop() ?? (chip?.dataset.kind ? { verdicts: [{ label: Number(chip.dataset.label), of: chip.dataset.time }] } : null);
     if (!group) return;
-    const targets = chips.filter((one) => group.labels.includes(Number(one.dataset.label)));
+    const targets = chips.filter((one) => group.verdicts.some(({ label }) => label === Number(one.dataset.label)));
     if (targets.length) choose(chips.indexOf(targets[0]));
-    const decided = await decide(group.labels.map((label) => ({ label, kind: "undo", queue: view.dataset.queue })));
+    const decided = await takeBack(group.verdicts, view.dataset.queue);
     if (!decided) { if (group.address) judged.push(group); return; }
     watch.restart();
     view.querySelector("#done").hidden = true;

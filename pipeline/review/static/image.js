@@ -1,6 +1,6 @@
 // The image view: one label over its image, linked with its words, its triplet and its edge of the scene graph.
 import { askPredicate, isTyping, keyOf, writeNote } from "./dialogs.js";
-import { decide, judged, record as send, stopwatch, tell } from "./verdicts.js";
+import { decide, judged, record as send, remember, stopwatch, takeBack, tell } from "./verdicts.js";
 import { visit } from "./visits.js";
 
 const KEYS = { a: "accept", r: "reject", u: "unsure", p: "wrong_predicate", w: "wrong_pair", c: "note", z: "undo", m: "add" };
@@ -104,7 +104,7 @@ export function watchImage(view) {
     if (!decided) return;
     stopPicking();
     if (decision.kind === "undo") { watch.restart(); return; }
-    judged.push({ labels: [label], address: location.pathname + location.search });
+    remember(decided);
     if (view.dataset.next) await go(view.dataset.next);
     else tell("That was the last label of this search.");
   }
@@ -117,14 +117,15 @@ export function watchImage(view) {
   // Takes back the last verdict of this visit and shows its label again, or the verdict on the label that is shown.
   async function undo() {
     const group = judged.at(-1);
-    if (chosen.dataset.kind && !group?.labels.includes(Number(chosen.dataset.label))) { await judge({ kind: "undo" }); return; }
+    const isShown = group?.verdicts.some(({ label }) => label === Number(chosen.dataset.label));
+    if (chosen.dataset.kind && !isShown) { await judge({ kind: "undo", of: chosen.dataset.time }); return; }
     if (!group || busy) return;
     busy = true;
-    const decided = await decide(group.labels.map((label) => ({ label, kind: "undo", queue: view.dataset.queue })));
+    const decided = await takeBack(group.verdicts, view.dataset.queue);
     busy = false;
     if (!decided) return;
     judged.pop();
-    if (!group.labels.includes(Number(chosen.dataset.label))) await go(group.address);
+    if (!isShown) await go(group.address);
   }
 
   function pick(isNew) {
@@ -220,7 +221,7 @@ export function watchImage(view) {
     const decided = await decide(labels.map((label) => ({ label, kind: "reject", seconds, queue: view.dataset.queue })));
     busy = false;
     if (!decided) return;
-    judged.push({ labels, address: location.pathname + location.search });
+    remember(decided);
     stopPicking();
     if (view.dataset.next) await go(view.dataset.next);
   }

@@ -4,15 +4,20 @@ const MESSAGE = document.getElementById("message");
 const NUMBERS = new Intl.NumberFormat("en");
 const WAITS = [500, 1000, 2000, 4000, 8000];
 
-// What this visit recorded, for undo: groups of labels that were judged with one key, and the address of their screen.
+// What this visit recorded, for undo: groups of verdicts that were given with one key, and the address of their screen.
 export const judged = [];
+
+export function remember(verdicts) {
+  if (verdicts.length) judged.push({ verdicts, address: location.pathname + location.search });
+}
 
 let notice = "";
 let waiting = "";
 // Label → why its last verdict was refused.
 const refusals = new Map();
 
-// Records verdicts and gives what then stands, or null where the server refuses them. While the server can't be reached or
+// Records verdicts and gives those that did not stand already, as an undo names them: by label and time. Gives null where the
+// server refuses them. While the server can't be reached or
 // fails, it tries again, so that verdicts arrive in the order of the keys. The server records what stands already only once.
 export async function decide(decisions) {
   for (let attempt = 0; ; attempt += 1) {
@@ -63,11 +68,16 @@ async function send(decisions) {
   const [said, text] = await post("verdicts", { decisions });
   if (text) return [said, text];
   if (said.reopened) tell(`This label is wrong, so its class is open again (${said.reopened}).`);
+  const recorded = said.states.filter(({ label, time }) => !document.querySelector(`[data-label="${label}"][data-time="${time}"]`));
   for (const state of said.states) show(state);
   if (said.median_seconds !== null) {
     PACE.textContent = `${said.verdicts} verdicts, ${said.median_seconds.toFixed(1)} s each (median)`;
   }
-  return [said];
+  return [recorded.map(({ label, time }) => ({ label, of: time }))];
+}
+
+export function takeBack(verdicts, queue) {
+  return decide(verdicts.map((one) => ({ ...one, kind: "undo", queue })));
 }
 
 export function tell(text) {
@@ -96,6 +106,7 @@ function show(state) {
   for (const element of document.querySelectorAll(`[data-label="${state.label}"][data-kind]`)) {
     count((state.kind !== "") - (element.dataset.kind !== ""));
     element.dataset.kind = state.kind;
+    element.dataset.time = state.time;
     element.querySelector(".correction").textContent = state.correction;
     element.querySelector(".others").textContent = state.others.join(", ");
     if (element.dataset.name) {
