@@ -59,7 +59,7 @@ def run(
     """
     if unset := [name for name, value in (settings or {}).items() if value is None]:
         raise FatalError(f"settings: {', '.join(unset)} = None: TOML has no such value; omit the setting")
-    overrides = [f"{name}={json.dumps(value, default=str)}" for name, value in (settings or {}).items()]
+    overrides = [f"{name}={_toml(value)}" for name, value in (settings or {}).items()]
     context = _executed(load_recipe(Path(recipe), overrides), runner)
     return Run(context.run.records()[-1])
 
@@ -214,6 +214,15 @@ class Explanation(Drawable):
         with suppress(PipelineError):
             return f"{super()._repr_html_()}<pre>{escape(str(self))}</pre>"
         return f"<pre>{escape(str(self))}</pre>"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        fields = (f"{_toml(str(name))} = {_toml(each)}" for name, each in value.items())
+        return f"{{{', '.join(fields)}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value, default=str, ensure_ascii=False)
 
 
 def _executed(recipe: Recipe, runner: str = "direct") -> RunContext:

@@ -25,24 +25,23 @@ def stream(
     `Stream`, a dataset for torch's DataLoader; its `batches()` yields whole batches.
     """
     listed = expanded([shards] if isinstance(shards, str | Path) else list(shards))
-    tars = [tar for path in map(Path, listed) for tar in (sorted(path.rglob("*.tar")) if path.is_dir() else [path])]
+    paths = [Path(path).absolute() for path in listed]  # the map of samples, which other folders share, names the tars
+    tars = [tar for path in paths for tar in (sorted(path.rglob("*.tar")) if path.is_dir() else [path])]
     if not tars:
         raise FatalError(f"{shards}: contains no tar; name a folder of shards, or tars")
-    end = None if epochs is None else epoch + epochs
-    found = Stream(_sample_map(tars), seed=seed, epochs=end, **options)
-    if epoch:
-        found.load_state_dict(found.sequence.state(epoch * len(found.sequence.samples)))
-    return found
+    samples, end = _sample_map(tars), None if epochs is None else epoch + epochs
+    return Stream(samples, seed=seed, first=epoch * len(samples), epochs=end, **options)
 
 
 def _sample_map(tars: list[Path]) -> SampleMap:
     """The map of all samples, which is kept in the user's cache folder."""
     indexes = [own if (own := index_path(tar)).is_file() else tar.with_name(ARTIFACT_INDEX) for tar in tars]
-    places = [[str(tar.resolve()), *_stamp(index)] for tar, index in zip(tars, indexes, strict=True)]
-    folder = cache_folder() / "samples" / digest_json(places)[:32]
+    places = [[str(tar), *_stamp(index)] for tar, index in zip(tars, indexes, strict=True)]
+    folder = cache_folder() / "samples" / digest_json([2, *places])[:32]
     if folder.is_dir():
         return SampleMap(folder)
-    return write_sample_map(folder, [ShardFile(str(tar), index) for tar, index in zip(tars, indexes, strict=True)])
+    files = [ShardFile(str(tar), index) for tar, index in zip(tars, indexes, strict=True)]
+    return write_sample_map(folder, files, replace=False)  # a faster rank may be reading its own
 
 
 def _stamp(index: Path) -> list[int]:

@@ -73,7 +73,7 @@ def build_steps(recipe: Recipe) -> list[Step]:
         steps += _labelling(recipe)
     tagged = any(step.stage is TagStage for step in steps)
     packed = recipe.packs_labels and (tagged or recipe.shard.labels not in FROM_CAPTIONS)
-    if recipe.split is not None and (variants or packed):
+    if recipe.split is not None and (variants or packed or data.mix):
         trained = tuple(dict.fromkeys((*data.label, *data.mix)))
         steps.append(Step("split", SplitStage, recipe.split, reads=_INGESTED, from_datasets={"images": trained}))
     if packed:

@@ -191,7 +191,7 @@ class Recipe(Settings):
     """What gives each kept label a second opinion (docs/review.md); unset: nothing."""
     shard: ShardSettings = ShardSettings()
     split: SplitSettings | None = None
-    """Combinations of names that no training run gets, and whose scores are reported separately; unset: none."""
+    """Combinations of names that no pre-training gets, and whose scores are reported separately; unset: none."""
     pretrain: PretrainSection = PretrainSection(variants=())
     """Without this section, the run ends with labels, or with their shards if there is a section `[shard]`."""
     evaluate: EvaluateSettings = EvaluateSettings()

@@ -161,7 +161,8 @@ class ChatEndpoint:
         Raises `RetryableError` when the endpoint stays away.
         """
         answer, options = Answer("", "no answer"), self._options
-        terms = digest_json([prompt, self._terms])
+        # An answer without log-probabilities is none to a request for them, nor the other way round.
+        terms = digest_json([prompt, self._terms, *(["logprobs"] if more.get("logprobs") else [])])
         for attempt in range(options.retries + 1):
             seed = options.seed + sample + attempt * options.samples
             request = digest_json([terms, digest_bytes(image), seed])

@@ -34,7 +34,7 @@ NameTriplet = tuple[str, str, str]
 
 
 class SplitSettings(Settings):
-    """Unseen combinations: triplets withheld from training and scored separately."""
+    """Unseen combinations: triplets withheld from pre-training and scored separately."""
 
     method: Method
     """UC-RF, UC-NF, UO, UV: HICO-DET's published triplets (docs/evaluation.md). listed: those at `positions` of
@@ -64,7 +64,7 @@ class SplitStage(Stage):
     """Writes all triplets of the training sets and the list: which are unseen, and their number of instances."""
 
     name = "split"
-    version = 1
+    version = 2
     reads = ("images",)
     writes = "split"
     schema = SPLIT
@@ -137,9 +137,11 @@ class SplitStage(Stage):
 
 
 def _triplets(row: Mapping[str, Any]) -> Iterator[NameTriplet]:
+    """The triplets of an image's relations. Training gets no relation whose predicate names nothing, like "."."""
     categories = [box["category"] for box in row["boxes"]]
     for relation in row["relations"]:
-        yield categories[relation["subject"]], canonical(relation["predicate"]), categories[relation["object"]]
+        if predicate := canonical(relation["predicate"]):
+            yield categories[relation["subject"]], predicate, categories[relation["object"]]
 
 
 def unseen_triplets(table: pa.Table) -> frozenset[NameTriplet]:

@@ -71,15 +71,17 @@ class MemberPlace(NamedTuple):
     check: bytes
 
 
-def write_sample_map(folder: Path, shards: Iterable[ShardFile], keep: Keep | None = None) -> SampleMap:
+def write_sample_map(
+    folder: Path, shards: Iterable[ShardFile], keep: Keep | None = None, *, replace: bool = True
+) -> SampleMap:
     """Makes the map of all samples, or of those that `keep` chooses, in the order of the shards. Memory is that of one
-    shard.
+    shard. Without `replace`, a map that is in the folder by the end stays.
 
     Raises `FatalError` for an index that is damaged, states impossible places or is of other tars, and for a tar given
     twice.
     """
     seen: set[tuple[str, str]] = set()
-    with atomic_folder(folder, replace=True) as aside, _Writer(aside) as writer:
+    with atomic_folder(folder, replace=replace) as aside, _Writer(aside) as writer:
         read: tuple[Path, dict[str, pa.Table]] | None = None
         for shard in shards:
             if read is None or read[0] != shard.index:

@@ -93,6 +93,7 @@ class Stream(IterableDataset[dict[str, Any]]):
         batch: int = 1,
         rank: int = 0,
         ranks: int = 1,
+        first: int = 0,
         epochs: int | None = None,
         seed: int = 0,
         mix: Mix = Mix(),  # noqa: B008 - frozen
@@ -102,8 +103,9 @@ class Stream(IterableDataset[dict[str, Any]]):
         max_damaged: float = MAX_DAMAGED,
         cache: RangeCache | None = None,
     ) -> None:
-        """`batch`: samples of a step over all ranks; `epochs`: where the stream ends, None: never; `extensions`: the
-        members to read, None: all; `max_damaged`: share of the samples that each process may find damaged.
+        """`batch`: samples of a step over all ranks; `first`: the place in the sequence where the stream begins;
+        `epochs`: where it ends, None: never; `extensions`: the members to read, None: all; `max_damaged`: share of the
+        samples that each process may find damaged.
 
         Raises `FatalError` for a stream that would give a rank nothing, and for a local tar that is missing or too
         short.
@@ -120,7 +122,7 @@ class Stream(IterableDataset[dict[str, Any]]):
         self._reader.require_tars()
         self._extensions = extensions
         self._end = None if epochs is None else epochs * len(samples)
-        self._at = _Place(0)
+        self._first = self._at = _Place(first)
         self._loaded: _Place | None = None
 
     @property
@@ -131,7 +133,7 @@ class Stream(IterableDataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         """Samples that the next pass takes; of a stream without an end, those of one epoch."""
-        at = self._loaded or _Place(0)
+        at = self._loaded or self._first
         end = at.start + len(self.sequence) if self._end is None else self._end
         whole, rest = divmod(max(0, end - at.start), self.batch)
         first, _ = self._own_part(0, self.batch)
@@ -210,7 +212,7 @@ class Stream(IterableDataset[dict[str, Any]]):
         """Yields each sample, what was found of it, and whether it is its batch's last, and keeps the place."""
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        at, self._loaded = self._loaded or _Place(0), None
+        at, self._loaded = self._loaded or self._first, None
         if at.taken and at.workers != workers:
             raise FatalError(
                 f"the state is from {at.workers} loader processes, but there are {workers}; save `state_after` to "

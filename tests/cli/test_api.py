@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 from rlip_command import output_of
@@ -14,6 +15,8 @@ from small_set import write_small_set
 import rlip
 from scenes.scene import render
 from scenes.world import make_scene
+from storage.shards import sample_map
+from storage.shards.index import read_index_file
 from tests.storage.shard_files import write_sets
 
 HEAVY = {"torch", "transformers", "prefect", "spacy", "numpy", "pyarrow", "pydantic"}
@@ -96,6 +99,14 @@ def test_a_tilde_is_the_home_folder_in_calls_settings_and_commands(tmp_path, mon
     assert (tmp_path / "exported").is_dir() and not (tmp_path / "~").exists()
 
 
+def test_settings_are_values_of_any_kind(tmp_path):
+    folder = tmp_path / "çà 😀"
+    source = {"name": "set", "images": "images", "annotations": "instances.json"}
+    values = {"data.root": folder, "data.sources": [source], "shard.thresholds": {"ride": 0.5, 'an "odd" one': 1}}
+    values |= {"run.until": "ingest", "tag.method": "prior"}
+    assert rlip.run(write_small_set(folder), values).images().num_rows == 8
+
+
 def test_a_recipe_runs_again_on_files_that_have_changed(tmp_path):
     recipe = write_small_set(tmp_path)
     words, runs = {"run.until": "caption"}, []
@@ -158,8 +169,35 @@ def test_a_stream_begins_at_any_epoch(tmp_path, monkeypatch):
     write_sets(tmp_path, {"a": 40, "b": 30})
     both = [sample["__key__"] for sample in rlip.stream(tmp_path, seed=3, epochs=2)]
     assert sorted(both[:70]) == sorted(both[70:]) and len(set(both)) == 70
-    assert [sample["__key__"] for sample in rlip.stream(tmp_path, seed=3, epoch=1)] == both[70:]
+    second = rlip.stream(tmp_path, seed=3, epoch=1)
+    for _ in range(2):
+        assert len(second) == 70 and [sample["__key__"] for sample in second] == both[70:]
     parts = [[s["__key__"] for s in rlip.stream(tmp_path, seed=3, batch=7, rank=rank, ranks=2)] for rank in (0, 1)]
     assert sorted(parts[0] + parts[1]) == sorted(both[:70])
     with pytest.raises(rlip.Error, match="contains no tar"):
         rlip.stream(tmp_path / "cache")
+
+
+def test_a_stream_of_relative_paths_reads_the_same_tars_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLIP_CACHE", str(tmp_path / "cache"))
+    for name, size in (("a", 4), ("b", 5)):
+        write_sets(tmp_path / name / "shards", {"x": size})
+    (own,) = {str(tar) for tar in (tmp_path / "a").rglob("*.tar")}
+    for folder, shards in (("a", "shards"), ("b", "../a/shards")):
+        monkeypatch.chdir(tmp_path / folder)
+        found = [sample["__url__"] for sample in rlip.stream(shards)]
+        assert len(found) == 4 and {str(Path(tar).resolve()) for tar in found} == {own}
+
+
+def test_a_rank_keeps_the_map_that_a_faster_one_reads(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLIP_CACHE", str(tmp_path / "cache"))
+    write_sets(tmp_path, {"a": 4})
+    found = []
+
+    def read_after_another_rank(index: Path) -> pa.Table:
+        monkeypatch.setattr(sample_map, "read_index_file", read_index_file)
+        found.append(rlip.stream(tmp_path).sequence.samples.folder.stat())
+        return read_index_file(index)
+
+    monkeypatch.setattr(sample_map, "read_index_file", read_after_another_rank)
+    assert rlip.stream(tmp_path).sequence.samples.folder.stat().st_ino == found[0].st_ino

@@ -149,3 +149,11 @@ def test_labels_are_packed_if_a_recipe_says_so(tmp_path, lines, words, ends_with
     assert build_steps(recipe)[-1].name == ends_with
     again = Recipe.model_validate_json(recipe.model_dump_json())
     assert build_steps(again)[-1].name == ends_with
+
+
+def test_images_that_are_only_mixed_in_are_packed_without_unseen_triplets(root):
+    mixed = ("pretrain.variants=[]", "shard.pack=false", "data.mix=['vg']", "split={method='rare_first'}")
+    made = built(root / "recipes/demo.toml", *mixed)
+    assert {need for step in made.values() for need in step.needs} <= made.keys()
+    assert [name for name in made if name.startswith("shard:")] == ["shard:mix"]
+    assert made["shard:mix"].uses["split"] == ("split",)

@@ -29,6 +29,7 @@ def images(folder: Path, *relations: tuple[str, str, str]) -> Artifact:
 @pytest.fixture
 def inputs(tmp_path: Path) -> Inputs:
     many = [("person", "ride", "horse")] * 3 + [("person", "riding", "bus")] + [("person", "feed", "horse")] * 2
+    many += [("person", nothing, "bus") for nothing in (".", "the", "the")]
     return Inputs({"images": (images(tmp_path / "a", *many), images(tmp_path / "b", ("person", "feed", "bus")))})
 
 

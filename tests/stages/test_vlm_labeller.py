@@ -69,3 +69,10 @@ def test_without_log_probabilities_the_share_of_repeated_answers_counts(stub, la
     made = label(endpoint.url, samples=5, temperature=1.0)
     shares = {round(5 * r["score"], 4) for row in made.table.to_pylist() for r in row["relations"]}
     assert shares <= {0.0, 1.0, 2.0, 3.0, 4.0, 5.0} and len(shares) > 3
+
+
+def test_repeated_answers_are_not_those_with_log_probabilities(stub, label):
+    endpoint = stub(surety=0.7)
+    label(endpoint.url, temperature=1.0)
+    made = label(endpoint.url, samples=5, temperature=1.0)
+    assert {round(5 * r["score"], 4) % 1 for row in made.table.to_pylist() for r in row["relations"]} == {0.0}
