@@ -41,7 +41,7 @@ from tagger.relation import Relation
 def learned_datasets(run: Run) -> frozenset[str]:
     """Returns the datasets that the run's tagger learned from; none if taggers of several folds label unseen images.
 
-    A tagger that the recipe imports (`tag.weights`) may have learned from any.
+    None either for a tagger that the recipe imports (`tag.weights`), whose datasets are unknown.
     """
     recipe = run.read_document("recipe")
     is_own = not recipe.get("tag", {}).get("weights") and recipe.get("train_tagger", {}).get("folds", 1) == 1

@@ -106,6 +106,6 @@ def kept_secret(file: Path) -> str:
         return secret
     except (OSError, UnicodeDecodeError) as error:
         raise FatalError(
-            f"{file}: the secret of the review page can't be read or written ({error}); make room and "
-            "the folder writable, or copy the run to another store with `rlip store pull`"
+            f"{file}: the secret of the review page can't be read or written ({error}); free space and "
+            "make the folder writable, or copy the run to another store with `rlip store pull`"
         ) from error
