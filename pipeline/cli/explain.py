@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from rich.text import Text
 
 from pipeline.cli.options import STORE, AsJson, StorePath
 from pipeline.data.datasets.annotations import readable
-from pipeline.labels.kept_labels import choice_of, judged_labels, recorded_choice
+from pipeline.labels.kept_labels import ACCEPTED, added_labels, choice_of, judged_labels, recorded_choice
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import (
     candidates,
@@ -32,6 +33,7 @@ from storage.errors import FatalError
 from storage.open_store import existing_store
 from storage.runs import Run, find_run, runs_of
 from storage.store import Store
+from storage.tables import RELATION
 from tagger.english.predicates import canonical
 
 _PARTS = {
@@ -57,9 +59,9 @@ class ImageTrace:
     tagger: str | None
     """Content digest of the tagger artifact."""
     labels: Sequence[Mapping[str, Any]]
-    """Relations, best first, each with its `words` (a triplet), its `caption`, its pair's `mentions` (candidates), why
-    it is not kept (`not_kept`, None if it is), with the `confidence` that decides, and the verifier's `opinion`, the
-    probability that it holds (None without one)."""
+    """Relations, best first, then those that reviewers added (`score` is None). Each has its `words` (a triplet), its
+    `caption`, its pair's `mentions` (candidates), why it is not kept (`not_kept`, None if it is), with the `confidence`
+    that decides, and the verifier's `opinion`, the probability that it holds (None without one)."""
     dropped: Sequence[Mapping[str, Any]]
     """Triplets that led to no candidate, each with the `reason` and the `value`, the word that it is about."""
     shards: Sequence[Mapping[str, Any]]
@@ -100,7 +102,7 @@ def trace_of(run: Run, image: str) -> ImageTrace:
         require_same_boxes(found.images, found.tagged)
     captioned, parsed = found.label_sources()
     texts, triplets = _items(captioned, "captions", image_id), _items(parsed, "triplets", image_id)
-    labels = sorted(_labels(run, at.get("tag"), image_id), key=lambda label: -label["score"])
+    labels = _labels(run, at.get("tag"), image_id)
     mentions, said = _mentions(at.get("tag"), image_id), opinions(at.get("verify"), at["tag"]) if "tag" in at else {}
     return ImageTrace(
         run=run.name,
@@ -164,17 +166,25 @@ def _items(artifact: Artifact | None, table: str, image_id: int) -> list[dict[st
 
 
 def _labels(run: Run, tagged: Artifact | None, image_id: int) -> list[dict[str, Any]]:
-    """The relations of an image, each with the reason why it is not kept."""
+    """The relations of an image, best first, with why they are not kept; then those that reviewers added."""
     labels, choice = _items(tagged, "relations", image_id), choice_of(run)
+    by_score = partial(sorted, key=lambda label: -label["score"])
     if tagged is None or choice is None:
-        return [label | {"not_kept": None, "confidence": label["score"]} for label in labels]
+        return by_score(label | {"not_kept": None, "confidence": label["score"]} for label in labels)
     of_image = pc.field("image_id") == image_id
     settled = overrides_of(run).get(tagged.manifest.partition)
     rows = tagged.table("relations").filter(of_image), candidates(tagged).filter(of_image)
     judged = judged_labels(*rows, choice, settled)
     verdicts = judged.get(image_id, ())
-    return [
+    unscored = dict.fromkeys((field.name for field in RELATION), None)
+    return by_score(
         label | {"not_kept": v.reason, "confidence": v.confidence} for label, v in zip(labels, verdicts, strict=True)
+    ) + [
+        unscored
+        | {"subject": subject, "predicate": predicate, "object": object_, "triplet": -1}
+        | {"not_kept": None, "confidence": ACCEPTED}
+        for row in rows[0].to_pylist()
+        for subject, object_, predicate in added_labels(row, choice, settled)
     ]
 
 
@@ -240,7 +250,8 @@ def _lines(trace: ImageTrace) -> Iterator[str]:
     boxes = row["boxes"]
     for label in trace.labels:
         names = [f"#{label[role]} {sanitise(boxes[label[role]]['category'])}" for role in ("subject", "object")]
-        yield f"  {label['score']:.3f} {names[0]} | {sanitise(label['predicate'])} | {names[1]}{_because(label)}"
+        score = "added by a reviewer:" if label["score"] is None else f"{label['score']:.3f}"
+        yield f"  {score} {names[0]} | {sanitise(label['predicate'])} | {names[1]}{_because(label)}"
         if label["tagger_part"] is not None:
             parts = ", ".join(f"{words} {label[part]:+.2f}" for part, words in _PARTS.items())
             yield f"        probability {label['probability']:.3f}; added log-odds: {parts}"

@@ -102,7 +102,7 @@ def best_and_worst_images(images: EvaluatedImages, count: int) -> tuple[list[Sho
 
 
 def shown_image(images: EvaluatedImages, position: int, precision: float) -> ShownImage:
-    """Returns the image of one image. An image that can't be read has its relations, but no drawing."""
+    """Draws one image with its relations. An image that can't be read has its relations, but no drawing."""
     predicted, truth = images.dissection.predicted, images.dissection.truth
     predictions = np.flatnonzero(predicted.image == position)
     truths = np.flatnonzero(truth.image == position)

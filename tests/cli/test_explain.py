@@ -21,6 +21,15 @@ def test_a_label_tells_words_rule_caption_and_score(labelled):
     assert [label["score"] for label in lineage.labels] == sorted((x["score"] for x in lineage.labels), reverse=True)
 
 
+def test_a_label_that_reviewers_added_comes_after_the_scored_ones(labelled, capsys):
+    added = {"image_id": 1, "subject": 1, "predicate": "lead", "object": 2, "holds": True}
+    labelled.add("shard:pseudo", "toys/0000", [], settings={"threshold": 0.75}, overrides=[added])
+    *scored, last = trace_of(labelled.run, "toys/1").labels
+    assert (last["predicate"], last["score"], last["not_kept"]) == ("lead", None, None) and scored
+    explain("toys/1", None, store=labelled.run.store.root, as_json=False)
+    assert "added by a reviewer: #1 person | lead | #2 horse" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["1", "toys/1", "1.png", "/data/toys/1.png", "../toys/1.png"])
 def test_an_image_is_named_by_id_by_set_and_id_or_by_file(labelled, name):
     assert trace_of(labelled.run, name).image["image_id"] == 1

@@ -39,6 +39,8 @@ def _recipe(tmp_path: Path, text: str) -> Path:
     ('name = "r"\n[shard]\nthreshold = -1', ["shard.threshold = -1", "give at least 0"]),
     ('name = "r"\n[shard]\nrule = "most"', ["shard.rule = 'most'", "give one of 'all', 'best' or 'posterior'"]),
     ('name = "r"\ncaption = 3', ["caption = 3: give a section"]),
+    ('name = "r"\n[[shard.exclude]]\nids = "test.ids"\nreason = "test"\ndatasets = ["cocoa"]',
+     ["shard.exclude.0.datasets", "no source named 'cocoa'", "['coco']"]),
     ('name = "r"\n[pretrain.settings]\nseed = 2', ["r.toml", "pretrain.settings.seed = 2", "pretrain.seeds = [2]"]),
     ('name = "r"\n[pretrain]\nseeds = 3', ["pretrain.seeds = 3: give a list"]),
     ("name = ", ["not a readable TOML"]),
