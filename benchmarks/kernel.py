@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.harness import Row, parser, run
-from pipeline.run.device_reading import FAST, IN_ORDER, Reading
+from pipeline.run.device_reading import FAST, IN_ORDER, AttentionSizes
 
 CAPABILITIES = (80, 90)
 KERNELS = ("read_kernel", "query_gradients_kernel", "value_gradient_kernel", "add_value_gradient_kernel")
@@ -31,8 +31,8 @@ DTYPES = ("fp32", "bf16")
 PEAKS = {"A100 80 GB SXM": (2039e9, 19.5e12), "H100 SXM": (3350e9, 67e12)}
 """A GPU's peaks by its vendor: bytes a second, and operations in fp32 without tensor cores, which the kernels don't use."""
 LAYERS = {
-    "two images of 512×640": Reading(queries=6800, shapes=((64, 80), (32, 40), (16, 20), (8, 10))),
-    "four of 800×1333": Reading(images=4, queries=22_223),
+    "two images of 512×640": AttentionSizes(queries=6800, shapes=((64, 80), (32, 40), (16, 20), (8, 10))),
+    "four of 800×1333": AttentionSizes(images=4, queries=22_223),
 }
 """What an encoder layer of R50 ParSeDA reads."""
 

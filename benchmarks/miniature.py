@@ -42,7 +42,7 @@ from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import read_image
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.predictor import Found, Predictor
-from pipeline.evaluation.test_set import Scored, TestSet
+from pipeline.evaluation.test_set import ScoredImage, TestSet
 from pipeline.run.context import RunContext
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe import Recipe
@@ -186,7 +186,7 @@ class Milestones:
         scored, scores = [], []
         for position, found in enumerate(predictor.predict(images, 16)):
             best = (each[:100] for each in (found.subjects, found.objects, found.predicates, found.scores))
-            scored.append(Scored.of(position, Found(found.boxes, *best)))
+            scored.append(ScoredImage.of(position, Found(found.boxes, *best)))
             scores.append(self._pairs.scores(position, found))
         network.train()
         return self._test.scores(scored) | relation_figures(self._pairs, np.concatenate(scores))

@@ -26,7 +26,7 @@ from benchmarks.harness import Row, cpu_seconds, in_own_process, parser, peak_mi
 from models.config import NetworkConfig
 from models.losses import LossSettings, SetCriterion
 from models.predictions import Predictions
-from pipeline.run.device_networks import SMALL, Work
+from pipeline.run.device_networks import SMALL, Workload
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.training.optimizer import gradient_norm, make_optimizer, update
 from pipeline.training.settings import TrainingSettings
@@ -39,14 +39,14 @@ WORK = ("forward", "step", RECOMPUTED)
 THREADS, REPEATS = 2, 5
 
 
-def built(small: bool) -> Work:
+def built(small: bool) -> Workload:
     """Builds the network with `official_compat`, so that it computes the same function as the authors'."""
     sizes = SMALL | {"fusion_interval": 2} if small else {}
     config, cpu = NetworkConfig.from_dict(sizes | {"official_compat": True}), torch.device("cpu")
-    return Work.on(cpu, config) if small else Work.on(cpu, config, 2, (512, 640), objects=100, predicates=60)
+    return Workload.on(cpu, config) if small else Workload.on(cpu, config, 2, (512, 640), objects=100, predicates=60)
 
 
-def forward_call(work: Work, precision: str) -> Callable[[], Predictions]:
+def forward_call(work: Workload, precision: str) -> Callable[[], Predictions]:
     work.network.eval().requires_grad_(False)
 
     def call() -> Predictions:
@@ -56,7 +56,7 @@ def forward_call(work: Work, precision: str) -> Callable[[], Predictions]:
     return call
 
 
-def step_call(work: Work, precision: str) -> Callable[[], object]:
+def step_call(work: Workload, precision: str) -> Callable[[], object]:
     network = work.network.train()
     criterion = SetCriterion(LossSettings(pseudo_predicates=True), official_compat=True)
     settings = TrainingSettings(network=network.config.to_dict())

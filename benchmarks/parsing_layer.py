@@ -24,7 +24,7 @@ from benchmarks.parsing import Stated, graph, lemmas_of, score
 from tagger.english.lemmas import noun_lemma
 from tagger.parsing import LAYER
 from tagger.parsing.extraction import Extraction
-from tagger.parsing.layer import BITS, Features, Layer, Pair, Rewordings, form_choices, pairs, relation_choices
+from tagger.parsing.layer import BITS, Features, Layer, NounPair, Rewordings, form_choices, pairs, relation_choices
 from tagger.parsing.parser import load_parser, parse_captions, refusal, trees
 
 T, U = TypeVar("T"), TypeVar("U")
@@ -92,7 +92,7 @@ def examples(path: Path) -> tuple[list[str], list[set[Stated]], list[bool]]:
 
 def train(captions: Sequence[str], graphs: Sequence[set[Stated]]) -> tuple[NDArray[np.float32], Rewordings]:
     """Returns the weights, and the rewordings of the words between two nouns."""
-    forms, known = Choices(), list[tuple[Pair, set[tuple[str, bool]]]]()
+    forms, known = Choices(), list[tuple[NounPair, set[tuple[str, bool]]]]()
     meant: dict[str, Counter[tuple[str, bool]]] = defaultdict(Counter)
     for caption, wanted, tree in zip(captions, graphs, trees(captions, load_parser()), strict=True):
         extraction = Extraction(tree, caption, (0, len(caption)))

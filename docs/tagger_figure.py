@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.report.samples import Sample, ShownRelation, read_samples
+from pipeline.report.samples import SampleImage, ShownRelation, read_samples
 from storage.open_store import existing_store
 from storage.runs import find_run
 
@@ -67,7 +67,7 @@ def draw(store: Path) -> Sheet:
     return sheet
 
 
-def draw_panel(sheet: Sheet, sample: Sample, left: float) -> None:
+def draw_panel(sheet: Sheet, sample: SampleImage, left: float) -> None:
     """Boxes on blank ground, each in its colour; below, labels by falling probability."""
     zoom = min(PANEL / sample.row["width"], HEIGHT / sample.row["height"])
     colours = {box.name: COLOURS[place % len(COLOURS)] for place, box in enumerate(sample.boxes)}

@@ -20,7 +20,7 @@ from prefect.events import emit_event
 
 from pipeline.report.figures import Figures, figures_of, headline
 from pipeline.report.label_view import SCORES, score_cells
-from pipeline.report.steps import Outcome, StepOutcome
+from pipeline.report.steps import RunOutcome, StepOutcome
 from pipeline.report.variants import score_name, score_names, score_text
 from pipeline.run.context import RunContext
 from pipeline.run.planner import StepPlan
@@ -110,7 +110,7 @@ def publish_stage(recipe: Recipe, outcomes: Sequence[StepOutcome]) -> None:
     )
 
 
-def publish_run(context: RunContext, outcome: Outcome) -> None:
+def publish_run(context: RunContext, outcome: RunOutcome) -> None:
     """Publish the artifacts `stages-<run>`, `summary-<run>` and `report-<run>` of a flow run of the chain."""
     recipe, figures = context.recipe, figures_of(context.view)
     create_table_artifact(

@@ -14,7 +14,7 @@ from flows.parameters import FIRST, RecipeParameter, StartStage, described
 from flows.session import Session, session_of
 from flows.stages import stage_flow
 from flows.tasks import completed
-from pipeline.report.steps import Outcome
+from pipeline.report.steps import RunOutcome
 from pipeline.run.dag import build_steps
 from pipeline.run.planner import Planner, StepPlan
 from pipeline.run.progress import Display
@@ -28,7 +28,7 @@ from storage.errors import FatalError
 
 
 @flow(name="end_to_end", flow_run_name="{recipe.name}", persist_result=False)
-def end_to_end(recipe: RecipeParameter, start: StartStage = FIRST) -> State[Outcome]:
+def end_to_end(recipe: RecipeParameter, start: StartStage = FIRST) -> State[RunOutcome]:
     """Run the whole chain from raw images to evaluated weights. What the store has is reused."""
     return run_chain(recipe, start)
 
@@ -40,7 +40,7 @@ def from_file(
     ],
     overrides: Annotated[tuple[str, ...], described("Settings to override, e.g. run.workers=4.")] = (),
     start: StartStage = FIRST,
-) -> State[Outcome]:
+) -> State[RunOutcome]:
     """Run the chain by a recipe file on the worker's machine, which a schedule reads again at every run.
 
     Raises `FatalError` when the file is missing or not a valid recipe.
@@ -55,7 +55,7 @@ def from_file(
     return run_chain(recipe, start)
 
 
-def run_chain(recipe: Recipe, start: str) -> State[Outcome]:
+def run_chain(recipe: Recipe, start: str) -> State[RunOutcome]:
     """Run the stages of a recipe from `start` on, and publish the outcome.
 
     Raises `FatalError` when the recipe has no stage `start` or a stage before it is not wholly in the store.
@@ -69,7 +69,7 @@ def run_chain(recipe: Recipe, start: str) -> State[Outcome]:
         return _publish(session)
 
 
-def conclude_run(recipe: Recipe) -> State[Outcome]:
+def conclude_run(recipe: Recipe) -> State[RunOutcome]:
     """Publish the outcome of a run that other flow runs have computed. Raises `FatalError` if anything of it is due."""
     with session_of(recipe) as session:
         _adopt(session, split_stages(recipe, FIRST)[1])
@@ -105,10 +105,10 @@ def _refuse(planner: Planner, plan: StepPlan, display: Display) -> Sequence[Reco
     return []
 
 
-def _publish(session: Session) -> State[Outcome]:
+def _publish(session: Session) -> State[RunOutcome]:
     """Publish the outcome of all steps in Prefect, and as a report if the flow writes it. Returns the final state."""
     context = session.planner.context
-    outcome = Outcome(context.recipe.name, [session.steps[step.name] for step in context.steps])
+    outcome = RunOutcome(context.recipe.name, [session.steps[step.name] for step in context.steps])
     publish_run(context, outcome)
     if session.reports:
         conclude(context, outcome)

@@ -19,7 +19,7 @@ from prefect.states import Cancelling
 
 from flows.chain import conclude_run, split_stages
 from flows.parameters import FIRST, RecipeParameter, StartStage
-from pipeline.report.steps import Outcome
+from pipeline.report.steps import RunOutcome
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe import Recipe
 from storage.errors import FatalError
@@ -29,7 +29,7 @@ LOOK_EVERY = 2.0
 
 
 @flow(name="on_pools", flow_run_name="{recipe.name}", persist_result=False)
-def on_pools(recipe: RecipeParameter, start: StartStage = FIRST) -> State[Outcome]:
+def on_pools(recipe: RecipeParameter, start: StartStage = FIRST) -> State[RunOutcome]:
     """Run the chain stage by stage in the pools cpu, gpu and train. All workers must see the same store and data.
 
     Raises `FatalError` before any stage runs when a deployment, pool or worker is missing, the run would deadlock, or

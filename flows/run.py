@@ -7,12 +7,12 @@ from typing import cast
 
 from flows.connection import connected
 from flows.server import prefect_folder
-from pipeline.report.steps import Outcome
+from pipeline.report.steps import RunOutcome
 from pipeline.run.context import RunContext
 from pipeline.run.progress import Display
 
 
-def run(context: RunContext, display: Display) -> Outcome:
+def run(context: RunContext, display: Display) -> RunOutcome:
     """Run a recipe in the flow `end_to_end`, with the same steps, store and bytes as `pipeline.run.runner.run`.
 
     Uses the configured Prefect server, or else a temporary one that keeps its records in the folder `prefect` beside
@@ -29,4 +29,4 @@ def run(context: RunContext, display: Display) -> Outcome:
         sys.stderr.write(f"Follow this run in Prefect at {ready()}\n")
         # Heartbeats detect dead workers, which do not exist here, and make each flow run wait a second for a thread.
         with shared(session), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-            return cast(Outcome, end_to_end(context.recipe, return_state=True).result())
+            return cast(RunOutcome, end_to_end(context.recipe, return_state=True).result())

@@ -13,7 +13,7 @@ NOBODY = -1
 
 
 @dataclass
-class Draft:
+class UnplacedObject:
     """An object whose group is not yet placed."""
 
     category: str
@@ -32,7 +32,7 @@ class Group:
     """Figures, their strokes from back to front, and their planted relations."""
 
     rng: Random
-    drafts: list[Draft] = field(default_factory=list)
+    drafts: list[UnplacedObject] = field(default_factory=list)
     strokes: list[tuple[int, Stroke]] = field(default_factory=list)
     planted: list[tuple[int, str, int]] = field(default_factory=list)
 
@@ -58,7 +58,7 @@ class Group:
         if surface is not None:
             left, right = sorted((x + facing * scale * surface[0], x + facing * scale * surface[1]))
             surface = (left, right, y + scale * surface[2])
-        self.drafts.append(Draft(category, category, name, y, grounded, rests, surface))
+        self.drafts.append(UnplacedObject(category, category, name, y, grounded, rests, surface))
         draw(self.pen(me, x, y, scale, facing), category, colour, pose)
         return me
 
@@ -92,7 +92,7 @@ class PersonFigure:
         size = self.looks.size
         self.hip = body.HIP if hip is None else hip / size
         self.me = len(group.drafts)
-        group.drafts.append(Draft("person", self.looks.kind, self.looks.shirt_name, y, grounded))
+        group.drafts.append(UnplacedObject("person", self.looks.kind, self.looks.shirt_name, y, grounded))
         self.pen = group.pen(self.me, x, y, size, facing)
         self.profile = profile
         self.free = {1, -1}
@@ -111,7 +111,7 @@ class PersonFigure:
         group, pen = self.group, self.pen
         name, colour = pick_colour(group.rng, category)
         it = len(group.drafts)
-        group.drafts.append(Draft(category, category, name, pen.y, False))
+        group.drafts.append(UnplacedObject(category, category, name, pen.y, False))
         x, y = pen.place(*((0.0, self.hip + 0.31) if category == "tie" else (-0.23, self.hip + 0.03)))
         draw(group.pen(it, x, y, pen.scale, pen.facing), category, colour)
         group.planted.append((self.me, "wearing", it))

@@ -6,7 +6,7 @@ from random import Random
 from scenes.figures import person as body
 from scenes.figures.animals import BUILDS
 from scenes.figures.objects import SURFACES
-from scenes.group import NOBODY, ROOFS, Draft, Group, PersonFigure
+from scenes.group import NOBODY, ROOFS, Group, PersonFigure, UnplacedObject
 
 GAP = (0.03, 0.07)
 """Minimum and maximum gap between neighbours, in units."""
@@ -59,7 +59,7 @@ def lie(rng: Random) -> Group:
     if who == "person":
         looks = body.draw_looks(rng)
         me = len(group.drafts)
-        group.drafts.append(Draft("person", looks.kind, looks.shirt_name, 0.0, False))
+        group.drafts.append(UnplacedObject("person", looks.kind, looks.shirt_name, 0.0, False))
         body.lying(group.pen(me, f * -0.45, height, looks.size, f), looks)
     else:
         x = rng.uniform(left + 0.25, right - 0.3)

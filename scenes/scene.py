@@ -30,7 +30,7 @@ class SceneObject:
 
 
 @dataclass(frozen=True)
-class Relation:
+class PlantedRelation:
     """A planted relation between two objects, which are indices into `Scene.objects`."""
 
     subject: int
@@ -47,7 +47,7 @@ class Scene:
     width: int
     height: int
     objects: tuple[SceneObject, ...]
-    relations: tuple[Relation, ...]
+    relations: tuple[PlantedRelation, ...]
     indoor: bool
     backdrop: tuple[Stroke, ...] = field(repr=False)
     strokes: tuple[tuple[int, Stroke], ...] = field(repr=False)

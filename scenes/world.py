@@ -13,7 +13,7 @@ import numpy as np
 from scenes.group import NOBODY, Group
 from scenes.ink import Colour, Stroke, shaded, varied
 from scenes.interactions import GAP, alone, group_of_a_kind
-from scenes.scene import Relation, Scene, SceneObject, label_map
+from scenes.scene import PlantedRelation, Scene, SceneObject, label_map
 
 MakeGroup = Callable[[Random, bool], Group]
 MAX_OBJECTS = 8
@@ -152,7 +152,7 @@ def _settle(
             SceneObject(draft.category, (x0, y0, x1 - x0, y1 - y0), full, spot.base, draft.grounded, draft.noun,
                         draft.colour, share)
         )  # fmt: skip
-    relations = tuple(Relation(*r) for r in planted)
+    relations = tuple(PlantedRelation(*r) for r in planted)
     backdrop = make_backdrop(rng, width, height, indoor)
     return Scene(seed, index, width, height, tuple(objects), relations, indoor, backdrop, tuple(strokes))
 

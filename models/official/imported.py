@@ -14,7 +14,7 @@ from torch import Tensor
 from models.config import ConfigError, NetworkConfig
 from models.official.checkpoint import Checkpoint, read_checkpoint
 from models.official.names import from_official, official_shapes, place_of
-from models.official.sizes import Kind, infer_config, kind_of
+from models.official.sizes import Architecture, infer_config, kind_of
 from models.weights import build, expected_shapes
 from models.weights_file import WeightsError, opened, state_dict_diff, summary
 
@@ -35,10 +35,10 @@ NEW_TO_TWO_STAGES = (*NEW_TO_DETECTORS, "transformer.reference_points_")
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportedCheckpoint:
     """The state of our network made from a checkpoint, and where every parameter comes from."""
 
-    kind: Kind
+    kind: Architecture
     config: NetworkConfig
     state: dict[str, Tensor]
     loaded: list[str]
@@ -57,8 +57,8 @@ def import_checkpoint(
     overrides: Mapping[str, Any] | None = None,
     seed: int = 0,
     text_folder: Path | None = None,
-) -> Imported:
-    """Imports an official checkpoint of any `Kind`; new parameters are random, the same for the same seed.
+) -> ImportedCheckpoint:
+    """Imports an official checkpoint of any `Architecture`; new parameters are random, the same for the same seed.
 
     `args_file`: see `read_checkpoint`. `overrides` are settings of NetworkConfig that neither shapes nor the settings
     of the training run determine, or that should differ. `text_folder`: see `read_text_encoder`; for detectors alone.
@@ -69,12 +69,12 @@ def import_checkpoint(
 
 def import_state(
     checkpoint: Checkpoint, overrides: Mapping[str, Any], seed: int = 0, text_folder: Path | None = None
-) -> Imported:
+) -> ImportedCheckpoint:
     """Same as `import_checkpoint`, for a checkpoint that is already read."""
     kind = kind_of(checkpoint.state)
     if kind is None:
         raise WeightsError(
-            f"{checkpoint.path}: unsupported architecture; expected {', '.join(kind.value for kind in Kind)}; its "
+            f"{checkpoint.path}: unsupported architecture; expected {', '.join(kind.value for kind in Architecture)}; its "
             f"parameters begin with {', '.join(sorted(checkpoint.state)[:3]) or 'nothing'}"
         )
     if text_folder is not None and not kind.detector:
@@ -108,7 +108,7 @@ def import_state(
     texts = {} if text_folder is None else read_text_encoder(text_folder, {name: ours[name] for name in new})
     new = [name for name in new if name not in texts]
     loaded = {sources[name] for name in places}
-    return Imported(
+    return ImportedCheckpoint(
         kind=kind,
         config=config,
         state=from_official(state, config) | texts | _random_values(config, seed, new),
@@ -158,7 +158,7 @@ _ADDED = (
 
 
 def from_detector(
-    state: Mapping[str, Tensor], kind: Kind, overrides: Mapping[str, Any]
+    state: Mapping[str, Tensor], kind: Architecture, overrides: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Returns official RLIP parameters made from a detector's, and the detector's name that each comes from.
 
@@ -199,7 +199,7 @@ def _setting(overrides: Mapping[str, Any], name: str, released: int) -> int:
     return number
 
 
-def _targets(name: str, kind: Kind, decoder_layers: int) -> list[str]:
+def _targets(name: str, kind: Architecture, decoder_layers: int) -> list[str]:
     """Returns the names in RLIP that a detector's parameter is copied to."""
     if name.startswith(_LEFT_OUT):
         return []

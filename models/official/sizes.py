@@ -13,7 +13,7 @@ from models.backbone import sized_resnet
 from models.config import ConfigError, NetworkConfig
 
 
-class Kind(Enum):
+class Architecture(Enum):
     """Networks whose checkpoints can be imported."""
 
     PARSEDA = "RLIPv2-ParSeDA"
@@ -25,28 +25,28 @@ class Kind(Enum):
     @property
     def detector(self) -> bool:
         """Whether the network only detects objects, so that everything about texts and relations is new."""
-        return self in (Kind.DEFORMABLE, Kind.DAB_DEFORMABLE)
+        return self in (Architecture.DEFORMABLE, Architecture.DAB_DEFORMABLE)
 
     @property
     def anchored(self) -> bool:
         """Whether queries start from boxes (ParSeDA) instead of positions (ParSeD)."""
-        return self in (Kind.PARSEDA, Kind.DAB_DEFORMABLE)
+        return self in (Architecture.PARSEDA, Architecture.DAB_DEFORMABLE)
 
 
-def kind_of(names: Collection[str]) -> Kind | None:
+def kind_of(names: Collection[str]) -> Architecture | None:
     """Returns the kind of network with parameters of these names; None when it is not supported."""
     present = set(names)
     # What the authors' converter makes of a detector still has the detector's own decoder, which no RLIP has.
     if "transformer.decoder.layers.0.cross_attn.sampling_offsets.weight" in present:
         if "refpoint_embed.weight" in present:
-            return Kind.DAB_DEFORMABLE
-        return Kind.DEFORMABLE if "query_embed.weight" in present else None
+            return Architecture.DAB_DEFORMABLE
+        return Architecture.DEFORMABLE if "query_embed.weight" in present else None
     if "transformer.ho_decoder.layers.0.cross_attn.sampling_offsets.weight" in present:
         if "transformer.coord_proj.weight" in present:
-            return Kind.TAGGER
+            return Architecture.TAGGER
         if "refpoint_embed.weight" in present:
-            return Kind.PARSEDA
-        return Kind.PARSED if "query_embed.weight" in present else None
+            return Architecture.PARSEDA
+        return Architecture.PARSED if "query_embed.weight" in present else None
     return None
 
 
@@ -69,7 +69,9 @@ _EXAMPLES = {"heads": 8, "gate": "VXAc", "relation_queries": "vanilla_MBF", "tex
 _LANGUAGE = "transformer.text_encoder."
 
 
-def infer_config(shapes: Shapes, kind: Kind, args: Mapping[str, Any], overrides: Mapping[str, Any]) -> NetworkConfig:
+def infer_config(
+    shapes: Shapes, kind: Architecture, args: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> NetworkConfig:
     """Infers the configuration of the network whose official parameters have these shapes.
 
     `args` are the authors' command-line settings; `overrides` are settings of NetworkConfig that take precedence over
@@ -92,20 +94,24 @@ def infer_config(shapes: Shapes, kind: Kind, args: Mapping[str, Any], overrides:
     return NetworkConfig.from_dict(settings)
 
 
-def _vision(shapes: Shapes, kind: Kind, args: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _vision(
+    shapes: Shapes, kind: Architecture, args: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> dict[str, Any]:
     """Returns the settings of the parts that detect objects."""
     # Of a two-stage detector, only what its second stage has is taken.
     _refuse_others({name: value for name, value in args.items() if not (kind.detector and name == "two_stage")})
     encoder = _encoder(kind)
     levels, width = _matrix(shapes, "transformer.level_embed")
     heads = overrides.get("heads", args.get("nheads", 8 if width == 256 else None))
-    queries = "transformer.verb_tgt" if kind is Kind.TAGGER else "refpoint_embed" if kind.anchored else "query_embed"
+    queries = (
+        "transformer.verb_tgt" if kind is Architecture.TAGGER else "refpoint_embed" if kind.anchored else "query_embed"
+    )
     offsets, _ = _matrix(shapes, f"{encoder}.layers.0.self_attn.sampling_offsets.weight")
     points = {"points": offsets // (heads * levels * 2)} if isinstance(heads, int) and heads > 0 else {}
     maps = sum(shape[2:] == (1, 1) for name, shape in shapes.items() if name.startswith("input_proj."))
     return {
         "architecture": "parseda" if kind.anchored else "parsed",
-        "tagger": kind is Kind.TAGGER,
+        "tagger": kind is Architecture.TAGGER,
         "official_compat": True,
         "backbone": backbone_name(shapes),
         "backbone_strides": [8, 16, 32][-maps:],
@@ -120,7 +126,7 @@ def _vision(shapes: Shapes, kind: Kind, args: Mapping[str, Any], overrides: Mapp
     } | points
 
 
-def _language(shapes: Shapes, kind: Kind, args: Mapping[str, Any]) -> dict[str, Any]:
+def _language(shapes: Shapes, kind: Architecture, args: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings of the parts that read texts and relate objects."""
     encoder = _encoder(kind)
     layers, fusions = _count(shapes, f"{encoder}.layers"), _count(shapes, f"{encoder}.VLFuse_layers")
@@ -147,11 +153,11 @@ def _language(shapes: Shapes, kind: Kind, args: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def _relation_queries(shapes: Shapes, kind: Kind, args: Mapping[str, Any]) -> str | None:
+def _relation_queries(shapes: Shapes, kind: Architecture, args: Mapping[str, Any]) -> str | None:
     if "verb_query_tgt_type" in args:
         return str(args["verb_query_tgt_type"])
     own_positions = "transformer.verb_query_embed.weight" in shapes
-    return None if kind is Kind.PARSEDA or own_positions else "vanilla"
+    return None if kind is Architecture.PARSEDA or own_positions else "vanilla"
 
 
 def _matrix(shapes: Shapes, name: str) -> tuple[int, int]:
@@ -163,7 +169,7 @@ def _matrix(shapes: Shapes, name: str) -> tuple[int, int]:
     return shape[0], shape[1]
 
 
-def _encoder(kind: Kind) -> str:
+def _encoder(kind: Architecture) -> str:
     return "transformer.encoder" if kind.anchored else "transformer.ho_encoder"
 
 

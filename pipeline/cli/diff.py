@@ -148,7 +148,7 @@ def diff(
     """
     opened = existing_store(store)
     runs = find_run(opened, before), find_run(opened, after)
-    found, beside = difference(*runs), Comparison.of(*runs)
+    found, beside = difference(*runs), RunDiff.of(*runs)
     standing, folder = _standing(store, verdicts)
     judged = judged_difference(*runs, standing)
     reviewed = {} if folder is None else {run.name: run_precision(run, folder) for run in runs}
@@ -194,7 +194,7 @@ def _in_words(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
-def _print_comparison(console: Console, before: str, after: str, beside: Comparison) -> None:
+def _print_comparison(console: Console, before: str, after: str, beside: RunDiff) -> None:
     kept = beside.kept
     alone = f"{kept.lost.total():,} by {before} only, {kept.added.total():,} by {after} only"
     print(f"{kept.same:,} labels are kept by both, {alone}")
@@ -311,7 +311,7 @@ class KeptChange:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunDiff:
     """The labels that two runs keep, the settings in which their steps differ, and their figures."""
 
     kept: KeptChange
@@ -319,7 +319,7 @@ class Comparison:
     figures: tuple[Changed, ...]
 
     @classmethod
-    def of(cls, before: Run, after: Run) -> Comparison:
+    def of(cls, before: Run, after: Run) -> RunDiff:
         """Compares two runs that have labels."""
         return cls(_kept_change(before, after), tuple(_settings(before, after)), tuple(_figures(before, after)))
 

@@ -17,7 +17,7 @@ from pipeline.report.formatting import sanitise
 from storage.errors import FatalError
 
 if TYPE_CHECKING:
-    from pipeline.run.device_doctor import Line
+    from pipeline.run.device_doctor import TimedOutcome
 
 
 def doctor(
@@ -65,7 +65,7 @@ def _try_device(minutes: float, as_json: bool) -> None:
     show_lines(examine_device(device, minutes), as_json, str(device))
 
 
-def show_lines(lines: Iterable[Line], as_json: bool, subject: str) -> None:
+def show_lines(lines: Iterable[TimedOutcome], as_json: bool, subject: str) -> None:
     """Shows each line as it comes, then a summary. Raises `FatalError` when the subject is not fit for training."""
     console, states = Console(), Counter[str]()
     bad = []

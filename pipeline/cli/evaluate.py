@@ -23,7 +23,7 @@ from pipeline.data.images.refs import ImageFolder
 from pipeline.evaluation import benchmark as benchmarks
 from pipeline.evaluation.anatomy import dissect
 from pipeline.evaluation.benchmark import Evaluated, Options, numbered_triplets
-from pipeline.evaluation.comparison import Comparison, Model, compare
+from pipeline.evaluation.comparison import ComparedModel, Comparison, compare
 from pipeline.evaluation.detections.names import counted_names, matched
 from pipeline.evaluation.detections.plausible import refuse_implausible
 from pipeline.evaluation.detections.read import read_detections
@@ -81,10 +81,10 @@ UNKNOWN_IDS = ("unknown category id", "unknown verb id", "unknown category")
 """Rejected parts of a ground truth whose list of names belongs to another file."""
 
 
-class Scored(NamedTuple):
+class ScoredFile(NamedTuple):
     """A scored file of detections, and its relations, whose errors a report shows."""
 
-    model: Model
+    model: ComparedModel
     objects: tuple[str, ...]
     predicates: tuple[str, ...]
     uris: tuple[str, ...]
@@ -92,7 +92,7 @@ class Scored(NamedTuple):
 
 
 def _write_report(
-    folder: Path, benchmark: Benchmark, scored: Scored, root: ImageFolder | None, setting: str, options: Options
+    folder: Path, benchmark: Benchmark, scored: ScoredFile, root: ImageFolder | None, setting: str, options: Options
 ) -> None:
     """Writes a page, a Markdown table and JSON. `root`: the folder of images, to show some."""
     uris, (name, evaluated, predicted, truth) = scored.uris, scored.model
@@ -322,7 +322,7 @@ def _names(files: Sequence[Path]) -> list[str]:
 
 def _scored(
     benchmark: Benchmark, name: str, path: Path, truth: GroundTruth, faults: Mapping[str, Any], options: Options
-) -> Scored:
+) -> ScoredFile:
     allowed = None if options.validity is None else options.validity.T > 0
     per_image = None if benchmark in ("vg", "vrd") else PER_IMAGE
     found = read_detections(path, truth, **faults, per_image=per_image, allowed=allowed)
@@ -339,7 +339,7 @@ def _scored(
     predicted = predicted if evaluated.counted is None else evaluated.counted
     predicted, true = (replace(each, masks=None) for each in (predicted, true))
     findings = "\n".join(filter(None, (str(found.findings), doubt, _cut_before(path, found.relations, options))))
-    return Scored(Model(name, evaluated, predicted, true), *names, truth.uris, findings)
+    return ScoredFile(ComparedModel(name, evaluated, predicted, true), *names, truth.uris, findings)
 
 
 def _cut_before(path: Path, predicted: Relations, options: Options) -> str:
@@ -358,7 +358,7 @@ def _vcoco(
     models: Mapping[str, Path],
     faults: Mapping[str, Any],
     options: Options,
-) -> list[Scored]:
+) -> list[ScoredFile]:
     if "instances" not in files:
         raise FatalError("vcoco: needs COCO's instances; add --file instances=instances_vcoco_all_2014.json")
     truth = read_vcoco_truth(annotations, files["instances"])
@@ -368,8 +368,8 @@ def _vcoco(
         roles = VcocoRoles.of(predicted, truth)
         sizes = np.zeros((truth.images, 2), np.int64)
         doubt = refuse_implausible(path, roles.predicted, roles.truth, sizes, roles.objects, roles.predicates)
-        model = Model(name, benchmarks.vcoco(predicted, truth, options), roles.predicted, roles.truth)
-        scored.append(Scored(model, roles.objects, roles.predicates, truth.uris, doubt))
+        model = ComparedModel(name, benchmarks.vcoco(predicted, truth, options), roles.predicted, roles.truth)
+        scored.append(ScoredFile(model, roles.objects, roles.predicates, truth.uris, doubt))
     return scored
 
 

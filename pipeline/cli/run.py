@@ -19,7 +19,7 @@ from pipeline.cli.errors import resumable
 from pipeline.cli.options import AsJson, Direct, Overrides, RecipePath
 from pipeline.report.console import outcome_json, print_estimate_score, print_outcome
 from pipeline.report.figures import Figures
-from pipeline.report.steps import Outcome
+from pipeline.report.steps import RunOutcome
 from pipeline.run.context import RunContext
 from pipeline.run.metrics import measured
 from pipeline.run.progress import Display, open_display
@@ -58,7 +58,7 @@ def run_context(context: RunContext, direct: bool, as_json: bool) -> None:
 class Executed(NamedTuple):
     """What an execution of a recipe leaves for people in addition to its artifacts."""
 
-    outcome: Outcome
+    outcome: RunOutcome
     figures: Figures
     report: Path
     log: Path
@@ -80,8 +80,8 @@ def review_command(recipe: Recipe) -> str:
     return shlex.join([program, "review", recipe.name, *store])
 
 
-def _runner(name: str) -> Callable[[RunContext, Display], Outcome]:
+def _runner(name: str) -> Callable[[RunContext, Display], RunOutcome]:
     """The function that runs recipes, found by entry point so that the pipeline does not depend on its runners."""
     (entry,) = entry_points(group="rlip.runners", name=name)
-    runner: Callable[[RunContext, Display], Outcome] = entry.load()
+    runner: Callable[[RunContext, Display], RunOutcome] = entry.load()
     return runner

@@ -26,7 +26,7 @@ from storage.atomic import atomic_file
 from storage.errors import FatalError
 
 if TYPE_CHECKING:
-    from models.official.imported import Imported
+    from models.official.imported import ImportedCheckpoint
 
 commands = typer.Typer(no_args_is_help=True)
 CheckpointPath = Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint (.pth) or a .safetensors file.")]
@@ -228,7 +228,7 @@ def _errors_as_fatal() -> Iterator[None]:
         raise FatalError(str(error)) from error
 
 
-def _as_json(imported: Imported, out: Path) -> dict[str, Any]:
+def _as_json(imported: ImportedCheckpoint, out: Path) -> dict[str, Any]:
     return {
         "file": str(out),
         "kind": imported.kind.value,

@@ -1,6 +1,6 @@
 """Partitions a dataset once and stores the partition map. New images append partitions, so existing ones never change.
 
-A recipe takes all images of a dataset, a seeded share of them, or those on a list (`Sample`).
+A recipe takes all images of a dataset, a seeded share of them, or those on a list (`ImageSelection`).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def partition_dataset(
     # and the content where a path is new.
     listed = source.listed_in
     place = str(listed.absolute()) if isinstance(listed, Path) else listed
-    sample = Sample.of(source, index)
+    sample = ImageSelection.of(source, index)
     taken = frozenset(sample.image_ids)
     part = f"-{sample.name}" if sample.name else ""
     # New annotations replace the index. Most of them state what the earlier ones did.
@@ -226,7 +226,7 @@ def _stamp(refs: Iterable[ImageRef], rest: Any) -> str | None:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ImageSelection:
     """The images of a dataset that a recipe takes, in the order of the annotation file."""
 
     image_ids: tuple[int, ...]
@@ -234,7 +234,7 @@ class Sample:
     """A short digest of how they were chosen; "" for a whole dataset, whose partition map has no such suffix."""
 
     @classmethod
-    def of(cls, source: DataSource, index: RecordIndex) -> Sample:
+    def of(cls, source: DataSource, index: RecordIndex) -> ImageSelection:
         """Chooses the images of a source.
 
         `share` takes those whose sha256 of seed and id is smallest, so that the choice depends on nothing else, smaller

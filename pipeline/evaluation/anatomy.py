@@ -31,7 +31,7 @@ PAIRS_AT_ONCE = 1_000_000
 """Pairs of a prediction and a truth that are compared together, which bounds memory."""
 
 
-class Kind(StrEnum):
+class ErrorKind(StrEnum):
     """What is wrong with a prediction, or with a truth that none finds."""
 
     DUPLICATE = "duplicate"
@@ -51,11 +51,11 @@ class Kind(StrEnum):
     """A truth from which no prediction is one repair away."""
 
 
-FALSE_POSITIVES = tuple(kind for kind in Kind if kind is not Kind.MISSED)
+FALSE_POSITIVES = tuple(kind for kind in ErrorKind if kind is not ErrorKind.MISSED)
 """Kinds of wrong predictions, in the order in which a nearer truth takes precedence."""
 _RIGHT = -1
-_CODE: dict[Kind, int] = {kind: code for code, kind in enumerate(FALSE_POSITIVES)}
-_REPAIRED = tuple(kind for kind in FALSE_POSITIVES if 0 < _CODE[kind] < _CODE[Kind.SEVERAL])
+_CODE: dict[ErrorKind, int] = {kind: code for code, kind in enumerate(FALSE_POSITIVES)}
+_REPAIRED = tuple(kind for kind in FALSE_POSITIVES if 0 < _CODE[kind] < _CODE[ErrorKind.SEVERAL])
 """Kinds that a repair makes right. The others are removed."""
 
 
@@ -81,24 +81,26 @@ class Dissection:
         right: Flags = self.kind == _RIGHT
         return right
 
-    def of_kind(self, kind: Kind) -> Flags:
+    def of_kind(self, kind: ErrorKind) -> Flags:
         """N: whether the prediction has this kind of error. No prediction is of kind MISSED."""
         flags: Flags = self.kind == _CODE.get(kind, len(FALSE_POSITIVES))
         return flags
 
     @property
-    def counts(self) -> dict[Kind, int]:
+    def counts(self) -> dict[ErrorKind, int]:
         """Number of wrong predictions of each kind, and of missed truths."""
-        return {kind: int((self.missed if kind is Kind.MISSED else self.of_kind(kind)).sum()) for kind in Kind}
+        return {
+            kind: int((self.missed if kind is ErrorKind.MISSED else self.of_kind(kind)).sum()) for kind in ErrorKind
+        }
 
-    def repaired(self, kind: Kind) -> Relations:
+    def repaired(self, kind: ErrorKind) -> Relations:
         """Returns the predictions after an oracle repaired one kind of error.
 
         The best prediction of the kind for each unfound truth becomes that truth, with its own score. The kind's other
         predictions are removed: one that is repaired twice would be a duplicate. Every missed truth is added as a
         prediction with the median score of right ones.
         """
-        if kind is Kind.MISSED:
+        if kind is ErrorKind.MISSED:
             return self._with(self.missed)
         chosen = np.flatnonzero(self.of_kind(kind))
         if kind not in _REPAIRED:
@@ -133,10 +135,10 @@ class Anatomy:
     score: float
     """The score of the predictions as they are"""
     right: int
-    counts: Mapping[Kind, int]
+    counts: Mapping[ErrorKind, int]
     within_reach: int
     """Truths that no prediction finds, but from which one is a single repair away"""
-    costs: Mapping[Kind, float]
+    costs: Mapping[ErrorKind, float]
     """Score after the repair of one kind, minus the score as it is"""
     false_positives: float
     """Cost of all wrong predictions together"""
@@ -149,7 +151,7 @@ def anatomy(dissection: Dissection, score: Score) -> Anatomy:
     truth = dissection.truth
     base = score(dissection.predicted, truth)
     counts = dissection.counts
-    costs = {kind: score(dissection.repaired(kind), truth) - base if counts[kind] else 0.0 for kind in Kind}
+    costs = {kind: score(dissection.repaired(kind), truth) - base if counts[kind] else 0.0 for kind in ErrorKind}
     return Anatomy(
         score=base,
         right=int(dissection.right.sum()),
@@ -171,7 +173,7 @@ def dissect(predicted: Relations, truth: Relations, per_image: int | None = 100)
     if predicted.images != truth.images:
         raise ValueError(f"predictions cover {predicted.images} images, the truth {truth.images}")
     counted = best_first(predicted, per_image)
-    kind = np.full(len(counted), _CODE[Kind.BACKGROUND], dtype=np.int8)
+    kind = np.full(len(counted), _CODE[ErrorKind.BACKGROUND], dtype=np.int8)
     target = np.full(len(counted), -1, dtype=np.int64)
     found, reached = np.zeros(len(truth), dtype=bool), np.zeros(len(truth), dtype=bool)
     for near in near_truths(counted, truth):
@@ -231,16 +233,16 @@ def _codes(near: NearTruths, predicted: Relations, truth: Relations) -> NDArray[
     subject_touches, object_touches = near.subject_iou >= TOUCH, near.object_iou >= TOUCH
     touching = subject_touches & object_touches
     conditions = {
-        Kind.DUPLICATE: both & names,
-        Kind.PREDICATE: both & subject & object_,
-        Kind.OBJECT_NAME: both & subject & predicate,
-        Kind.SUBJECT_NAME: both & object_ & predicate,
-        Kind.OBJECT_BOX: names & subject_right & object_touches,
-        Kind.SUBJECT_BOX: names & object_right & subject_touches,
-        Kind.PAIR: names & (touching | subject_right | object_right),
-        Kind.SEVERAL: touching,
+        ErrorKind.DUPLICATE: both & names,
+        ErrorKind.PREDICATE: both & subject & object_,
+        ErrorKind.OBJECT_NAME: both & subject & predicate,
+        ErrorKind.SUBJECT_NAME: both & object_ & predicate,
+        ErrorKind.OBJECT_BOX: names & subject_right & object_touches,
+        ErrorKind.SUBJECT_BOX: names & object_right & subject_touches,
+        ErrorKind.PAIR: names & (touching | subject_right | object_right),
+        ErrorKind.SEVERAL: touching,
     }
-    code = np.full(len(names), _CODE[Kind.BACKGROUND], dtype=np.int8)
+    code = np.full(len(names), _CODE[ErrorKind.BACKGROUND], dtype=np.int8)
     for kind in reversed(conditions):  # the last one written takes precedence
         code[conditions[kind]] = _CODE[kind]
     return code
@@ -259,7 +261,7 @@ def _dissect(
     truths, first = np.unique(near.truth[full], return_index=True)
     winners = near.prediction[full][first]
     found[truths] = True
-    one_repair = codes < _CODE[Kind.SEVERAL]
+    one_repair = codes < _CODE[ErrorKind.SEVERAL]
     reached[near.truth[one_repair]] = True
     aims = np.flatnonzero((codes == kind[near.prediction]) & one_repair)
     aims = _first(aims, near.prediction[aims], found[near.truth[aims]], -near.overlap[aims])

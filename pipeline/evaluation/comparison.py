@@ -32,7 +32,7 @@ SMALL, MEDIUM = 32.0**2, 96.0**2
 """Areas in pixels below which COCO calls a box small, and medium."""
 
 
-class Model(NamedTuple):
+class ComparedModel(NamedTuple):
     """A model's evaluation, and the predictions that it counts."""
 
     name: str
@@ -94,7 +94,7 @@ class Comparison:
 
 def compare(
     benchmark: str,
-    models: Sequence[Model],
+    models: Sequence[ComparedModel],
     predicates: Sequence[str],
     rules: Sequence[str] = (),
     *,

@@ -14,7 +14,7 @@ from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, al
 
 
 @dataclass(frozen=True)
-class Candidates:
+class MatchCandidates:
     """E pairs of a prediction and a truth, by ascending prediction, then truth."""
 
     prediction: Integers
@@ -22,16 +22,16 @@ class Candidates:
     overlap: Floats
     """E: what a prediction chooses among its truths by"""
 
-    def take(self, chosen: Flags) -> Candidates:
+    def take(self, chosen: Flags) -> MatchCandidates:
         """Returns the candidates that a mask of length E selects."""
-        return Candidates(self.prediction[chosen], self.truth[chosen], self.overlap[chosen])
+        return MatchCandidates(self.prediction[chosen], self.truth[chosen], self.overlap[chosen])
 
-    def best(self) -> Candidates:
+    def best(self) -> MatchCandidates:
         """Returns for each prediction its candidate of greatest overlap, the first of equal ones."""
         order = np.lexsort((-self.overlap, self.prediction))
         _, first = np.unique(self.prediction[order], return_index=True)
         chosen = order[first]
-        return Candidates(self.prediction[chosen], self.truth[chosen], self.overlap[chosen])
+        return MatchCandidates(self.prediction[chosen], self.truth[chosen], self.overlap[chosen])
 
     def first_finds(self, predictions: int) -> Flags:
         """Returns N: whether a prediction is the first whose best truth is this one. Predictions come best first.
@@ -42,7 +42,7 @@ class Candidates:
         _, first = np.unique(best.truth, return_index=True)
         return marked(predictions, best.prediction[first])
 
-    def assigned(self) -> Candidates:
+    def assigned(self) -> MatchCandidates:
         """Matches each prediction with at most one truth, and the reverse: each takes the best truth still free.
 
         Predictions come best first. Rounds of proposals give what a loop over the predictions gives, since every truth
@@ -95,7 +95,7 @@ def unseen_triplets(truth: Relations, seen: Integers | None) -> Flags:
     return ~np.isin(true, known)
 
 
-def relation_candidates(predicted: Relations, truth: Relations, overlap: float, pixel: float = 1.0) -> Candidates:
+def relation_candidates(predicted: Relations, truth: Relations, overlap: float, pixel: float = 1.0) -> MatchCandidates:
     """Returns predictions and truths of one image with the same three labels, both boxes of which overlap by `overlap`.
 
     A candidate's overlap is the smaller of its two.
@@ -103,22 +103,22 @@ def relation_candidates(predicted: Relations, truth: Relations, overlap: float, 
     pairs = joined(*numbered_alike(_labels(predicted), _labels(truth)))
     subject = aligned_iou(predicted.subject_boxes[pairs[0]], truth.subject_boxes[pairs[1]], pixel)
     object_ = aligned_iou(predicted.object_boxes[pairs[0]], truth.object_boxes[pairs[1]], pixel)
-    every = Candidates(*pairs, np.minimum(subject, object_))
+    every = MatchCandidates(*pairs, np.minimum(subject, object_))
     return every.take(every.overlap >= overlap)
 
 
-def mask_candidates(predicted: Relations, truth: Relations, overlap: float) -> Candidates:
+def mask_candidates(predicted: Relations, truth: Relations, overlap: float) -> MatchCandidates:
     """As `relation_candidates`, by the IoU of masks, which both must have."""
     assert predicted.masks is not None and truth.masks is not None
     pairs = joined(*numbered_alike(_labels(predicted), _labels(truth)))
-    every = Candidates(*pairs, aligned_mask_iou(predicted.masks[pairs[0]], truth.masks[pairs[1]]).min(axis=1))
+    every = MatchCandidates(*pairs, aligned_mask_iou(predicted.masks[pairs[0]], truth.masks[pairs[1]]).min(axis=1))
     return every.take(every.overlap >= overlap)
 
 
-def phrase_candidates(predicted: Relations, truth: Relations, overlap: float, pixel: float = 1.0) -> Candidates:
+def phrase_candidates(predicted: Relations, truth: Relations, overlap: float, pixel: float = 1.0) -> MatchCandidates:
     """Returns predictions and truths of one image with the same labels, whose enclosing boxes overlap by `overlap`."""
     pairs = joined(*numbered_alike(_labels(predicted), _labels(truth)))
-    every = Candidates(*pairs, aligned_iou(enclosing(predicted)[pairs[0]], enclosing(truth)[pairs[1]], pixel))
+    every = MatchCandidates(*pairs, aligned_iou(enclosing(predicted)[pairs[0]], enclosing(truth)[pairs[1]], pixel))
     return every.take(every.overlap >= overlap)
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from pipeline.evaluation.hico import TripletClass
 from pipeline.evaluation.matching import (
-    Candidates,
+    MatchCandidates,
     enclosing,
     kept,
     numbered,
@@ -171,7 +171,7 @@ def _ranking(predicted: Relations, right: Flags, truth: Relations, rules: OpenIm
     return Ranking.of(predicted, right, labels[0], truth, labels[1])
 
 
-def _misplaced(candidates: Candidates, phrases: Relations, truth: Relations) -> Candidates:
+def _misplaced(candidates: MatchCandidates, phrases: Relations, truth: Relations) -> MatchCandidates:
     """Gives each phrase the candidates of the phrase that stood at its place before phrases were sorted by score.
 
     There, the triplets of an image follow one another by their best scores, each with all its phrases. Phrases whose
@@ -184,7 +184,7 @@ def _misplaced(candidates: Candidates, phrases: Relations, truth: Relations) -> 
     now[before] = np.arange(len(phrases))
     moved = now[candidates.prediction]
     order = np.lexsort((candidates.truth, moved))
-    wrong = Candidates(moved[order], candidates.truth[order], candidates.overlap[order])
+    wrong = MatchCandidates(moved[order], candidates.truth[order], candidates.overlap[order])
     known = np.isin(*numbered_alike(_triplet_columns(phrases), _triplet_columns(truth)))
     return wrong.take(known[wrong.prediction])
 

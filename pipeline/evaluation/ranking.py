@@ -67,7 +67,7 @@ class Ranking:
 
 
 @dataclass(frozen=True)
-class Shares:
+class GroupRecall:
     """The share of each of G groups of an image's truths that its K best predictions find."""
 
     images: int
@@ -79,7 +79,7 @@ class Shares:
     """K → G."""
 
     @classmethod
-    def of(cls, truth: Relations, groups: Integers, places: Integers, limits: Sequence[int]) -> Shares:
+    def of(cls, truth: Relations, groups: Integers, places: Integers, limits: Sequence[int]) -> GroupRecall:
         """Counts the T truths that are found at a place before each K. `groups` are T numbers."""
         _, first, group, counts = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
         found = {k: np.bincount(group, weights=places < k, minlength=len(counts)) / counts for k in limits}

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.evaluation.matching import mask_candidates, numbered, unseen_triplets
-from pipeline.evaluation.ranking import Recalls, Shares, best_first, check_test_set, mean_of, places
+from pipeline.evaluation.ranking import GroupRecall, Recalls, best_first, check_test_set, mean_of, places
 from pipeline.evaluation.relations import Flags, Integers, Relations, scores_of
 
 
@@ -50,10 +50,10 @@ class SceneGraphMatches:
     """Which truths are found by the best predictions of their image, with the graph constraint and without."""
 
     rules: SceneGraphRules
-    by_image: tuple[Shares, Shares]
-    by_predicate: tuple[Shares, Shares]
+    by_image: tuple[GroupRecall, GroupRecall]
+    by_predicate: tuple[GroupRecall, GroupRecall]
     """Groups are the truths of an image with one predicate."""
-    unseen: tuple[Shares, Shares]
+    unseen: tuple[GroupRecall, GroupRecall]
     """Groups are the truths of an image whose triplet the training set lacks."""
 
     def scores(self, chosen: Integers | None = None) -> Recalls:
@@ -91,8 +91,8 @@ def match_scene_graphs(
     new = unseen_triplets(truth, seen)
     unseen = truth.take(new)
 
-    def shares(of: Relations, groups: Integers, chosen: Flags | slice) -> tuple[Shares, Shares]:
-        first, second = (Shares.of(of, groups, each[chosen], rules.limits) for each in found)
+    def shares(of: Relations, groups: Integers, chosen: Flags | slice) -> tuple[GroupRecall, GroupRecall]:
+        first, second = (GroupRecall.of(of, groups, each[chosen], rules.limits) for each in found)
         return first, second
 
     return SceneGraphMatches(

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from pipeline.evaluation.anatomy import Anatomy, Dissection, Kind, Score as ScoreFunction, anatomy
+from pipeline.evaluation.anatomy import Anatomy, Dissection, ErrorKind, Score as ScoreFunction, anatomy
 from pipeline.evaluation.diagnostics import PairQuality, Reliability, calibration, pair_quality
 from pipeline.evaluation.published import PublishedResult, known_caveats, published_results, published_test_set
 from pipeline.evaluation.relations import Relations
@@ -154,7 +154,9 @@ def _measured_caveats(
     wrong = np.flatnonzero(~dissection.right)
     if len(wrong) and dissection.predicted.scores is not None:
         confident = wrong[np.argsort(-dissection.predicted.scores[wrong], kind="stable")[:SURE]]
-        unmarked = int((dissection.of_kind(Kind.BACKGROUND) | dissection.of_kind(Kind.PREDICATE))[confident].sum())
+        unmarked = int(
+            (dissection.of_kind(ErrorKind.BACKGROUND) | dissection.of_kind(ErrorKind.PREDICATE))[confident].sum()
+        )
         caveats.append(
             f"Of the {len(confident)} most confident wrong predictions, {unmarked} name a predicate that a true pair lacks, "
             "or a pair that the truth lacks: where a label is missing, they are right."

@@ -34,7 +34,7 @@ DUPLICATE_BOXES = 0.5
 """IoU above which two boxes of one label count as the same detection."""
 
 
-class Scored(NamedTuple):
+class ScoredImage(NamedTuple):
     """What is scored of an image: its position in the test set, its relations, and its boxes without duplicates."""
 
     position: int
@@ -42,7 +42,7 @@ class Scored(NamedTuple):
     boxes: Detections
 
     @classmethod
-    def of(cls, position: int, found: Found) -> Scored:
+    def of(cls, position: int, found: Found) -> ScoredImage:
         """Keeps what is scored."""
         return cls(position, found.interactions(), found.boxes.without_duplicates(DUPLICATE_BOXES))
 
@@ -101,7 +101,7 @@ class TestSet:
 
     def scores(
         self,
-        found: Iterable[Scored],
+        found: Iterable[ScoredImage],
         metrics: Sequence[str] = (),
         unseen: Collection[tuple[str, str, str]] | None = None,
     ) -> dict[str, float]:
@@ -132,7 +132,7 @@ class TestSet:
             figures |= _measured(further)
         return figures
 
-    def vcoco_scores(self, found: Iterable[Scored], truth: VcocoTruth) -> dict[str, float]:
+    def vcoco_scores(self, found: Iterable[ScoredImage], truth: VcocoTruth) -> dict[str, float]:
         """Returns V-COCO's own figures by name, e.g. vcoco_role_1 (role AP over 24 roles).
 
         Only images that the truth has and that were predicted count. Raises `FatalError` if there is none, or if no

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.evaluation.matching import Candidates, joined, marked
+from pipeline.evaluation.matching import MatchCandidates, joined, marked
 from pipeline.evaluation.ranking import Ranking, mean_of
 from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, aligned_iou, scores_of
 from pipeline.evaluation.vcoco_detections import VcocoDetections
@@ -172,7 +172,7 @@ def _ranked(image: Integers, scores: Floats, counted: Flags, right: Flags, perso
 def _persons(image: Integers, boxes: Floats, truth: VcocoTruth) -> tuple[Integers, Floats]:
     """Returns for each box its image's true person of highest IoU, -1 in images without a person, and the IoU."""
     pairs = joined(image, truth.image)
-    best = Candidates(*pairs, _overlaps(boxes[pairs[0]], truth.boxes[pairs[1]])).best()
+    best = MatchCandidates(*pairs, _overlaps(boxes[pairs[0]], truth.boxes[pairs[1]])).best()
     person, overlap = np.full(len(image), -1, np.int64), np.zeros(len(image))
     person[best.prediction], overlap[best.prediction] = best.truth, best.overlap
     return person, overlap

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.evaluation.matching import (
-    Candidates,
+    MatchCandidates,
     pair_numbers,
     phrase_candidates,
     relation_candidates,
     unseen_triplets,
 )
-from pipeline.evaluation.ranking import Recalls, Shares, best_first, check_test_set, places
+from pipeline.evaluation.ranking import GroupRecall, Recalls, best_first, check_test_set, places
 from pipeline.evaluation.relations import Flags, Integers, Relations
 
 
@@ -41,7 +41,7 @@ class VrdRules:
 class VrdMatches:
     """Which truths are found."""
 
-    shares: Mapping[str, Shares]
+    shares: Mapping[str, GroupRecall]
     """By what is recalled: relations and phrases, and those of true triplets that the training set lacks. Each truth is
     a group of its own."""
 
@@ -74,8 +74,8 @@ def match_vrd(
     )
     new = unseen_triplets(truth, seen)
 
-    def shares(found: Integers, counted: Flags) -> Shares:
-        return Shares.of(truth.take(counted), np.arange(counted.sum()), found[counted], rules.limits)
+    def shares(found: Integers, counted: Flags) -> GroupRecall:
+        return GroupRecall.of(truth.take(counted), np.arange(counted.sum()), found[counted], rules.limits)
 
     every = np.ones(len(truth), bool)
     return VrdMatches(
@@ -88,7 +88,7 @@ def match_vrd(
     )
 
 
-def _found_at(candidates: Candidates, place: Integers, truths: int) -> Integers:
+def _found_at(candidates: MatchCandidates, place: Integers, truths: int) -> Integers:
     """Returns T: the place of the prediction of its image that finds each truth, or a place after all."""
     assigned = candidates.assigned()
     found = np.full(truths, np.iinfo(np.int64).max)

@@ -46,7 +46,7 @@ _Read = Callable[[int, Any], tuple[dict[str, Any], Iterable[Rejected]]]
 
 
 @dataclass
-class Imported:
+class ImportResult:
     """The result of an import."""
 
     run: str
@@ -71,7 +71,7 @@ def print_import(file: Path, run: Run, dataset: str | None, files: ImageFiles, a
         console.print(f"  {number} x {reason}", markup=False)
 
 
-def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFiles | None = None) -> Imported:
+def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFiles | None = None) -> ImportResult:
     """Imports a file into `run` as steps. Its kind is detected from its content; relations are in files named `.jsonl`.
 
     `dataset` names the dataset. Without it, labels go to the datasets that the file states, other files to "imported".
@@ -82,7 +82,7 @@ def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFi
     if dataset is not None and not DATASET.fullmatch(dataset):
         raise FatalError(f"--dataset {dataset!r}: use letters, digits, '.', '_' and '-', e.g. coco2017")
     kind = kind_of(path)
-    result = Imported(run.name, kind)
+    result = ImportResult(run.name, kind)
     tally = Tally()
     if kind == "labels":
         _import_labels(path, run, dataset, files or ImageFiles(), result, tally)
@@ -151,7 +151,9 @@ class _Waiting:
         self._put(partition, rows, self._rejects.pop(partition) + lost, len(rows) + len(lost))
 
 
-def _import_labels(path: Path, run: Run, name: str | None, files: ImageFiles, result: Imported, tally: Tally) -> None:
+def _import_labels(
+    path: Path, run: Run, name: str | None, files: ImageFiles, result: ImportResult, tally: Tally
+) -> None:
     images = ImportStep(run, "ingest", "images", IMAGES)
     relations = ImportStep(run, "tag", "relations", RELATIONS)
     seen: dict[str, set[int]] = {}
@@ -199,7 +201,7 @@ def _import_labels(path: Path, run: Run, name: str | None, files: ImageFiles, re
     result.steps += [step.name for step in (images, relations) if step.record()]
 
 
-def _import_fields(path: Path, run: Run, dataset: str, result: Imported, tally: Tally) -> None:
+def _import_fields(path: Path, run: Run, dataset: str, result: ImportResult, tally: Tally) -> None:
     """Imports captions, graphs, candidates or relations, in the run's own partitions if it has the images."""
     boxed = images_with_boxes(run) if result.kind == "relations" else {}
     if result.kind == "relations" and not boxed:

@@ -22,7 +22,7 @@ from pipeline.training.sample import SampleRelation, strongest
 from storage.errors import FatalError
 from storage.runs import Run
 from tagger.english.predicates import canonical
-from tagger.labelling.calibration import Calibration, Line
+from tagger.labelling.calibration import Calibration, PlattScaling
 from tagger.labelling.label_choice import LACKING, Judged, LabelChoice, NotKept, shown
 from tagger.pair import Pair
 from tagger.relation import Relation
@@ -84,8 +84,8 @@ class ChoiceSettings(Settings):
         """The calibration that replaces the tagger's; None where the settings have none or do not use any."""
         if not self.calibration or self.confidence != "calibrated":
             return None
-        lines = {name: Line(*values) for name, values in self.calibration.items()}
-        return Calibration(lines.get("", Line()), lines)
+        lines = {name: PlattScaling(*values) for name, values in self.calibration.items()}
+        return Calibration(lines.get("", PlattScaling()), lines)
 
     def in_words(self) -> str:
         """A short description, e.g. "score ≥ 0.2, best of each mention"."""

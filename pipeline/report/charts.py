@@ -99,7 +99,7 @@ COLOURS = 8
 
 
 @dataclass(frozen=True)
-class Line:
+class ChartLine:
     """One line: legend, CSS classes for its colour, `x,y` pairs, and last value."""
 
     label: str
@@ -121,7 +121,7 @@ class Chart:
     """One metric over training steps, with one line per training run."""
 
     title: str
-    lines: tuple[Line, ...]
+    lines: tuple[ChartLine, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     axes: Axes = AXES
@@ -132,7 +132,7 @@ def line_style(number: int) -> str:
     return f"line-{number % COLOURS}" + (" dashed" if number >= COLOURS else "")
 
 
-def lay_out(title: str, lines: Sequence[tuple[Line, Series]]) -> Chart:
+def lay_out(title: str, lines: Sequence[tuple[ChartLine, Series]]) -> Chart:
     """Lays out a chart of lines that have no points yet, each with a series of at least one point.
 
     Both axes start at 0, or lower for negative values.

@@ -15,7 +15,7 @@ from pipeline.report.figures import DatasetAudit, Figures
 from pipeline.report.formatting import sanitise, share, table
 from pipeline.report.label_view import methods_table
 from pipeline.report.names import NAMES
-from pipeline.report.steps import Outcome, outdated_in_words, scored_estimate, stage_rows
+from pipeline.report.steps import RunOutcome, outdated_in_words, scored_estimate, stage_rows
 from pipeline.report.variants import VariantScores, score_name, score_names, score_text
 from pipeline.training.config import MODEL
 from storage.artifact import Artifact
@@ -23,7 +23,7 @@ from storage.runs import Run
 
 
 def print_outcome(
-    console: Console, run: Run, outcome: Outcome, figures: Figures, report: Path | None, review: str | None = None
+    console: Console, run: Run, outcome: RunOutcome, figures: Figures, report: Path | None, review: str | None = None
 ) -> None:
     """Prints the tables of a finished run, its labels and shards and where they are, and, last, the path of the report.
 
@@ -66,7 +66,7 @@ def print_estimate_score(console: Console, run: Run) -> None:
     console.print(estimates)
 
 
-def outcome_json(outcome: Outcome, figures: Figures, report: Path | None) -> dict[str, Any]:
+def outcome_json(outcome: RunOutcome, figures: Figures, report: Path | None) -> dict[str, Any]:
     """The outcome as plain values that serialise as JSON."""
     return {
         "run": outcome.run,
@@ -98,7 +98,7 @@ def _made(run: Run, figures: Figures) -> Iterator[str]:
         yield f"Shards ({step.step}): {tars:,} tar{'s' if tars != 1 else ''} with {step.rows_out:,} images in {place}"
 
 
-def _stages(figures: Figures, outcome: Outcome) -> Table:
+def _stages(figures: Figures, outcome: RunOutcome) -> Table:
     stages = table(
         "Stages", "stage", "partitions", "cached", "rows in", "rows out", "rejected", "wall seconds", "images/s"
     )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.evaluation.anatomy import Anatomy, Kind
+from pipeline.evaluation.anatomy import Anatomy, ErrorKind
 from pipeline.evaluation.diagnostics import Reliability
 from pipeline.evaluation.summary import ClassScore
 from pipeline.report.charts import AXES, Axes, Tick
@@ -29,7 +29,7 @@ class CostBar(NamedTuple):
 def cost_bars(anatomy: Anatomy) -> list[CostBar]:
     """Returns the kinds of errors that occur, most costly first. A repair that lowers the score has no bar."""
     largest = max((*anatomy.costs.values(), 0.0)) or 1.0
-    present = [kind for kind in Kind if anatomy.counts[kind]]
+    present = [kind for kind in ErrorKind if anatomy.counts[kind]]
     return [
         CostBar(
             kind.value,

@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.evaluation.comparison import OVERLAPS, RECALLS, Comparison
 from pipeline.evaluation.published import PublishedResult, Source
 from pipeline.evaluation.summary import ClassScore, EvaluationSummary, Figure
-from pipeline.report.charts import Chart, Line, Series, lay_out, line_style
+from pipeline.report.charts import Chart, ChartLine, Series, lay_out, line_style
 from pipeline.report.evaluation_charts import class_chart, class_groups, cost_bars, reliability_chart
 from pipeline.report.evaluation_images import EvaluatedImages, best_and_worst_images
 from pipeline.report.formatting import without_controls
@@ -207,5 +207,5 @@ def _chart(title: str, models: Sequence[str], curves: Sequence[tuple[np.ndarray,
     lines = []
     for number, (name, (steps, values)) in enumerate(zip(models, curves, strict=True)):
         shown = np.nan_to_num(values[: len(steps)])
-        lines.append((Line(name, line_style(number), "", float(shown[-1])), Series(name, steps, shown)))
+        lines.append((ChartLine(name, line_style(number), "", float(shown[-1])), Series(name, steps, shown)))
     return lay_out(title, lines)

@@ -12,7 +12,7 @@ from pipeline.data.images.opening import BadImage, read_image
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.labelled_partitions import partition_artifacts
 from pipeline.report.image_card import Card, lay_out_card, save_image
-from pipeline.report.samples import Sample, read_samples
+from pipeline.report.samples import SampleImage, read_samples
 from pipeline.report.view import RunView
 from storage.runs import Run
 
@@ -24,7 +24,7 @@ class Gallery:
     name: str
     title: str
     how: str
-    samples: tuple[Sample, ...]
+    samples: tuple[SampleImage, ...]
     cards: tuple[Card, ...] = ()
     """The samples as they are drawn."""
 
@@ -92,7 +92,7 @@ def _absence(folders: Mapping[str, Path | str], dataset: str) -> str:
 
 
 def _card(
-    anchor: str, sample: Sample, folders: Mapping[str, Path | str], absent: Mapping[str, str], folder: Path
+    anchor: str, sample: SampleImage, folders: Mapping[str, Path | str], absent: Mapping[str, str], folder: Path
 ) -> Card:
     row = sample.row
     size = row["width"], row["height"]  # unknown for some imported images

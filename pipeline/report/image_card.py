@@ -14,7 +14,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from pipeline.report.drawing import Line, Point, Rect, along, beside, name_places
-from pipeline.report.samples import Sample, ShownRelation
+from pipeline.report.samples import SampleImage, ShownRelation
 
 WIDTH = 1000
 """Width of every drawing, in drawing units."""
@@ -71,7 +71,7 @@ class Card:
     """An image in the report. `file` is None if the image is unavailable; `problem` then says why."""
 
     anchor: str
-    sample: Sample
+    sample: SampleImage
     file: str | None
     problem: str
     height: int
@@ -98,7 +98,7 @@ class Card:
 
 
 def lay_out_card(
-    anchor: str, sample: Sample, file: str | None = None, size: tuple[int, int] = (1, 1), problem: str = ""
+    anchor: str, sample: SampleImage, file: str | None = None, size: tuple[int, int] = (1, 1), problem: str = ""
 ) -> Card:
     """Lays out one image. `size`: width and height of the image that its boxes refer to, in pixels, if it is drawn."""
     unit = WIDTH / size[0]
@@ -130,7 +130,7 @@ def save_image(image: Image.Image, path: Path) -> None:
     image.save(path, quality=85)
 
 
-def _outlines(sample: Sample, rects: Sequence[Rect]) -> Iterator[Outline]:
+def _outlines(sample: SampleImage, rects: Sequence[Rect]) -> Iterator[Outline]:
     """Yields boxes without a role first, so that the others are drawn over them."""
     subjects = {label.ends[0] for label in sample.kept}
     objects = {label.ends[1] for label in sample.kept}

@@ -19,7 +19,7 @@ from pipeline.evaluation import benchmark
 from pipeline.evaluation.anatomy import dissect
 from pipeline.evaluation.benchmark import RESAMPLES, Evaluated, Options
 from pipeline.evaluation.bootstrap import resampled
-from pipeline.evaluation.comparison import Model, compare
+from pipeline.evaluation.comparison import ComparedModel, compare
 from pipeline.evaluation.detections.read import read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.published import published_test_set
@@ -65,7 +65,7 @@ class _Evaluation(NamedTuple):
 
     summary: EvaluationSummary
     images: EvaluatedImages
-    model: Model
+    model: ComparedModel
     positions: Integers
 
 
@@ -197,7 +197,7 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
 
     titles = [truth.uris[position] for position in positions]
     images = EvaluatedImages(dissection, truth.objects, truth.predicates, titles, read, longest_side=LONGEST_SIDE)
-    return _Evaluation(summary, images, Model(variant, evaluated, counted, true), positions)
+    return _Evaluation(summary, images, ComparedModel(variant, evaluated, counted, true), positions)
 
 
 def _rows(run: Run, names: Sequence[str]) -> list[Mapping[str, Any]]:

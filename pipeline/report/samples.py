@@ -49,7 +49,7 @@ class ShownRelation(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampleImage:
     """One image with everything found in it. `missed`: ground-truth relations that were not kept."""
 
     row: Mapping[str, Any]
@@ -78,7 +78,7 @@ class Sample:
 
 def read_samples(
     run: Run, datasets: Sequence[str], choice: ChoiceSettings, rows: Mapping[str, Collection[int]] | None = None
-) -> Iterator[Sample]:
+) -> Iterator[SampleImage]:
     """Yields images of the labelled datasets, in the order of partitions and rows.
 
     `rows`: partition → row indices in its table of images; None: every image.
@@ -94,7 +94,7 @@ def read_samples(
 
 def _samples(
     images: pa.Table, found: LabelledPartition, choice: ChoiceSettings, settled: Overrides | None
-) -> Iterator[Sample]:
+) -> Iterator[SampleImage]:
     captions, relations, pairs, ids = {}, {}, {}, images["image_id"]
     chosen: KeptLabels = {}
     if found.captioned is not None:
@@ -118,7 +118,7 @@ def _sample(
     relations: Sequence[Mapping[str, Any]],
     pairs: Sequence[Mapping[str, Any]],
     chosen: Sequence[SampleRelation],
-) -> Sample:
+) -> SampleImage:
     truth = {(r["subject"], canonical(r["predicate"]), r["object"]) for r in row["relations"]}
     names = _names([box["category"] for box in row["boxes"]])
 
@@ -136,7 +136,7 @@ def _sample(
     missed = [r for r in row["relations"] if not holds(_fact(r), labels)]
     used = {index for subject, _, object_ in labels for index in (subject, object_)}
     named = used.union(i for r in (*below, *unscored, *missed) for i in (r["subject"], r["object"]))
-    return Sample(
+    return SampleImage(
         row=row,
         boxes=tuple(
             ShownBox(names[i], b["x"], b["y"], b["w"], b["h"], i in used, i in named)

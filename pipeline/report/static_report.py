@@ -30,7 +30,7 @@ from pipeline.report.report_folder import (
     write_digests,
 )
 from pipeline.report.run_evaluations import RunEvaluation, write_run_evaluations
-from pipeline.report.steps import ESTIMATE, Outcome, outdated_in_words, scored_estimate, stage_rows
+from pipeline.report.steps import ESTIMATE, RunOutcome, outdated_in_words, scored_estimate, stage_rows
 from pipeline.report.training_charts import training_curves
 from pipeline.report.variants import score_name, score_names, score_text
 from pipeline.report.view import RunView
@@ -48,7 +48,7 @@ IMAGES = 24
 
 def write_report(
     view: RunView,
-    outcome: Outcome | None,
+    outcome: RunOutcome | None,
     folder: Path,
     samples: int = IMAGES,
     *,
@@ -89,7 +89,7 @@ def write_report(
 
 def _render(
     view: RunView,
-    outcome: Outcome | None,
+    outcome: RunOutcome | None,
     galleries: Galleries,
     evaluations: Sequence[RunEvaluation],
     stamp: str,

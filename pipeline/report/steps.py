@@ -36,7 +36,7 @@ class StepOutcome:
 
 
 @dataclass
-class Outcome:
+class RunOutcome:
     """The outcome of a finished run."""
 
     run: str
@@ -134,7 +134,7 @@ def outdated_in_words(steps: Sequence[StepSummary]) -> str:
     return names and f"Outdated: {names} (made from results that a later execution replaced; run the recipe to the end)"
 
 
-def stage_rows(steps: Sequence[StepSummary], outcome: Outcome | None) -> list[StepOutcome]:
+def stage_rows(steps: Sequence[StepSummary], outcome: RunOutcome | None) -> list[StepOutcome]:
     """The rows of the stage table. Steps that this run computed show wall time, the others their recorded time."""
     if outcome is None:
         return [step.as_outcome(None) for step in steps]

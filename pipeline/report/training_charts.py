@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.report.charts import Chart, Line, Series, lay_out, line_style, series
+from pipeline.report.charts import Chart, ChartLine, Series, lay_out, line_style, series
 from pipeline.report.names import shown_name
 from pipeline.report.variants import steps_of_seeds
 from pipeline.stages.order import chain_order
@@ -43,10 +43,10 @@ class _Training:
         """Run and variant, shared by all seeds."""
         return f"{self.run}, {self.variant}" if self.variant else self.run
 
-    def line(self, metric: str, style: str) -> tuple[Line, Series]:
+    def line(self, metric: str, style: str) -> tuple[ChartLine, Series]:
         """The line of a metric, without points."""
         label = f"{self.name} (seed {self.seed})" if self.seed else self.name
-        return Line(label, style, "", float(self.metrics[metric].values[-1])), self.metrics[metric]
+        return ChartLine(label, style, "", float(self.metrics[metric].values[-1])), self.metrics[metric]
 
 
 def training_curves(runs: Sequence[Run]) -> list[Curves]:

@@ -33,7 +33,7 @@ AGAIN = 5
 
 
 @dataclass(frozen=True)
-class Progress:
+class ReviewerProgress:
     """One reviewer's share of the audit. `name` is "" for a free seat."""
 
     name: str
@@ -41,7 +41,7 @@ class Progress:
     judged: int
 
 
-class Shares:
+class TeamShares:
     """The shares of a team in an index. Without a team, every reviewer judges everything.
 
     `read_only`: nobody takes a seat.
@@ -84,7 +84,7 @@ class Shares:
             seat = self.team.seat(name)
         return NO_SEAT if seat is None else seat
 
-    def progress(self, viewer: str) -> list[Progress]:
+    def progress(self, viewer: str) -> list[ReviewerProgress]:
         """The audit of each seat's owner; of the viewer alone where there is no team."""
         team = self.team or Team(members=(viewer,))
         names = [*team.members, *[""] * (team.size - len(team.members))]
@@ -98,7 +98,7 @@ class Shares:
             {"names": names, "most": team.labels},
         )
         found = {row["seat"]: (row["labels"], row["judged"]) for row in counted}
-        return [Progress(name, *found.get(seat, (0, 0))) for seat, name in enumerate(names)]
+        return [ReviewerProgress(name, *found.get(seat, (0, 0))) for seat, name in enumerate(names)]
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class _Population:
 class Audit:
     """The audit of an index. The index's table `audit` holds its order, which searches can follow."""
 
-    def __init__(self, index: ReviewIndex, reviews: Reviews, shares: Shares) -> None:
+    def __init__(self, index: ReviewIndex, reviews: Reviews, shares: TeamShares) -> None:
         self._index = index
         self._reviews = reviews
         self._shares = shares

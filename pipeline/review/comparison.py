@@ -23,7 +23,7 @@ _FIRST = f"row_number() OVER (PARTITION BY {_FACT} ORDER BY r.kept DESC, r.relat
 _ENDS = [f"{end}_{side}" for end in ("subject", "object") for side in "xywh"]
 
 
-class Comparison:
+class RunComparison:
     """The labels that an index shares with another run, in the index's table `against`; empty without another run."""
 
     def __init__(self, index: ReviewIndex, other: RunView | None) -> None:

@@ -45,7 +45,7 @@ class Plot:
 
 
 @dataclass(frozen=True)
-class Node:
+class StepNode:
     """A step in the graph: its upper left corner and its progress."""
 
     x: float
@@ -62,7 +62,7 @@ class Graph:
 
     width: float
     height: float
-    nodes: tuple[Node, ...]
+    nodes: tuple[StepNode, ...]
     arrows: tuple[str, ...]
     node_width: float = _NODE[0]
     node_height: float = _NODE[1]
@@ -130,7 +130,7 @@ def graph(steps: Sequence[StepProgress]) -> Graph:
         layers.setdefault(depth[step.step], []).append(step)
     width = max((len(layer) for layer in layers.values()), default=1) * (_NODE[0] + _GAP[0]) + _GAP[0]
     nodes = {
-        step.step: Node(
+        step.step: StepNode(
             round((width - len(layer) * (_NODE[0] + _GAP[0]) + _GAP[0]) / 2 + place * (_NODE[0] + _GAP[0]), 1),
             4 + row * (_NODE[1] + _GAP[1]),
             step,
@@ -148,7 +148,7 @@ def graph(steps: Sequence[StepProgress]) -> Graph:
     return Graph(width, len(layers) * (_NODE[1] + _GAP[1]) - _GAP[1] + 8, tuple(nodes.values()), tuple(arrows))
 
 
-def _arrow(upper: Node, lower: Node) -> str:
+def _arrow(upper: StepNode, lower: StepNode) -> str:
     x0, y0 = upper.x + _NODE[0] / 2, upper.y + _NODE[1]
     x1, y1 = lower.x + _NODE[0] / 2, lower.y - 3
     if lower.y - upper.y > _NODE[1] + _GAP[1] and abs(x0 - x1) < _NODE[0]:

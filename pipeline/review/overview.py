@@ -13,7 +13,7 @@ import numpy as np
 from pipeline.labels.audit_sample import AuditPrecision
 from pipeline.labels.label_funnel import LabelFunnel
 from pipeline.report.names import NAMES
-from pipeline.review.audit import Progress
+from pipeline.review.audit import ReviewerProgress
 from pipeline.review.diagrams import Graph, Histogram, Plot, graph, histogram, long_tail, shares
 from pipeline.review.label_facts import MOST_AN_IMAGE, BinnedLabels, LabelFacts, PredicateFacts, ScoreAudit, label_facts
 from pipeline.review.review_state import ReviewState
@@ -28,7 +28,7 @@ _ADDRESSES = {"images": "images", "scored": "labels", "kept": f"labels?{Search(k
 
 
 @dataclass(frozen=True)
-class Loss:
+class FunnelLoss:
     """Why some items of a level led no further, with the address that lists them ("" if no search finds them)."""
 
     reason: str
@@ -43,7 +43,7 @@ class Level:
     name: str
     number: int
     address: str
-    losses: tuple[Loss, ...]
+    losses: tuple[FunnelLoss, ...]
     note: str = ""
 
     @property
@@ -62,7 +62,7 @@ class PredicateBar:
 
 
 @dataclass(frozen=True)
-class Reliability:
+class CalibrationError:
     """How well scores or calibrated probabilities match the share of correct labels."""
 
     name: str
@@ -78,7 +78,7 @@ class AuditView:
     curve: Plot
     marks: tuple[tuple[str, float, float, str], ...]
     """(CSS class, x, y, tooltip) of single points next to the curve."""
-    reliability: tuple[Reliability, ...]
+    reliability: tuple[CalibrationError, ...]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Overview:
 
 
 @dataclass(frozen=True)
-class Work:
+class ReviewWork:
     """What a reviewer can do next."""
 
     labels: int
@@ -117,19 +117,19 @@ class Work:
     """Disagreements that the reviewer can settle."""
     checks: int
     """Labels of accepted classes that are to be asked."""
-    team: tuple[Progress, ...]
+    team: tuple[ReviewerProgress, ...]
     """Everyone's share of the audit; empty without a team."""
     precision: AuditPrecision
 
 
-def work_of(state: ReviewState, reviewer: str) -> Work:
+def work_of(state: ReviewState, reviewer: str) -> ReviewWork:
     """What a reviewer can do next."""
     seat, progress = state.shares.seat(reviewer), state.shares.progress(reviewer)
-    own = next((each for each in progress if each.name == reviewer), Progress(reviewer, 0, 0))
+    own = next((each for each in progress if each.name == reviewer), ReviewerProgress(reviewer, 0, 0))
     paces = [each.seconds for each in state.reviews.log.standing_of(reviewer) if each.seconds is not None]
     queues = (Search(order=order).seen_by(reviewer, seat) for order in ("adjudication", "check"))
     adjudication, checks = (state.listing.count_now(queue) for queue in queues)
-    return Work(
+    return ReviewWork(
         labels=own.labels,
         judged=own.judged,
         minutes=(own.labels - own.judged) * median(paces) / 60 if paces else None,
@@ -168,7 +168,7 @@ def _levels(funnel: LabelFunnel, quarantined: frozenset[str]) -> tuple[Level, ..
     found = []
     for name, number in funnel.levels():
         losses = tuple(
-            Loss(reason, count, _loss_address(name, reason, quarantined))
+            FunnelLoss(reason, count, _loss_address(name, reason, quarantined))
             for reason, count in funnel.lost.get(name, {}).items()
         )
         note = f"with {funnel.unproposed:,} that no caption proposes" if name == "scored" and funnel.unproposed else ""
@@ -243,7 +243,7 @@ def _audit_view(audit: ScoreAudit) -> AuditView:
     )
 
 
-def _reliability(audit: ScoreAudit) -> list[Reliability]:
+def _reliability(audit: ScoreAudit) -> list[CalibrationError]:
     found = []
     for name, labels in (("scores", audit.score), ("calibrated probabilities", audit.probability)):
         error = labels.calibration_error()
@@ -252,6 +252,6 @@ def _reliability(audit: ScoreAudit) -> list[Reliability]:
                 (mean, share, f"mean {mean:.3f}, correct {share:.3f}, {n:,} labels")
                 for mean, share, n in labels.reliability()
             ]
-            found.append(Reliability(name, error, shares(points)))
+            found.append(CalibrationError(name, error, shares(points)))
     # Uncalibrated labels have their scores as probabilities, which would be drawn twice.
     return found[:1] if np.array_equal(audit.score.totals, audit.probability.totals) else found

@@ -237,7 +237,7 @@ _NODE = 22
 
 
 @dataclass(frozen=True)
-class Node:
+class BoxNode:
     """A box: its index, its name and its node's centre."""
 
     box: int
@@ -260,7 +260,7 @@ class Edge:
 class SceneGraph:
     """The drawing. `left_out`: number of labels that it lacks."""
 
-    nodes: Sequence[Node]
+    nodes: Sequence[BoxNode]
     edges: Sequence[Edge]
     left_out: int
     size: int = SIZE
@@ -279,7 +279,7 @@ def scene_graph(detail: ImageDetail, chosen: Label | None) -> SceneGraph:
     for place, box in enumerate(sorted(shown)):
         angle = 2 * math.pi * place / len(shown) - math.pi / 2
         x, y = SIZE / 2 + _RADIUS * math.cos(angle), SIZE / 2 + _RADIUS * math.sin(angle)
-        nodes[box] = Node(box, f"{detail.boxes[box]['category']} {box}", round(x, 1), round(y, 1))
+        nodes[box] = BoxNode(box, f"{detail.boxes[box]['category']} {box}", round(x, 1), round(y, 1))
     edges = []
     between: dict[tuple[int, int], int] = {}
     for label in labels:
@@ -290,7 +290,7 @@ def scene_graph(detail: ImageDetail, chosen: Label | None) -> SceneGraph:
     return SceneGraph(tuple(nodes.values()), tuple(edges), len(detail.labels) - len(edges))
 
 
-def _edge(label: Label, start: Node, end: Node, before: int) -> Edge:
+def _edge(label: Label, start: BoxNode, end: BoxNode, before: int) -> Edge:
     """A curve that bends more the more labels already connect the same boxes."""
     if start.box == end.box:
         x, y = start.x, start.y - _NODE
@@ -307,6 +307,6 @@ def _edge(label: Label, start: Node, end: Node, before: int) -> Edge:
     return Edge(label, path, round(words_x, 1), round(words_y, 1))
 
 
-def _towards(node: Node, x: float, y: float) -> tuple[float, float]:
+def _towards(node: BoxNode, x: float, y: float) -> tuple[float, float]:
     length = math.hypot(x - node.x, y - node.y) or 1.0
     return node.x + (x - node.x) / length * _NODE, node.y + (y - node.y) / length * _NODE

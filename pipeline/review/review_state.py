@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pipeline.labels.verdict_log import VerdictLog
 from pipeline.report.view import RunView
-from pipeline.review.audit import Audit, Shares
-from pipeline.review.comparison import Comparison
+from pipeline.review.audit import Audit, TeamShares
+from pipeline.review.comparison import RunComparison
 from pipeline.review.image_detail import ImageDetails
 from pipeline.review.index import ReviewIndex
 from pipeline.review.label_facts import label_facts
@@ -47,9 +47,9 @@ class ReviewState:
         self.read_only = read_only
         self.index = ReviewIndex(index, view)
         self.index.refresh(progress)
-        self.comparison = Comparison(self.index, against)
+        self.comparison = RunComparison(self.index, against)
         self.reviews = Reviews(self.index, VerdictLog(verdicts))
-        self.shares = Shares(self.index, verdicts, read_only)
+        self.shares = TeamShares(self.index, verdicts, read_only)
         self.audit = Audit(self.index, self.reviews, self.shares)
         self.listing = Listing(self.index)
         self.details = ImageDetails(self.index)

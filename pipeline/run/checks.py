@@ -54,7 +54,7 @@ class CheckResult:
         return f"{self.check} {value}, allowed at {'least' if self.is_least else 'most'} {self.limit:g}"
 
 
-class Measured:
+class CheckedPartition:
     """A partition's artifact with the artifacts that it was made from. Tables are read on demand."""
 
     def __init__(self, artifact: Artifact, inputs: Mapping[str, Artifact]) -> None:
@@ -103,7 +103,7 @@ class Check:
     name: str
     setting: str
     off: float
-    measure: Callable[[Measured], float | None]
+    measure: Callable[[CheckedPartition], float | None]
     stage: str | None = None
     """The only stage whose partitions it judges; None: all stages that work by partitions."""
 
@@ -114,11 +114,11 @@ class Check:
 
 
 CHECKS = (
-    Check("rows", "min_rows", 0, Measured.rows),
-    Check("reject share", "max_reject_share", 1, Measured.reject_share),
-    Check("relations per image", "min_relations_per_image", 0, Measured.relations_per_image, "tag"),
-    Check("average precision", "min_average_precision", 0, Measured.average_precision, "tag"),
-    Check("unreachable predicates", "max_unreachable_share", 1, Measured.unreachable_share, "tag"),
+    Check("rows", "min_rows", 0, CheckedPartition.rows),
+    Check("reject share", "max_reject_share", 1, CheckedPartition.reject_share),
+    Check("relations per image", "min_relations_per_image", 0, CheckedPartition.relations_per_image, "tag"),
+    Check("average precision", "min_average_precision", 0, CheckedPartition.average_precision, "tag"),
+    Check("unreachable predicates", "max_unreachable_share", 1, CheckedPartition.unreachable_share, "tag"),
 )
 
 
@@ -155,7 +155,7 @@ class Gates:
         checks = checks_of(step.stage, self._settings)
         judged: dict[str, list[CheckResult]] = {}
         for partition, artifact in made.items() if checks else ():
-            measured, known = Measured(artifact, inputs_of(partition)), self._known(step.name, artifact.key)
+            measured, known = CheckedPartition(artifact, inputs_of(partition)), self._known(step.name, artifact.key)
             judged[partition] = [
                 CheckResult(
                     check.name,

@@ -26,12 +26,12 @@ from torch import multiprocessing
 from models.deformable_read_triton import OFF
 from models.losses import SetCriterion
 from pipeline.report.formatting import bytes_in_words
-from pipeline.run.device_networks import Work, captioning, compilation, labelling, recorded, small_config, step
+from pipeline.run.device_networks import Workload, captioning, compilation, labelling, recorded, small_config, step
 from pipeline.run.device_outcome import (
     NEAR,
     Absent,
     Check,
-    Outcome,
+    CheckOutcome,
     is_gpu,
     judged,
     memory_rate,
@@ -54,16 +54,20 @@ from pipeline.training.settings import TrainingSettings
 from pipeline.training.worker import be_deterministic
 
 
-def exchange(device: torch.device) -> Outcome:
+def exchange(device: torch.device) -> CheckOutcome:
     """Bandwidth of a sum over all GPUs, or over two processes on the CPU."""
     rates, sums = zip(*_by_rank(_exchange, device), strict=True)
     count = len(rates)
     figure = f"{min(rates):.3g} GB/s over {count} processes by {'NCCL' if is_gpu(device) else 'gloo'}"
     if set(sums) != {count * (count + 1) / 2}:
-        return Outcome(f"{figure}, sums {sorted(set(sums))}", "wrong", "run nccl-tests, and look for NCCL_ variables")
+        return CheckOutcome(
+            f"{figure}, sums {sorted(set(sums))}", "wrong", "run nccl-tests, and look for NCCL_ variables"
+        )
     if is_gpu(device) and min(rates) < 5:
-        return Outcome(figure, "slow", "GPUs exchange by the host: look at `nvidia-smi topo -m` and NCCL_P2P_DISABLE")
-    return Outcome(figure)
+        return CheckOutcome(
+            figure, "slow", "GPUs exchange by the host: look at `nvidia-smi topo -m` and NCCL_P2P_DISABLE"
+        )
+    return CheckOutcome(figure)
 
 
 def _exchange(ranks: Ranks) -> list[float]:
@@ -84,7 +88,7 @@ class SmallTraining:
 
     def __init__(self, ranks: Ranks, parallel: Literal["ddp", "fsdp"], work: Path) -> None:
         settings = TrainingSettings(parallel=parallel, batch=ranks.count, micro_batch=1, processes=ranks.count)
-        self._on = Work.on(ranks.device, small_config())
+        self._on = Workload.on(ranks.device, small_config())
         self.network = self._on.network
         self._parallel = make_parallel(self.network, ranks, settings)
         self.optimizer = make_optimizer(self.network, settings)
@@ -99,7 +103,7 @@ class SmallTraining:
         return float(gradient_norm(list(self.network.parameters())))
 
 
-def sharing(device: torch.device) -> Outcome:
+def sharing(device: torch.device) -> CheckOutcome:
     """The gradient's norm by DDP and FSDP2 against that of one process."""
     by_ddp, by_fsdp = (max(each) for each in zip(*_by_rank(_share, device), strict=True))
     figure = f"the gradient's norm by DDP differs by {by_ddp:.1e}, by FSDP2 by {by_fsdp:.1e}"
@@ -109,12 +113,12 @@ def sharing(device: torch.device) -> Outcome:
 def _share(ranks: Ranks) -> list[float]:
     """How far the gradient's norm by DDP and by FSDP2 is from that of one process, as shares of it."""
     be_deterministic()
-    _, alone = Work.on(ranks.device, small_config()).gradients()
+    _, alone = Workload.on(ranks.device, small_config()).gradients()
     ways: tuple[Literal["ddp", "fsdp"], ...] = ("ddp", "fsdp")
     return [abs(SmallTraining(ranks, way, Path()).backward() / float(alone.norm()) - 1) for way in ways]
 
 
-def checkpoints(device: torch.device) -> Outcome:
+def checkpoints(device: torch.device) -> CheckOutcome:
     """A checkpoint of one process, copied beside the next step, goes through the FSDP2 of several and back."""
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
@@ -173,18 +177,18 @@ def _rank(rank: int, count: int, folder: str, is_on_gpus: bool, work: Callable[[
     dist.destroy_process_group()
 
 
-Bounded = Callable[[Check, torch.device, float], Outcome]
+Bounded = Callable[[Check, torch.device, float], CheckOutcome]
 """Runs a check for at most so many seconds."""
 LONGER = "run again with more --minutes"
 
 
-def versions(device: torch.device) -> Outcome:
+def versions(device: torch.device) -> CheckOutcome:
     """What computes: libraries, driver and device. A GPU that torch has no code for is wrong."""
     packages = ("triton", "transformers", "timm")
     known = [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
     known += [f"{package} {installed_version(package)}" for package in packages]
     if not is_gpu(device):
-        return Outcome(
+        return CheckOutcome(
             ", ".join([*known, f"{device.type} of {platform.machine()}", f"{torch.get_num_threads()} threads"])
         )
     gpu, number = torch.cuda.get_device_properties(device), torch.cuda.get_device_capability(device)
@@ -195,13 +199,13 @@ def versions(device: torch.device) -> Outcome:
     known.append(f"{gpu.name}, sm_{number[0]}{number[1]}, {gpu.total_memory / 2**30:.0f} GiB")
     figure = ", ".join(known)
     if all(int(name.partition("_")[2].rstrip("af")) // 10 != number[0] for name in torch.cuda.get_arch_list()):
-        return Outcome(
+        return CheckOutcome(
             figure, "wrong", f"install a build of torch for this GPU; this one has {torch.cuda.get_arch_list()}"
         )
-    return Outcome(figure)
+    return CheckOutcome(figure)
 
 
-def products(device: torch.device) -> Outcome:
+def products(device: torch.device) -> CheckOutcome:
     """Matrix products per second in each precision."""
     kinds = [("fp32", torch.float32, False), ("TF32", torch.float32, True), ("bf16", torch.bfloat16, False)]
     rates = {}
@@ -210,13 +214,13 @@ def products(device: torch.device) -> Outcome:
             rates[name] = product_rate(device, dtype) / 1e12
     figure = ", ".join(f"{name} {rate:.3g} TFLOP/s" for name, rate in rates.items())
     if is_gpu(device) and rates["bf16"] < 2 * rates["fp32"]:
-        return Outcome(
+        return CheckOutcome(
             figure, "slow", "bf16 should be several times fp32: look for other work on the GPU, and its clocks"
         )
-    return Outcome(figure)
+    return CheckOutcome(figure)
 
 
-def copies(device: torch.device) -> Outcome:
+def copies(device: torch.device) -> CheckOutcome:
     """Bandwidth of the device's memory and of its link to the host, and what starting an operation costs."""
     on_host = torch.zeros(2**28 if is_gpu(device) else 2**22, dtype=torch.uint8)
     there, size = on_host.to(device, copy=True), on_host.nbytes
@@ -233,10 +237,10 @@ def copies(device: torch.device) -> Outcome:
     figure = ", ".join(f"{name} {rate / 1e9:.3g} GB/s" for name, rate in rates.items())
     figure += f", {launch * 1e6:.3g} µs to start an operation"
     if is_gpu(device) and launch > 2e-5:
-        return Outcome(
+        return CheckOutcome(
             figure, "slow", "starting an operation takes more than 20 µs: is the CPU of the host busy or asleep?"
         )
-    return Outcome(figure)
+    return CheckOutcome(figure)
 
 
 READS: dict[str, Check] = {
@@ -262,17 +266,17 @@ CHECKS: dict[str, Check] = {
 """Name of a check → the check, those first whose failure explains others."""
 
 
-class Line(NamedTuple):
+class TimedOutcome(NamedTuple):
     """What the check `name` found, and how many seconds it took."""
 
     name: str
-    outcome: Outcome
+    outcome: CheckOutcome
     seconds: float
 
 
 def examine_device(
     device: torch.device, minutes: float, checks: Mapping[str, Check] = CHECKS, run: Bounded | None = None
-) -> Iterator[Line]:
+) -> Iterator[TimedOutcome]:
     """Yields a line for each check as it ends. All together take at most so many minutes; a check that is cut says so.
 
     `run`: how a check is bounded, by default `apart`. What follows a wrong reading of deformable attention reads without
@@ -286,31 +290,31 @@ def examine_device(
         share = 2 * left / (len(checks) - done + 1)  # up to two even ones
         if not has_kernels and name not in READS:
             check = partial(_without_kernels, check)
-        outcome = run(check, device, share) if share else Outcome("no time was left", "failed", LONGER)
+        outcome = run(check, device, share) if share else CheckOutcome("no time was left", "failed", LONGER)
         if name in READS and outcome.state in ("wrong", "failed"):
             has_kernels = False
-        yield Line(name, outcome, time.monotonic() - began)
+        yield TimedOutcome(name, outcome, time.monotonic() - began)
 
 
-def _without_kernels(check: Check, device: torch.device) -> Outcome:
+def _without_kernels(check: Check, device: torch.device) -> CheckOutcome:
     with without_kernels():
         found = check(device)
     return replace(found, figure=f"{found.figure}, with {OFF}")
 
 
-def outcome_of(check: Check, device: torch.device) -> Outcome:
+def outcome_of(check: Check, device: torch.device) -> CheckOutcome:
     """What a check finds, or how it fails."""
     try:
         return check(device)
     except Absent as error:
-        return Outcome(str(error), "absent")
+        return CheckOutcome(str(error), "absent")
     except Exception as error:  # whatever a driver or a library raises
         reason = str(error).strip().partition("\n")[0][:160]
         advice = "look for the first line that is not ok, and report it"
-        return Outcome(f"{type(error).__name__}: {reason}", "failed", advice)
+        return CheckOutcome(f"{type(error).__name__}: {reason}", "failed", advice)
 
 
-def interrupted(check: Check, device: torch.device, allowed: float) -> Outcome:
+def interrupted(check: Check, device: torch.device, allowed: float) -> CheckOutcome:
     """What a check that starts processes itself finds in the main thread, which is interrupted after `allowed` seconds."""
 
     def interrupt(*_: object) -> None:
@@ -324,17 +328,17 @@ def interrupted(check: Check, device: torch.device, allowed: float) -> Outcome:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def apart(check: Check, device: torch.device, allowed: float) -> Outcome:
+def apart(check: Check, device: torch.device, allowed: float) -> CheckOutcome:
     """What a check finds in a process of its own, which is killed after `allowed` seconds."""
     preload(("models.rlip", "transformers.models.blip.modeling_blip"))
     try:
         return in_fork(allowed, _as_in_ranks, check, device)
     except TimeoutError:
-        return Outcome(f"cut after {allowed:.0f} s", "failed", f"{LONGER}; if it hangs, report it")
+        return CheckOutcome(f"cut after {allowed:.0f} s", "failed", f"{LONGER}; if it hangs, report it")
     except ChildProcessError as error:
-        return Outcome(str(error), "failed", "look at the kernel's log (`dmesg`), report it")
+        return CheckOutcome(str(error), "failed", "look at the kernel's log (`dmesg`), report it")
 
 
-def _as_in_ranks(check: Check, device: torch.device) -> Outcome:
+def _as_in_ranks(check: Check, device: torch.device) -> CheckOutcome:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for equal bits
     return outcome_of(check, device)

@@ -38,7 +38,7 @@ from pipeline.run.device_outcome import (
     MOST_WAITING,
     NEAR,
     NEAR_BF16,
-    Outcome,
+    CheckOutcome,
     compared,
     difference,
     is_gpu,
@@ -70,7 +70,7 @@ PIXELS = (128, 160)
 
 
 @dataclass
-class Work:
+class Workload:
     """A network on a device and what it computes on: equal on each device, by the seed."""
 
     network: Network
@@ -89,7 +89,7 @@ class Work:
         pixels: tuple[int, int] = PIXELS,
         objects: int = 8,
         predicates: int = 4,
-    ) -> Work:
+    ) -> Workload:
         """Builds everything on the CPU and takes it there: `batch` images of four pairs, and texts of five tokens."""
         torch.manual_seed(0)
         network = build(config, None)
@@ -128,7 +128,7 @@ def small_config(**changes: Any) -> NetworkConfig:
     return NetworkConfig.from_dict({**SMALL, **changes, "dropout": 0.0, "text": {**SMALL["text"], "dropout": 0.0}})
 
 
-def recorded(name: str, heads: int, device: torch.device) -> Outcome:
+def recorded(name: str, heads: int, device: torch.device) -> CheckOutcome:
     """A network's outputs against recorded ones, in float32 twice, then with bfloat16 where torch has autocast.
 
     `heads`: of its layers for texts, which no file states.
@@ -169,10 +169,10 @@ def recorded(name: str, heads: int, device: torch.device) -> Outcome:
     return judged(is_right, figure, "a reading above")
 
 
-def step(device: torch.device) -> Outcome:
+def step(device: torch.device) -> CheckOutcome:
     """Loss and gradients of a training step against those of the CPU, twice for equal bits."""
     be_deterministic()
-    here, there = (Work.on(each, small_config()) for each in (torch.device("cpu"), device))
+    here, there = (Workload.on(each, small_config()) for each in (torch.device("cpu"), device))
     with tf32(False):
         expected, found, again = (work.gradients() for work in (here, there, there))
         taken = seconds(there.gradients, device)
@@ -182,13 +182,13 @@ def step(device: torch.device) -> Outcome:
     return judged(is_right, figure, "a network above")
 
 
-def compilation(device: torch.device) -> Outcome:
+def compilation(device: torch.device) -> CheckOutcome:
     """Graphs that torch.compile makes of a network over images of many sizes."""
     if device.type not in ("cuda", "cpu"):
-        return Outcome(f"torch.compile has no code for {device.type}", "absent")
+        return CheckOutcome(f"torch.compile has no code for {device.type}", "absent")
     from torch._dynamo import utils
 
-    work = Work.on(device, small_config(), batch=1)
+    work = Workload.on(device, small_config(), batch=1)
     work.network.eval()
     compile_layers(work.network, "inductor" if is_gpu(device) else "eager")
     utils.counters.clear()
@@ -199,11 +199,11 @@ def compilation(device: torch.device) -> Outcome:
     graphs, breaks = utils.counters["stats"]["unique_graphs"], sum(utils.counters["graph_break"].values())
     figure = f"{graphs} graphs for {SIZES} sizes, {breaks} breaks"
     if graphs > SIZES or breaks:
-        return Outcome(figure, "slow", "leave `compile = false`: the time goes into compiling")
-    return Outcome(figure)
+        return CheckOutcome(figure, "slow", "leave `compile = false`: the time goes into compiling")
+    return CheckOutcome(figure)
 
 
-def captioning(device: torch.device) -> Outcome:
+def captioning(device: torch.device) -> CheckOutcome:
     """Images that BLIP with random weights captions a second by transformers, by batch; at its default size on a GPU."""
     from transformers import BlipConfig, BlipForConditionalGeneration
 
@@ -227,7 +227,7 @@ def captioning(device: torch.device) -> Outcome:
     return _by_batch(caption, (1, 8, 64, 256) if is_gpu(device) else (1, 4), (side, side), reader, device)
 
 
-def labelling(device: torch.device) -> Outcome:
+def labelling(device: torch.device) -> CheckOutcome:
     """Images whose pairs the R-Tagger scores a second, by batch; with ResNet-50 on a GPU."""
     config = NetworkConfig(**TAGGER) if is_gpu(device) else small_config(**TAGGER)
     sides = (800, 1333) if is_gpu(device) else PIXELS
@@ -235,7 +235,7 @@ def labelling(device: torch.device) -> Outcome:
     def label(pixels_B3HW: Tensor) -> None:
         batch = len(pixels_B3HW)
         if batch not in works:
-            works[batch] = Work.on(device, config, batch, sides)
+            works[batch] = Workload.on(device, config, batch, sides)
             works[batch].network.eval()
         works[batch].images = pixels_B3HW
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if is_gpu(device) else nullcontext():
@@ -244,7 +244,7 @@ def labelling(device: torch.device) -> Outcome:
     def view(place: ImageRef, limits: ImageLimits) -> Tensor:
         return to_pixels(read_image(place, limits), max(sides))
 
-    works: dict[int, Work] = {}
+    works: dict[int, Workload] = {}
     reader = partial(read_ahead, read=view, threads=1)
     return _by_batch(label, (1, 4, 16) if is_gpu(device) else (1, 2), sides, reader, device)
 
@@ -255,7 +255,7 @@ def _by_batch(
     sides: tuple[int, int],
     reader: Callable[..., Iterator[Any]],
     device: torch.device,
-) -> Outcome:
+) -> CheckOutcome:
     """Images a second for each batch, up to the first that doesn't fit, and for the last, the share of waits.
 
     `reader`: `read_ahead` as a process of the stage uses it.
@@ -267,13 +267,13 @@ def _by_batch(
         except torch.OutOfMemoryError:
             break
     if not rates:
-        return Outcome("no image fits", "failed", "free the GPU's memory")
+        return CheckOutcome("no image fits", "failed", "free the GPU's memory")
     waits = _waits(work, max(rates), sides, reader, device)
     figure = ", ".join(f"{rate:.3g} images/s at batch {batch}" for batch, rate in rates.items())
     figure += f", {waits:.0%} of the time waits for JPEGs"
     if is_gpu(device) and waits > MOST_WAITING:
-        return Outcome(figure, "slow", "raise run.workers, so that more processes read images for a GPU")
-    return Outcome(figure)
+        return CheckOutcome(figure, "slow", "raise run.workers, so that more processes read images for a GPU")
+    return CheckOutcome(figure)
 
 
 def _waits(

@@ -22,7 +22,7 @@ the check is about."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CheckOutcome:
     """What a check found on a device."""
 
     figure: str
@@ -31,16 +31,20 @@ class Outcome:
     """What to do, if anything."""
 
 
-def judged(is_right: bool, figure: str, suspect: str) -> Outcome:
+def judged(is_right: bool, figure: str, suspect: str) -> CheckOutcome:
     """An outcome that is ok, or wrong; then `suspect` is what to look at first."""
-    return Outcome(figure) if is_right else Outcome(figure, "wrong", f"see whether {suspect} is wrong, then {REPORT}")
+    return (
+        CheckOutcome(figure)
+        if is_right
+        else CheckOutcome(figure, "wrong", f"see whether {suspect} is wrong, then {REPORT}")
+    )
 
 
 class Absent(Exception):
     """This machine lacks what a check is about."""
 
 
-Check = Callable[[torch.device], Outcome]
+Check = Callable[[torch.device], CheckOutcome]
 LEAST_SECONDS = 0.2
 """What is timed is repeated for so long."""
 NEAR, NEAR_BF16 = 1e-4, 0.05

@@ -16,7 +16,7 @@ from pipeline.run.device_outcome import (
     NEAR,
     NEAR_BF16,
     REPORT,
-    Outcome,
+    CheckOutcome,
     compared,
     difference,
     is_gpu,
@@ -51,7 +51,7 @@ IN_ORDER = (*FORWARD, "query_gradients_kernel", "sort", "starts", "value_gradien
 
 
 @dataclass(frozen=True)
-class Reading:
+class AttentionSizes:
     """Sizes of one reading of deformable attention."""
 
     images: int = 2
@@ -101,18 +101,18 @@ class Reading:
             "add_value_gradient_kernel": Counted(inputs + read + 2 * cells * 4, corners * 4, 2 * corners + 10 * points),
         }
 
-    def small(self) -> Reading:
+    def small(self) -> AttentionSizes:
         """The same with maps of a fifth of the sides, for devices on which only the way matters."""
         return replace(self, shapes=tuple((-(-height // 5), -(-width // 5)) for height, width in self.shapes))
 
 
 READINGS = {
-    "encoder": Reading(queries=22_223),
-    "decoder": Reading(),
-    "one query": Reading(images=1, queries=1),
-    "no query": Reading(queries=0),
-    "odd sizes": Reading(images=1, channels=24, heads=3, points=3, shapes=((17, 31), (9, 1))),
-    "points outside": Reading(spread=6.0),
+    "encoder": AttentionSizes(queries=22_223),
+    "decoder": AttentionSizes(),
+    "one query": AttentionSizes(images=1, queries=1),
+    "no query": AttentionSizes(queries=0),
+    "odd sizes": AttentionSizes(images=1, channels=24, heads=3, points=3, shapes=((17, 31), (9, 1))),
+    "points outside": AttentionSizes(spread=6.0),
 }
 
 
@@ -127,13 +127,13 @@ def _plainly(value_BMSC: Tensor, places: Tensor, weights: Tensor, shapes: Shapes
     return read_plainly(value_BMSC.flatten(0, 1).to(places.dtype), places, weights, shapes)
 
 
-def reading(kind: Reading, dtype: torch.dtype, device: torch.device) -> Outcome:
+def reading(kind: AttentionSizes, dtype: torch.dtype, device: torch.device) -> CheckOutcome:
     """Deformable attention against PyTorch's grid_sample, forward and backward, twice for equal bits and once fast.
 
     Each time stands beside the least one on paper, by the kernels' bytes and operations at peaks measured here.
     """
     if is_gpu(device) and (reason := unfit_machine(device.index)):  # grid_sample reads, whose sums have no fixed order
-        return Outcome(reason, "absent")
+        return CheckOutcome(reason, "absent")
     if not is_gpu(device):
         kind = replace(kind.small(), queries=min(kind.queries, 100))
     value, *rest = kind.inputs()
@@ -158,7 +158,9 @@ def reading(kind: Reading, dtype: torch.dtype, device: torch.device) -> Outcome:
     if is_gpu(device):
         figure += "".join(f", {kernel}: {choice}" for kernel, picks in chosen().items() for choice in picks.values())
     if not is_right or off > near:
-        return Outcome(figure, "wrong", f"set {OFF} in the environment, which reads with grid_sample, and {REPORT}")
+        return CheckOutcome(
+            figure, "wrong", f"set {OFF} in the environment, which reads with grid_sample, and {REPORT}"
+        )
     if is_gpu(device) and ours > plain:
-        return Outcome(figure, "slow", f"{OFF} in the environment reads with grid_sample; {REPORT}")
-    return Outcome(figure)
+        return CheckOutcome(figure, "slow", f"{OFF} in the environment reads with grid_sample; {REPORT}")
+    return CheckOutcome(figure)

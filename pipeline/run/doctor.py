@@ -28,7 +28,7 @@ from pipeline.run.networks import Finding, networks, unfit_networks
 from pipeline.run.recipe import Recipe
 from pipeline.runtime.chat_endpoint import ChatOptions, models_of
 from pipeline.runtime.devices import has_bfloat16
-from pipeline.runtime.engines.ray_cluster import Node, connect, live_nodes, look_around, room_for
+from pipeline.runtime.engines.ray_cluster import RayNode, connect, live_nodes, look_around, room_for
 from pipeline.runtime.execute import installed_version
 from pipeline.stages.caption import CaptionStage
 from pipeline.stages.import_tagger import ImportTaggerStage
@@ -398,7 +398,7 @@ def ray_cluster(context: RunContext) -> Iterator[Finding]:
         yield Finding("note", "store", shared)
 
 
-def _room(context: RunContext, nodes: Sequence[Node]) -> Iterator[Finding]:
+def _room(context: RunContext, nodes: Sequence[RayNode]) -> Iterator[Finding]:
     """Report for each stage how many of its workers fit, or why none does."""
     run, seen = context.recipe.run, set()
     for step in context.steps:
@@ -428,7 +428,7 @@ def _room(context: RunContext, nodes: Sequence[Node]) -> Iterator[Finding]:
             yield Finding("ok", f"{step.name} on Ray", f"up to {most} workers of {worker}")
 
 
-def _views(context: RunContext, ray: Any, nodes: Sequence[Node]) -> Iterator[Finding]:
+def _views(context: RunContext, ray: Any, nodes: Sequence[RayNode]) -> Iterator[Finding]:
     """Ask every node for its version of rlip, and whether it sees the folder of the run and a store in a folder."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

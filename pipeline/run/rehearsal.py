@@ -18,7 +18,16 @@ import torch
 from models.deformable_read_triton import OFF
 from pipeline.report.formatting import bytes_in_words
 from pipeline.run.context import RunContext
-from pipeline.run.device_outcome import MOST_WAITING, NEAR_BF16, REPORT, Absent, Check, Outcome, is_gpu, without_kernels
+from pipeline.run.device_outcome import (
+    MOST_WAITING,
+    NEAR_BF16,
+    REPORT,
+    Absent,
+    Check,
+    CheckOutcome,
+    is_gpu,
+    without_kernels,
+)
 from pipeline.run.doctor import require_readable
 from pipeline.run.estimate import REHEARSAL, estimate, with_trainings
 from pipeline.run.networks import networks
@@ -111,14 +120,14 @@ class Rehearsal:
             "the best recipe": self._write,
         }
 
-    def _weights(self, device: torch.device) -> Outcome:
+    def _weights(self, device: torch.device) -> CheckOutcome:
         found = [each for each in networks(self._context) if each.what.startswith(self._stage)]
         missing = [each.detail for each in found if each.state == "missing"]
         if missing:
-            return Outcome("; ".join(missing), "failed", "runs below start from random weights")
-        return Outcome("; ".join(each.detail for each in found))
+            return CheckOutcome("; ".join(missing), "failed", "runs below start from random weights")
+        return CheckOutcome("; ".join(each.detail for each in found))
 
-    def _as_it_is(self, device: torch.device) -> Outcome:
+    def _as_it_is(self, device: torch.device) -> CheckOutcome:
         self._first = self._best = ran = self._run({})
         values, parts = ran.tracked, ran.measured["parts"]
         figure = f"{ran}, MFU {values['mfu']:.1%}, " if "mfu" in values else f"{ran}, "
@@ -129,29 +138,31 @@ class Rehearsal:
         figure += "".join(
             f"; {waits / STEPS:g} waits a step at {line}" for line, waits in ran.measured["waits"].items()
         )
-        return Outcome(figure, *(("slow", "raise num_workers") if values["data_wait"] > MOST_WAITING else ()))
+        return CheckOutcome(figure, *(("slow", "raise num_workers") if values["data_wait"] > MOST_WAITING else ()))
 
-    def _again(self, device: torch.device) -> Outcome:
+    def _again(self, device: torch.device) -> CheckOutcome:
         ran = self._run({"checkpoint_every": STEPS})
         seconds, size = ran.summary.checkpoint_wait / 2, bytes_in_words(ran.checkpoint_bytes / 2)
         figure = f"after {2 * STEPS} steps; {seconds:.2g} s for a checkpoint of {size}"
         self._repeats = ran.weights == self._needed.weights
         if self._repeats:
-            return Outcome(f"the same weights {figure}")
-        return Outcome(f"other weights {figure}", "wrong", f"resumed runs will differ in their last bits; {REPORT}")
+            return CheckOutcome(f"the same weights {figure}")
+        return CheckOutcome(
+            f"other weights {figure}", "wrong", f"resumed runs will differ in their last bits; {REPORT}"
+        )
 
-    def _killed(self, device: torch.device) -> Outcome:
+    def _killed(self, device: torch.device) -> CheckOutcome:
         ran = self._run({"checkpoint_every": STEPS // 2, "restarts": 1}, dies_after=STEPS)
         figure = f"killed after step {STEPS}, resumed from step {ran.summary.resumed_from}"
         if not ran.summary.resumed_from:
-            return Outcome(figure, "wrong", f"its checkpoint was lost; {REPORT}")
+            return CheckOutcome(figure, "wrong", f"its checkpoint was lost; {REPORT}")
         if not self._repeats:
-            return Outcome(f"{figure}; weights are not compared, since they differ without it too")
+            return CheckOutcome(f"{figure}; weights are not compared, since they differ without it too")
         if ran.weights != self._needed.weights:
-            return Outcome(f"{figure}, other weights in the end", "wrong", REPORT)
-        return Outcome(f"{figure}, the same weights in the end")
+            return CheckOutcome(f"{figure}, other weights in the end", "wrong", REPORT)
+        return CheckOutcome(f"{figure}, the same weights in the end")
 
-    def _variant(self, name: str, value: Any, device: torch.device) -> Outcome:
+    def _variant(self, name: str, value: Any, device: torch.device) -> CheckOutcome:
         """Tries a setting on top of the best ones, to which it belongs from then on if it is faster."""
         try:
             ran = self._run({**self._best_changes, name: value})
@@ -163,43 +174,43 @@ class Rehearsal:
         if name == "precision":
             figure += f"; the loss differs by {self._far(ran):.2%}"
             if not self._far(ran) <= NEAR_BF16:
-                return Outcome(figure, "wrong", f"keep another precision, and {REPORT}")
+                return CheckOutcome(figure, "wrong", f"keep another precision, and {REPORT}")
         if self._best is None or ran.speed > GAIN * self._best.speed:
             self._best = ran
-        return Outcome(figure)
+        return CheckOutcome(figure)
 
-    def _plainly(self, device: torch.device) -> Outcome:
+    def _plainly(self, device: torch.device) -> CheckOutcome:
         if not is_gpu(device):
             raise Absent("a CPU reads without Triton")
         with without_kernels():
             ran = self._run(self._best_changes)
         figure, is_near = f"{self._beside(ran)}; the loss differs by {self._far(ran):.2%}", self._far(ran) <= NEAR_BF16
         if is_near and ran.speed <= GAIN * (self._best or self._needed).speed:
-            return Outcome(figure)
-        return Outcome(figure, "slow" if is_near else "wrong", f"set {OFF} in the environment, and {REPORT}")
+            return CheckOutcome(figure)
+        return CheckOutcome(figure, "slow" if is_near else "wrong", f"set {OFF} in the environment, and {REPORT}")
 
-    def _fragmented(self, device: torch.device) -> Outcome:
+    def _fragmented(self, device: torch.device) -> CheckOutcome:
         """Trains for longer, on views of changing sizes, which fragment the memory."""
         if not is_gpu(device):
             raise Absent("not measured: PyTorch counts the memory of GPUs only")
         ran = self._run({**self._best_changes, "steps": LONG})
         figure, allocated = f"{ran} after {LONG} steps", ran.tracked["memory_gib"]
         if ran.measured["reserved_gib"] <= MOST_RESERVED * allocated:
-            return Outcome(figure)
-        return Outcome(figure, "slow", "set PYTORCH_ALLOC_CONF=expandable_segments:True in the environment")
+            return CheckOutcome(figure)
+        return CheckOutcome(figure, "slow", "set PYTORCH_ALLOC_CONF=expandable_segments:True in the environment")
 
-    def _largest(self, device: torch.device) -> Outcome:
+    def _largest(self, device: torch.device) -> CheckOutcome:
         """Trains on the largest views with the best settings, which are given up if that fails."""
         side = max(self._settings.shortest, default=self._settings.image_size)
         view = {"shortest": self._settings.shortest and (side,), "crop": 0.0, "smallest": 1.0}
         size = (640, 640 * min(side, self._settings.image_size) // self._settings.image_size)
         try:
-            return Outcome(str(self._run({**self._best_changes, **view}, sizes=(size,))))
+            return CheckOutcome(str(self._run({**self._best_changes, **view}, sizes=(size,))))
         except PipelineError:
             self._best = self._first
             raise
 
-    def _whole(self, device: torch.device) -> Outcome:
+    def _whole(self, device: torch.device) -> CheckOutcome:
         """Keeps the speed of the recipe as it is, then estimates its run."""
         self._keep(self._context.run, self._needed)
         try:
@@ -212,9 +223,9 @@ class Rehearsal:
             f"{made.hours:,.3g} hours of processes" if made.gpu_hours is None else f"{made.gpu_hours:,.3g} GPU-hours"
         )
         unknown = [step.step for step in made.steps if step.seconds is None]
-        return Outcome(f"{hours} as it is{', without ' if unknown else ''}{', '.join(unknown)}")
+        return CheckOutcome(f"{hours} as it is{', without ' if unknown else ''}{', '.join(unknown)}")
 
-    def _write(self, device: torch.device) -> Outcome:
+    def _write(self, device: torch.device) -> CheckOutcome:
         """Writes a recipe that extends the given one with the best settings, and keeps its speed."""
         best = self._best or self._needed
         settings = _with(self._settings, best.changes)
@@ -227,7 +238,7 @@ class Rehearsal:
         ]
         self._out.write_text("\n".join(lines) + "\n")
         self._keep(Run(self._context.store, self._out.stem), best)
-        return Outcome(f"{self._out}: {best}" + (f"; as it is {self._first}" if self._first else ""))
+        return CheckOutcome(f"{self._out}: {best}" + (f"; as it is {self._first}" if self._first else ""))
 
     @property
     def _needed(self) -> Ran:

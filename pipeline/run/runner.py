@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.report.figures import Figures, figures_of
 from pipeline.report.static_report import write_report
-from pipeline.report.steps import Outcome, StepOutcome
+from pipeline.report.steps import RunOutcome, StepOutcome
 from pipeline.run.checks import CHECKED, require_passed
 from pipeline.run.context import RunContext
 from pipeline.run.dag import Step
@@ -34,12 +34,12 @@ Work = Callable[[Planner, StepPlan, Display], Sequence[Record]]
 """Function with which a runner executes the due items of a step. It may do more, but returns their records."""
 
 
-def run(context: RunContext, display: Display) -> Outcome:
+def run(context: RunContext, display: Display) -> RunOutcome:
     """Run every step of a recipe. Raises `PipelineError`; what was committed stays and is reused."""
     preload_imports(context.steps)
     prepare(context, display)
     planner = Planner(context)
-    return Outcome(context.recipe.name, [run_step(planner, step, display, work) for step in context.steps])
+    return RunOutcome(context.recipe.name, [run_step(planner, step, display, work) for step in context.steps])
 
 
 def preload_imports(steps: Iterable[Step]) -> None:
@@ -217,7 +217,7 @@ def _append_unfinished(context: RunContext, status: str, **facts: object) -> Non
             _append_record(context, status, **facts)
 
 
-def conclude(context: RunContext, outcome: Outcome) -> tuple[Figures, Path]:
+def conclude(context: RunContext, outcome: RunOutcome) -> tuple[Figures, Path]:
     """Store recipe and outcome with the run and write the report. Returns the figures and the path of the report.
 
     Raises `FatalError` after that if a partition failed one of `run.checks`, and `RetryableError` before it if another

@@ -87,7 +87,7 @@ class EvaluateStage(Stage):
         """
         from models.weights import load
         from pipeline.evaluation.detections.table import DetectionsWriter
-        from pipeline.evaluation.test_set import Scored, TestSet
+        from pipeline.evaluation.test_set import ScoredImage, TestSet
         from pipeline.evaluation.vcoco_truth import read_vcoco_truth
 
         weights = inputs.artifact("weights")
@@ -106,7 +106,7 @@ class EvaluateStage(Stage):
             for position, found in predicted:
                 row = test_set.rows[position]
                 writer.write({name: row[name] for name in ("image_id", "uri", "width", "height")} | found.row(names))
-                scored.append(Scored.of(position, found))
+                scored.append(ScoredImage.of(position, found))
         scores = test_set.scores(scored, settings.metrics, self._unseen)
         if settings.vcoco is not None:
             truth = read_vcoco_truth(settings.vcoco.actions, settings.vcoco.instances)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from models.network import Network
 from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.relations import Interactions
-from pipeline.evaluation.test_set import Scored, TestSet
+from pipeline.evaluation.test_set import ScoredImage, TestSet
 from pipeline.training import worker
 from pipeline.training.config import TrainConfig
 from pipeline.training.ranks import Arrays, Ranks
@@ -41,24 +41,24 @@ class ZeroShotCheck:
         own = range(ranks.rank, len(self._test.rows), ranks.count)
         size, batch = self._settings.whole_size, self._settings.micro_batch
         found = self._test.predict(network, size, None, batch, lambda done, total, note="": None, own)
-        every = ranks.every({position: _arrays(Scored.of(position, each)) for position, each in found})
+        every = ranks.every({position: _arrays(ScoredImage.of(position, each)) for position, each in found})
         network.train()
         scores: Mapping[str, float] = self._test.scores(_scored(position, arrays) for position, arrays in every.items())
         return scores
 
 
-def _arrays(scored: Scored) -> dict[str, NDArray[Any]]:
+def _arrays(scored: ScoredImage) -> dict[str, NDArray[Any]]:
     parts = {"relations": scored.relations, "boxes": scored.boxes}
     every = {f"{part}.{name}": array for part, held in parts.items() for name, array in vars(held).items()}
     return {name: array for name, array in every.items() if array is not None}
 
 
-def _scored(position: int, arrays: Arrays) -> Scored:
+def _scored(position: int, arrays: Arrays) -> ScoredImage:
     relations, boxes = (
         {name.removeprefix(part): array for name, array in arrays.items() if name.startswith(part)}
         for part in ("relations.", "boxes.")
     )
-    return Scored(position, Interactions(**relations), Detections(**boxes))
+    return ScoredImage(position, Interactions(**relations), Detections(**boxes))
 
 
 def main(path: Path) -> int:

@@ -66,7 +66,7 @@ def _tracking(values: dict[str, Any]) -> Path:
     return folder.absolute() / f"{values['kind']}-{key}"
 
 
-class Progress(Settings):
+class TrainingProgress(Settings):
     """How far a training run is. Rank 0 writes it again and again, for the launcher to report."""
 
     step: int

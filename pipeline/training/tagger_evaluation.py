@@ -82,7 +82,7 @@ class TaggerCheck:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredPairs:
     """Scores and truth of the box pairs of one image, N×P."""
 
     sample: TrainingSample
@@ -96,7 +96,7 @@ class Scored:
         return {"sample": sample, "pairs": np.array(self.pairs), "scores": self.scores, "truth": self.truth}
 
     @classmethod
-    def of_arrays(cls, arrays: Arrays) -> Scored:
+    def of_arrays(cls, arrays: Arrays) -> ScoredPairs:
         """Makes it from the output of `arrays`."""
         sample = TrainingSample.from_json(arrays["sample"].tobytes())
         pairs = [(subject, object_) for subject, object_ in arrays["pairs"].tolist()]
@@ -131,7 +131,7 @@ def check_tagger(
         own = {i: _scored(network, texts, source, i, names, settings, ranks.device) for i in _shared(chosen, ranks)}
     network.train()
     scored = ranks.every({i: each.arrays() for i, each in own.items() if each is not None})
-    images = [Scored.of_arrays(arrays) for _, arrays in sorted(scored.items())]
+    images = [ScoredPairs.of_arrays(arrays) for _, arrays in sorted(scored.items())]
     stated = [_stated(image, names.predicates) for image in images]
     everywhere = Counter(statement for of_image in stated for statement in sorted(of_image))
     proposed = [
@@ -174,7 +174,7 @@ def average_precision(scores: NDArray[np.float32], truth: NDArray[np.bool_]) -> 
     return float(precision[hits].mean())
 
 
-def _rankings(images: Sequence[Scored]) -> dict[str, float]:
+def _rankings(images: Sequence[ScoredPairs]) -> dict[str, float]:
     if not images:
         return {}
     score, truth = (np.concatenate([getattr(image, name) for image in images]) for name in ("scores", "truth"))
@@ -196,7 +196,7 @@ def _rankings(images: Sequence[Scored]) -> dict[str, float]:
 
 
 def proposals(
-    number: int, image: Scored, names: Sequence[str], stated: Collection[Statement], symmetric: Collection[str]
+    number: int, image: ScoredPairs, names: Sequence[str], stated: Collection[Statement], symmetric: Collection[str]
 ) -> Iterator[Proposal]:
     """Yields the labels of image `number` that captions with the `stated` facts would propose."""
     boxes, columns = image.sample.boxes, index_by_name(names)
@@ -215,7 +215,7 @@ def proposals(
             yield Proposal(number, candidate, float(image.scores[row, columns[predicate]]), holds)
 
 
-def _stated(image: Scored, names: Sequence[str]) -> set[Statement]:
+def _stated(image: ScoredPairs, names: Sequence[str]) -> set[Statement]:
     """Returns the relations of the image that have known predicates, with categories in place of boxes."""
     boxes, known = image.sample.boxes, set(names)
     return {
@@ -226,7 +226,7 @@ def _stated(image: Scored, names: Sequence[str]) -> set[Statement]:
 
 
 def _false(
-    number: int, image: Scored, names: Sequence[str], true: Collection[Statement], everywhere: Counter[Statement]
+    number: int, image: ScoredPairs, names: Sequence[str], true: Collection[Statement], everywhere: Counter[Statement]
 ) -> set[Statement]:
     """Draws statements about the categories of the image that are true only in other images.
 
@@ -288,7 +288,7 @@ def _scored(
     names: TextList,
     settings: TrainingSettings,
     device: torch.device,
-) -> Scored | None:
+) -> ScoredPairs | None:
     """Returns scores and truth of one image; None if it can't be read, or has no relation of known predicate and
     categories. The network runs in any case, as it does in the other processes.
     """
@@ -314,7 +314,7 @@ def _scored(
     predictions = network.predict(pixels, None, *texts, queries)
     if not truth.any():
         return None
-    return Scored(sample, pairs, predictions.predicate_logits[0].sigmoid().float().cpu().numpy(), truth)
+    return ScoredPairs(sample, pairs, predictions.predicate_logits[0].sigmoid().float().cpu().numpy(), truth)
 
 
 def _read(source: ShardSamples, image: int, size: int) -> tuple[TrainingSample, Tensor]:

@@ -41,7 +41,7 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "could not create a m
 """What PyTorch and oneDNN say when an allocation fails."""
 
 
-class Check(Protocol):
+class PeriodicEvaluation(Protocol):
     """Measures a network while it is trained."""
 
     def is_due(self, step: int, total: int) -> bool:
@@ -81,7 +81,7 @@ class TrainingResult:
 
 
 @dataclass(frozen=True)
-class StepOutcome:
+class StepMetrics:
     """The outcome of a step, the same in every process."""
 
     losses: dict[str, float]
@@ -101,7 +101,7 @@ class Trainer:
         samples: ShardSamples,
         ranks: Ranks,
         progress: Progress,
-        check: Check | None = None,
+        check: PeriodicEvaluation | None = None,
     ) -> None:
         """Raises `FatalError` for a missing tar, and for a checkpoint of another network."""
         samples.require_tars()
@@ -193,7 +193,7 @@ class Trainer:
             self._checkpoints.waited,
         )
 
-    def _run(self, parts: Iterator[MicroBatch], is_asked_to_stop: Callable[[], bool]) -> StepOutcome:
+    def _run(self, parts: Iterator[MicroBatch], is_asked_to_stop: Callable[[], bool]) -> StepMetrics:
         """Runs one step: the micro-batches of this process, the exchange with the others, the update."""
         settings, numbers = self._settings, self._parallel.own_parts()
         self._optimizer.zero_grad(set_to_none=True)
@@ -247,7 +247,7 @@ class Trainer:
                 "why); set compile = false and run again: training continues from its last checkpoint"
             ) from error
 
-    def _exchanged(self, losses: Mapping[int, dict[str, torch.Tensor]], norm: torch.Tensor, stop: bool) -> StepOutcome:
+    def _exchanged(self, losses: Mapping[int, dict[str, torch.Tensor]], norm: torch.Tensor, stop: bool) -> StepMetrics:
         """Averages the losses over all micro-batches, in the order of their numbers, and learns whether any process was
         asked to stop."""
         names = list(next(iter(losses.values())))
@@ -257,7 +257,7 @@ class Trainer:
         table[-1, 0] = float(stop)
         rows = self._ranks.summed(table)
         values = torch.cat([rows[:-1].mean(0), rows[-1, :1], norm.detach().reshape(1)]).tolist()
-        return StepOutcome(dict(zip(names, values[:-2], strict=True)), values[-1], values[-2] > 0)
+        return StepMetrics(dict(zip(names, values[:-2], strict=True)), values[-1], values[-2] > 0)
 
     def _steps(self) -> Iterator[Iterator[MicroBatch]]:
         """Yields the micro-batches of this process for each remaining step. Raises `PipelineError`."""

@@ -59,14 +59,14 @@ def counts_by_name(tables: Iterable[pa.Table], kind: str) -> Counter[str]:
 
 
 @dataclass(frozen=True)
-class Names:
+class LabelCounts:
     """Label names and their counts in the training set, most frequent first."""
 
     names: tuple[str, ...]
     counts: tuple[int, ...]
 
     @classmethod
-    def of(cls, counts: Counter[str]) -> Names:
+    def of(cls, counts: Counter[str]) -> LabelCounts:
         """Ranks names by count, ties in alphabetical order."""
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         return cls(tuple(name for name, _ in ranked), tuple(count for _, count in ranked))
@@ -101,8 +101,8 @@ class Names:
 class Vocabulary:
     """The object and predicate names of a training set."""
 
-    objects: Names
-    predicates: Names
+    objects: LabelCounts
+    predicates: LabelCounts
 
     @classmethod
     def of(cls, statistics: Iterable[pa.Table], predicates_as: Literal["predicate", "surface"]) -> Vocabulary:
@@ -112,7 +112,7 @@ class Vocabulary:
         for name, count in list(predicates.items()):
             if mirrored_predicate(name) != name:
                 predicates[mirrored_predicate(name)] += count
-        return cls(Names.of(objects), Names.of(predicates))
+        return cls(LabelCounts.of(objects), LabelCounts.of(predicates))
 
     def save(self, path: Path, **facts: Any) -> None:
         """Writes JSON: ordered names with counts, and `facts` that readers of the weights need."""
@@ -129,7 +129,7 @@ class Vocabulary:
         """Reads a file that `save` wrote."""
         values = json.loads(path.read_bytes())
         kinds = (("objects", "object_counts"), ("predicates", "predicate_counts"))
-        return cls(*(Names(tuple(values[names]), tuple(values[counts])) for names, counts in kinds))
+        return cls(*(LabelCounts(tuple(values[names]), tuple(values[counts])) for names, counts in kinds))
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from pipeline.training.config import (
     SUMMARY,
     TOKENIZER,
     VOCABULARY,
-    Progress,
     Summary,
     TrainConfig,
+    TrainingProgress,
 )
 from pipeline.training.launch.failure import Failure
 from pipeline.training.launch.meeting import join
@@ -37,13 +37,13 @@ from pipeline.training.shards import ShardSamples, range_cache
 from pipeline.training.tagger_evaluation import HeldOut
 from pipeline.training.task import PretrainTask, TaggerTask, Task
 from pipeline.training.tracking.throughput import Precision
-from pipeline.training.trainer import Check, Trainer, TrainingResult
+from pipeline.training.trainer import PeriodicEvaluation, Trainer, TrainingResult
 from pipeline.training.vocabulary import Vocabulary
 from storage.atomic import put_in_place, write_atomic
 from storage.errors import FatalError, PipelineError
 from storage.shards.sample_map import SampleMap
 
-MakeCheck = Callable[[TrainConfig], Check]
+MakeCheck = Callable[[TrainConfig], PeriodicEvaluation]
 
 
 def main(path: Path, make_check: MakeCheck | None = None) -> int:
@@ -109,7 +109,9 @@ def _samples(config: TrainConfig, name: str) -> ShardSamples:
     return ShardSamples(SampleMap(config.work / name), range_cache(config), config.settings.predicate_form)
 
 
-def _parts(config: TrainConfig, vocabulary: Vocabulary, make_check: MakeCheck | None) -> tuple[Task, Check | None]:
+def _parts(
+    config: TrainConfig, vocabulary: Vocabulary, make_check: MakeCheck | None
+) -> tuple[Task, PeriodicEvaluation | None]:
     """Builds the task, and the check to run after each step."""
     settings, tokenizer = config.settings, config.work / TOKENIZER
     if not isinstance(settings, TaggerSettings):
@@ -128,7 +130,7 @@ def _listen() -> Callable[[], bool]:
 def _report(work: Path, step: int, total: int, message: str) -> None:
     with suppress(OSError):  # a full disk must not end a training run because its log can't grow
         print(f"step {step}/{total}: {message}", flush=True)
-        Progress(step=step, total=total, message=message).write(work)
+        TrainingProgress(step=step, total=total, message=message).write(work)
 
 
 def _finish(config: TrainConfig, trained: TrainingResult, samples: ShardSamples, ranks: Ranks) -> None:

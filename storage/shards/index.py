@@ -114,7 +114,7 @@ def read_index_file(path: Path) -> pa.Table:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class IndexDifference:
     """How a tar differs from its index."""
 
     faults: tuple[str, ...]
@@ -123,7 +123,7 @@ class Comparison:
     """Entries that indexes never list, which are no fault."""
 
 
-def compare(tar: Path, index: pa.Table, progress: Progress = lambda done, total: None) -> Comparison:
+def compare(tar: Path, index: pa.Table, progress: Progress = lambda done, total: None) -> IndexDifference:
     """Compares a tar with its index. Reads the tar once. Raises `FatalError` as `index_tar` does."""
     found = index_tar(tar, progress)
     faults = [f"{entry.name or tar.name}: {entry.reason}" for entry in found.refused if entry.damaged]
@@ -138,7 +138,7 @@ def compare(tar: Path, index: pa.Table, progress: Progress = lambda done, total:
         elif stated[name] != actual[name]:
             different = "other bytes" if stated[name][2] != actual[name][2] else "another place"
             faults.append(f"{name}: has {different} than the index says")
-    return Comparison(tuple(faults), tuple(entry for entry in found.refused if not entry.damaged))
+    return IndexDifference(tuple(faults), tuple(entry for entry in found.refused if not entry.damaged))
 
 
 def _by_name(table: pa.Table) -> dict[str, tuple[int, int, str]]:

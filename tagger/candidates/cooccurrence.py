@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 
 from tagger.box import Box
-from tagger.candidates.source import Candidates, Dropped, Loss, box_pairs
+from tagger.candidates.source import Candidates, Dropped, DropReason, box_pairs
 from tagger.matching import NounReader, Texts, read_authors_file
 from tagger.pair import NO_MENTION, Pair
 from tagger.triplet import Triplet
@@ -39,7 +39,7 @@ def cooccurrence_candidates(
         ambiguity = count[subject] * (count[object_] - (subject == object_))
         predicates = table.get(subject, {}).get(object_, ())
         pairs += [Pair(i, j, predicate, NO_MENTION, ambiguity, support=0) for predicate in predicates]
-    return Candidates(pairs, [Dropped(number, Loss.CAPTIONS_UNUSED, "") for number in range(len(triplets))])
+    return Candidates(pairs, [Dropped(number, DropReason.CAPTIONS_UNUSED, "") for number in range(len(triplets))])
 
 
 def cooccurrence_table(

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from tagger.box import Box
-from tagger.candidates.source import Candidates, Dropped, Loss, box_pairs, dropped
+from tagger.candidates.source import Candidates, Dropped, DropReason, box_pairs, dropped
 from tagger.english.words import words
 from tagger.matching import NounReader, by_whole_words
 from tagger.pair import Pair, shares
@@ -62,7 +62,7 @@ def ground(
             continue
         region = frozenset(regions[number] if regions else ())
         if not (pairs := [pair for pair in pairs if region.issubset(pair)]):
-            lost.append(Dropped(number, Loss.OTHER_BOXES, f"{triplet.subject_lemma}, {triplet.object_lemma}"))
+            lost.append(Dropped(number, DropReason.OTHER_BOXES, f"{triplet.subject_lemma}, {triplet.object_lemma}"))
             continue
         key = predicate, tuple(subjects), tuple(objects), region
         mention = mentions.setdefault(key, _Mention(pairs, [], {}, set(), set()))

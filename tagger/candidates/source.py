@@ -11,7 +11,7 @@ from tagger.pair import Pair
 from tagger.triplet import Triplet
 
 
-class Loss(StrEnum):
+class DropReason(StrEnum):
     """Why a triplet leads to no candidate. The first reason that applies counts (docs/labels.md, Excluded triplets)."""
 
     NO_PREDICATE = "no predicate"
@@ -29,7 +29,7 @@ class Dropped(NamedTuple):
     """A triplet that leads to no candidate: its index, the reason, and the word that it is about."""
 
     triplet: int
-    reason: Loss
+    reason: DropReason
     value: str
 
 
@@ -83,10 +83,10 @@ def dropped(
 ) -> Dropped:
     """Returns why triplet `number` leads to no candidate. `subjects`, `objects`: boxes that its nouns may mean."""
     if not predicate:
-        return Dropped(number, Loss.NO_PREDICATE, triplet.predicate_lemma)
+        return Dropped(number, DropReason.NO_PREDICATE, triplet.predicate_lemma)
     ends = (
-        (triplet.subject, triplet.subject_lemma, subjects, Loss.NO_SUBJECT_CATEGORY, Loss.NO_SUBJECT_BOX),
-        (triplet.object, triplet.object_lemma, objects, Loss.NO_OBJECT_CATEGORY, Loss.NO_OBJECT_BOX),
+        (triplet.subject, triplet.subject_lemma, subjects, DropReason.NO_SUBJECT_CATEGORY, DropReason.NO_SUBJECT_BOX),
+        (triplet.object, triplet.object_lemma, objects, DropReason.NO_OBJECT_CATEGORY, DropReason.NO_OBJECT_BOX),
     )
     for surface, lemma, boxes, no_category, _ in ends:
         if not boxes and not _names_one(nouns, surface, lemma, tuple(known)):
@@ -95,7 +95,9 @@ def dropped(
         if not boxes:
             return Dropped(number, no_box, lemma)
     one = len({*subjects, *objects}) == 1
-    return Dropped(number, Loss.SAME_BOX if one else Loss.APART, f"{triplet.subject_lemma}, {triplet.object_lemma}")
+    return Dropped(
+        number, DropReason.SAME_BOX if one else DropReason.APART, f"{triplet.subject_lemma}, {triplet.object_lemma}"
+    )
 
 
 @lru_cache(maxsize=1 << 14)

@@ -33,7 +33,7 @@ Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Line:
+class PlattScaling:
     """Logit of the probability = `scale` (an inverse temperature) · logit of the score + `offset`."""
 
     scale: float = 1.0
@@ -95,8 +95,8 @@ class Calibration:
     `stack` adds the other parts. Its defaults serve taggers without held-out images.
     """
 
-    common: Line = Line()
-    lines: Mapping[str, Line] = field(default_factory=dict)
+    common: PlattScaling = PlattScaling()
+    lines: Mapping[str, PlattScaling] = field(default_factory=dict)
     stack: Stack = Stack()
 
     @classmethod
@@ -106,21 +106,23 @@ class Calibration:
             return cls()
         logits, right = _logits(np.asarray(scores, np.float64)), np.asarray(truth, np.float64)
         columns = np.column_stack([logits, np.ones(len(logits))])
-        common = Line(*_fitted(columns, right, np.array(astuple(Line())), _COMMON_STRENGTH))
+        common = PlattScaling(*_fitted(columns, right, np.array(astuple(PlattScaling())), _COMMON_STRENGTH))
         names = np.array([canonical(predicate) for predicate in predicates], dtype=object)
         lines = {}
         for name in sorted(set(names)):
             own = names == name
             if own.sum() >= _FEWEST:
-                lines[name] = Line(*_fitted(columns[own], right[own], np.array(astuple(common)), _STRENGTH))
+                lines[name] = PlattScaling(*_fitted(columns[own], right[own], np.array(astuple(common)), _STRENGTH))
         return cls(common, lines)
 
     @classmethod
     def mean(cls, of: Sequence[Calibration]) -> Calibration:
         """Returns the mean of the calibrations of taggers whose labels are compared, such as those of several folds."""
         names = sorted({name for each in of for name in each.lines})
-        lines = {name: Line(*_means([each.lines.get(name, each.common) for each in of])) for name in names}
-        return cls(Line(*_means([each.common for each in of])), lines, Stack(*_means([each.stack for each in of])))
+        lines = {name: PlattScaling(*_means([each.lines.get(name, each.common) for each in of])) for name in names}
+        return cls(
+            PlattScaling(*_means([each.common for each in of])), lines, Stack(*_means([each.stack for each in of]))
+        )
 
     def probability(self, predicate: str, score: float) -> float:
         """Returns the probability that a score of this predicate, in any wording, stands for."""
@@ -136,9 +138,9 @@ class Calibration:
         """Inverts `to_json`. Raises ValueError for any other input."""
         try:
             values = json.loads(data)
-            lines = {name: Line(**line) for name, line in values["lines"].items()}
+            lines = {name: PlattScaling(**line) for name, line in values["lines"].items()}
             # Taggers of earlier versions have no stack.
-            return cls(Line(**values["common"]), lines, Stack(**values.get("stack", {})))
+            return cls(PlattScaling(**values["common"]), lines, Stack(**values.get("stack", {})))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"not a calibration ({error}): {data[:80]!r}") from error
 
@@ -159,7 +161,7 @@ def binned_calibration_error(probabilities: ArrayLike, right: ArrayLike, labels:
     return float(np.abs(np.subtract(probabilities, right)).sum() / labels)
 
 
-def _means(of: Sequence[Line | Stack]) -> list[float]:
+def _means(of: Sequence[PlattScaling | Stack]) -> list[float]:
     """The means of the fields."""
     columns = zip(*(astuple(each) for each in of), strict=True)
     return [math.fsum(column) / len(of) for column in columns]

@@ -12,8 +12,8 @@ from tagger.english.words import BODY_PARTS, words
 from tagger.parsing.implied import (
     IMPLIED,
     REWORDED,
+    ImpliedRelation,
     Means,
-    Reading,
     consequences,
     means_of_person,
     means_of_verb,
@@ -110,7 +110,7 @@ class Extraction:
         for option in layer.relations(self.doc, self.mentions, self.nouns(), self.found):
             triplet = option.triplet
             if triplet is None:
-                meant = Reading(canonical(option.predicate), False, REWORDED if option.reworded else "learned")
+                meant = ImpliedRelation(canonical(option.predicate), False, REWORDED if option.reworded else "learned")
                 ends = self.doc[option.subject], self.doc[option.object]
                 triplet = self._triplet(*ends, (option.start, option.end), meant)
             if triplet.predicate_lemma:
@@ -137,7 +137,7 @@ class Extraction:
             if phrase.object is None or self.doc[phrase.start].lower_ != "with" or phrase.end != phrase.start + 1:
                 continue
             tools = [tool for tool in self._objects(phrase.object) if not self.mentions.is_animate(tool)]
-            meant = Reading(canonical(f"{verb.lower_} with"), False, IMPLIED)
+            meant = ImpliedRelation(canonical(f"{verb.lower_} with"), False, IMPLIED)
             for subject in self._subjects.of(verb):
                 for tool in tools:
                     stated = self._triplet(subject, tool, (phrase.start, phrase.end), meant)
@@ -148,7 +148,7 @@ class Extraction:
         stated_of_subject = (t for (at, _, _), t in self.found.items() if at == subject.i and t.rule != IMPLIED)
         if any(triplet.object_lemma == noun for triplet in stated_of_subject):
             return
-        stated = self._triplet(subject, word, (word.i, word.i + 1), Reading(predicate, False, IMPLIED))
+        stated = self._triplet(subject, word, (word.i, word.i + 1), ImpliedRelation(predicate, False, IMPLIED))
         count = stated.subject_count
         self.found.setdefault(
             (subject.i, word.i, predicate), replace(stated, object_lemma=noun, object_count=count, object_attributes=())
@@ -311,7 +311,7 @@ class Extraction:
                     continue
                 self._linked.add(object_.i)
                 implied = reading(words, self.mentions.lemma(subject), self.mentions.lemma(object_))
-                meant = implied or Reading(canonical(words), False, rule)
+                meant = implied or ImpliedRelation(canonical(words), False, rule)
                 ends = (object_, subject) if meant.swapped else (subject, object_)
                 key = (ends[0].i, ends[1].i, meant.predicate)
                 if meant.predicate and key not in self.found:
@@ -326,7 +326,7 @@ class Extraction:
             self._mentioned[noun.i] = Mention(self._caption[start:end], lemma, start, end, count, attributes)
         return self._mentioned[noun.i]
 
-    def _triplet(self, subject: Token, object_: Token, predicate: tuple[int, int], meant: Reading) -> Triplet:
+    def _triplet(self, subject: Token, object_: Token, predicate: tuple[int, int], meant: ImpliedRelation) -> Triplet:
         start, end = self._characters(*predicate)
         return Triplet(
             predicate=self._caption[start:end],

@@ -32,7 +32,7 @@ _COVERED = frozenset({"covered in", "covered with", "covered by"})
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ImpliedRelation:
     """The implied relation: canonical predicate, whether subject and object are swapped, and the rule's name."""
 
     predicate: str
@@ -40,25 +40,25 @@ class Reading:
     rule: str
 
 
-def reading(predicate: str, subject: str, object_: str) -> Reading | None:
+def reading(predicate: str, subject: str, object_: str) -> ImpliedRelation | None:
     """Returns how to read `predicate`, as written, between two noun lemmas; None when it is meant literally."""
     words = [word for word in predicate.lower().split() if word not in AUXILIARIES]
     phrase = " ".join(words)
     if phrase == "of":
         if _head(subject) in CONTAINERS:
-            return Reading("in", True, "contents")
+            return ImpliedRelation("in", True, "contents")
         on = _head(subject) in CARRIERS
-        return Reading("on", True, "contents") if on else Reading("have", True, "possessive")
+        return ImpliedRelation("on", True, "contents") if on else ImpliedRelation("have", True, "possessive")
     if phrase in ("'s", "’s", "'", "’", "s", "his", "her", "its", "their"):
-        return Reading("have", False, "possessive")
+        return ImpliedRelation("have", False, "possessive")
     if phrase in _IN_GARMENTS and _head(object_) in GARMENTS and _head(subject) in ANIMATE:
-        return Reading("wear", False, "attire")
+        return ImpliedRelation("wear", False, "attire")
     if phrase == "wearing" and _head(subject) in GARMENTS and _head(object_) in ANIMATE:
-        return Reading("wear", True, "attire")
+        return ImpliedRelation("wear", True, "attire")
     if phrase == "with" and _head(object_) in BODY_PARTS:
-        return Reading("have", False, "possessive")
+        return ImpliedRelation("have", False, "possessive")
     if phrase in _COVERED:
-        return Reading("cover", True, "covering")
+        return ImpliedRelation("cover", True, "covering")
     return None
 
 

@@ -94,7 +94,7 @@ class Words(NamedTuple):
     joined: bool
 
 
-class Pair(NamedTuple):
+class NounPair(NamedTuple):
     """Two nouns that may be related.
 
     `gap`: nouns between them. `before`: the words before the left one. `ruled`: subject, object and triplet of each
@@ -205,10 +205,16 @@ def form_choices(doc: Doc, mentions: Mentions) -> tuple[list[int], list[list[str
 
 
 def relation_choices(
-    related: Iterable[Pair], rewordings: Rewordings
-) -> tuple[list[Pair], list[list[Option]], Features]:
+    related: Iterable[NounPair], rewordings: Rewordings
+) -> tuple[list[NounPair], list[list[Option]], Features]:
     """Returns the pairs that have options, these, and their features."""
-    kept, choices, ids, owners, values = list[Pair](), list[list[Option]](), list[tuple[int, ...]](), list[int](), []
+    kept, choices, ids, owners, values = (
+        list[NounPair](),
+        list[list[Option]](),
+        list[tuple[int, ...]](),
+        list[int](),
+        [],
+    )
     for pair in related:
         options = _options(pair, rewordings)
         if not options:
@@ -227,7 +233,7 @@ def relation_choices(
     return kept, choices, _features(ids, owners, values, _RELATION_TEMPLATES)
 
 
-def _known(pair: Pair, context: str, wanted: str) -> tuple[str, ...]:
+def _known(pair: NounPair, context: str, wanted: str) -> tuple[str, ...]:
     left, right, words = pair.left, pair.right, pair.words.text
     first, second = noun_lemma(left.lower_), noun_lemma(right.lower_)
     rule = pair.ruled[0][2].rule + "><"[pair.ruled[0][0] != left.i] if pair.ruled else "-"
@@ -238,7 +244,7 @@ def _known(pair: Pair, context: str, wanted: str) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def pairs(doc: Doc, mentions: Mentions, nouns: Sequence[Token], found: Found) -> Iterator[Pair]:
+def pairs(doc: Doc, mentions: Mentions, nouns: Sequence[Token], found: Found) -> Iterator[NounPair]:
     """Yields the pairs of nouns that may be related: pairs that the rules relate, and each noun's nearest."""
     ruled: dict[tuple[int, int], list[tuple[int, int, Triplet]]] = defaultdict(list)
     ends: dict[int, int] = defaultdict(int)
@@ -257,10 +263,10 @@ def pairs(doc: Doc, mentions: Mentions, nouns: Sequence[Token], found: Found) ->
             is_near = gap < _NEAREST and not is_apart and not _is_inner(left) and not _is_inner(right)
             if theirs or is_within or is_near:
                 words = _words_within(doc, left, right) if is_within else said[at]
-                yield Pair(left, right, gap, words, said[at - 1 - gap].text, theirs, ends[right.i])
+                yield NounPair(left, right, gap, words, said[at - 1 - gap].text, theirs, ends[right.i])
 
 
-def _options(pair: Pair, rewordings: Rewordings) -> list[Option]:
+def _options(pair: NounPair, rewordings: Rewordings) -> list[Option]:
     """Returns what may relate the pair: what the rules find, what the words say, and what they were learnt to mean.
 
     What the rules read into the words ("a man in a suit": wear) is as labels need it, and keeps its predicate.

@@ -15,7 +15,7 @@ from pipeline.cli.show import show
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.report.console import outcome_json, print_outcome
 from pipeline.report.figures import compute_figures
-from pipeline.report.steps import Outcome, StepOutcome
+from pipeline.report.steps import RunOutcome, StepOutcome
 from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
 
@@ -118,7 +118,7 @@ def test_a_stage_of_several_steps_must_be_named_in_full(book):
 def test_the_outcome_ends_with_the_report(labelled):
     labelled.metrics("evaluate:pseudo:0", (0, "zero_shot_map", 0.25))
     labelled.metrics("evaluate:pseudo:1", (0, "zero_shot_map", 0.35))
-    outcome = Outcome(
+    outcome = RunOutcome(
         "toy", [StepOutcome("ingest", 1, 1, 3, 2, 1, 0.0, 0.0), StepOutcome("tag", 1, 0, 2, 2, 0, 4.0, 0.5)]
     )
     out = io.StringIO()

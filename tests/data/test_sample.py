@@ -7,7 +7,7 @@ from data.toy_sets import save_json, save_picture
 
 from pipeline.data.datasets.record_index import open_index
 from pipeline.data.datasets.source import DataSource
-from pipeline.data.partitioning import Sample, partition_dataset
+from pipeline.data.partitioning import ImageSelection, partition_dataset
 from storage.errors import FatalError
 from storage.local_store import LocalStore
 
@@ -31,7 +31,7 @@ def source(folder: Path, **part) -> DataSource:
 
 def taken(folder: Path, **part) -> tuple[int, ...]:
     chosen = source(folder, **part)
-    return Sample.of(chosen, open_index(chosen, folder / "indexes")).image_ids
+    return ImageSelection.of(chosen, open_index(chosen, folder / "indexes")).image_ids
 
 
 def test_a_share_is_stable_nested_and_of_its_size(folder):
@@ -47,7 +47,7 @@ def test_a_share_is_stable_nested_and_of_its_size(folder):
 def test_each_part_of_a_dataset_has_a_partition_map_of_its_own(folder):
     parts = [{}, {"share": 0.1}, {"share": 0.5}, {"share": 0.1, "seed": 1}]
     index = open_index(source(folder), folder / "indexes")
-    assert len({Sample.of(source(folder, **part), index).name for part in parts}) == len(parts)
+    assert len({ImageSelection.of(source(folder, **part), index).name for part in parts}) == len(parts)
 
 
 @pytest.mark.parametrize("written", [

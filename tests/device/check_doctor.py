@@ -11,7 +11,7 @@ from models.deformable_read_triton import OFF
 from models.relation_tagger import PairQueries, RelationTagger
 from pipeline.run import device_doctor, device_networks, device_outcome, device_reading
 from pipeline.run.device_doctor import CHECKS, READS, examine_device, outcome_of
-from pipeline.run.device_outcome import Outcome
+from pipeline.run.device_outcome import CheckOutcome
 from pipeline.training.ranks import Ranks
 from tests.device.standin import Event
 
@@ -27,7 +27,7 @@ def quick(monkeypatch):
 
 
 @pytest.fixture
-def lines(device) -> Callable[[], dict[str, Outcome]]:
+def lines(device) -> Callable[[], dict[str, CheckOutcome]]:
     """Runs every check of the doctor in this process. Returns what each found."""
     return lambda: {
         line.name: line.outcome
@@ -35,7 +35,7 @@ def lines(device) -> Callable[[], dict[str, Outcome]]:
     }
 
 
-def red(found: dict[str, Outcome]) -> dict[str, str]:
+def red(found: dict[str, CheckOutcome]) -> dict[str, str]:
     """The lines that say that something is not right, and their states. torch.compile knows no stand-in."""
     assert found.pop("torch.compile").state == "absent"
     return {name: outcome.state for name, outcome in found.items() if outcome.state != "ok"}

@@ -11,7 +11,7 @@ from rlip_command import rlip
 from benchmarks.evaluation import synthetic
 from pipeline.evaluation.benchmark import Options, hico_det, visual_genome
 from pipeline.evaluation.bootstrap import bootstrap
-from pipeline.evaluation.comparison import Compared, Comparison, Confusion, Model, compare
+from pipeline.evaluation.comparison import Compared, ComparedModel, Comparison, Confusion, compare
 from pipeline.evaluation.hico import match_hico
 from pipeline.evaluation.relations import Relations
 from pipeline.report.evaluation_page import comparison_page
@@ -21,8 +21,8 @@ from tests.data.toy_sets import save_json
 NAMES = [f"name {number}" for number in range(117)]
 
 
-def hico(name: str, predicted: Relations, truth: Relations) -> Model:
-    return Model(name, hico_det(predicted, truth, NAMES, NAMES, Options(resamples=0)), predicted, truth)
+def hico(name: str, predicted: Relations, truth: Relations) -> ComparedModel:
+    return ComparedModel(name, hico_det(predicted, truth, NAMES, NAMES, Options(resamples=0)), predicted, truth)
 
 
 def row(rows: tuple[Compared, ...], name: str) -> Compared:
@@ -70,7 +70,7 @@ def small() -> Comparison:
     second = [(0, A, small_box, 0, 1, 2, 0.9), (0, A, small_box, 0, 1, 1, 0.8), (0, A, small_box, 0, 1, 0, 0.7)]
     names = ["on", "<b>near</b>", "under"]
     models = [
-        Model(name, visual_genome(each, truth, names, Options(resamples=0)), each, truth)
+        ComparedModel(name, visual_genome(each, truth, names, Options(resamples=0)), each, truth)
         for name, each in (("one", relations(first, images=2)), ("<i>two</i>", relations(second, images=2)))
     ]
     return compare("vg", models, names, ("A rule.",), resamples=4)
@@ -97,7 +97,7 @@ def test_recall_is_split_by_size_and_by_distance_and_predicates_confused_are_cou
 
 def test_relations_without_an_object_are_of_no_size_or_distance():
     truth = truths([(0, A, NONE, 0, -1, 0), (0, A, B, 0, 1, 0)])
-    model = Model("a", visual_genome(relations([]), truth, ["on"], Options(resamples=0)), relations([]), truth)
+    model = ComparedModel("a", visual_genome(relations([]), truth, ["on"], Options(resamples=0)), relations([]), truth)
     found = compare("vg", [model, model._replace(name="b")], ["on"], resamples=0)
     assert sum(each.truths or 0 for each in found.strata) == 2
     assert np.isnan(found.figures[0].differences[0].low)

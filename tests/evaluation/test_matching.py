@@ -3,7 +3,7 @@
 import numpy as np
 from relation_rows import B
 
-from pipeline.evaluation.matching import Candidates, joined, kept, numbered, numbered_alike, representatives
+from pipeline.evaluation.matching import MatchCandidates, joined, kept, numbered, numbered_alike, representatives
 from pipeline.evaluation.relations import aligned_iou
 
 
@@ -66,7 +66,7 @@ def test_suppression_is_that_of_each_group_alone():
 
 
 def test_the_first_prediction_finds_a_truth_and_later_ones_do_not_turn_to_others():
-    candidates = Candidates(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), np.array([0.9, 0.6, 0.8, 0.7]))
+    candidates = MatchCandidates(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), np.array([0.9, 0.6, 0.8, 0.7]))
     assert candidates.first_finds(3).tolist() == [True, False, False]
     assigned = candidates.assigned()
     assert list(zip(assigned.prediction.tolist(), assigned.truth.tolist(), strict=True)) == [(0, 0), (1, 1)]
@@ -77,7 +77,7 @@ def test_assignment_is_what_a_loop_over_predictions_gives():
     for _ in range(50):
         table = generator.random((9, 6)) * (generator.random((9, 6)) < 0.5)
         prediction, truth = np.nonzero(table)
-        assigned = Candidates(prediction, truth, table[prediction, truth]).assigned()
+        assigned = MatchCandidates(prediction, truth, table[prediction, truth]).assigned()
         expected, free = {}, set(range(6))
         for row in range(9):
             choices = [column for column in free if table[row, column] > 0]
@@ -88,7 +88,7 @@ def test_assignment_is_what_a_loop_over_predictions_gives():
 
 
 def test_where_there_is_nothing_nothing_is_found_or_suppressed():
-    none = Candidates(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+    none = MatchCandidates(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
     assert none.first_finds(2).tolist() == [False, False]
     assert len(none.assigned().truth) == 0
     assert len(aligned_iou(np.array([B])[:0], np.array([B])[:0])) == 0

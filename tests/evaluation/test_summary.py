@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from pair_scenes import BIKE, DOG, MAN, TRUE, relations, truth_of
 
-from pipeline.evaluation.anatomy import Kind, dissect
+from pipeline.evaluation.anatomy import ErrorKind, dissect
 from pipeline.evaluation.published import published_results, published_test_set
 from pipeline.evaluation.summary import ClassScore, Figure, summarise
 
@@ -25,7 +25,7 @@ def summary_of(predicted, truth, benchmark="hico-det", classes=CLASSES, **more):
 def test_a_summary_holds_scores_errors_pairs_and_calibration():
     found = summary_of(relations([(*TRUE, 0.9), (MAN, BIKE, 0, 1, 3, 0.8)], []), truth_of([TRUE], [TRUE]))
     assert (found.images, found.truths, found.predictions) == (2, 2, 2)
-    assert found.anatomy.counts[Kind.PREDICATE] == 1
+    assert found.anatomy.counts[ErrorKind.PREDICATE] == 1
     assert found.anatomy.score == 0.5
     assert found.pairs.pair_recall == 0.5
     assert found.calibration.expected_error == pytest.approx(0.5 * 0.1 + 0.5 * 0.8)

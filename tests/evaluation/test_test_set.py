@@ -9,7 +9,7 @@ from vcoco_files import files
 from pipeline.evaluation import test_set as evaluated
 from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.relations import Interactions
-from pipeline.evaluation.test_set import Scored
+from pipeline.evaluation.test_set import ScoredImage
 from pipeline.evaluation.vcoco_truth import read_vcoco_truth
 from pipeline.stages.evaluate import EvaluateSettings, EvaluateStage, VcocoFiles
 from storage.errors import FatalError
@@ -32,14 +32,14 @@ def row(image_id: int, *relations: tuple[str, str]) -> dict:
     }  # fmt: skip
 
 
-def found(test_set: evaluated.TestSet, position: int, predicate: str, thing: str, boxes=(A, B)) -> Scored:
+def found(test_set: evaluated.TestSet, position: int, predicate: str, thing: str, boxes=(A, B)) -> ScoredImage:
     """One relation that a network found in an image."""
     names = test_set.names
     labels = [np.array([names.objects.index(name)]) for name in ("person", thing)]
     place = np.array([names.predicates.index(predicate)])
     relation = Interactions(*(np.array([b], float) for b in boxes), *labels, predicates=place, scores=np.array([0.9]))
     none = Detections(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0))
-    return Scored(position, relation, none)
+    return ScoredImage(position, relation, none)
 
 
 def test_unseen_and_seen_triplets_are_scored_apart():

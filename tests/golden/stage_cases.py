@@ -31,7 +31,7 @@ from storage.artifact import Artifact
 from storage.keys import KeyTerms
 from storage.local_store import LocalStore
 from storage.tables import CANDIDATES, CAPTIONS, IMAGES, RELATIONS, TRIPLETS, write_table
-from tagger.labelling.calibration import Calibration, Line
+from tagger.labelling.calibration import Calibration, PlattScaling
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -124,7 +124,9 @@ def tagger(folder: Path) -> Path:
     save(network, folder / "model.safetensors")
     vocabulary = {"objects": ["person", "dog"], "predicates": ["ride", "hold", "next to", "on"], "image_size": 96}
     (folder / "vocabulary.json").write_text(json.dumps(vocabulary))
-    (folder / "calibration.json").write_bytes(Calibration(Line(0.9, 0.5), {"on": Line(1.2, -0.1)}).to_json())
+    (folder / "calibration.json").write_bytes(
+        Calibration(PlattScaling(0.9, 0.5), {"on": PlattScaling(1.2, -0.1)}).to_json()
+    )
     return folder
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from pipeline.interop.import_file import ImageFiles, Imported, import_file
+from pipeline.interop.import_file import ImageFiles, ImportResult, import_file
 from pipeline.interop.official_graphs import read_captions, read_graphs, read_groups
 from pipeline.interop.official_labels import LabelledImage, read_element
 from pipeline.interop.scene_graphs import read_scene_graph
@@ -30,7 +30,7 @@ def element(**values: Any) -> dict[str, Any]:
     return {**plain, "objects": [BOX, HORSE], "relationships": [RIDING], **values}
 
 
-def imported(tmp_path: Path, content: Any, **given: Any) -> tuple[Imported, Run]:
+def imported(tmp_path: Path, content: Any, **given: Any) -> tuple[ImportResult, Run]:
     path = tmp_path / "file.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     run = Run(LocalStore(tmp_path / "store"), "theirs")
@@ -172,7 +172,7 @@ RIGHT = {"object_id": 2, "x": 60.0, "y": 0.0, "w": 40.0, "h": 80.0, "names": "pe
 STEED = {"object_id": 3, "x": 55.0, "y": 40.0, "w": 60.0, "h": 60.0, "names": "horse"}
 
 
-def of_model(tmp_path: Path, *lines: Any) -> tuple[Imported, Run]:
+def of_model(tmp_path: Path, *lines: Any) -> tuple[ImportResult, Run]:
     """Imports what a model states of one image with two people and a horse."""
     _, run = imported(tmp_path, [{"image_id": 7, "objects": [LEFT, RIGHT, STEED], "relationships": []}])
     path = tmp_path / "graphs.jsonl"

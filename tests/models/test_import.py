@@ -17,7 +17,7 @@ from benchmarks.recorded.recording import Recording
 from models import weights
 from models.config import NetworkConfig
 from models.official.imported import NEW_TO_TWO_STAGES, import_checkpoint
-from models.official.sizes import Kind
+from models.official.sizes import Architecture
 from models.weights_file import WeightsError
 from tests.detector_checkpoint import converted, detector
 
@@ -62,7 +62,7 @@ def test_a_checkpoint_becomes_the_recorded_network(name, tmp_path):
     recording = Recording(OWN, name)
     path = written(tmp_path / "official.pth", load_file(OWN / f"{name}.safetensors"), recording.args)
     imported = import_checkpoint(path, overrides=NOT_INFERRED)
-    assert imported.new == [] and imported.kind is Kind[name.partition("_")[0].upper()]
+    assert imported.new == [] and imported.kind is Architecture[name.partition("_")[0].upper()]
     assert imported.left_out == (["query_embed.weight"] if name == "tagger_own" else [])
     assert len(imported.loaded) + len(imported.left_out) == len(recording.official)
     weights.write(imported.state, imported.config, tmp_path / "ours.safetensors")
@@ -98,7 +98,7 @@ def test_a_detector_and_its_conversion_become_both_decoders(architecture, backbo
     args = {"two_stage": two_stage, "nheads": 2}
     imported = import_checkpoint(written(tmp_path / "found.pth", found, args), overrides=SMALL)
     anchored = architecture == "parseda"
-    assert imported.kind is (Kind.DAB_DEFORMABLE if anchored else Kind.DEFORMABLE)
+    assert imported.kind is (Architecture.DAB_DEFORMABLE if anchored else Architecture.DEFORMABLE)
     assert (imported.config.architecture, imported.config.backbone) == (architecture, backbone)
     assert (imported.config.pairs, imported.config.decoder_layers) == (3, 1)
     kept = {"transformer.encoder.layers.1.linear1.weight": "transformer.encoder.layers.1.linear1.weight"}

@@ -13,7 +13,7 @@ from timm.models.swin_transformer import WindowAttention
 from models.config import ConfigError, NetworkConfig
 from models.official.export import differences, export_checkpoint
 from models.official.names import from_official, place_of, share_of
-from models.official.sizes import Kind, backbone_name, infer_config, kind_of
+from models.official.sizes import Architecture, backbone_name, infer_config, kind_of
 from models.weights import expected_shapes
 
 NOT_INFERRED: dict[str, dict[str, Any]] = {
@@ -23,10 +23,10 @@ NOT_INFERRED: dict[str, dict[str, Any]] = {
 }
 """Settings of the released networks that neither names nor shapes determine."""
 RELEASED = {
-    "parseda": (Kind.PARSEDA, NetworkConfig(official_compat=True)),
-    "parsed": (Kind.PARSED, NetworkConfig(architecture="parsed", feedforward=1024, official_compat=True)),
+    "parseda": (Architecture.PARSEDA, NetworkConfig(official_compat=True)),
+    "parsed": (Architecture.PARSED, NetworkConfig(architecture="parsed", feedforward=1024, official_compat=True)),
     "tagger": (
-        Kind.TAGGER,
+        Architecture.TAGGER,
         NetworkConfig(
             architecture="parsed", feedforward=1024, tagger=True, gate="GLIP", relation_queries="vanilla",
             official_compat=True,
@@ -100,7 +100,7 @@ def test_window_transformers_are_told_and_have_their_places(name):
     shapes = official | {key: x for key, x in rest.items() if not key.startswith("backbone.")}
     shapes["backbone.0.body.layers.0.blocks.0.attn.relative_position_index"] = (49, 49)
     overrides = {"gate": "VXAc", "relation_queries": "vanilla_MBF", "relation_branches": 16}
-    assert infer_config(shapes, Kind.PARSEDA, {}, overrides) == config
+    assert infer_config(shapes, Architecture.PARSEDA, {}, overrides) == config
     assert place_of("backbone.0.body.layers.0.blocks.0.attn.relative_position_index", config) is None
 
 
@@ -136,10 +136,10 @@ def test_the_settings_of_the_training_tell_what_shapes_do_not(shared):
         "gating_mechanism": "XGating", "verb_query_tgt_type": "MBF", "nheads": 4, "dropout": 0.1,
         "fusion_interval": 2,
     }  # fmt: skip
-    config = infer_config(shapes, Kind.PARSED, args, {})
+    config = infer_config(shapes, Architecture.PARSED, args, {})
     inferred = (config.gate, config.relation_queries, config.heads, config.points, config.dropout)
     assert inferred == ("none", "MBF", 4, 8, 0.1)
-    assert infer_config(shapes, Kind.PARSED, args, {"gate": "GLIP", "text": {"dropout": 0.3}}).gate == "GLIP"
+    assert infer_config(shapes, Architecture.PARSED, args, {"gate": "GLIP", "text": {"dropout": 0.3}}).gate == "GLIP"
 
 
 @pytest.mark.parametrize("args, overrides, message", [
@@ -154,7 +154,7 @@ def test_the_settings_of_the_training_tell_what_shapes_do_not(shared):
 def test_what_nothing_tells_or_is_not_supported_is_named(shared, args, overrides, message):
     shapes = {key: tuple(value.shape) for key, value in released(shared, "parseda")[0].items()}
     with pytest.raises(ConfigError) as error:
-        infer_config(shapes, Kind.PARSEDA, args, overrides)
+        infer_config(shapes, Architecture.PARSEDA, args, overrides)
     assert message in str(error.value)
 
 

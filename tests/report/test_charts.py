@@ -10,10 +10,10 @@ import pytest
 from run_builder import RunBuilder
 
 from pipeline.cli.report import report
-from pipeline.report.charts import AXES, POINTS, Line, Series, lay_out, nice_ticks
+from pipeline.report.charts import AXES, POINTS, ChartLine, Series, lay_out, nice_ticks
 from pipeline.report.drawing import Rect, beside
 from pipeline.report.static_report import write_report
-from pipeline.report.steps import Outcome
+from pipeline.report.steps import RunOutcome
 from pipeline.report.training_charts import training_curves
 from pipeline.run.context import run_view
 from storage.errors import FatalError
@@ -28,7 +28,7 @@ def test_ticks_are_few_and_cover_the_range(low, high):
     assert 3 <= len(ticks) <= 7
 
 
-LINE = Line("loss", "line-0", "", 0.0)
+LINE = ChartLine("loss", "line-0", "", 0.0)
 
 
 def test_a_line_stays_inside_its_chart_and_one_step_can_be_drawn():
@@ -122,7 +122,7 @@ def test_each_metric_has_one_chart_with_a_line_per_training(book, other):
 
 def test_a_report_draws_other_runs_if_asked_to_and_a_run_does_not_keep_them(book, other, recipe, tmp_path):
     view = run_view(recipe, book.run)
-    alone = write_report(view, Outcome("toy"), tmp_path / "alone").read_text()
+    alone = write_report(view, RunOutcome("toy"), tmp_path / "alone").read_text()
     assert 'id="comparison"' not in alone and "other, pseudo" not in alone
     page = write_report(view, None, tmp_path / "compared", against=[other.run]).read_text()
     section = page.partition('<section id="comparison">')[2].partition("</section>")[0]
@@ -135,7 +135,7 @@ def test_a_report_draws_other_runs_if_asked_to_and_a_run_does_not_keep_them(book
         assert f'<polyline class="{style}" points="' in section
         assert f"polyline.{style} {{ stroke: var(--{style}); }}" in page
     assert page.count("data-") == 0 and "<script" not in page
-    assert write_report(view, Outcome("toy"), tmp_path / "compared").read_text() == alone
+    assert write_report(view, RunOutcome("toy"), tmp_path / "compared").read_text() == alone
 
 
 def test_runs_are_named_on_the_command(book, other, tmp_path, capsys):

@@ -11,7 +11,7 @@ from PIL import Image
 from run_builder import TWO_PEOPLE, RunBuilder
 
 from pipeline.data.images.opening import BadImage
-from pipeline.evaluation.anatomy import Kind, dissect
+from pipeline.evaluation.anatomy import ErrorKind, dissect
 from pipeline.evaluation.published import published_results
 from pipeline.evaluation.summary import ClassScore, Figure, summarise
 from pipeline.report.evaluation_images import EvaluatedImages, best_and_worst_images, shown_image
@@ -134,8 +134,8 @@ def test_a_picture_tells_what_was_found_wrong_and_not_found():
     best, worst = best_and_worst_images(images_of(scene()), 1)
     assert [(each.title, each.precision) for each in (*best, *worst)] == [("0.jpg", 1.0), ("1.jpg", 0.0)]
     assert [(r.subject, r.predicate, r.object, r.note) for r in best[0].wrong] == [
-        ("person", "<script>", "bike", Kind.PREDICATE),
-        ("<b>bold</b>", "sees", "<b>bold</b>", Kind.BACKGROUND),
+        ("person", "<script>", "bike", ErrorKind.PREDICATE),
+        ("<b>bold</b>", "sees", "<b>bold</b>", ErrorKind.BACKGROUND),
     ]
     assert [(r.predicate, r.note) for r in worst[0].unfound] == [("rides", ""), ("pets", "missed")]
     assert [(r.predicate, r.score) for r in best[0].found] == [("rides", 0.9)]

@@ -15,7 +15,7 @@ from pipeline.report.figures import figures_of
 from pipeline.report.label_view import LabelView
 from pipeline.report.report_folder import remove_report
 from pipeline.report.static_report import write_report
-from pipeline.report.steps import Outcome
+from pipeline.report.steps import RunOutcome
 from pipeline.run.context import RunContext, run_view
 from pipeline.run.doctor import needs
 from pipeline.run.recipe_files import STARTED
@@ -153,10 +153,10 @@ def test_a_run_that_computed_nothing_keeps_its_report(labelled, recipe, tmp_path
     folder = tmp_path / "report"
     page = write_report(run_view(recipe, labelled.run), None, folder)
     (folder / "images" / "mark").write_bytes(b"")
-    assert write_report(run_view(recipe, labelled.run), Outcome("toy"), folder) == page
+    assert write_report(run_view(recipe, labelled.run), RunOutcome("toy"), folder) == page
     assert (folder / "images" / "mark").exists()
     labelled.metrics("train_tagger", (0, "loss", 2.0))
-    write_report(run_view(recipe, labelled.run), Outcome("toy"), folder)
+    write_report(run_view(recipe, labelled.run), RunOutcome("toy"), folder)
     assert not (folder / "images" / "mark").exists()
 
 
@@ -173,11 +173,11 @@ def test_a_flipped_bit_in_a_report_is_found_by_verify_and_mended_next(labelled, 
         path.write_bytes(data)
         (found,) = damaged_files(store)
         assert found.path == folder and "`rlip report toy` writes it again" in found.what and not found.is_cache
-        write_report(run_view(recipe, labelled.run), Outcome("toy"), folder)
+        write_report(run_view(recipe, labelled.run), RunOutcome("toy"), folder)
         assert list(damaged_files(store)) == [], path
     (folder / "digests.json").unlink()
     assert list(damaged_files(store)) == [], "as earlier versions wrote it"
-    write_report(run_view(recipe, labelled.run), Outcome("toy"), folder)
+    write_report(run_view(recipe, labelled.run), RunOutcome("toy"), folder)
     assert (folder / "digests.json").is_file()
 
 

@@ -12,26 +12,26 @@ from rlip_command import rlip
 from models import deformable_attention
 from pipeline.run import device_doctor, device_networks
 from pipeline.run.device_doctor import CHECKS, examine_device, outcome_of
-from pipeline.run.device_outcome import Outcome
+from pipeline.run.device_outcome import CheckOutcome
 
 CPU = torch.device("cpu")
 
 
-def hangs(device: torch.device) -> Outcome:
+def hangs(device: torch.device) -> CheckOutcome:
     time.sleep(60)
     raise AssertionError
 
 
-def crashes(device: torch.device) -> Outcome:
+def crashes(device: torch.device) -> CheckOutcome:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def fails(device: torch.device) -> Outcome:
+def fails(device: torch.device) -> CheckOutcome:
     raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore")
 
 
-def passes(device: torch.device) -> Outcome:
-    return Outcome("1 TFLOP/s")
+def passes(device: torch.device) -> CheckOutcome:
+    return CheckOutcome("1 TFLOP/s")
 
 
 FAULTY = {"crashes": crashes, "fails": fails, "passes": passes}
@@ -41,7 +41,7 @@ def test_each_check_has_its_own_process():
     lines = {line.name: line.outcome for line in examine_device(CPU, 10, FAULTY)}
     assert lines["crashes"].state == "failed" and "ended with -9" in lines["crashes"].figure
     assert lines["fails"].figure == "RuntimeError: CUDA error: an illegal memory access was encountered"
-    assert lines["passes"] == Outcome("1 TFLOP/s")
+    assert lines["passes"] == CheckOutcome("1 TFLOP/s")
 
 
 def test_a_check_that_hangs_is_cut_and_others_follow():

@@ -11,7 +11,7 @@ from small_set import train_long, write_small_set
 from pipeline.run import rehearsal, rehearsal_shards
 from pipeline.run.context import RunContext
 from pipeline.run.device_doctor import examine_device, interrupted, outcome_of
-from pipeline.run.device_outcome import Outcome
+from pipeline.run.device_outcome import CheckOutcome
 from pipeline.run.recipe_files import load_recipe
 from pipeline.run.rehearsal import Rehearsal
 from pipeline.training.settings import TrainingSettings
@@ -28,7 +28,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rehearsed(recipe: Path) -> Iterator[tuple[Rehearsal, dict[str, Outcome]]]:
+def rehearsed(recipe: Path) -> Iterator[tuple[Rehearsal, dict[str, CheckOutcome]]]:
     """The rehearsal of that recipe with few steps, few images and one variant, and its lines."""
     folder = recipe.parent / "rehearsal"
     folder.mkdir()

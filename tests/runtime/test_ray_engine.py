@@ -17,7 +17,7 @@ from pipeline.run.context import RunContext
 from pipeline.run.doctor import needs, require
 from pipeline.runtime.engines.local import LocalEngine
 from pipeline.runtime.engines.ray import RayEngine
-from pipeline.runtime.engines.ray_cluster import Node, room_for
+from pipeline.runtime.engines.ray_cluster import RayNode, room_for
 from pipeline.runtime.execute import WorkItem
 from pipeline.runtime.stage import GIB, Resources
 from storage.errors import FatalError, RetryableError
@@ -144,8 +144,8 @@ def test_a_dead_address_stops_a_run_before_work(tmp_path):
 
 
 def test_room_counts_shares_of_gpus():
-    one = Node("a", "10.0.0.1", "one", cpus=8, gpus=2, memory=64 * GIB)
-    none = Node("b", "10.0.0.2", "two", cpus=32, gpus=0, memory=64 * GIB)
+    one = RayNode("a", "10.0.0.1", "one", cpus=8, gpus=2, memory=64 * GIB)
+    none = RayNode("b", "10.0.0.2", "two", cpus=32, gpus=0, memory=64 * GIB)
     wants = Resources.on("auto")
     assert room_for([one, none], wants.where(any_gpus=True)) == 2
     assert room_for([one, none], wants.where(any_gpus=True, share=0.1)) == 8

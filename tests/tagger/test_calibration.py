@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tagger.labelling.calibration import Calibration, Line, Parts, Stack, calibration_error, features
+from tagger.labelling.calibration import Calibration, Parts, PlattScaling, Stack, calibration_error, features
 from tagger.labelling.label_choice import with_probabilities
 from tagger.pair import Pair
 from tagger.relation import Relation
@@ -61,7 +61,7 @@ def test_no_labels_leave_scores_as_they_are():
 
 
 def test_written_and_read_back():
-    given = Calibration(Line(0.5, -1.0), {"next to": Line(2.0, 0.25)})
+    given = Calibration(PlattScaling(0.5, -1.0), {"next to": PlattScaling(2.0, 0.25)})
     assert Calibration.from_json(given.to_json()) == given
     for damaged in (b"{", b"[]", b'{"common": {"slope": 1}, "lines": {}}'):
         with pytest.raises(ValueError, match="not a calibration"):
@@ -130,9 +130,9 @@ def test_without_captions_the_tagger_decides_and_other_pairs_are_least_likely():
 
 def test_the_mean_of_calibrations_has_the_common_line_where_one_has_none_of_its_own():
     one, other = (
-        Calibration(Line(1.0, 0.0), {"on": Line(3.0, 1.0)}),
-        Calibration(Line(2.0, 1.0), stack=Stack(tagger=0.0)),
+        Calibration(PlattScaling(1.0, 0.0), {"on": PlattScaling(3.0, 1.0)}),
+        Calibration(PlattScaling(2.0, 1.0), stack=Stack(tagger=0.0)),
     )
     mean = Calibration.mean([one, other])
-    assert (mean.common, mean.lines, mean.stack.tagger) == (Line(1.5, 0.5), {"on": Line(2.5, 1.0)}, 0.5)
+    assert (mean.common, mean.lines, mean.stack.tagger) == (PlattScaling(1.5, 0.5), {"on": PlattScaling(2.5, 1.0)}, 0.5)
     assert Calibration.from_json(mean.to_json()) == mean

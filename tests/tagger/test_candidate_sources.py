@@ -7,7 +7,7 @@ from tagger.box import Box, intersect
 from tagger.candidates.cooccurrence import cooccurrence_candidates, cooccurrence_table, read_cooccurrence
 from tagger.candidates.grounding import ground
 from tagger.candidates.official import official_candidates, official_groups
-from tagger.candidates.source import Loss
+from tagger.candidates.source import DropReason
 from tagger.matching import AuthorsFileError, by_substrings, by_whole_words, by_whole_words_and
 from tagger.parsing.parser import load_parser, parse_captions
 from tagger.parsing.wordings import WORDINGS
@@ -94,8 +94,8 @@ def test_official_enumeration_and_cooccurrence_account_for_every_triplet_too():
     said = triplets("a man riding a horse", "a man on a street", "a cat next to a man", "a horse next to a horse")
     found = official_candidates(said, boxes("person", "horse"), known=("cat",))
     assert {lost.triplet: lost.reason for lost in found.dropped} == {
-        1: Loss.NO_OBJECT_CATEGORY, 2: Loss.NO_SUBJECT_BOX, 3: Loss.SAME_BOX,
+        1: DropReason.NO_OBJECT_CATEGORY, 2: DropReason.NO_SUBJECT_BOX, 3: DropReason.SAME_BOX,
     }  # fmt: skip
     assert {pair.triplet for pair in found.pairs} == {0}
     unread = cooccurrence_candidates(said, boxes("person", "horse"), table={}).dropped
-    assert [lost.reason for lost in unread] == [Loss.CAPTIONS_UNUSED] * len(said)
+    assert [lost.reason for lost in unread] == [DropReason.CAPTIONS_UNUSED] * len(said)

@@ -6,7 +6,7 @@ from hypothesis import given, strategies as st
 
 from tagger.box import Box
 from tagger.candidates.grounding import ground, pair_priors
-from tagger.candidates.source import Loss
+from tagger.candidates.source import DropReason
 from tagger.labelling.blind_labeller import blind_labels
 from tagger.pair import Pair
 from tagger.relation import Relation
@@ -57,7 +57,7 @@ def test_a_triplet_is_about_the_boxes_that_its_caption_is_of():
         (0, 0, 1, 2, 1), (0, 2, 1, 2, 1), (1, 2, 1, 1, 1), (2, 0, 1, 1, 1), (3, 0, 1, 2, 1), (3, 2, 1, 2, 1),
     ]  # fmt: skip
     assert found.pairs[2].prior == found.pairs[3].prior == 1
-    assert [(each.triplet, each.reason) for each in found.dropped] == [(4, Loss.OTHER_BOXES)]
+    assert [(each.triplet, each.reason) for each in found.dropped] == [(4, DropReason.OTHER_BOXES)]
 
 
 def test_mentions_that_may_mean_one_pair_each_have_it():
@@ -116,13 +116,13 @@ def test_crowds_are_left_out_and_indices_stay():
 
 
 @pytest.mark.parametrize("said, reason, value", [
-    (triplet("man", "?", "horse"), Loss.NO_PREDICATE, "?"),
-    (triplet("cloud", "over", "horse"), Loss.NO_SUBJECT_CATEGORY, "cloud"),
-    (triplet("man", "on", "street"), Loss.NO_OBJECT_CATEGORY, "street"),
-    (triplet("cat", "on", "horse"), Loss.NO_SUBJECT_BOX, "cat"),
-    (triplet("man", "hold", "cat"), Loss.NO_OBJECT_BOX, "cat"),
-    (triplet("cat", "on", "street"), Loss.NO_OBJECT_CATEGORY, "street"),
-    (triplet("horse", "next to", "horse"), Loss.SAME_BOX, "horse, horse"),
+    (triplet("man", "?", "horse"), DropReason.NO_PREDICATE, "?"),
+    (triplet("cloud", "over", "horse"), DropReason.NO_SUBJECT_CATEGORY, "cloud"),
+    (triplet("man", "on", "street"), DropReason.NO_OBJECT_CATEGORY, "street"),
+    (triplet("cat", "on", "horse"), DropReason.NO_SUBJECT_BOX, "cat"),
+    (triplet("man", "hold", "cat"), DropReason.NO_OBJECT_BOX, "cat"),
+    (triplet("cat", "on", "street"), DropReason.NO_OBJECT_CATEGORY, "street"),
+    (triplet("horse", "next to", "horse"), DropReason.SAME_BOX, "horse, horse"),
 ])  # fmt: skip
 def test_a_triplet_without_candidates_says_why(said, reason, value):
     found = ground([said], boxes("person", "horse"), known=("person", "horse", "cat"))
@@ -131,7 +131,7 @@ def test_a_triplet_without_candidates_says_why(said, reason, value):
 
 def test_boxes_that_do_not_intersect_say_so():
     apart = ground([triplet("man", "ride", "horse")], boxes("person", "horse"), overlapping=True)
-    assert [(lost.reason, lost.value) for lost in apart.dropped] == [(Loss.APART, "man, horse")]
+    assert [(lost.reason, lost.value) for lost in apart.dropped] == [(DropReason.APART, "man, horse")]
 
 
 @given(st.lists(st.tuples(*[st.sampled_from(["man", "horse", "street", "cat", "?"])] * 3), max_size=8))

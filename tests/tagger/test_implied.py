@@ -1,7 +1,7 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from tagger.parsing.implied import Reading, following, reading
+from tagger.parsing.implied import ImpliedRelation, following, reading
 from tagger.parsing.parser import load_parser, parse_captions
 from tagger.parsing.wordings import authors_predicate, full_predicate
 
@@ -68,17 +68,17 @@ def test_it_is_asked_for_traceable_and_never_the_authors():
 
 
 @pytest.mark.parametrize("subject, predicate, object_, wanted", [
-    ("leg", "of", "man", Reading("have", True, "possessive")),
-    ("bowl", "of", "soup", Reading("in", True, "contents")),
-    ("plate", "of", "food", Reading("on", True, "contents")),
-    ("man", "'s", "hat", Reading("have", False, "possessive")),
-    ("young boy", "is dressed in", "red shirt", Reading("wear", False, "attire")),
-    ("cat", "in", "hat", Reading("wear", False, "attire")),
+    ("leg", "of", "man", ImpliedRelation("have", True, "possessive")),
+    ("bowl", "of", "soup", ImpliedRelation("in", True, "contents")),
+    ("plate", "of", "food", ImpliedRelation("on", True, "contents")),
+    ("man", "'s", "hat", ImpliedRelation("have", False, "possessive")),
+    ("young boy", "is dressed in", "red shirt", ImpliedRelation("wear", False, "attire")),
+    ("cat", "in", "hat", ImpliedRelation("wear", False, "attire")),
     ("shoe", "in", "box", None),
     ("man", "in", "car", None),
     ("hat", "in", "suit", None),
-    ("hill", "covered with", "snow", Reading("cover", True, "covering")),
-    ("woman", "with", "hair", Reading("have", False, "possessive")),
+    ("hill", "covered with", "snow", ImpliedRelation("cover", True, "covering")),
+    ("woman", "with", "hair", ImpliedRelation("have", False, "possessive")),
     ("woman", "with", "dog", None),
 ])  # fmt: skip
 def test_what_words_imply(subject, predicate, object_, wanted):

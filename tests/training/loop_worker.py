@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from pipeline.training.config import SUMMARY, Progress, Summary, TrainConfig
+from pipeline.training.config import SUMMARY, Summary, TrainConfig, TrainingProgress
 from pipeline.training.launch.failure import Failure
 from pipeline.training.launch.meeting import join
 from storage.errors import FatalError, RetryableError
@@ -63,7 +63,7 @@ def run(path: Path, config: TrainConfig) -> None:
         if ranks.rank == 0:
             with (work / "steps.txt").open("a") as steps:
                 steps.write(f"{step} {ranks.count}\n")
-            Progress(step=step, total=settings.steps, message=f"world {ranks.count}").write(work)
+            TrainingProgress(step=step, total=settings.steps, message=f"world {ranks.count}").write(work)
             if step % settings.checkpoint_every == 0 or stop:
                 (checkpoints / f"step-{step:08d}").mkdir(exist_ok=True)
         if stop:

@@ -16,7 +16,7 @@ from warm_process import WarmProcess
 
 from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.relations import Interactions
-from pipeline.evaluation.test_set import Scored
+from pipeline.evaluation.test_set import ScoredImage
 from pipeline.stages.pretrain_worker import _arrays, _scored
 from pipeline.training.launch.launcher import launch
 from pipeline.training.ranks import Ranks
@@ -97,11 +97,11 @@ def test_only_the_user_reaches_the_meeting_while_it_lasts(work):
 def test_scores_reach_the_other_processes_bit_by_bit():
     draw = np.random.default_rng(0)
 
-    def image(position: int, pairs: int) -> Scored:
+    def image(position: int, pairs: int) -> ScoredImage:
         boxes = draw.random((3, pairs, 4)).astype(np.float32)
         labels = draw.integers(0, 9, (4, pairs))
         relations = Interactions(boxes[0], boxes[1], *labels[:3], draw.random(pairs))
-        return Scored(position, relations, Detections(boxes[2], labels[3], draw.random(pairs).astype(np.float32)))
+        return ScoredImage(position, relations, Detections(boxes[2], labels[3], draw.random(pairs).astype(np.float32)))
 
     images = [image(7, 5), image(2, 0)]
     every = Ranks().every({each.position: _arrays(each) for each in images})

@@ -17,7 +17,7 @@ from pipeline.training.run import prepare
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from pipeline.training.settings import CALIBRATION, TaggerSettings
 from pipeline.training.shards import ShardSamples, map_samples
-from pipeline.training.tagger_evaluation import Scored, average_precision, check_tagger, proposals
+from pipeline.training.tagger_evaluation import ScoredPairs, average_precision, check_tagger, proposals
 from pipeline.training.task import TaggerTask, add_noise, names_for_noise, pair_queries
 from pipeline.training.vocabulary import Vocabulary
 from storage.shards.reader import DamagedSample
@@ -140,7 +140,7 @@ def test_proposals_are_what_captions_would_propose():
     labels = TrainingSample(1, "made", 9, 9, boxes, relations)
     pairs = [(s, o) for s in range(3) for o in range(3) if s != o]
     scores = np.arange(12, dtype=np.float32).reshape(6, 2) / 12
-    scored = Scored(labels, pairs, scores, np.zeros((6, 2), bool))
+    scored = ScoredPairs(labels, pairs, scores, np.zeros((6, 2), bool))
     stated = {("person", "hold", "dog"), ("dog", "next to", "person")}
     made = list(proposals(0, scored, ["hold", "next to"], stated, {"next to"}))
     found = {((p.candidate.subject, p.candidate.object), p.predicate, p.right) for p in made}

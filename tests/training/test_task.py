@@ -15,7 +15,7 @@ from pipeline.training.task import (
     normalised_boxes,
     tagging_pairs,
 )
-from pipeline.training.vocabulary import Names, Vocabulary
+from pipeline.training.vocabulary import LabelCounts, Vocabulary
 from tests.training.conftest import TINY, sample, statistics
 
 
@@ -80,19 +80,19 @@ def test_boxes_are_shares_of_the_image_and_mirror_with_it():
 
 
 def test_present_names_are_kept_others_fill_the_budget_and_a_small_vocabulary_is_used_whole():
-    def draw(names: Names, present: set[str], budget: int) -> list[str]:
+    def draw(names: LabelCounts, present: set[str], budget: int) -> list[str]:
         return names.draw(present, budget, np.random.default_rng(0))
 
-    many = Names.of(Counter({f"n{i:02d}": i + 1 for i in range(50)}))
+    many = LabelCounts.of(Counter({f"n{i:02d}": i + 1 for i in range(50)}))
     drawn = draw(many, {"n00", "n01"}, 10)
     assert drawn[:2] == ["n00", "n01"] and len(drawn) == len(set(drawn)) == 10
     assert draw(many, {"n00", "n01"}, 10) == drawn
     assert draw(many, {"n01", "n02", "n03"}, 2) == ["n01", "n02", "n03"], "more than the budget"
-    assert draw(Names.of(Counter({"dog": 3, "cat": 3, "person": 9})), {"cat"}, 3) == ["person", "cat", "dog"]
+    assert draw(LabelCounts.of(Counter({"dog": 3, "cat": 3, "person": 9})), {"cat"}, 3) == ["person", "cat", "dog"]
 
 
 def test_frequent_names_are_drawn_more_often():
-    names = Names.of(Counter({f"n{i:02d}": 100 if i < 5 else 1 for i in range(40)}))
+    names = LabelCounts.of(Counter({f"n{i:02d}": 100 if i < 5 else 1 for i in range(40)}))
     drawn = Counter(n for seed in range(200) for n in names.draw((), 5, np.random.default_rng(seed)))
     assert min(drawn[f"n{i:02d}"] for i in range(5)) > max(drawn[f"n{i:02d}"] for i in range(5, 40))
 

@@ -22,7 +22,7 @@ ANSWER_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Node:
+class RayNode:
     """A live node of a cluster, with all that it has, whether or not something uses it."""
 
     id: str
@@ -68,18 +68,18 @@ def connect(address: str) -> Any:
     return ray
 
 
-def live_nodes(ray: Any) -> list[Node]:
+def live_nodes(ray: Any) -> list[RayNode]:
     """The nodes that are alive, by IP."""
     found = []
     for node in ray.nodes():
         if node["Alive"]:
             has = node["Resources"]
             amounts = (has.get("CPU", 0.0), has.get("GPU", 0.0), has.get("memory", 0.0))
-            found.append(Node(node["NodeID"], node["NodeManagerAddress"], node["NodeManagerHostname"], *amounts))
+            found.append(RayNode(node["NodeID"], node["NodeManagerAddress"], node["NodeManagerHostname"], *amounts))
     return sorted(found, key=lambda node: (node.ip, node.id))
 
 
-def room_for(nodes: Sequence[Node], worker: Resources) -> int:
+def room_for(nodes: Sequence[RayNode], worker: Resources) -> int:
     """How many such workers fit on the nodes at once. Raises `FatalError` that lists the nodes when none does."""
     count = sum(node.room(worker) for node in nodes)
     if count:

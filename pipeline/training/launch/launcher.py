@@ -16,7 +16,16 @@ from pipeline.runtime.processes import ready_to_fork
 from pipeline.runtime.stage import ReportProgress
 from pipeline.training.address import resolve
 from pipeline.training.checkpoints.folder import CheckpointFolder
-from pipeline.training.config import CHECKPOINTS, MODEL, PROGRESS, SUMMARY, WARNING, Progress, Summary, TrainConfig
+from pipeline.training.config import (
+    CHECKPOINTS,
+    MODEL,
+    PROGRESS,
+    SUMMARY,
+    WARNING,
+    Summary,
+    TrainConfig,
+    TrainingProgress,
+)
 from pipeline.training.launch import messages
 from pipeline.training.launch.failure import Failure
 from pipeline.training.launch.meeting import LOOPBACK, file_store, interface_of, meeting, require_gpus, tcp_store
@@ -139,13 +148,13 @@ class _Log:
         self.path = work / LOG
         self.path.touch()
         self._progress_file, self._report = work / PROGRESS, report
-        self._progress = Progress(step=0, total=1, message="")
+        self._progress = TrainingProgress(step=0, total=1, message="")
 
     def follow(self) -> None:
         """Reports the latest progress if it is new. The next one would hide a warning, so the run's log has it too."""
         if not self._progress_file.is_file():
             return
-        latest = Progress.model_validate_json(self._progress_file.read_bytes())
+        latest = TrainingProgress.model_validate_json(self._progress_file.read_bytes())
         if latest != self._progress:
             self._progress = latest
             if latest.message.startswith(WARNING):

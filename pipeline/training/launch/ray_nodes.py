@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.runtime.engines.ray_cluster import Node, live_nodes
+from pipeline.runtime.engines.ray_cluster import RayNode, live_nodes
 from pipeline.training.launch.agent import FINISHED, join
 from pipeline.training.launch.rank_processes import WORKER
 from storage.errors import FatalError, RetryableError
@@ -64,7 +64,7 @@ def lend_nodes(
             ray.wait(running, num_returns=len(running), timeout=LEAVING_SECONDS)
 
 
-def _start(ray: Any, node: Node, address: str, folder: Path, stay: bool, worker: str) -> Any:
+def _start(ray: Any, node: RayNode, address: str, folder: Path, stay: bool, worker: str) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(join).options(
