@@ -17,7 +17,8 @@ from rich.progress import Progress
 from pipeline.cli.contact_sheet import ARROWS, labelled_cell
 from pipeline.cli.options import AsJson, Objects, Predicates, Tokenizer
 from pipeline.data.datasets.annotations import read_text, readable
-from pipeline.data.datasets.bare_images import SUFFIXES
+from pipeline.data.datasets.bare_images import SUFFIXES, image_names
+from pipeline.data.images.folders import LocalFolder
 from pipeline.data.images.opening import BadImage, orientation_of, read_ahead, read_image
 from pipeline.evaluation.detections.names import distinct
 from pipeline.evaluation.detections.table import DetectionsWriter
@@ -208,7 +209,7 @@ def _files(images: Iterable[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())
+        inside = [path / name for name in image_names(LocalFolder(path))]
         if not inside:
             raise FatalError(f"{path}: contains no image ({', '.join(sorted(SUFFIXES))})")
         yield from inside

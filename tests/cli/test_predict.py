@@ -24,7 +24,9 @@ def pictures(tmp_path: Path) -> Path:
 
 def test_what_is_found_is_written_and_drawn_and_a_damaged_picture_is_named(pictures, tmp_path):
     words = ("--objects", "man,dog", "--predicates", "hold", "--per-image", "5", "--draw", tmp_path / "drawn")
-    done = rlip("predict", "demo-detector", pictures, *words, "--out", tmp_path / "found.parquet")
+    (tmp_path / "asked").mkdir()
+    (tmp_path / "asked/link").symlink_to(pictures)
+    done = rlip("predict", "demo-detector", tmp_path / "asked", *words, "--out", tmp_path / "found.parquet")
     assert done.exit_code == 0, done.output
     assert "3.jpg (truncated" in done.output.replace("\n", " ")
     rows = read_table(tmp_path / "found.parquet").to_pylist()
