@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.runtime.chat_endpoint import TOKENS
 from pipeline.stages.order import chain_order
 from storage.artifact import Artifact
+from storage.manifest import Manifest
 from storage.runs import Run
 
 
@@ -85,8 +86,7 @@ class StepSummary:
         for manifest in manifests:
             rejected.update(manifest.counts.rejected)
         rows_in = sum(manifest.counts.rows_in for manifest in manifests)
-        seen = sum(manifest.facts.get("images_seen", manifest.counts.rows_in) for manifest in manifests)
-        seconds = sum(manifest.seconds for manifest in manifests)
+        seen, seconds = _images_seen(manifests), _worker_seconds(manifests)
         return cls(
             step=step,
             partitions=len(manifests),
@@ -147,6 +147,15 @@ def stage_rows(steps: Sequence[StepSummary], outcome: RunOutcome | None) -> list
     ]
 
 
+def _images_seen(manifests: Sequence[Manifest]) -> int:
+    return sum(manifest.facts.get("images_seen", manifest.counts.rows_in) for manifest in manifests)
+
+
+def _worker_seconds(manifests: Sequence[Manifest]) -> float:
+    """The compute time of all workers. A training run has several processes, which take the same time."""
+    return float(sum(manifest.seconds * manifest.facts.get("processes", 1) for manifest in manifests))
+
+
 def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The settings with the same value in all artifacts."""
     first = settings[0] if settings else {}
@@ -193,7 +202,7 @@ class StepCost:
     def of(cls, step: str, artifacts: Iterable[Artifact]) -> StepCost | None:
         """The cost of a step; None if it processed no image."""
         manifests = [artifact.manifest for artifact in artifacts]
-        seen = sum(manifest.facts.get("images_seen", manifest.counts.rows_in) for manifest in manifests)
+        seen = _images_seen(manifests)
         rows = sum(manifest.counts.rows_in for manifest in manifests)
         if not seen:
             return None
@@ -204,7 +213,7 @@ class StepCost:
         return cls(
             step=step,
             images=seen,
-            seconds_per_image=sum(manifest.seconds for manifest in manifests) / seen,
+            seconds_per_image=_worker_seconds(manifests) / seen,
             bytes_per_image=size / rows if rows and manifests[0].partition != "all" else None,
             hosts=tuple(sorted({manifest.host for manifest in manifests})),
             devices=tuple(sorted({manifest.facts["device"] for manifest in manifests if "device" in manifest.facts})),

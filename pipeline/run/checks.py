@@ -85,7 +85,7 @@ class CheckedPartition:
         relations = chain.from_iterable(self._inputs["images"].table("images")["relations"].to_pylist())
         true = {canonical(relation["predicate"]) for relation in relations} - {""}
         pairs = chain.from_iterable(candidates(self._artifact)["pairs"].to_pylist())
-        return len(true - {pair["predicate"] for pair in pairs}) / len(true) if true else None
+        return len(true - {canonical(pair["predicate"]) for pair in pairs}) / len(true) if true else None
 
 
 def _audit(partitions: Iterable[tuple[Artifact, Artifact]]) -> LabelAudit:

@@ -11,6 +11,7 @@ from pipeline.run.context import RunContext
 from pipeline.run.dag import Step, build_steps
 from pipeline.run.planner import Planner, forecast
 from pipeline.runtime.plugins import PluginOptions
+from pipeline.runtime.settings import Settings
 from pipeline.stages.evaluate import EvaluateStage
 from pipeline.training.settings import TaggerSettings, TrainingSettings
 from storage.runs import Run
@@ -80,7 +81,7 @@ class Estimate:
     labelled: int | None
     """Images of the datasets to label that are still to be captioned or tagged, whichever is more."""
     kept_per_image: float | None
-    """Kept relations per packed image of the earlier run."""
+    """Kept relations per labelled image of the earlier run."""
     price_per_hour: float | None
 
     @property
@@ -161,10 +162,12 @@ def estimate(
 def expected_seconds(context: RunContext) -> Mapping[str, float | None]:
     """Step → seconds that it will take by what its artifacts took so far, or by a new run's estimate."""
     run, workers = context.run, context.recipe.run
-    if not run.steps():
-        return {row["step"]: row["wall"] for row in run.read_document(ESTIMATE).get("steps", [])}
-    most = workers.workers if workers.engine == "local" else workers.max_actors or 1
-    return {step.step: step.wall for step in estimate(Planner(context), run, None, most, None).steps}
+    noted = {row["step"]: row["wall"] for row in run.read_document(ESTIMATE).get("steps", [])}
+    most = workers.workers if workers.engine == "local" else workers.max_actors
+    if most is None or not run.steps():
+        return noted
+    found = {step.step: step.wall for step in estimate(Planner(context), run, None, most, None).steps}
+    return noted | {step: wall for step, wall in found.items() if wall is not None}
 
 
 def _step(step: Step, images: int | None, costs: Mapping[str, StepCost], workers: int) -> StepEstimate:
@@ -193,11 +196,16 @@ def _step(step: Step, images: int | None, costs: Mapping[str, StepCost], workers
     other = "" if asked == cost.settings else ", with other settings"
     on = f" ({', '.join(cost.devices)})" if cost.devices else ""
     basis = f"{cost.images:,} images on {', '.join(cost.hosts)}{on}{other}{crops}"
-    wall = seconds if step.stage.whole else seconds / workers
+    wall = seconds / (_processes(step.settings) if step.stage.whole else workers)
     on_gpu = any("cuda" in name for name in cost.devices)
     tokens = None if cost.tokens_per_image is None else tuple(round(units * each) for each in cost.tokens_per_image)
     price = None if tokens is None else _price(step, tokens)
     return StepEstimate(step.name, images, seconds, wall, size, on_gpu, basis, cost.images, tokens, price)
+
+
+def _processes(settings: Settings) -> int:
+    """Processes of a step over whole datasets."""
+    return settings.processes * settings.nodes if isinstance(settings, TrainingSettings) else 1
 
 
 def _price(step: Step, tokens: Sequence[int]) -> float | None:
@@ -274,7 +282,10 @@ def _of_whole(step: Step, sizes: Mapping[str, int], steps: Sequence[Step]) -> in
 
 def _kept_per_image(run: Run) -> float | None:
     facts = [artifact.manifest.facts for artifact in run.artifacts("shard:pseudo").values()]
-    images = sum(each.get("images", 0) for each in facts)
+    # Images that were labelled but not packed cost as much.
+    counts = ("images", "without a relation", "without a box")
+    images = sum(each.get(name, 0) for each in facts for name in counts)
+    images += sum(sum(each.get("excluded", {}).values()) for each in facts)
     return sum(each.get("relations", 0) for each in facts) / images if images else None
 
 
@@ -302,8 +313,8 @@ def with_trainings(made: Estimate, context: RunContext, images: int | None) -> E
                 unknown = _trained_on(step, context.steps) - set(context.recipe.data.label)
                 if images is not None and settings.steps is None and unknown:
                     basis += f"; without the images of {', '.join(sorted(unknown))}"
-                wall, on_gpu = seconds / (settings.processes * settings.nodes), not speed or speed["device"] != "CPU"
-                row = replace(row, seconds=seconds, wall=wall, on_gpu=on_gpu, basis=basis)
+                on_gpu = not speed or speed["device"] != "CPU"
+                row = replace(row, seconds=seconds, wall=seconds / _processes(settings), on_gpu=on_gpu, basis=basis)
         rows.append(row)
     return replace(made, steps=tuple(rows))
 

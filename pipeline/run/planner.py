@@ -86,7 +86,8 @@ class Planner:
             else:
                 found[item.partition] = artifact
                 plan.cached.append(Record.of(step.name, item.partition, artifact, cached=True))
-        self.done[step.name] = found
+        # Keys of later steps hold the digests in this order, which must not depend on the order of the recipe's datasets.
+        self.done[step.name] = dict(sorted(found.items()))
         return plan
 
     def finish(self, step: Step, records: list[Record]) -> None:
@@ -118,7 +119,7 @@ class Planner:
         limit = self.context.recipe.run.checks.min_overall_average_precision if step.stage is TagStage else 0.0
         if step.stage.audit is Stage.audit and not limit:
             return
-        made = dict(sorted(self.done[step.name].items()))
+        made = self.done[step.name]
         tables = {
             table: self._whole(step, table, steps)
             if step.stage.whole

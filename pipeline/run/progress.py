@@ -338,7 +338,7 @@ def _loading(plan: StepPlan) -> str:
 
 
 def _unit(item: WorkItem) -> str:
-    return "steps" if item.partition == WHOLE else "images"
+    return "steps" if item.terms.stage in ("pretrain", "train_tagger") else "images"
 
 
 def summary(plan: StepPlan, records: Sequence[Record], seconds: float) -> str:

@@ -89,7 +89,7 @@ class Summary(Settings):
     images: int
     """Number of images in the training set."""
     images_seen: int
-    """Number of images that the steps since `resumed_from` trained on; an image counts once per epoch."""
+    """Number of images that the steps of this execution trained on; an image counts once per epoch."""
     images_per_second: float
     processes: int
     device: str

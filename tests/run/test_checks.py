@@ -94,7 +94,7 @@ def test_labels_are_measured_by_what_their_own_partition_states(book):
         "tag",
         "toys/0000",
         [relations(1, (1, "ride", 2, 0.9), (0, "ride", 2, 0.3), (0, "next to", 1, 0.2))],
-        candidates=[pairs(1, (0, "ride", 2, 2), (1, "ride", 2, 2), (0, "next to", 1, 1))],
+        candidates=[pairs(1, (0, "riding", 2, 2), (1, "riding", 2, 2), (0, "next to", 1, 1))],
         facts={"relations": 3},
     )
     tagged, images = (book.run.artifacts(step)["toys/0000"] for step in ("tag", "ingest"))

@@ -172,23 +172,53 @@ def test_the_cause_is_told_below_the_step_where_it_lies(tmp_path):
         assert found[step].why == "ingest: new partition set/0002"
 
 
+def tagger_key(root: Path, *overrides: str) -> str:
+    """The key of the tagger that the recipe in `root` would train, once what it reads is made."""
+    recipe = small_recipe(root, *overrides)
+    run(RunContext(small_recipe(root, "run.until=shard_tagger", *overrides)), Display())
+    planner = Planner(RunContext(recipe))
+    steps = {step.name: step for step in planner.context.steps}
+    planner.plan(steps["ingest"])
+    planner.plan(steps["shard_tagger"])
+    (item,) = planner.plan(steps["train_tagger"]).due
+    assert (item.partition, steps["train_tagger"].stage) == (WHOLE, TrainTaggerStage)
+    return item.key
+
+
 def test_pictures_without_relations_do_not_train_the_tagger_again(tmp_path):
     write_small_set(tmp_path)
     state_relations(tmp_path, 1)
-
-    def tagger_key() -> str:
-        recipe = small_recipe(tmp_path)
-        run(RunContext(small_recipe(tmp_path, "run.until=shard_tagger")), Display())
-        planner = Planner(RunContext(recipe))
-        steps = {step.name: step for step in planner.context.steps}
-        planner.plan(steps["ingest"])
-        planner.plan(steps["shard_tagger"])
-        (item,) = planner.plan(steps["train_tagger"]).due
-        assert (item.partition, steps["train_tagger"].stage) == (WHOLE, TrainTaggerStage)
-        return item.key
-
-    before = tagger_key()
+    before = tagger_key(tmp_path)
     grow(tmp_path, 9)
-    assert tagger_key() == before
+    assert tagger_key(tmp_path) == before
     state_relations(tmp_path, 1, 9)
-    assert tagger_key() != before
+    assert tagger_key(tmp_path) != before
+
+
+def test_the_order_in_which_a_recipe_lists_its_datasets_changes_no_key(tmp_path):
+    recipe = write_small_set(tmp_path)
+    state_relations(tmp_path, 1)
+    head, source, rest = recipe.read_text().partition("[[data.sources]]")
+    source, caption, rest = (source + rest).partition("[caption]")
+    recipe.write_text(head + source + source.replace('name = "set"', 'name = "also"') + caption + rest)
+    assert tagger_key(tmp_path, 'data.tagger=["set", "also"]') == tagger_key(tmp_path, 'data.tagger=["also", "set"]')
+
+
+def test_the_processes_of_a_measured_training_count_as_workers(book, tmp_path):
+    recipe = write_small_set(tmp_path)
+    train_long(recipe.parent)
+    book.add("pretrain:none", WHOLE, [], facts={"images_seen": 100, "processes": 4}, rows_in=10)
+    (seconds,) = (trained.manifest.seconds for trained in book.run.artifacts("pretrain:none").values())
+    assert step_costs(book.run)["pretrain:none"].seconds_per_image == pytest.approx(4 * seconds / 100)
+    words = [
+        word for each in (f"store={book.run.store.address}", "pretrain.settings.steps=50") for word in ("--set", each)
+    ]
+    trained = estimated(recipe, "--from", "toy", *words)["pretrain:none"]
+    assert trained["seconds"] == pytest.approx(4 * seconds) and trained["wall"] == pytest.approx(trained["seconds"] / 2)
+
+
+def test_images_that_were_labelled_and_not_packed_count_in_the_cost_of_a_relation(labelled, tmp_path):
+    facts = {"images": 2, "relations": 8, "without a relation": 1, "without a box": 1, "excluded": {"test": 4}}
+    labelled.add("shard:pseudo", "toys/0000", [], settings={"threshold": 0.5}, facts=facts)
+    words = ("--from", "toy", "--set", f"store={labelled.run.store.address}", "--images", 1000, "--json", *UNTIL)
+    assert json.loads(output_of("estimate", write_small_set(tmp_path / "set"), *words))["kept_per_image"] == 1

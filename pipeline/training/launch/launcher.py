@@ -60,7 +60,8 @@ def launch(config: TrainConfig, report: ReportProgress, worker: str = WORKER) ->
     for name in (SUMMARY, MODEL, PROGRESS):
         (config.work / name).unlink(missing_ok=True)
     checkpoints = CheckpointFolder(config.work / CHECKPOINTS)
-    wanted, failed, newest = settings.nodes, 0, checkpoints.newest()
+    began = newest = checkpoints.newest()
+    wanted, failed = settings.nodes, 0
     log = _Log(config.work, report)
     with meeting(config) as config_file, Nodes(settings, config_file) as nodes:
         while True:
@@ -78,7 +79,9 @@ def launch(config: TrainConfig, report: ReportProgress, worker: str = WORKER) ->
             wanted = settings.min_nodes or settings.nodes
         if not (config.work / SUMMARY).is_file():
             raise log.given_up("the training run stopped before its last step")
-    return Summary.model_validate_json((config.work / SUMMARY).read_bytes())
+    summary = Summary.model_validate_json((config.work / SUMMARY).read_bytes())
+    # The last round began at the last restart, but the time is that of all rounds.
+    return summary.model_copy(update={"images_seen": (summary.steps - began) * settings.batch})
 
 
 def _run_round(
