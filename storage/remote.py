@@ -75,6 +75,7 @@ class Remote:
             raise FatalError(f"{self.url}: {error}") from error
         self._files: fsspec.AbstractFileSystem = filesystem or found
         if self._is_s3:
+            # s3fs tries again by itself, too, beside botocore.
             self._files.retries = 1
         self._root = root.rstrip("/")
 
@@ -99,6 +100,7 @@ class Remote:
         def ask() -> Mapping[str, Mapping[str, Any]]:
             self._files.invalidate_cache()
             with suppress(FileNotFoundError):
+                # fsspec remembers listings, but other machines write here, too.
                 found: Mapping[str, Mapping[str, Any]] = self._files.find(self._path(folder), detail=True)
                 return found
             return {}
@@ -231,6 +233,7 @@ class Remote:
 
     def _cat(self, paths: list[str]) -> dict[str, bytes]:
         found = self._files.cat(paths, on_error="return")
+        # With "omit", a failed request would pass for a missing file.
         for data in found.values():
             if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
                 raise data
