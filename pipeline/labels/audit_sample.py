@@ -211,6 +211,7 @@ def audit_order(strata: AuditStrata, numbers: Numbers) -> Indices:
     rank = _ranks(strata, numbers)
     weights = strata.sizes * np.array([REFUSED_RATE if each is False else 1.0 for each in strata.accepted])
     share = (rank + 0.5) / weights[strata.stratum] if len(rank) else np.zeros(0)
+    # The last key of `lexsort` counts first.
     return np.lexsort((numbers, share, rank >= FIRST_OF_EACH)).astype(np.int64)
 
 
@@ -319,4 +320,5 @@ def _ranks(strata: AuditStrata, numbers: Numbers) -> Indices:
 
 
 def _number(content: bytes, salt: bytes) -> float:
+    # A double holds 53 of the 64 bits exactly.
     return (int.from_bytes(hashlib.blake2b(content, digest_size=8, key=salt).digest(), "little") >> 11) / 2**53
