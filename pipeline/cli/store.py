@@ -156,8 +156,10 @@ def remove_run(run_name: RunName, store: StorePath = STORE, as_json: AsJson = Fa
     opened = existing_store(store)
     opened.require_writable()
     run = find_run(opened, run_name)
+    # Before its report goes: a record is refused as a whole.
     run.require_current()
     freed = next((share.apart for share in usage_of(opened).runs if share.name == run.name), 0)
+    # Before the run, whose recipe says where its report is.
     reports = remove_report(run)
     run.remove()
     if as_json:

@@ -64,6 +64,7 @@ def pull(run_name: RunName, url: Url, store: StorePath = STORE, as_json: AsJson 
     name, _, number = run_name.partition("@")
     opened = open_store(store)
     opened.refresh()
+    # Killed pulls leave drafts.
     opened.sweep()
     run = Run(opened, name)
     _show(lambda report: pull_run(run, _remote(url), report, number), as_json)
