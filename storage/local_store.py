@@ -224,8 +224,8 @@ class LocalStore:
 
     def sweep(self) -> int:
         cleaned = 0
-        # Names with either end: a process may die between making the lock and the folder.
         with self._gate(fcntl.LOCK_EX):
+            # Names with either end: a process may die between making the lock and the folder.
             for folder in {path.with_suffix("") for path in self._pending.glob("draft-*")}:
                 with suppress(BlockingIOError), _held(folder.with_suffix(".lock")):
                     cleaned += folder.is_dir()

@@ -98,9 +98,9 @@ class Remote:
         """Every file below a folder, by its path relative to the folder, from one listing."""
 
         def ask() -> Mapping[str, Mapping[str, Any]]:
+            # fsspec remembers listings, but other machines write here, too.
             self._files.invalidate_cache()
             with suppress(FileNotFoundError):
-                # fsspec remembers listings, but other machines write here, too.
                 found: Mapping[str, Mapping[str, Any]] = self._files.find(self._path(folder), detail=True)
                 return found
             return {}
@@ -232,8 +232,8 @@ class Remote:
                 self._do(lambda path=path: self._files.rm_file(self._path(path)))  # type: ignore[misc]
 
     def _cat(self, paths: list[str]) -> dict[str, bytes]:
-        found = self._files.cat(paths, on_error="return")
         # With "omit", a failed request would pass for a missing file.
+        found = self._files.cat(paths, on_error="return")
         for data in found.values():
             if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
                 raise data

@@ -32,8 +32,8 @@ class Spill:
 
     def add(self, image_id: int, value: Any) -> None:
         """Adds a value of an image."""
-        # No other process reads the file, so marshal may have a format of its own in each version of Python.
         self._images.append(image_id)
+        # No other process reads the file, so marshal may have a format of its own in each version of Python.
         self._starts.append(self._starts[-1] + self._file.write(marshal.dumps(value)))
 
     def counts(self) -> Iterator[tuple[int, int]]:
