@@ -73,6 +73,7 @@ def write_hugging_face(rows: RunRows, folder: Path, threshold: float, tally: Tal
         while chunk := list(islice(images, _ROWS)):
             by_split: dict[str, list[dict[str, Any]]] = {}
             for image in chunk:
+                # `datasets` refuses names of splits with other characters.
                 split = re.sub(r"\W", "_", image.rows["images"]["split"]) or "train"
                 by_split.setdefault(split, []).append(_row(image, threshold, tally))
             for split, part in by_split.items():
