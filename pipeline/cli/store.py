@@ -57,6 +57,7 @@ def verify(
     runs = None if run_name is None else [find_run(opened, run_name)]
     console = Console(stderr=True)
     examined = []
+    # Which artifacts a run needs is in its records.
     if not any(file.is_record for file in files):
         examined = list(track(find_damage(opened, runs), "reading", console=console, transient=True, disable=as_json))
     damages = [damage for damage in examined if damage is not None]
