@@ -75,6 +75,7 @@ class Remote:
             raise FatalError(f"{self.url}: {error}") from error
         self._files: fsspec.AbstractFileSystem = filesystem or found
         if self._is_s3:
+            # s3fs tries again by itself, too, beside botocore.
             self._files.retries = 1
         self._root = root.rstrip("/")
 
@@ -97,6 +98,7 @@ class Remote:
         """Every file below a folder, by its path relative to the folder, from one listing."""
 
         def ask() -> Mapping[str, Mapping[str, Any]]:
+            # fsspec remembers listings, but other machines write here, too.
             self._files.invalidate_cache()
             with suppress(FileNotFoundError):
                 found: Mapping[str, Mapping[str, Any]] = self._files.find(self._path(folder), detail=True)
@@ -230,6 +232,7 @@ class Remote:
                 self._do(lambda path=path: self._files.rm_file(self._path(path)))  # type: ignore[misc]
 
     def _cat(self, paths: list[str]) -> dict[str, bytes]:
+        # With "omit", a failed request would pass for a missing file.
         found = self._files.cat(paths, on_error="return")
         for data in found.values():
             if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):

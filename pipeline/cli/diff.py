@@ -347,6 +347,7 @@ def _kept_change(before: Run, after: Run) -> KeptChange:
                 change.corrected[way] += sum(
                     (image_id, number(image_id, s), name, number(image_id, o)) in labels for s, o, name in side
                 )
+    # The plus drops counts of 0.
     change.corrected = +change.corrected
     return change
 

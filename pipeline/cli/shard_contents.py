@@ -60,6 +60,7 @@ def contents_of(tar: Path, report: Progress) -> tuple[Contents, list[Refused]]:
     """Reads the contents of a tar, and where it is damaged."""
     contents, damaged = Contents(bytes=tar.stat().st_size if tar.is_file() else 0), []
     samples = tar_samples(tar)
+    # Before the tar is opened here, so that `tar_samples` says what is wrong with a path.
     entry = next(samples, None)
     with tar.open("rb") as file:
         while entry is not None:

@@ -147,6 +147,7 @@ class Contamination:
         self._lists = lists
         self._distance = distance
         self._excluded: dict[str, list[tuple[str, ListedImages]]] = {}
+        # Reversed, so that of equal images the first is named.
         self._by_digest = {row["digest"]: _name(row) for row in reversed(rows)}
         self._names = {_name(row) for row in rows}
         self._hashed = [_name(row) for row in hashed]

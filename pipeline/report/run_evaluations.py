@@ -80,6 +80,7 @@ def write_run_evaluations(
     firsts = _first_seeds(view.run)
     shown = min(count, IMAGES)
     ingested = sorted(view.run.keys("ingest").values())
+    # The page of a variant and that of all share its evaluation.
     evaluation = cache(lambda variant: _evaluation(view, variant, *firsts[variant]))
     stamps = {
         variant: digest_json([_VERSION, view.run.name, artifact.key, ingested, shown])

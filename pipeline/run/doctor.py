@@ -370,6 +370,7 @@ def unmet(requirements: Iterable[Requirement]) -> Iterator[str]:
         except PackageNotFoundError:
             yield f"{wanted.name} is not installed: pip install '{asked}'"
             continue
+        # By default, no range contains a pre-release, such as a nightly build of torch.
         if not wanted.specifier.contains(found, prereleases=True):
             yield f"{wanted.name} is {found}, tested with {wanted.specifier}: pip install '{asked}'"
 

@@ -149,6 +149,7 @@ class CaptionStage(Stage):
             for first, captions in waiting:
                 yield first, captions.result()
         finally:
+            # After an error, nobody needs the captions that are still under way.
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _regions(
@@ -185,6 +186,7 @@ class CaptionStage(Stage):
         if not looking:
             return repeat(None, len(rows))
         places, ahead = (locate_image(self.image_folders, row) for row in rows), 2 * self.settings.batch_size
+        # One resized image serves models of one side alone, and crops are cut from whole images.
         (side, *others) = set(looking)
         if side is None or others or self.settings.crops:
             return read_ahead(places, read_image, self._limits, ahead=ahead)

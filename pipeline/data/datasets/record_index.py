@@ -172,6 +172,7 @@ class RecordIndex:
         """The ids that have a record, in the given order."""
         wanted = np.asarray(image_ids, np.int64)
         found = np.searchsorted(self._sorted, wanted)
+        # An id above all others has no place there; any other place holds an id that differs from it.
         found[found == len(self._sorted)] = 0
         return tuple(wanted[self._sorted[found] == wanted].tolist())
 

@@ -142,6 +142,7 @@ def _pixels(data: bytes, limits: ImageLimits, upright: bool) -> Tensor:
     """Decodes an image to H x W x 3 bytes."""
     if _is_plain_jpeg(data, limits, upright):
         with suppress(RuntimeError):  # Pillow then reports what is wrong
+            # A copy, because torch warns of memory that can't be written.
             encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
             decoded_3HW: Tensor = decode_jpeg(encoded, mode=ImageReadMode.RGB)
             return decoded_3HW.permute(1, 2, 0)
