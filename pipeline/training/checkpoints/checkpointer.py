@@ -74,6 +74,7 @@ def _layout(parts: Mapping[str, tuple[Tensor, list[int]]]) -> tuple[bytes, dict[
         places[name] = place, end
         place = end
     text = json.dumps(entries, separators=(",", ":")).encode()
+    # The format allows spaces after the header, and data that begin aligned can be mapped into memory.
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
     header = len(text).to_bytes(8, "little") + text
     return (
@@ -170,6 +171,7 @@ class Checkpointer:
         self._folder = CheckpointFolder(work / CHECKPOINTS)
         self._parts = parts
         self._image = torch.empty(0, dtype=torch.uint8)
+        # On a CPU, streams and events exist, but do nothing.
         self._device: Any = torch.get_device_module(ranks.device)
         self._copied = self._device.Event()
         self._thread = ThreadPoolExecutor(1, "checkpoint")

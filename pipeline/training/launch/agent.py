@@ -237,6 +237,7 @@ class Coordinator:
         heartbeat = 0
         try:
             while True:
+                # Asked before the write, so that the last state is sent before the thread ends.
                 heartbeat, leaving = heartbeat + 1, self._leaving.is_set()
                 self._messages.write_state(self.number, self._state.model_copy(update={"heartbeat": heartbeat}))
                 if leaving:
