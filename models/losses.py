@@ -48,6 +48,7 @@ def hungarian(
     counts = [len(target.object_labels) for target in targets]
     with torch.autocast(layers.object_logits.device.type, enabled=False):
         costs_KBPN = matching_costs(layers.float(), [t.float() for t in targets], weights, official_compat)
+    # All layers and images at once, so that the device is waited for once
     costs = costs_KBPN.cpu().double().numpy()
     if not np.isfinite(costs).all():
         raise FloatingPointError("predictions are not finite and cannot be matched")
@@ -261,7 +262,7 @@ def _terms(
         found_KM4, truth_KM4 = boxes[at], torch.cat(truth)[matches.target]
         exists_KM = (truth_KM4 != 0).any(-1) | (role == "subject")
         overlap_KM = giou(cxcywh_to_xyxy(found_KM4), cxcywh_to_xyxy(truth_KM4))
-        # Where there is no object, the subject's box alone decides.
+        # Detached, as it is part of a target. Where there is no object, the subject's box alone decides.
         quality.append(overlap_KM.detach().masked_fill(~exists_KM, 1.0))
         sums[f"{role}_box"] = ((found_KM4 - truth_KM4).abs().sum(-1) * exists_KM).sum(1)
         sums[f"{role}_giou"] = ((1 - overlap_KM) * exists_KM).sum(1)

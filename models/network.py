@@ -77,8 +77,8 @@ class Network(nn.Module):
 
         Each image lies in the top left of its part of the tensor, with padding right of and below it; `sizes` has its
         height and width in pixels, None stands for images without padding. Sizes are plain numbers, so that no device
-        has to be asked for them. The last of `objects_TE` is the text that stands for "no objects". Images are
-        normalised by ImageNet's mean and standard deviation.
+        has to be asked for them, and `torch.compile` captures the pass whole. The last of `objects_TE` is the text that
+        stands for "no objects". Images are normalised by ImageNet's mean and standard deviation.
         Raises `ValueError` when there are no object texts; predicates may be empty.
         """
         if objects_TE.shape[0] == 0:  # an exporter takes `len` for a constant
@@ -127,6 +127,7 @@ class Network(nn.Module):
     def _levels(self, images_B3HW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Returns projected maps B×D×H×W of all levels, and paddings 1×H×W that are False everywhere."""
         raw = self.backbone(images_B3HW)
+        # The other projections are those of levels beyond the backbone's maps.
         maps = [project(x) for project, x in zip(self.input_proj, raw, strict=False)]
         last = raw[-1]
         for project in self.input_proj[len(raw) :]:
