@@ -245,6 +245,7 @@ def _false(
     if not wanted:
         return set()
     weights = np.array([everywhere[statement] * best[statement] for statement in options], np.float64)
+    # Seeded by the image, because all processes must draw the same
     generator = np.random.default_rng(number)
     drawn = generator.choice(len(options), wanted, replace=False, p=weights / weights.sum())
     return {options[int(place)] for place in drawn}

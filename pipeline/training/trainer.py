@@ -216,6 +216,7 @@ class Trainer:
             done = self._exchanged(losses, gradient_norm(self._parameters), is_asked_to_stop())
             if not math.isfinite(done.norm + done.losses["loss"]):
                 raise FatalError(self._diverged(f"loss {done.losses['loss']}, gradient norm {done.norm}"))
+            # A checkpoint may still be copying what the update changes.
             self._checkpoints.wait_for_copy()
             update(self._optimizer, done.norm, settings.max_grad_norm)
         if self._ema is not None:
@@ -228,6 +229,7 @@ class Trainer:
         # A compiler that first meets the network while it is counted leaves it uncompiled for good.
         with torch.compiler.set_stance("force_eager"):
             self._monitor.count(batch, lambda: self._parallel.backward(self._losses(batch, number)["loss"], True))
+        # So that parallel = "tree" forgets the gradient of these passes
         self._parallel.finish()
         self._optimizer.zero_grad(set_to_none=True)
         for buffer, value in zip(self.network.buffers(), before, strict=True):

@@ -89,6 +89,7 @@ class CheckpointFolder:
 
     def discard(self, step: int) -> None:
         """Removes a checkpoint. It is renamed first, so that no half of it is ever left under its name."""
+        # A name that `discard_unfinished` finds
         aside = self._folder / f".step-{step:08d}.old.new"
         shutil.rmtree(aside, ignore_errors=True)
         self.path(step).rename(aside)
