@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 AHEAD = 4
 """Prefetch distance, in queries: how far ahead of the current query numbers are fetched from memory."""
 Array = NDArray[Any]
-# Without the GIL, so that threads share a call; NumPy's rules need no check before each division.
+# Without the GIL, so that threads share a call; NumPy's error model needs no check before a division.
 _compiled: Any = numba.njit(nogil=True, error_model="numpy")
 
 

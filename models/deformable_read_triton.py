@@ -80,7 +80,7 @@ def _unfit_inputs(
     return None
 
 
-# torch.compile calls the function once instead of tracing it: it can trace neither caches nor the environment.
+# torch.compile calls the function once instead of tracing it, since it cannot trace the cache behind it.
 @torch.compiler.assume_constant_result
 def unfit_machine(device: int | None) -> str | None:
     """Says why the kernels can't run on a CUDA device, or None if they can."""

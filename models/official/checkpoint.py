@@ -43,7 +43,7 @@ def read_checkpoint(path: Path, args_file: Path | None = None) -> Checkpoint:
 
 def _is_safetensors(path: Path) -> bool:
     with path.open("rb") as file:
-        # Such a file starts with the length of its header in 8 bytes, then JSON.
+        # A safetensors file starts with the length of its header in 8 bytes, then JSON.
         return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
 

@@ -98,7 +98,7 @@ def _vision(shapes: Shapes, kind: Kind, args: Mapping[str, Any], overrides: Mapp
     _refuse_others({name: value for name, value in args.items() if not (kind.detector and name == "two_stage")})
     encoder = _encoder(kind)
     levels, width = _matrix(shapes, "transformer.level_embed")
-    # No shape depends on the number of heads; the released networks have 8.
+    # Shapes show the product of heads and points alone; the released networks have 8 heads.
     heads = overrides.get("heads", args.get("nheads", 8 if width == 256 else None))
     queries = "transformer.verb_tgt" if kind is Kind.TAGGER else "refpoint_embed" if kind.anchored else "query_embed"
     offsets, _ = _matrix(shapes, f"{encoder}.layers.0.self_attn.sampling_offsets.weight")

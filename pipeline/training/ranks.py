@@ -93,7 +93,7 @@ class Ranks:
         sizes[self.rank] = len(own)
         largest = int(self.summed(sizes).max())
         padded = [torch.empty(largest, dtype=torch.uint8, device=self.device) for _ in sizes]
-        # Padded, because tensors of one size are gathered
+        # Padded, because all_gather takes tensors of one size
         dist.all_gather(padded, self._tensor(own.ljust(largest)))
         return [_bytes(each[:size]) for each, size in zip(padded, sizes.tolist(), strict=True)]
 

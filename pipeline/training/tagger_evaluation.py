@@ -257,7 +257,7 @@ def _calibrated_on(proposed: Sequence[Proposal]) -> Calibration:
 
 def _calibrated_on_others(proposed: Sequence[Proposal]) -> list[float]:
     """The probability of each proposal, calibrated on other images."""
-    # A calibration fits its own labels too well, which the stack would take for trust in the tagger.
+    # A calibration fits its own labels too well, so the stack would trust the tagger too much.
     folds = [_calibrated_on([p for p in proposed if p.image % FOLDS != fold]) for fold in range(FOLDS)]
     return [folds[p.image % FOLDS].probability(p.predicate, p.score) for p in proposed]
 
