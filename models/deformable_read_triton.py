@@ -174,8 +174,8 @@ def _gradients(
                     sums, gradient_NQC, *inputs.tensors[1:], **inputs.numbers | strides(sums)
                 )
             return sums.to(of_value.dtype), of_places, of_weights
-        # The sort is stable, so within a bin points stay ordered by query, then point. Packed with their indices into 64
-        # bits, keys would take twice the passes; `torch.sort` moves indices of 64 bits in either case.
+        # The sort is stable, so within a bin points stay ordered by query, then point. Packed with their indices into
+        # 64 bits, keys would take twice the passes; `torch.sort` moves indices of 64 bits in either case.
         sorted_bins, points = bin_NQLK.flatten().sort(stable=True)
         every_bin = torch.arange(inputs.bins * inputs.programs + 1, dtype=torch.int32, device=bin_NQLK.device)
         starts = torch.searchsorted(sorted_bins, every_bin, out_int32=True)

@@ -96,7 +96,7 @@ def schema_of(questions: Sequence[Question]) -> dict[str, Any]:
 
 
 def chosen(text: str, questions: Sequence[Question]) -> str:
-    """Returns the letters that an answer gives, one per question. Raises ValueError, TypeError or KeyError otherwise."""
+    """Returns an answer's letters, one per question. Raises ValueError, TypeError or KeyError for anything else."""
     # Models may write something around the object, such as a Markdown fence.
     answer = json.loads(text[text.index("{") : text.rindex("}") + 1])
     letters = [answer[str(number)] for number in range(1, len(questions) + 1)]

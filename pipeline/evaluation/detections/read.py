@@ -64,8 +64,8 @@ def read_detections(
     Without a limit `per_image`, only pairs that can count for scene graphs are kept (`that_count`). Of the formats with a
     limit, only that with `verb_scores` for every pair and predicate uses it and `allowed`, as `read_score_matrices` does.
 
-    If boxes of the ground truth are shares of the image, the row's width and height make them pixels, the unit of
-    all rules. Raises `FatalError` for these errors, for a file of another kind, names that do not fit at all, and images
+    If boxes of the ground truth are shares of the image, the row's width and height make them pixels, the unit of all
+    rules. Raises `FatalError` for these errors, for a file of another kind, names that do not fit at all, and images
     whose size nobody states.
     """
     content = DetectionsContent(path)
@@ -265,7 +265,7 @@ def _faults(columns: Relations, found: Relations) -> Iterator[tuple[str, NDArray
 
 
 def _counts(content: DetectionsContent, truth: GroundTruth, part: Relations) -> NDArray[np.bool_]:
-    """Marks pairs that can count for scene graphs, and faulty ones, which are counted later. Pairs with masks all may."""
+    """Marks pairs that can count for scene graphs, and faulty ones, which are counted later. With masks, all may."""
     objects, predicates = (
         matched(content.objects, truth.objects),
         matched(content.predicates, truth.predicates, canonical),
