@@ -24,7 +24,7 @@ from pipeline.data.datasets.record_index import RecordIndex, open_index
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.exclusions import IDS, id_of_name, list_entries, listed_value, names_of
 from pipeline.data.images.folders import open_folder
-from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, ImageLimits, fingerprint
+from pipeline.data.images.opening import LOOSEST_LIMITS, BadImage, ImageLimits, fingerprint
 from pipeline.data.images.refs import ImageRef, UprightImage, state_of, uri_of
 from pipeline.runtime.stage import Partition
 from storage.atomic import write_atomic
@@ -48,7 +48,7 @@ def partition_dataset(
     indexes: Path | None,
     fingerprint_by: Literal["bytes", "stat"],
     store: Store,
-    limits: ImageLimits = DEFAULT_LIMITS,
+    limits: ImageLimits = LOOSEST_LIMITS,
 ) -> Iterator[Partition]:
     """Yields the partitions of a dataset by its stored map, extended by new images, without those that are gone.
 
