@@ -8,6 +8,7 @@ import os
 import posixpath
 import random
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -243,8 +244,15 @@ class Remote:
         full = self._path(path)
         self._make_room(full)
         if self.renames:
-            self._files.pipe_file(f"{full}.new", data)
-            self._files.mv(f"{full}.new", full)
+            aside = f"{full}.{uuid.uuid4().hex[:8]}.new"
+            self._files.pipe_file(aside, data)
+            if mode == "create":
+                try:
+                    os.link(aside, full)  # unlike a rename, a link replaces no file
+                finally:
+                    Path(aside).unlink()
+            else:
+                self._files.mv(aside, full)
         else:
             self._files.pipe_file(full, data, mode=mode)
 
