@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from heapq import nlargest
 from pathlib import Path
@@ -257,8 +257,7 @@ def _numbering(images: Sequence[Artifact | None], tagged: Sequence[Artifact | No
     """Image id and number of a box in the second run → its number in the first, or one that no box has there.
 
     `images`, `tagged`: a partition's artifacts in both runs. A box is the same if it has the same name and place in an
-    image of the same bytes. Raises `FatalError` as
-    `require_same_boxes` does.
+    image of the same bytes. Raises `FatalError` as `require_same_boxes` does.
     """
     for boxed, labelled in zip(images, tagged, strict=True):
         if boxed is not None and labelled is not None:
