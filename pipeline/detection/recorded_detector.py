@@ -50,7 +50,9 @@ class RecordedDetector:
             except (KeyError, TypeError, ValueError, AttributeError):
                 raise FatalError(f"detector {path}: {kind} contain {shown(entry)}; expected {EXPECTED}") from None
         if unknown := {row[4] for found in rows.values() for row in found} - names.keys():
-            raise FatalError(f"detector {path}: categories lack the ids {sorted(unknown, key=str)[:5]}; expected {EXPECTED}")
+            raise FatalError(
+                f"detector {path}: categories lack the ids {sorted(unknown, key=str)[:5]}; expected {EXPECTED}"
+            )
         if unlisted := rows.keys() - sizes.keys():
             raise FatalError(f"detector {path}: images lack the ids {list(unlisted)[:5]}; expected {EXPECTED}")
         self._path, self._ids, self._endings, self._sizes, self._rows = path, ids, endings, sizes, rows

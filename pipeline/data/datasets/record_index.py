@@ -142,7 +142,7 @@ T = TypeVar("T")
 
 LAYOUT = 3
 """Incremented whenever this module changes what is written, which gives every partition another digest."""
-READERS = 2
+READERS = 3
 """Incremented whenever readers read more of the same files, so that indexes are built again."""
 _READ_WHOLE_BELOW = 2**23
 """Annotation files below this size in bytes are digested by content, larger ones by inode, size and times."""
@@ -244,7 +244,7 @@ class RecordIndex:
             (AnnotatedRelation(*relation) for relation in relations),
             (Rejected(image_id, reason, value) for reason, value in rejects),
         )
-        return replace(record, unpublished=True) if unpublished else record
+        return self._reader.sized(replace(record, unpublished=True) if unpublished else record)
 
 
 def is_indexed(source: DataSource, folder: Path | None) -> bool:
