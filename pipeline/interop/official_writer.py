@@ -38,7 +38,7 @@ def write_official(rows: RunRows, folder: Path, threshold: float, tally: Tally) 
         for name, (step, written) in fields.items():
             if step in rows.steps() and write_object(place / name, written) == 0:
                 (place / name).unlink()
-        if "ingest" in rows.steps():
+        if dataset in rows.ingested():
             _labels(rows, dataset, place, threshold, tally)
     for partition, artifact in rows.run.artifacts("frequencies").items():
         place = folder / partition.split("/")[0]

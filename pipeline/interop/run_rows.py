@@ -92,13 +92,12 @@ class RunRows:
         return list(self._artifacts)
 
     def datasets(self) -> list[str]:
-        """Returns the datasets with rows of any step after `ingest`, or all ingested ones if there is no such step."""
-        steps = [step for step in self._artifacts if step != "ingest"] or ["ingest"]
-        return sorted({partition.split("/")[0] for step in steps for partition in self._artifacts.get(step, ())})
+        """Returns the datasets with rows of any step."""
+        return sorted({partition.split("/")[0] for found in self._artifacts.values() for partition in found})
 
     def ingested(self) -> list[str]:
         """Returns the datasets to export with boxes; empty if the run has no images."""
-        return self.datasets() if "ingest" in self._artifacts else []
+        return sorted({partition.split("/")[0] for partition in self._artifacts.get("ingest", ())})
 
     def folders(self, folder: Path) -> Iterator[tuple[str, Path]]:
         """Yields each dataset to export with boxes, with a new folder for it in `folder`."""

@@ -165,6 +165,15 @@ def test_every_score_is_exported_on_request(run, tmp_path, form):
     assert made.wrote["relations"] == 3 - made.lost.get("relation of a crowd box", 0)
 
 
+@pytest.mark.parametrize("form", ["official", "coco", "hf", "fiftyone", "cooccurrence"])
+def test_a_dataset_that_was_never_tagged_exports_its_ground_truth(book, tmp_path, form):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    book.add("ingest", "vg/0000", [book.image(2, TWO_PEOPLE, [(0, "lead", 2)], dataset="vg")])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[])
+    made = exported(book.run, form, tmp_path / "out")
+    assert made.wrote.get("relations", made.wrote.get("relations counted")) == 2
+
+
 @pytest.mark.parametrize("form", ["official", "csv"])
 def test_a_score_that_is_shown_as_the_threshold_is_exported(book, tmp_path, form):
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
