@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.data.datasets.record import NO_OBJECT
 from pipeline.labels.kept_labels import choice_of, kept_labels
@@ -23,6 +21,8 @@ from tagger.labelling.label_choice import shown
 
 NAMES = "names"
 """Document of a run that is made of annotations: the set's own object names and predicates, in the order of its ids."""
+NAMED_BY_ID = "file name (images are named by their ids)"
+"""What is lost where a layout has no file names, and an image is not named as its readers expect."""
 
 
 class Tally:
@@ -92,13 +92,12 @@ class RunRows:
         return list(self._artifacts)
 
     def datasets(self) -> list[str]:
-        """Returns the datasets with rows of any step after `ingest`, or all ingested ones if there is no such step."""
-        steps = [step for step in self._artifacts if step != "ingest"] or ["ingest"]
-        return sorted({partition.split("/")[0] for step in steps for partition in self._artifacts.get(step, ())})
+        """Returns the datasets with rows of any step."""
+        return sorted({partition.split("/")[0] for found in self._artifacts.values() for partition in found})
 
     def ingested(self) -> list[str]:
         """Returns the datasets to export with boxes; empty if the run has no images."""
-        return self.datasets() if "ingest" in self._artifacts else []
+        return sorted({partition.split("/")[0] for partition in self._artifacts.get("ingest", ())})
 
     def folders(self, folder: Path) -> Iterator[tuple[str, Path]]:
         """Yields each dataset to export with boxes, with a new folder for it in `folder`."""
@@ -116,13 +115,6 @@ class RunRows:
                 for image in self._partition(partition, tables):
                     if not tables or tables[0] in image.rows:
                         yield image
-
-    def artifact_tables(self, table: str) -> Iterator[tuple[str, pa.Table]]:
-        """Yields (partition, table) for each partition, as stored."""
-        step = next((step for step, name in TABLES.items() if name == table), "tag")
-        for partition, artifact in self._artifacts.get(step, {}).items():
-            if f"{table}.parquet" in artifact.manifest.files:
-                yield partition, artifact.table(table)
 
     def _partition(self, partition: str, tables: tuple[str, ...]) -> Iterator[ImageRows]:
         rows: dict[int, dict[str, dict[str, Any]]] = {}
