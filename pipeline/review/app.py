@@ -93,7 +93,7 @@ def _add_pages(app: APIRouter, state: ReviewState, pages: Pages) -> None:
 
 
 def _add_pictures(app: APIRouter, state: ReviewState) -> None:
-    """Pictures by number: no address ever names a file.
+    """Pictures by number: no address ever names a file. Browsers keep them by number and digest.
 
     A screen asks for twenty at once. They take all processors but one, so that pages and verdicts don't wait for them.
     Browsers cut a label's part out of its image's picture, which then serves for the whole image, too.
@@ -140,9 +140,13 @@ def _add_answers(app: APIRouter, state: ReviewState) -> None:
             return decide(state, reviewer, decisions)
 
     @app.post("/classes")
-    def classes(reviewer: Reviewer, label: Annotated[int, Body(ge=0, le=2**62, embed=True)]) -> Accepted:
+    def classes(
+        reviewer: Reviewer,
+        label: Annotated[int, Body(ge=0, le=2**62)],
+        content: Annotated[str | None, Body(max_length=16)] = None,
+    ) -> Accepted:
         with _recording():
-            return accept_class(state, reviewer, label)
+            return accept_class(state, reviewer, label, content)
 
     @app.post("/relations")
     def relations(reviewer: Reviewer, addition: Addition) -> dict[str, str]:

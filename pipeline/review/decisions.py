@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -26,6 +26,7 @@ _BIG = 2**62
 ASKED = 20
 """One in so many labels of an accepted class is asked."""
 _CLASS_SEED = 1
+_AGAIN = "the run has been computed again; reload the page"
 _JUDGED = f"SELECT relation FROM {LIVE}.reviewed WHERE reviewer = $viewer"
 
 
@@ -35,6 +36,8 @@ class Decision(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     label: int = Field(ge=0, le=_BIG)
+    content: str | None = Field(None, max_length=16)
+    """The label's `content` where the reviewer saw it; None: whichever label has the number."""
     kind: Kind
     subject: int | None = Field(None, ge=0, le=1_000_000)
     """The right box of the subject, for `wrong_pair`."""
@@ -62,6 +65,8 @@ class Addition(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     image: int = Field(ge=0, le=_BIG)
+    content: str | None = Field(None, max_length=16)
+    """The image's `content` where the reviewer saw it; None: whichever image has the number."""
     subject: int = Field(ge=0, le=1_000_000)
     object: int = Field(ge=0, le=1_000_000)
     predicate: str = Field(max_length=200)
@@ -101,8 +106,7 @@ def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> Decided:
     Raises ValueError for a label that no longer exists or is imported, for a correction that changes nothing, and for
     the adjudication of a label that the reviewer has judged or somebody else has settled.
     """
-    numbers = [one.label for one in decisions.decisions]
-    labels = _labels(state, numbers)
+    labels = _labels(state, {one.label: one.content for one in decisions.decisions})
     standing = state.reviews.of(list(labels.values()))
     new = []
     for one in decisions.decisions:
@@ -135,12 +139,12 @@ def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> Decided:
     )
 
 
-def accept_class(state: ReviewState, reviewer: str, number: int) -> Accepted:
+def accept_class(state: ReviewState, reviewer: str, number: int, content: str | None = None) -> Accepted:
     """Accepts all labels of the reviewer's share that are as sure as `SURE` and have a label's predicate and categories.
 
     One in `ASKED` of them, and at least one, stays open to be asked. Raises ValueError for an unsure label and without any.
     """
-    (label,) = _labels(state, [number]).values()
+    (label,) = _labels(state, {number: content}).values()
     if label.probability < SURE:
         raise ValueError(f"only labels with a probability of at least {SURE:g} can be accepted as a class")
     alike = _alike(state, label, f"probability >= {SURE} AND relation NOT IN ({_JUDGED})", reviewer)
@@ -157,12 +161,14 @@ def accept_class(state: ReviewState, reviewer: str, number: int) -> Accepted:
 def add_relation(state: ReviewState, reviewer: str, addition: Addition) -> None:
     """Records a relation between two boxes of an image that no label of the run names.
 
-    Raises ValueError for boxes that the image lacks, for one box as both ends, and for a relation that is a label.
+    Raises ValueError for an image that has changed, for boxes that it lacks, for one box as both ends, and for a relation that is a label.
     """
     detail = state.details.find(addition.image)
     ends = addition.subject, addition.object
     if detail is None or not detail.digest or max(ends) >= len(detail.boxes):
         raise ValueError("the image has no such boxes, or it was imported; reload the page")
+    if addition.content not in (None, detail.content):
+        raise ValueError(f"the image or its boxes have changed: {_AGAIN}")
     subject, object_ = (detail.boxes[end] for end in ends)
     relation = JudgedRelation(detail.digest, box4(subject), box4(object_), addition.predicate)
     if relation.subject == relation.object:
@@ -198,12 +204,15 @@ def _alike(state: ReviewState, label: Label, condition: str, reviewer: str) -> l
     return labels_of(state.index, [row["relation"] for row in rows])
 
 
-def _labels(state: ReviewState, numbers: Sequence[int]) -> dict[int, Label]:
-    """Number → label. Raises ValueError for labels that no longer exist and for those that take no verdict."""
-    labels = {label.number: label for label in labels_of(state.index, numbers)}
-    gone = [number for number in numbers if number not in labels]
-    if gone:
-        raise ValueError(f"label {gone[0]} no longer exists: the run has been computed again; reload the page")
+def _labels(state: ReviewState, shown: Mapping[int, str | None]) -> dict[int, Label]:
+    """Number → label, for the numbers and contents that the page showed.
+
+    Raises ValueError for labels that no longer exist and for those that take no verdict.
+    """
+    labels = {label.number: label for label in labels_of(state.index, list(shown))}
+    for number, content in shown.items():
+        if number not in labels or content not in (None, labels[number].content):
+            raise ValueError(f"label {number} no longer exists: {_AGAIN}")
     if not all(label.digest for label in labels.values()):
         raise ValueError(NO_DIGEST)
     return labels

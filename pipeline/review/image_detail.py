@@ -13,9 +13,11 @@ import pyarrow.compute as pc
 
 from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
 from pipeline.labels.labelled_partitions import candidates, dropped
+from pipeline.labels.verdicts import box4
 from pipeline.review.index import ReviewIndex
 from pipeline.review.labels import Label, labels_of_images
 from pipeline.review.partition_rows import PART_BITS
+from storage.digests import digest_json
 from tagger.english.predicates import canonical
 
 ROLES = ("subject", "predicate", "object")
@@ -75,6 +77,11 @@ class ImageDetail:
     """Candidate pairs without a recorded score: below the recording floor, or never scored."""
     given: Sequence[tuple[int, str, int]]
     quarantined: Sequence[Mapping[str, Any]]
+
+    @property
+    def content(self) -> str:
+        """A digest of the image and its boxes: numbers name other images after these were ingested again."""
+        return digest_json([self.digest, *map(box4, self.boxes)])[:16]
 
 
 class ImageDetails:

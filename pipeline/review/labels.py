@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.labels.verdicts import Box4, JudgedRelation, box4
 from pipeline.review.index import ReviewIndex
+from storage.digests import digest_json
 
 _LABEL = (
     "relation, image, place, subject, object, subject_category, predicate, object_category, "
@@ -54,6 +55,11 @@ class Label:
     def judged(self) -> JudgedRelation:
         """The relation that a verdict on this label judges."""
         return JudgedRelation(self.digest, self.subject_box, self.object_box, self.predicate)
+
+    @property
+    def content(self) -> str:
+        """A digest of what `judged` names: numbers name other labels after these were computed again."""
+        return digest_json([self.digest, self.subject_box, self.object_box, self.predicate])[:16]
 
     @property
     def words(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from markupsafe import Markup
 
@@ -35,7 +35,9 @@ class Pages:
         self._state = state
         self._signed_in = signed_in
         self._templates = templates_in(Path(__file__).parent / "templates")
-        self._templates.filters |= {"printable": printable, "urlpart": lambda text: quote(str(text), safe="")}
+        self._templates.filters |= {
+            "printable": printable, "urlpart": lambda text: quote(str(text), safe=""), "picture": picture,
+        }  # fmt: skip
 
     def render(self, template: str, reviewer: str, **values: Any) -> str:
         """Renders a template with what every page shows: run, reviewer and navigation."""
@@ -80,7 +82,7 @@ class Pages:
             most=MAX_LISTED,
             judged=listing.judged(search, reviewer),
             blind=self._is_blind(search),
-            following=dict.fromkeys(label.image for label in following),
+            following=dict.fromkeys(picture(label.image, label.digest) for label in following),
             queue=queue,
             choices=self.choices,
             orders=ORDERS,
@@ -193,6 +195,11 @@ class Pages:
         rows = self._state.index.rows("SELECT kind, name FROM offered ORDER BY kind, place")
         names = {kind: [row["name"] for row in rows if row["kind"] == kind] for kind in OFFERED}
         return names | {kind: _options(names[kind]) for kind in ("predicates", "categories")}
+
+
+def picture(image: int, digest: str, **options: int) -> str:
+    """The address of an image's picture. An image that gets the number later has another one."""
+    return f"pictures/{image}.jpg?{urlencode({'of': digest[:16], **options})}"
 
 
 def _options(names: Sequence[str]) -> Markup:

@@ -13,9 +13,10 @@ from pipeline.interop.import_file import import_file
 from pipeline.review import decisions
 from pipeline.review.access import Access
 from pipeline.review.app import page_routes
-from pipeline.review.decisions import Decided, Decisions, accept_class, decide
+from pipeline.review.decisions import Addition, Decided, Decisions, accept_class, add_relation, decide
 from pipeline.review.entrance import protected
-from pipeline.review.pages import scene_graph
+from pipeline.review.labels import labels_of
+from pipeline.review.pages import picture, scene_graph
 from pipeline.review.review_state import ReviewState
 from pipeline.review.search import Search
 from storage.local_store import LocalStore
@@ -117,6 +118,31 @@ def test_a_class_is_accepted_but_for_a_sample_and_is_open_again_when_one_of_thes
     assert [decide(state, "ann", rejected).reopened for _ in range(2)] == [28, 0]
     assert {verdict.kind for verdict in state.reviews.log.standing_of("ann")} == {"accept", "reject"}
     assert len(state.reviews.log.standing_of("ann")) == 2
+
+
+def test_what_a_page_shows_of_labels_and_images_that_were_made_again_is_refused(book, opened):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.99))], settings={"made": 1})
+    state = opened()
+    (shown,) = labels_of(state.index, state.listing.labels(Search(), 0, 1).numbers)
+    image = state.details.find(shown.image)
+    verdict = {"label": shown.number, "content": shown.content, "kind": "accept"}
+    relation = {"image": shown.image, "content": image.content, "subject": 0, "object": 1, "predicate": "see"}
+    judge(state, verdict)
+    address = picture(shown.image, shown.digest)
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE[::-1]) | {"digest": "1"}], settings={"made": 2})
+    book.add("tag", "toys/0000", [relations(1, (1, "feed", 2, 0.99))], settings={"made": 2})
+    state.refresh()
+    (label,) = labels_of(state.index, [shown.number])
+    assert label.predicate == "feed" and picture(label.image, label.digest) != address
+    for record in (
+        lambda: judge(state, verdict),
+        lambda: accept_class(state, "ann", shown.number, shown.content),
+        lambda: add_relation(state, "ann", Addition.model_validate(relation)),
+    ):
+        with pytest.raises(ValueError, match="computed again; reload the page"):
+            record()
+    assert [one.relation.predicate for one in state.reviews.log.verdicts()] == ["ride"]
 
 
 def interrupted(*_: object) -> int:

@@ -52,7 +52,8 @@ export function watchGrid(view) {
     if (readOnly || !targets.length) return;
     const seconds = watch.seconds() / targets.length;
     const decisions = targets.map((chip) => ({
-      label: Number(chip.dataset.label), seconds, queue: view.dataset.queue, note: chip.dataset.note, ...decisionOf(chip),
+      label: Number(chip.dataset.label), content: chip.dataset.content, seconds, queue: view.dataset.queue,
+      note: chip.dataset.note, ...decisionOf(chip),
     }));
     for (const chip of targets) chip.dataset.sending = decisions[0].kind;
     moveOn();
@@ -127,7 +128,8 @@ export function watchGrid(view) {
 
   // Accepts all labels like the current one, and goes on to those of them that are asked nevertheless.
   async function takeClass() {
-    const taken = await record("classes", { label: Number(chips[current].dataset.label) });
+    const { label, content } = chips[current].dataset;
+    const taken = await record("classes", { label: Number(label), content });
     if (!taken || !(await visit("labels?order=check&share=mine", "results"))) return;
     tell(`Accepted: ${taken.accepted}. To check: ${taken.asked}; if one is wrong, the class is open again.`);
   }
@@ -150,5 +152,5 @@ export function watchGrid(view) {
   });
   chips.forEach((chip, place) => chip.addEventListener("focusin", () => { if (place !== current) choose(place, false); }));
   choose(current);
-  for (const number of (view.dataset.following || "").split(" ").filter(Boolean)) new Image().src = `pictures/${number}.jpg`;
+  for (const address of (view.dataset.following || "").split(" ").filter(Boolean)) new Image().src = address;
 }

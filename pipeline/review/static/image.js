@@ -98,8 +98,8 @@ export function watchImage(view) {
     if (busy || readOnly || !chosen) return;
     busy = true;
     const label = Number(chosen.dataset.label);
-    const { note } = chosen.dataset;
-    const decided = await decide([{ label, seconds: watch.seconds(), queue: view.dataset.queue, note, ...decision }]);
+    const { content, note } = chosen.dataset;
+    const decided = await decide([{ label, content, seconds: watch.seconds(), queue: view.dataset.queue, note, ...decision }]);
     busy = false;
     if (!decided) return;
     stopPicking();
@@ -207,7 +207,8 @@ export function watchImage(view) {
 
   // Records a relation that no label names, or takes it back.
   async function relate({ subject, object, predicate, kind }) {
-    const relation = { image: Number(view.dataset.image), subject: Number(subject), object: Number(object), predicate, kind };
+    const { image, content } = view.dataset;
+    const relation = { image: Number(image), content, subject: Number(subject), object: Number(object), predicate, kind };
     if (await send("relations", relation)) await visit(location.pathname + location.search, "image");
   }
 
@@ -216,9 +217,10 @@ export function watchImage(view) {
     if (busy) return;
     busy = true;
     const alike = items.filter((item) => item === chosen || (item.dataset.words === chosen.dataset.words && !item.dataset.kind));
-    const labels = alike.map((item) => Number(item.dataset.label));
-    const seconds = watch.seconds() / labels.length;
-    const decided = await decide(labels.map((label) => ({ label, kind: "reject", seconds, queue: view.dataset.queue })));
+    const seconds = watch.seconds() / alike.length;
+    const decided = await decide(alike.map(({ dataset: { label, content } }) => (
+      { label: Number(label), content, kind: "reject", seconds, queue: view.dataset.queue }
+    )));
     busy = false;
     if (!decided) return;
     remember(decided);
@@ -296,5 +298,5 @@ export function watchImage(view) {
     history.replaceState({}, "", location.pathname + location.search);
     pick(false);
   }
-  if (view.dataset.following) new Image().src = `pictures/${view.dataset.following}.jpg`;
+  if (view.dataset.following) new Image().src = view.dataset.following;
 }
