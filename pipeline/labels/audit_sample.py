@@ -106,12 +106,13 @@ class StratumCount:
 
 @dataclass(frozen=True)
 class PredicatePrecision:
-    """The precision of a predicate's labels, by Wilson's interval for the counted verdicts on them."""
+    """The precision of a predicate's labels, estimated like that of all labels from the counted verdicts on them."""
 
     predicate: str
     judged: int
     """Labels with a confident verdict."""
     right: int
+    precision: float
     low: float
     high: float
 
@@ -256,7 +257,7 @@ def audit_precision(
     confident = counted & (outcomes != UNSURE)
     return AuditPrecision(
         precision, low, high, int(confident.sum()), unsure, total / len(outcomes), tuple(rows),
-        _by_predicate(predicates, outcomes, np.flatnonzero(confident)),
+        _by_predicate(predicates, strata, outcomes, confident),
         0 if blind is None else int((confident & blind).sum()), _verifier_errors(strata, rows),
     )  # fmt: skip
 
@@ -277,15 +278,24 @@ def _verifier_errors(strata: AuditStrata, rows: Sequence[StratumCount]) -> Verif
 
 
 def _by_predicate(
-    predicates: Sequence[str], outcomes: NDArray[np.int8], counted: Indices
+    predicates: Sequence[str], strata: AuditStrata, outcomes: NDArray[np.int8], confident: NDArray[np.bool_]
 ) -> tuple[PredicatePrecision, ...]:
-    judged: Counter[str] = Counter(predicates[place] for place in counted) if predicates else Counter()
-    right = Counter(predicates[place] for place in counted if outcomes[place] == RIGHT) if predicates else Counter()
-    ranked = sorted(judged.items(), key=lambda each: (-each[1], each[0]))
-    return tuple(
-        PredicatePrecision(name, number, right[name], *wilson_interval(right[name] / number, number))
-        for name, number in ranked
+    """Weighs each predicate's verdicts by the sizes of its parts of the strata, which are not judged in proportion."""
+    if not predicates:
+        return ()
+    names, number = np.unique(np.array(predicates, object), return_inverse=True)
+    shape = len(names), len(strata.names)
+    labels, judged, right = (
+        np.bincount((number * shape[1] + strata.stratum)[chosen], minlength=shape[0] * shape[1]).reshape(shape)
+        for chosen in (slice(None), confident, confident & (outcomes == RIGHT))
     )
+    found = []
+    for place in np.flatnonzero(judged.any(axis=1)):
+        counts = zip(strata.names, labels[place].tolist(), judged[place].tolist(), right[place].tolist(), strict=True)
+        known = [StratumCount(*count, unsure=0) for count in counts if count[2]]
+        interval = _stratified_interval(known, sum(row.labels for row in known))
+        found.append(PredicatePrecision(names[place], int(judged[place].sum()), int(right[place].sum()), *interval))
+    return tuple(sorted(found, key=lambda each: (-each.judged, each.predicate)))
 
 
 def wilson_interval(share: float, number: float, z: float = Z95) -> tuple[float, float]:

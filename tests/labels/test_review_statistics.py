@@ -123,6 +123,23 @@ def test_with_a_verifier_fewer_verdicts_give_the_same_interval(errors, verdicts)
     assert shares == pytest.approx([said[right].mean(), said[~right].mean()], abs=0.01)
 
 
+def test_a_predicates_precision_is_not_that_of_the_refused_labels_that_are_drawn_more_often():
+    right = np.random.default_rng(0).random(2000) < 0.8
+    said = np.where(np.random.default_rng(1).random(2000) < 0.1, ~right, right)
+    strata = AuditStrata.of(["ride"] * 2000, [0.9] * 2000, np.where(said, 0.9, 0.1).tolist())
+    inside = 0
+    for seed in range(20):
+        numbers = np.random.default_rng(seed).random(2000)
+        outcomes = np.full(2000, UNJUDGED, np.int8)
+        judged = audit_order(strata, numbers)[:300]
+        outcomes[judged] = np.where(right[judged], RIGHT, WRONG)
+        found = audit_precision(strata, numbers, outcomes, predicates=["ride"] * 2000)
+        (of_predicate,) = found.predicates
+        assert (of_predicate.precision, of_predicate.low, of_predicate.judged) == (found.precision, found.low, 300)
+        inside += of_predicate.low <= right.mean() <= of_predicate.high
+    assert inside >= 17
+
+
 def test_labels_that_a_verifier_refuses_are_drawn_twice_as_often():
     strata = AuditStrata.of(["on"] * 400, [0.5] * 400, [0.9, 0.9, 0.1, None] * 100)
     assert [name.partition(", ")[2] for name in strata.names] == [
