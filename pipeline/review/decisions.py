@@ -123,8 +123,13 @@ def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> Decided:
             new.append((labels[one.label], verdict))
     state.reviews.record([label for label, _ in new], [verdict for _, verdict in new])
     # Also those that stand already: the server may have died before it reopened their class.
-    wrong = [labels[one.label] for one in decisions.decisions if one.queue == "check" and one.kind in WRONG_KINDS]
-    reopened = sum(_reopen(state, reviewer, label) for label in wrong)
+    wrong = (labels[one.label] for one in decisions.decisions if one.kind in WRONG_KINDS)
+    classes = {
+        (label.predicate, label.subject_category, label.object_category): label
+        for label in wrong
+        if label.probability >= SURE
+    }
+    reopened = sum(_reopen(state, reviewer, label) for label in classes.values())
     standing = state.reviews.of(list(labels.values()))
     own = state.reviews.log.standing_of(reviewer)
     paces = [one.seconds for one in own if one.seconds is not None]
