@@ -176,8 +176,8 @@ def parse_verdict(line: bytes) -> Verdict:
 
 
 def deciding(said: Mapping[str, Verdict]) -> Mapping[str, Verdict]:
-    """The verdicts that settle a label: those of adjudication if there are any, otherwise all."""
-    return {name: verdict for name, verdict in said.items() if verdict.queue == ADJUDICATION} or said
+    """The verdicts that settle a label: those of adjudication, else of those who looked at it, else all."""
+    return {name: verdict for name, verdict in said.items() if verdict.queue == ADJUDICATION} or looked_at(said) or said
 
 
 def looked_at(said: Mapping[str, Verdict]) -> dict[str, Verdict]:

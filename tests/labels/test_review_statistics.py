@@ -227,6 +227,9 @@ def test_an_adjudication_stands_and_a_class_is_no_evidence():
     assert audited(two | said(one, "adjudication", cy="reject")) == (WRONG, True)
     assert audited(two | said(one, "grid", cy="accept")) == (RIGHT, False)
     assert audited(said(one, "class", ada="accept")) == (UNJUDGED, False)
+    of_class = said(one, "class", ada="accept", bob="accept")
+    assert settled({one: of_class}).right == {"1": {one}}
+    assert settled({one: of_class | said(one, "grid", cy="reject")}).wrong == {"1": {one}}
     settled_ = settled({one: two | said(one, "adjudication", cy="reject")})
     assert (settled_.right, settled_.wrong) == ({}, {"1": frozenset({one})})
 
