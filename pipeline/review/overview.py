@@ -116,7 +116,7 @@ class ReviewWork:
     adjudication: int
     """Disagreements that the reviewer can settle."""
     checks: int
-    """Labels of accepted classes that are to be asked."""
+    """Labels of accepted classes in the reviewer's share that are to be asked."""
     team: tuple[ReviewerProgress, ...]
     """Everyone's share of the audit; empty without a team."""
     precision: AuditPrecision
@@ -127,8 +127,8 @@ def work_of(state: ReviewState, reviewer: str) -> ReviewWork:
     seat, progress = state.shares.seat(reviewer), state.shares.progress(reviewer)
     own = next((each for each in progress if each.name == reviewer), ReviewerProgress(reviewer, 0, 0))
     paces = [each.seconds for each in state.reviews.log.standing_of(reviewer) if each.seconds is not None]
-    queues = (Search(order=order).seen_by(reviewer, seat) for order in ("adjudication", "check"))
-    adjudication, checks = (state.listing.count_now(queue) for queue in queues)
+    queues = Search(order="adjudication"), Search(order="check", share="mine")
+    adjudication, checks = (state.listing.count_now(queue.seen_by(reviewer, seat)) for queue in queues)
     return ReviewWork(
         labels=own.labels,
         judged=own.judged,

@@ -10,12 +10,14 @@ from run_builder import TWO_PEOPLE, relations
 
 from pipeline.cli.report import recorded_view
 from pipeline.interop.import_file import import_file
+from pipeline.labels.team import Team, write_team
 from pipeline.review import decisions
 from pipeline.review.access import Access
 from pipeline.review.app import page_routes
 from pipeline.review.decisions import Addition, Decided, Decisions, accept_class, add_relation, decide
 from pipeline.review.entrance import protected
 from pipeline.review.labels import labels_of
+from pipeline.review.overview import work_of
 from pipeline.review.pages import picture, scene_graph
 from pipeline.review.review_state import ReviewState
 from pipeline.review.search import Search
@@ -161,6 +163,17 @@ def test_what_a_page_shows_of_labels_and_images_that_were_made_again_is_refused(
 
 def interrupted(*_: object) -> int:
     raise KeyboardInterrupt
+
+
+def test_the_overview_counts_the_checks_of_a_members_own_share(book, opened, tmp_path):
+    numbers = range(1, 61)
+    book.add("ingest", "toys/0000", [book.image(n, TWO_PEOPLE) | {"digest": f"{n:064x}"} for n in numbers])
+    book.add("tag", "toys/0000", [relations(n, (0, "ride", 2, 0.99)) for n in numbers])
+    write_team(tmp_path / "verdicts", Team(size=3, members=("ann", "bob", "cyd")))
+    state = opened()
+    own = state.listing.labels(Search(share="mine").seen_by("ann", 0), 0, 100).numbers
+    asked = accept_class(state, "ann", own[0]).asked
+    assert 0 < asked == work_of(state, "ann").checks
 
 
 OBJECTS = [
