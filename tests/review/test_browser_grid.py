@@ -161,6 +161,29 @@ def test_verdicts_wait_in_order_while_the_server_fails(window, server):
     assert server.kinds("pull") == wanted and window.text("#message") == ""
 
 
+SLOWED = """
+    const real = window.fetch; window.posts = [];
+    window.fetch = async (...request) => {
+      if (request[1]) { posts.push(request[1].body); await new Promise((done) => { setTimeout(done, 300); }); }
+      return real(...request);
+    };
+"""
+"""Has the server take its time for verdicts."""
+
+
+def test_the_class_is_that_of_the_label_on_which_the_key_was_pressed(window, server):
+    window.open("/labels?predicate=feed")
+    labels = window.script("return [...document.querySelectorAll('.chip')].map((c) => c.dataset.label)")
+    window.script(SLOWED)
+    window.press("u")
+    window.press_shift("C")
+    window.press(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    window.has("#message", "only labels with a probability of at least")
+    taken = window.script("return JSON.parse(posts.at(-1))")
+    assert str(taken["label"]) == labels[1]
+    assert all("422" in error for error in window.errors())
+
+
 def test_undo_takes_back_a_whole_screen_from_the_next_one(window, server):
     window.open("/labels?predicate=touch")
     window.press_shift("A")

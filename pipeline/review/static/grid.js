@@ -115,7 +115,7 @@ export function watchGrid(view) {
     else if (key === "b" || key === "PageUp") go(view.dataset.previous);
     else if (!chip) return;
     else if (key === "A" && offers("accept-rest")) acceptRest();
-    else if (key === "C" && offers("accept-class")) sending = sending.then(takeClass);
+    else if (key === "C" && offers("accept-class")) acceptClass();
     else if (key in KINDS) judge([chip], () => ({ kind: KINDS[key] }));
     else if (key === "p" && !readOnly) correct(chip);
     else if (key === "c" && !readOnly) writeNote(chip).then(() => chip.focus());
@@ -127,15 +127,17 @@ export function watchGrid(view) {
   }, { signal: keys.signal });
 
   // Accepts all labels like the current one, and goes on to those of them that are asked nevertheless.
-  async function takeClass() {
+  function acceptClass() {
     const { label, content } = chips[current].dataset;
-    const taken = await record("classes", { label: Number(label), content });
-    if (!taken || !(await visit("labels?order=check&share=mine", "results"))) return;
-    tell(`Accepted: ${taken.accepted}. To check: ${taken.asked}; if one is wrong, the class is open again.`);
+    sending = sending.then(async () => {
+      const taken = await record("classes", { label: Number(label), content });
+      if (!taken || !(await visit("labels?order=check&share=mine", "results"))) return;
+      tell(`Accepted: ${taken.accepted}. To check: ${taken.asked}; if one is wrong, the class is open again.`);
+    });
   }
 
   view.querySelector("[data-action=accept-rest]")?.addEventListener("click", acceptRest);
-  view.querySelector("[data-action=accept-class]")?.addEventListener("click", () => { sending = sending.then(takeClass); });
+  view.querySelector("[data-action=accept-class]")?.addEventListener("click", acceptClass);
   for (const chip of chips) {
     chip.addEventListener("click", (event) => {
       const kind = event.target.closest("[data-judge]")?.dataset.judge;
