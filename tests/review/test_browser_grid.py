@@ -184,6 +184,15 @@ def test_the_class_is_that_of_the_label_on_which_the_key_was_pressed(window, ser
     assert all("422" in error for error in window.errors())
 
 
+@pytest.mark.parametrize("key", ["w", Keys.ENTER])
+def test_verdicts_that_were_typed_ahead_arrive_before_another_page_opens(window, server, key):
+    window.open("/labels?predicate=feed&order=image")
+    before = server.kinds("feed")
+    window.script(SLOWED)
+    window.reach_image(lambda: window.press("a", "r", "u", key))
+    assert server.kinds("feed") == [*before, "accept", "reject", "unsure"]
+
+
 def test_undo_takes_back_a_whole_screen_from_the_next_one(window, server):
     window.open("/labels?predicate=touch")
     window.press_shift("A")

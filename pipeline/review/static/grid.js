@@ -26,6 +26,9 @@ export function watchGrid(view) {
     return left >= 0 ? left : Math.max(0, chips.findIndex(isOpen));
   }
 
+  // Whether a click opens its link here, and not in another tab or window.
+  const isPlain = (event) => !event.ctrlKey && !event.metaKey && !event.shiftKey;
+
   function isOpen(chip) {
     return !chip.dataset.kind && !chip.dataset.sending;
   }
@@ -68,7 +71,15 @@ export function watchGrid(view) {
     view.querySelector("#done").hidden = chips.some(isOpen);
   }
 
-  const correctPair = (chip) => { location.href = `${chip.querySelector("a.crop").href}#wrong-pair=${encodeURIComponent(chip.dataset.note ?? "")}`; };
+  const correctPair = (chip) => open(`${chip.querySelector("a.crop").href}#wrong-pair=${encodeURIComponent(chip.dataset.note ?? "")}`);
+
+  // Goes to another page after the verdicts that were typed ahead.
+  async function open(address) {
+    if (leaving) return;
+    leaving = true;
+    await sending;
+    location.href = address;
+  }
 
   async function correct(chip) {
     const predicate = await askPredicate(chip.dataset.words);
@@ -144,11 +155,13 @@ export function watchGrid(view) {
       if (kind === "wrong_pair") correctPair(chip);
       else if (kind === "wrong_predicate") correct(chip);
       else if (kind) judge([chip], () => ({ kind }));
+      const link = event.target.closest("a");
+      if (link && isPlain(event)) { event.preventDefault(); open(link.href); }
     });
   }
   view.querySelector(".pager").addEventListener("click", (event) => {
     const link = event.target.closest("a");
-    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    if (!link || !isPlain(event)) return;
     event.preventDefault();
     go(link.getAttribute("href"));
   });

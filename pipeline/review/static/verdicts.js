@@ -100,7 +100,7 @@ export function forgetRefusals() {
   mark();
 }
 
-addEventListener("beforeunload", (event) => { if (waiting) event.preventDefault(); });
+addEventListener("beforeunload", (event) => { if (waiting || document.querySelector("[data-sending]")) event.preventDefault(); });
 
 function show(state) {
   for (const element of document.querySelectorAll(`[data-label="${state.label}"][data-kind]`)) {
