@@ -61,7 +61,7 @@ class Listing:
 
         A search without conditions on labels finds images without labels, too.
         """
-        search = search.model_copy(update={"order": "score", "seed": 0})
+        search = _of_images(search)
         where, _ = search.conditions()
         if _needs_labels(search):
             source = f"SELECT DISTINCT image FROM ({_joined(search)})"
@@ -87,9 +87,8 @@ class Listing:
         return self._index.rows(sql, {**values, "viewer": reviewer})[0]["n"], self.count(population)
 
     def forget(self, search: Search) -> None:
-        """Sort the results of a search again at its next use."""
-        for kind in ("label", "image"):
-            entry = self._entry(kind, search)
+        """Find the results of a search again at its next use."""
+        for entry in (self._entry("label", search), self._entry("image", _of_images(search))):
             with entry.lock:
                 entry.total, entry.numbers = -1, entry.numbers[:0]
 
@@ -148,6 +147,10 @@ def _joined(search: Search) -> str:
     return f"SELECT {columns} FROM {source} WHERE {where}"
 
 
+def _of_images(search: Search) -> Search:
+    """The search without its order of labels."""
+    return search.model_copy(update={"order": "score", "seed": 0})
+
+
 def _needs_labels(search: Search) -> bool:
-    images_only = Search(dataset=search.dataset, text=search.text, image_id=search.image_id)
-    return search.model_copy(update={"order": "score", "seed": 0}) != images_only
+    return _of_images(search) != Search(dataset=search.dataset, text=search.text, image_id=search.image_id)

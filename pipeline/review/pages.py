@@ -59,10 +59,9 @@ class Pages:
     def labels(self, reviewer: str, search: Search, page: int) -> str:
         """One screen of labels that a search finds."""
         listing = self._state.listing
-        if page == 1 and search.follows_verdicts:
-            listing.forget(search)
-            if search.order == "audit":
-                listing.forget(search.unjudged)
+        for each in (search, search.unjudged):
+            if page == 1 and each.follows_verdicts:
+                listing.forget(each)
         found = listing.labels(search, (page - 1) * GRID, GRID)
         labels = labels_of(self._state.index, found.numbers)
         pages = max(1, -(-found.reachable // GRID))
@@ -94,6 +93,8 @@ class Pages:
 
     def images(self, reviewer: str, search: Search) -> str:
         """The scrolling list of images that a search finds."""
+        if search.follows_verdicts:
+            self._state.listing.forget(search)
         found = self._state.listing.images(search, 0, 0)
         return self.render(
             "images.html", reviewer, search=search, total=found.total, reachable=found.reachable, choices=self.choices,

@@ -184,6 +184,7 @@ _REVIEWED = {
     "not by me": f"NOT relation IN ({MINE})",
 }
 _QUEUED: dict[Order, str] = {
+    "informative": "relation IN (SELECT relation FROM informative)",
     "audit": "relation IN (SELECT relation FROM audit)",
     "adjudication": f"relation IN ({CONTESTED}) AND relation NOT IN ({MINE})",
     "check": f"probability >= {SURE} AND relation NOT IN (SELECT relation FROM {LIVE}.reviewed WHERE reviewer = $viewer) "

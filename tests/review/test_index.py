@@ -1,5 +1,6 @@
 """The index of a run: the same rows however it is built, counts after a crash, and verdicts on the labels that they are about."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.verdict_log import VerdictLog
 from pipeline.review.index import FEW, ReviewIndex, flattened, index_fault
 from pipeline.review.labels import Label, labels_of, labels_of_images
+from pipeline.review.pages import Pages
 from pipeline.review.review_state import ReviewState
 from pipeline.review.reviews import verdict_on
 from pipeline.review.search import Search
@@ -164,6 +166,28 @@ def test_images_are_found_in_no_order_of_labels(book, opened):
     tag(book, 0.9, 0.8, 0.3)
     search = Search(order="check", kept="yes").seen_by("ann", 0)
     assert opened().listing.images(search, 0, 100).total == 1
+
+
+def test_lists_and_counts_that_follow_verdicts_change_with_them(book, opened, monkeypatch):
+    monkeypatch.setattr("pipeline.review.index.MOST_INFORMATIVE", 1)
+    tag(book, 0.9, 0.8, 0.7)
+    state = opened()
+
+    def shown(kind: str, **terms: str) -> list[str]:
+        """The number of images, or how many labels are judged and of how many."""
+        search, pages = Search.model_validate(terms).seen_by("ann", 0), Pages(state)
+        page = pages.images("ann", search) if kind == "images" else pages.labels("ann", search, 1)
+        return re.findall(r"<h1>(\d+) image" if kind == "images" else r'data-number="(\d+)">.* of (\d+) judged', page)
+
+    assert shown("images", reviewed="no", order="rare") == ["2"]
+    assert shown("labels", disagree="reviewers") == [("0", "0")]
+    for label in all_labels(state):
+        state.reviews.record([label], [verdict_on(label, "accept", "ann", "toy")])
+    other = all_labels(state)[-1]
+    state.reviews.record([other], [verdict_on(other, "reject", "bob", "toy")])
+    assert shown("images", reviewed="no", order="rare") == ["0"]
+    assert shown("labels", disagree="reviewers") == [("1", "1")]
+    assert shown("labels", order="informative") == [("2", "2")], "one label of each predicate"
 
 
 def test_the_search_form_offers_the_most_frequent_predicates_first(book, opened):
