@@ -9,6 +9,7 @@ import re
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +25,7 @@ from pipeline.report.view import RunView
 from pipeline.run.dag import build_steps
 from storage.errors import FatalError
 from storage.open_store import existing_store
-from storage.runs import find_run
+from storage.runs import Run, find_run
 
 
 def review(
@@ -83,7 +84,7 @@ def review(
 
     store = existing_store(store_at)
     run = find_run(store, run_name)
-    view = _with_images(recorded_view(run), images or ())
+    view = partial(_view_of, run, images or ())
     recipe = last_recipe(run)
     other = None if against is None else recorded_view(find_run(store, against))
     verdicts = verdicts_at or verdicts_folder(store_at)
@@ -185,8 +186,9 @@ def _user() -> str:
     return name[:64] or "reviewer"
 
 
-def _with_images(view: RunView, places: Sequence[str]) -> RunView:
-    """The view with other image folders. Raises `FatalError` for a dataset that the run does not label."""
+def _view_of(run: Run, places: Sequence[str]) -> RunView:
+    """The run with other image folders. Raises `FatalError` for a dataset that it does not label."""
+    view = recorded_view(run)
     folders = dict(view.image_folders)
     for each in places:
         name, _, folder = each.partition("=")

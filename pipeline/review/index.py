@@ -100,11 +100,12 @@ _MOST_OFFERED = 5000
 class ReviewIndex:
     """The index of one run at `path`. Any number of threads may query it while one refreshes it.
 
-    Raises `FatalError` when another process has the file open.
+    `view` reads the run with its present settings, which another execution may change. Raises `FatalError` when another process has the file open.
     """
 
-    def __init__(self, path: Path, view: RunView) -> None:
-        self.view = view
+    def __init__(self, path: Path, view: Callable[[], RunView]) -> None:
+        self._read_view = view
+        self.view = view()
         self.generation = 0
         """Changes with the rows, so that no answer about earlier rows is reused."""
         self._path = path
@@ -187,6 +188,7 @@ class ReviewIndex:
             recorded = file_stamps(self.view.run.folder / "steps")
             if recorded == self._known:
                 return 0
+            self.view = self._read_view()
             every = partition_artifacts(self.view.run, self.view.label_sets or None)
             found = {name: every[name] for name in sorted(every) if every[name].images is not None}
             choice = self.view.choice.model_dump(mode="json")

@@ -28,14 +28,14 @@ _log = logging.getLogger("rlip.review")
 class ReviewState:
     """A run, its index, and the verdicts on its labels.
 
-    `against`: another run to compare with. `planned`: step → the steps that it needs, from the run's recipe.
+    `view` reads the run with its present settings. `against`: another run to compare with. `planned`: step → the steps that it needs, from the run's recipe.
     `read_only`: visitors give no verdicts and take no seat.
     Raises `FatalError` if the index can't be opened.
     """
 
     def __init__(
         self,
-        view: RunView,
+        view: Callable[[], RunView],
         index: Path,
         verdicts: Path,
         against: RunView | None = None,
@@ -43,7 +43,6 @@ class ReviewState:
         planned: Mapping[str, Collection[str]] | None = None,
         read_only: bool = False,
     ) -> None:
-        self.view = view
         self.read_only = read_only
         self.index = ReviewIndex(index, view)
         self.index.refresh(progress)
@@ -53,11 +52,16 @@ class ReviewState:
         self.audit = Audit(self.index, self.reviews, self.shares)
         self.listing = Listing(self.index)
         self.details = ImageDetails(self.index)
-        self.pictures = Pictures(view.image_folders)
-        self.progress = RunProgress(view.run, planned or {})
+        self.pictures = Pictures(self.view.image_folders)
+        self.progress = RunProgress(self.view.run, planned or {})
         self._count()
         self._closing = threading.Event()
         self._watcher: threading.Thread | None = None
+
+    @property
+    def view(self) -> RunView:
+        """The run with the settings of its index."""
+        return self.index.view
 
     def watch(self) -> None:
         """Start a thread that keeps index and verdicts current."""

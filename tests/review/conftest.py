@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def opened(tmp_path: Path, recipe: Any, book: RunBuilder) -> Iterator[Callable[.
         if states:
             states.pop().close()
         other = None if against is None else run_view(recipe, against)
-        view = run_view(recipe, book.run)
+        view = partial(run_view, recipe, book.run)
         states.append(ReviewState(view, tmp_path / "index.duckdb", tmp_path / "verdicts", other, **options))
         return states[-1]
 

@@ -188,7 +188,7 @@ def test_imported_labels_are_shown_and_no_verdict_is_taken(tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps([{**entry, "relationships": [RIDING]}]))
     run = Run(LocalStore(tmp_path / "store"), "theirs")
     import_file(tmp_path / "labels.json", run)
-    state = ReviewState(recorded_view(run), tmp_path / "index.duckdb", tmp_path / "verdicts")
+    state = ReviewState(lambda: recorded_view(run), tmp_path / "index.duckdb", tmp_path / "verdicts")
     access = Access(names=["127.0.0.1"], secret="5" * 64, reviewer="ada")
     with TestClient(protected(page_routes(state), access), base_url=f"http://127.0.0.1{access.path}") as client:
         client.get(access.url)

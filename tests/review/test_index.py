@@ -73,7 +73,7 @@ def test_processes_of_their_own_flatten_many_partitions_as_this_one_does(book, o
 def test_what_a_killed_process_did_not_count_is_counted(book, tmp_path, recipe):
     tag(book, 0.9, 0.8, 0.7)
     view = run_view(recipe, book.run)
-    index = ReviewIndex(tmp_path / "index.duckdb", view)
+    index = ReviewIndex(tmp_path / "index.duckdb", lambda: view)
     index.refresh()
     sql = {table: f"SELECT * FROM {table} ORDER BY ALL" for table in ("predicates", "informative", "offered")}
     counted = {table: index.rows(query) for table, query in sql.items()}
@@ -83,7 +83,7 @@ def test_what_a_killed_process_did_not_count_is_counted(book, tmp_path, recipe):
             cursor.execute(f"DELETE FROM {table}")
         cursor.execute("INSERT INTO uncounted VALUES (1)")
     index.close()
-    again = ReviewIndex(tmp_path / "index.duckdb", view)
+    again = ReviewIndex(tmp_path / "index.duckdb", lambda: view)
     assert {table: again.rows(query) for table, query in sql.items()} == counted
     again.close()
 
@@ -168,6 +168,16 @@ def test_images_are_found_in_no_order_of_labels(book, opened):
     assert opened().listing.images(search, 0, 100).total == 1
 
 
+def test_an_open_page_follows_the_settings_by_which_its_run_keeps_labels(book, opened):
+    tag(book, 0.9, 0.8, 0.7)
+    state = opened()
+    kept = Search(kept="yes")
+    assert state.listing.labels(kept, 0, 9).total == 2
+    book.add("shard:pseudo", "toys/0000", [], settings={"threshold": 0.75, "confidence": "probability"})
+    state.refresh()
+    assert state.listing.labels(kept, 0, 9).total == 1 and state.view.choice.threshold == 0.75
+
+
 def test_lists_and_counts_that_follow_verdicts_change_with_them(book, opened, monkeypatch):
     monkeypatch.setattr("pipeline.review.index.MOST_INFORMATIVE", 1)
     tag(book, 0.9, 0.8, 0.7)
@@ -203,7 +213,7 @@ def test_the_search_form_offers_the_most_frequent_predicates_first(book, opened)
 def test_a_run_whose_labels_do_not_fit_its_settings_opens_without_them(book, recipe, tmp_path, caplog):
     tag(book, 0.9, 0.5, 0.2)
     view = replace(run_view(recipe, book.run), choice=ChoiceSettings(confidence="calibrated"))
-    index = ReviewIndex(tmp_path / "index.duckdb", view)
+    index = ReviewIndex(tmp_path / "index.duckdb", lambda: view)
     with caplog.at_level("WARNING", "rlip"):
         assert index.refresh() == 0
     assert any("toys/0000" in str(record.fields) for record in caplog.records)
@@ -215,7 +225,7 @@ def test_a_flipped_bit_is_found_by_verify_and_mended_when_the_index_is_opened(bo
     path = book.run.store.root / "indexes" / "review" / "toy.duckdb"
 
     def use() -> list[Any]:
-        index = ReviewIndex(path, run_view(recipe, book.run))
+        index = ReviewIndex(path, lambda: run_view(recipe, book.run))
         index.refresh()
         found = [
             index.rows(f"SELECT * FROM {table} ORDER BY ALL") for table in ("relations", "images", "offered", "parts")
@@ -249,4 +259,4 @@ def test_a_page_that_is_open_is_no_damage(book, tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(book, recipe, tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(FatalError, match=r"taken/index\.duckdb: the index of the review page can't be written"):
-        ReviewIndex(tmp_path / "taken" / "index.duckdb", run_view(recipe, book.run))
+        ReviewIndex(tmp_path / "taken" / "index.duckdb", lambda: run_view(recipe, book.run))

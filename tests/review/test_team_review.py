@@ -45,7 +45,7 @@ def state(tmp_path: Path) -> Iterator[ReviewState]:
     """A run of 66 images with up to six kept labels each, and a team of ten for it."""
     run = review_run(tmp_path, images=66, words=Words(predicates=PREDICATES, uri="shared.png")).run
     write_team(run.store.root / "verdicts", Team(size=10, overlap=0.25, labels=400))
-    made = ReviewState(recorded_view(run), tmp_path / "index.duckdb", run.store.root / "verdicts")
+    made = ReviewState(lambda: recorded_view(run), tmp_path / "index.duckdb", run.store.root / "verdicts")
     yield made
     made.close()
 
