@@ -11,6 +11,7 @@ from string import ascii_lowercase
 from typing import Any, NamedTuple
 
 from tagger.box import Box
+from tagger.english.predicates import canonical
 from tagger.labelling.label_choice import distinct_labels
 from tagger.labelling.tagging_image import TaggingImage
 from tagger.relation import Relation
@@ -52,8 +53,12 @@ def questions_of(
     for subject, object_ in ends:
         own = list(dict.fromkeys(p.predicate for p in image.pairs if (p.subject, p.object) == (subject, object_)))
         if not each_label:
-            common = usual.get(image.boxes[subject].category, {}).get(image.boxes[object_].category, ())
-            own += [name for name in common if name not in own][: max(0, most - len(own))]
+            named = {canonical(name) for name in own}
+            for name in usual.get(image.boxes[subject].category, {}).get(image.boxes[object_].category, ()):
+                # Two wordings of a predicate would share its probability.
+                if len(own) < most and canonical(name) not in named:
+                    named.add(canonical(name))
+                    own.append(name)
         together = 1 if each_label else most
         for start in range(0, len(own), together):
             yield Question(subject, object_, tuple(own[start : start + together]))

@@ -31,6 +31,8 @@ def test_predicates_of_a_pair_compete_with_the_usual_ones_as_far_as_there_is_roo
         Question(0, 1, ("ride", "on", "feed", "lead")), Question(2, 1, ("near",)),
     ]  # fmt: skip
     assert list(questions_of(IMAGE, USUAL, 1))[:2] == [Question(0, 1, ("ride",)), Question(0, 1, ("on",))]
+    wordings = {"person": {"horse": ["rides", "feeding", "is feeding", "wash"]}}
+    assert next(questions_of(IMAGE, wordings, 4)).predicates == ("ride", "on", "feeding", "wash")
     assert [q.predicates for q in questions_of(IMAGE, USUAL, 4, each_label=True)] == [("ride",), ("on",), ("near",)]
 
 
