@@ -141,8 +141,8 @@ UNREADABLE = "no canonical predicate"
 REPEATED = "the same label in other words counts"
 OVER_PER_IMAGE = "over the limit per image"
 REJECTED_BY_REVIEWER = "rejected by a reviewer"
-ACCEPTED = 1.0
-"""Confidence of a label that reviewers accepted."""
+ACCEPTED, REJECTED = 1.0, 0.0
+"""Confidences of labels that reviewers accepted and rejected, which rank them among the others."""
 NO_OVERRIDES = ImageOverrides()
 
 
@@ -301,8 +301,8 @@ def _judged_by_image(
         except ValueError as error:
             raise FatalError(str(error)) from error
         by_place = dict(zip(left, by_rule, strict=True))
-        for place, (name, label) in enumerate(zip(named, labels, strict=True)):
-            rejected = Judged(label.score, REJECTED_BY_REVIEWER)
+        for place, name in enumerate(named):
+            rejected = Judged(REJECTED, REJECTED_BY_REVIEWER)
             judged.append(Judged(ACCEPTED) if name in of_image.right else by_place.get(place, rejected))
     return judged
 

@@ -61,6 +61,8 @@ def test_verdicts_come_before_scores(images):
     assert [each for each in kept(overrides) if each[1] == "ride"] == [(1, "ride", 2, 1.0)]
     judged = judged_labels(LABELS, PAIRS, ChoiceSettings(threshold=0.2), overrides)[7]
     assert [one.reason for one in judged] == [REJECTED_BY_REVIEWER, None, None]
+    # Among the other labels, it ranks last.
+    assert [one.confidence for one in judged] == [0.0, 1.0, 0.3]
     assert homeless == 0
 
 
