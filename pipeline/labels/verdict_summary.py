@@ -182,7 +182,7 @@ class Kappa:
 
 @dataclass(frozen=True)
 class ReviewerAgreement:
-    """Agreement of all reviewers beyond chance, on labels that several judged independently. `unsure` is a kind."""
+    """Agreement of all reviewers beyond chance, on labels that several judged. `unsure` is a kind."""
 
     fleiss: Kappa
     krippendorff: Kappa
