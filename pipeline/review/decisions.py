@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.labels.audit_sample import permanent_numbers
 from pipeline.labels.label_overrides import WRONG_KINDS
 from pipeline.labels.label_rows import NO_DIGEST
-from pipeline.labels.verdicts import ADJUDICATION, CLASS, JudgedRelation, Kind, Verdict, box4, now
+from pipeline.labels.verdicts import ADJUDICATION, CLASS, JudgedRelation, Kind, Verdict, box4, looked_at, now
 from pipeline.review.index import LIVE
 from pipeline.review.labels import Label, labels_of
 from pipeline.review.pages import verdict_state
@@ -114,6 +114,9 @@ def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> Decided:
         last = said.get(reviewer)
         if last is not None and last.queue == ADJUDICATION:
             one.queue = ADJUDICATION
+        elif one.queue == ADJUDICATION and len({(v.kind, v.corrected) for v in looked_at(said).values()}) < 2:
+            # Beside a contested label, its image shows others.
+            one.queue = "image"
         elif one.queue == ADJUDICATION and last is not None and last.queue != CLASS:
             raise ValueError("you have judged this label yourself; somebody else must settle it")
         elif one.queue == ADJUDICATION and any(other.queue == ADJUDICATION for other in said.values()):
@@ -147,7 +150,8 @@ def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> Decided:
 def accept_class(state: ReviewState, reviewer: str, number: int, content: str | None = None) -> Accepted:
     """Accepts all labels of the reviewer's share that are as sure as `SURE` and have a label's predicate and categories.
 
-    One in `ASKED` of them, and at least one, stays open to be asked. Raises ValueError for an unsure label and without any.
+    One in `ASKED` of them, and at least one, stays open to be asked. Raises ValueError for an unsure label, and if fewer
+    than two are open.
     """
     (label,) = _labels(state, {number: content}).values()
     if label.probability < SURE:
@@ -158,6 +162,8 @@ def accept_class(state: ReviewState, reviewer: str, number: int, content: str | 
     places = permanent_numbers((each.judged for each in alike), _CLASS_SEED)
     asked = np.argsort(places)[: -(-len(alike) // ASKED)].tolist()
     accepted = [each for place, each in enumerate(alike) if place not in asked]
+    if not accepted:
+        raise ValueError("your share has only one open label of this class; judge it")
     run = state.view.run.name
     state.reviews.record(accepted, [verdict_on(each, "accept", reviewer, run, queue=CLASS) for each in accepted])
     return Accepted(accepted=len(accepted), asked=len(asked))

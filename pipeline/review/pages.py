@@ -211,10 +211,10 @@ def _options(names: Sequence[str]) -> Markup:
 def verdict_state(verdicts: Mapping[str, Verdict], reviewer: str, queue: str) -> dict[str, Any]:
     """The verdicts on a label: the reviewer's own kind and time ("" for none) with its correction, and others' in words.
 
-    A reviewer sees others' verdicts only after judging the label; in adjudication at once, but without names. For the
-    audit, a label that was only accepted with its class is not judged.
+    A reviewer sees others' verdicts only after judging the label; in adjudication at once, but without names. For these
+    queues, a label that was only accepted with its class is not judged.
     """
-    own = (looked_at(verdicts) if queue == AUDIT else verdicts).get(reviewer)
+    own = (looked_at(verdicts) if queue in (AUDIT, ADJUDICATION) else verdicts).get(reviewer)
     others = {name: one for name, one in sorted(verdicts.items()) if name != reviewer}
     if queue == ADJUDICATION:
         words = [_answer(one) for one in others.values()]

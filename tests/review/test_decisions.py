@@ -18,8 +18,9 @@ from pipeline.review.decisions import Addition, Decided, Decisions, accept_class
 from pipeline.review.entrance import protected
 from pipeline.review.labels import labels_of
 from pipeline.review.overview import work_of
-from pipeline.review.pages import picture, scene_graph
+from pipeline.review.pages import picture, scene_graph, verdict_state
 from pipeline.review.review_state import ReviewState
+from pipeline.review.reviews import verdict_on
 from pipeline.review.search import Search
 from storage.local_store import LocalStore
 from storage.runs import Run
@@ -103,6 +104,9 @@ def test_a_class_is_accepted_but_for_a_sample_and_is_open_again_when_one_of_thes
     assert (taken.accepted, taken.asked) == (28, 2)
     with pytest.raises(ValueError, match=r"at least 0\.98"):
         accept_class(state, "ann", unsure)
+    with monkeypatch.context() as alone, pytest.raises(ValueError, match="only one open label of this class"):
+        alone.setattr(decisions, "_alike", lambda *_: labels_of(state.index, alike[:1]))
+        accept_class(state, "bob", alike[0])
     # Nobody looked at them, so the audit still asks for them.
     assert state.audit.precision().judged == 0
     assert state.listing.count_now(Search(order="audit", reviewed="not by me").seen_by("ann", 0)) == 31
@@ -163,6 +167,25 @@ def test_what_a_page_shows_of_labels_and_images_that_were_made_again_is_refused(
 
 def interrupted(*_: object) -> int:
     raise KeyboardInterrupt
+
+
+def test_adjudication_settles_only_what_reviewers_disagree_on(opened, labelled):
+    state = opened()
+    contested, agreed = state.listing.labels(Search(order="image"), 0, 2).numbers
+    for reviewer, kinds in (("ann", ("accept", "accept")), ("bob", ("reject", "accept"))):
+        given = [{"label": label, "kind": kind} for label, kind in zip((contested, agreed), kinds, strict=True)]
+        decide(state, reviewer, Decisions.model_validate({"decisions": given}))
+    given = [{"label": label, "kind": "reject", "queue": "adjudication"} for label in (contested, agreed)]
+    decide(state, "lead", Decisions.model_validate({"decisions": given}))
+    assert [one.queue for one in state.reviews.log.standing_of("lead")] == ["adjudication", "image"]
+
+
+def test_a_lead_settles_blindly_what_they_accepted_with_its_class(opened, labelled):
+    state = opened()
+    (label,) = labels_of(state.index, state.listing.labels(Search(order="image"), 0, 1).numbers)
+    verdicts = {"lead": verdict_on(label, "accept", "lead", "toy", queue="class")}
+    assert verdict_state(verdicts, "lead", "grid")["kind"] == "accept"
+    assert verdict_state(verdicts, "lead", "adjudication")["kind"] == ""
 
 
 def test_the_overview_counts_the_checks_of_a_members_own_share(book, opened, tmp_path):
