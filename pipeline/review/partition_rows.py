@@ -187,7 +187,8 @@ def _correct(
     for at, subject, name, other in zip(
         facts.row.tolist(), facts.values("subject"), facts.values("predicate"), facts.values("object"), strict=True
     ):
-        given.setdefault(at, set()).add((subject, canonical(name), other))
+        if predicate := canonical(name):
+            given.setdefault(at, set()).add((subject, predicate, other))
     if not given:
         return pa.nulls(len(row), pa.bool_())
     labels = zip(row.tolist(), ends["subject"].tolist(), predicates, ends["object"].tolist(), strict=True)
@@ -195,9 +196,9 @@ def _correct(
 
 
 def _rows_of(images: pa.Table, table: pa.Table) -> np.ndarray[Any, Any]:
-    """Row of `table` → row of `images` with the same image id."""
+    """Row of `table` → row of `images` with the same image id; -1 for an image that was not ingested again."""
     place = {image_id: row for row, image_id in enumerate(images["image_id"].to_pylist())}
-    return np.array([place[image_id] for image_id in table["image_id"].to_pylist()], np.int64)
+    return np.array([place.get(image_id, -1) for image_id in table["image_id"].to_pylist()], np.int64)
 
 
 def _texts(images: pa.Table, captioned: Artifact | None) -> pa.Array:
@@ -311,6 +312,6 @@ def _distinct(table: pa.Table, column: str, within: pa.ChunkedArray | None = Non
         items.row.tolist(), items.values("subject"), items.values("predicate"), items.values("object"), strict=True
     )
     for row, subject, name, other in places:
-        if wanted is None or ids[row] in wanted:
-            found.add((ids[row], *unordered((subject, canonical(name), other))))
+        if (predicate := canonical(name)) and (wanted is None or ids[row] in wanted):
+            found.add((ids[row], *unordered((subject, predicate, other))))
     return found

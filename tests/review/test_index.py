@@ -168,6 +168,13 @@ def test_images_are_found_in_no_order_of_labels(book, opened):
     assert opened().listing.images(search, 0, 100).total == 1
 
 
+def test_captions_of_images_that_are_gone_are_left_out(book, opened):
+    book.add("ingest", "toys/0000", [book.image(n, TWO_PEOPLE) for n in (1, 2)])
+    book.add("caption", "toys/0000", [captions(n, f"horse {n}") for n in (1, 2)])
+    book.add("ingest", "toys/0000", [book.image(2, TWO_PEOPLE)], settings={"again": True})
+    assert opened().index.rows("SELECT image_id, captions FROM images") == [{"image_id": 2, "captions": "horse 2"}]
+
+
 def test_an_open_page_follows_the_settings_by_which_its_run_keeps_labels(book, opened):
     tag(book, 0.9, 0.8, 0.7)
     state = opened()
