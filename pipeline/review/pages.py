@@ -156,7 +156,9 @@ class Pages:
                 "object_category": verdict.object_category,
             }
             for verdict in self._state.reviews.log.standing_of(reviewer)
+            # A verdict on a label has its score; in another run, the relation may be a label.
             if verdict.relation.image == detail.digest and verdict.kind == "accept" and verdict.relation not in labels
+            and verdict.queue == "image" and verdict.score is None
             and {verdict.relation.subject, verdict.relation.object} <= set(boxes)
         ]  # fmt: skip
 

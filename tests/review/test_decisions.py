@@ -1,6 +1,7 @@
 """Verdicts that the page sends: what is refused, what the answer tells, and what follows for the audit."""
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from pipeline.review.decisions import Addition, Decided, Decisions, accept_class
 from pipeline.review.entrance import protected
 from pipeline.review.labels import labels_of
 from pipeline.review.overview import work_of
-from pipeline.review.pages import picture, scene_graph, verdict_state
+from pipeline.review.pages import Pages, picture, scene_graph, verdict_state
 from pipeline.review.review_state import ReviewState
 from pipeline.review.reviews import verdict_on
 from pipeline.review.search import Search
@@ -186,6 +187,19 @@ def test_a_lead_settles_blindly_what_they_accepted_with_its_class(opened, labell
     verdicts = {"lead": verdict_on(label, "accept", "lead", "toy", queue="class")}
     assert verdict_state(verdicts, "lead", "grid")["kind"] == "accept"
     assert verdict_state(verdicts, "lead", "adjudication")["kind"] == ""
+
+
+def test_only_relations_that_were_added_count_as_added(book, opened):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], settings={"made": 1})
+    state = opened()
+    judge(state, {"kind": "accept"})
+    (image,) = state.index.rows("SELECT image FROM images")
+    add_relation(state, "ann", Addition(image=image["image"], subject=0, object=1, predicate="see"))
+    book.add("tag", "toys/0000", [relations(1, (0, "feed", 2, 0.9))], settings={"made": 2})
+    state.refresh()
+    page = Pages(state).image("ann", state.details.find(image["image"]), None, Search())
+    assert re.findall(r'data-action="remove"[^>]* data-predicate="(\w+)"', page) == ["see"]
 
 
 def test_the_overview_counts_the_checks_of_a_members_own_share(book, opened, tmp_path):
