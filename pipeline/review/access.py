@@ -29,7 +29,7 @@ class Access:
     names: Sequence[str]
     """Names by which browsers reach the server: `gpu7.lab:8765`, or `https://review.example.org` behind a TLS proxy."""
     secret: str = field(repr=False)
-    """Signs sessions and derives the path. Sessions stay valid as long as it and the password stay the same."""
+    """Signs sessions and derives the path. Sessions by password stay valid as long as it and the password stay the same."""
     reviewer: str = ""
     """Whose verdicts those are who come by the link; "" where everyone has a name."""
     password: str | None = field(default=None, repr=False)
@@ -87,8 +87,8 @@ class Access:
 
     @property
     def session_key(self) -> str:
-        """The key that signs sessions. A new password ends all of them."""
-        return self._derived(f"sessions {self.password}")
+        """The key that signs sessions. A new password ends all of them, and the server's end those by its link."""
+        return self._derived(f"sessions {self.password or self.token}")
 
     def _derived(self, use: str) -> str:
         return hmac.new(self.secret.encode(), use.encode(errors="surrogateescape"), "sha256").hexdigest()

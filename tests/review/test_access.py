@@ -163,6 +163,16 @@ def test_sessions_survive_a_restart_but_not_another_password(tmp_path):
             assert browser.get("/").status_code == status
 
 
+def test_a_session_by_link_ends_with_its_server():
+    router = APIRouter()
+    router.add_api_route("/", lambda: "page")
+    before, after = (Access(names=["127.0.0.1"], secret=SECRET, reviewer=name) for name in ("ada", "bob"))
+    client = TestClient(protected(router, before), base_url="http://127.0.0.1")
+    client.get(before.url)
+    other = TestClient(protected(router, after), base_url="http://127.0.0.1", cookies=client.cookies)
+    assert [each.get(f"{before.path}/").status_code for each in (client, other)] == [200, 401]
+
+
 def test_the_secret_is_its_owners_alone_and_a_torn_one_is_made_anew(tmp_path):
     file = tmp_path / "toy.secret"
     secret = kept_secret(file)
