@@ -19,7 +19,7 @@ from rich.console import Console
 from pipeline.cli.options import STORE, RunName, StorePath, VerdictsFolder
 from pipeline.cli.report import last_recipe, recorded_view
 from pipeline.data.images.folders import UprightRoot
-from pipeline.labels.team import LABELS, Team, read_team, write_team
+from pipeline.labels.team import LABELS, Team, read_team
 from pipeline.labels.verdict_log import verdicts_folder
 from pipeline.report.view import RunView
 from pipeline.run.dag import build_steps
@@ -41,10 +41,10 @@ def review(
         typer.Option(metavar="N|NAMES", help="A team that shares the images: its size, or names separated by commas."),
     ] = None,
     overlap: Annotated[
-        str | None, typer.Option(metavar="SHARE", help="Share of the images judged by two team members; unset: 10%.")
+        str | None, typer.Option(metavar="SHARE", help="Share of the images judged by two team members; unset: as before, or 10%.")
     ] = None,
     labels: Annotated[
-        int | None, typer.Option(min=1, help=f"Number of audit labels for the team to judge; unset: {LABELS}.")
+        int | None, typer.Option(min=1, help=f"Number of audit labels for the team to judge; unset: as before, or {LABELS}.")
     ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; one that other machines can reach needs a password.")
@@ -107,8 +107,7 @@ def review(
         raise FatalError("--overlap and --labels describe a team; name it with --reviewers")
     if reviewers is not None and access.reviewer:
         raise FatalError("--reviewers: a link gives everyone the same name; set a password, or use --user-header")
-    if reviewers is not None:
-        write_team(verdicts, team_of(reviewers, overlap or "10%", labels or LABELS, read_team(verdicts)))
+    team = None if reviewers is None else team_of(reviewers, overlap, labels, read_team(verdicts))
     console = Console(stderr=True)
     with console.status("Indexing the run") as status:
         state = ReviewState(
@@ -117,6 +116,7 @@ def review(
             verdicts,
             other,
             read_only=read_only,
+            team=team,
             planned={} if recipe is None else {step.name: step.needs for step in build_steps(recipe)},
             progress=lambda done, total: status.update(f"Indexing the run: {done:,} of {total:,} partitions"),
         )
@@ -150,16 +150,24 @@ def read_password(environment: Mapping[str, str], file: Path | None) -> str | No
         ) from error
 
 
-def team_of(reviewers: str, overlap: str, labels: int, earlier: Team | None) -> Team:
-    """The team that options describe. A number keeps the names of an earlier team. Raises `FatalError`."""
+def team_of(reviewers: str, overlap: str | None, labels: int | None, earlier: Team | None) -> Team:
+    """The team that options describe. Those that are None, and a number without names, keep what an earlier team has.
+
+    Raises `FatalError`.
+    """
     names = [] if reviewers.isdecimal() else [name.strip() for name in reviewers.split(",") if name.strip()]
     known = earlier.members if earlier is not None and not names else ()
     size = len(set(names)) if names else int(reviewers)
+    before = earlier or Team(overlap=0.1)
     try:
-        share = float(overlap.removesuffix("%")) / (100 if overlap.endswith("%") else 1)
+        share = before.overlap if overlap is None else _share(overlap)
     except ValueError:
         raise FatalError(f"--overlap {overlap}: write a share of the images, e.g. 10%") from None
-    return Team(size=size, overlap=share, labels=labels, members=(*names, *known[:size]))
+    return Team(size=size, overlap=share, labels=labels or before.labels, members=(*names, *known[:size]))
+
+
+def _share(text: str) -> float:
+    return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -44,12 +44,14 @@ class ReviewerProgress:
 class TeamShares:
     """The shares of a team in an index. Without a team, every reviewer judges everything.
 
-    `read_only`: nobody takes a seat.
+    `read_only`: nobody takes a seat. `team`: it replaces the one that the folder of verdicts keeps.
     """
 
-    def __init__(self, index: ReviewIndex, verdicts: Path, read_only: bool = False) -> None:
+    def __init__(self, index: ReviewIndex, verdicts: Path, read_only: bool = False, team: Team | None = None) -> None:
         self._index, self._verdicts, self._read_only = index, verdicts, read_only
         self._lock = threading.Lock()
+        if team is not None:
+            write_team(verdicts, team)
         self.team = read_team(verdicts)
         """None without a team."""
         self.refresh()

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+from pipeline.labels.team import Team
 from pipeline.labels.verdict_log import VerdictLog
 from pipeline.report.view import RunView
 from pipeline.review.audit import Audit, TeamShares
@@ -29,7 +30,7 @@ class ReviewState:
     """A run, its index, and the verdicts on its labels.
 
     `view` reads the run with its present settings. `against`: another run to compare with. `planned`: step → the steps that it needs, from the run's recipe.
-    `read_only`: visitors give no verdicts and take no seat.
+    `read_only`: visitors give no verdicts and take no seat. `team`: it replaces the one that the folder of verdicts keeps.
     Raises `FatalError` if the index can't be opened.
     """
 
@@ -42,13 +43,14 @@ class ReviewState:
         progress: Callable[[int, int], None] = lambda done, total: None,
         planned: Mapping[str, Collection[str]] | None = None,
         read_only: bool = False,
+        team: Team | None = None,
     ) -> None:
         self.read_only = read_only
         self.index = ReviewIndex(index, view)
         self.index.refresh(progress)
         self.comparison = RunComparison(self.index, against)
         self.reviews = Reviews(self.index, VerdictLog(verdicts))
-        self.shares = TeamShares(self.index, verdicts, read_only)
+        self.shares = TeamShares(self.index, verdicts, read_only, team)
         self.audit = Audit(self.index, self.reviews, self.shares)
         self.listing = Listing(self.index)
         self.details = ImageDetails(self.index)

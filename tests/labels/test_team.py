@@ -1,6 +1,7 @@
 """Shares of a team: stable, complete, and no image of two people outside the overlap."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -33,6 +34,9 @@ def test_who_comes_first_takes_the_free_seats_for_good(tmp_path):
     assert read_team(tmp_path) is None
     write_team(tmp_path, team)
     assert read_team(tmp_path) == team
+    assert team_of("3", None, None, replace(team, overlap=0.25, labels=700)) == Team(
+        size=3, overlap=0.25, labels=700, members=("ada", "Zoë")
+    )
     assert team_of("3", "0.2", 900, team) == Team(size=3, overlap=0.2, labels=900, members=("ada", "Zoë"))
 
 

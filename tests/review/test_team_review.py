@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 
 from pipeline.cli.report import recorded_view
 from pipeline.labels.label_overrides import SettledVerdicts
-from pipeline.labels.team import Team, write_team
+from pipeline.labels.team import Team, read_team, write_team
 from pipeline.labels.verdict_summary import audit_of, reviewable_labels, summarize
 from pipeline.labels.verdicts import JudgedRelation
 from pipeline.review.access import Access
@@ -64,6 +64,14 @@ def enter(state: ReviewState) -> Callable[[str], httpx.Client]:
 def test_a_team_needs_names(tmp_path, options, reason):
     done = rlip("review", "toy", "--store", review_run(tmp_path, images=1).run.store.root, *options)
     assert done.exit_code == 1 and reason in done.stderr
+
+
+def test_a_server_that_does_not_start_changes_no_team(tmp_path):
+    root = review_run(tmp_path, images=1).run.store.root
+    (root / "indexes" / "review" / "toy.duckdb").mkdir(parents=True)
+    done = rlip("review", "toy", "--store", root, "--reviewers", "3", "--user-header", "X-Forwarded-User")
+    assert done.exit_code == 1 and "can't be written" in done.stderr
+    assert read_team(root / "verdicts") is None
 
 
 def chips(client: httpx.Client, address: str) -> list[int]:
