@@ -151,13 +151,13 @@ def _setting(proposed: ProposedThreshold) -> str:
 
 def _print_summary(summary: VerdictSummary, folder: Path) -> None:
     console = Console()
-    print(f"{summary.relations:,} relations judged, {summary.undone:,} verdicts undone or replaced ({folder})")
+    print(f"{summary.relations:,} relations judged in all runs, {summary.undone:,} verdicts undone or replaced ({folder})")
     columns = "median seconds", "an hour", "hasty", "honeypots right"
     made = table("Verdicts", "reviewer", *(kind for kind in KINDS if kind != "undo"), *columns)
     for name, counts in summary.reviewers.items():
-        seconds = summary.seconds.get(name)
+        seconds, hourly = summary.seconds.get(name), summary.hourly.get(name)
         shown = [f"{counts.get(kind, 0):,}" for kind in KINDS if kind != "undo"]
-        pace = ("–" if seconds is None else f"{seconds:.1f}", f"{summary.hourly.get(name, 0):,.0f}")
+        pace = ("–" if seconds is None else f"{seconds:.1f}", "–" if hourly is None else f"{hourly:,.0f}")
         asked, right = summary.honeypots.get(name, (0, 0))
         checks = f"{summary.hasty.get(name, 0):,}", f"{right} of {asked}" if asked else "–"
         made.add_row(Text(sanitise(name)), *shown, *pace, *checks)

@@ -72,6 +72,15 @@ def test_a_summary_counts_times_agreement_and_precision(run, printed):
     assert printed()["audit"] is None
 
 
+def test_a_reviewer_without_times_has_no_pace(run, capsys):
+    label = next(iter(reviewable_labels(run)))
+    VerdictLog(run.store.root / "verdicts").append([judge(label, "accept", "bob")])
+    show_verdicts("toy", store=run.store.root)
+    said = capsys.readouterr().out
+    (bob,) = (line for line in said.splitlines() if "bob" in line)
+    assert bob.split()[6:8] == ["–", "–"] and "judged in all runs" in said
+
+
 def test_views_of_a_run_say_what_reviewers_found(run, recipe, printed, tmp_path):
     labels = list(reviewable_labels(run))
     VerdictLog(run.store.root / "verdicts").append([judge(label, truth(label)) for label in labels])
