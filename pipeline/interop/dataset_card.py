@@ -232,9 +232,12 @@ def _origin(release: Release) -> str:
 
 def _judged(reviewed: AuditPrecision) -> list[Row]:
     return [
-        (markdown_text(each.predicate), f"{each.judged:,}", f"{each.right:,}", f"{each.low:.3f} to {each.high:.3f}")
+        (
+            markdown_text(each.predicate), f"{each.judged:,}", f"{each.right:,}", f"{each.precision:.3f}",
+            f"{each.low:.3f} to {each.high:.3f}",
+        )
         for each in reviewed.predicates[:TOP]
-    ]
+    ]  # fmt: skip
 
 
 def _audits(release: Release, choice: ChoiceSettings) -> list[Row]:

@@ -61,13 +61,12 @@ def place_overrides(verdicts: SettledVerdicts, images: pa.Table, relations: pa.T
         for number, box in enumerate(row["boxes"]):
             places.setdefault(box4(box), []).append(number)
         known = scored.get(row["image_id"], set())
-        right: set[Named] = set()
-        for named in _named(sides[0], places):
-            right.update([each for each in named if each in known] or named[:1])
-        wrong = {each for named in _named(sides[1], places) for each in named}
-        unplaced += sum(not named for side in sides for named in _named(side, places))
+        holding, failing = (_named(side, places) for side in sides)
+        right = {one for named in holding for one in [each for each in named if each in known] or named[:1]}
+        wrong = {one for named in failing for one in named}
+        unplaced += sum(not named for named in holding + failing)
         if right or wrong:
-            found[row["image_id"]] = ImageOverrides(frozenset(right), frozenset(wrong - right))
+            found[row["image_id"]] = ImageOverrides(frozenset(right), frozenset(wrong))
     return found, unplaced
 
 

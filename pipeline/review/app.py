@@ -178,7 +178,7 @@ def _search(state: ReviewState, request: Request, reviewer: str) -> Search:
 
 
 def _detail(state: ReviewState, number: int) -> ImageDetail:
-    found = state.details.find(number) if 0 <= number < 2**62 else None
+    found = state.details.find(number)
     if found is None:
         raise HTTPException(404, "no image has this number; the run may have been rebuilt")
     return found

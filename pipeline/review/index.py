@@ -24,7 +24,7 @@ import pyarrow as pa
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.labelled_partitions import LabelledPartition, partition_artifacts
 from pipeline.report.view import RunView
-from pipeline.review.partition_rows import TABLES, partition_counts, partition_rows
+from pipeline.review.partition_rows import PART_BITS, TABLES, partition_counts, partition_rows
 from pipeline.review.run_progress import file_stamps
 from pipeline.runtime.logs import log
 from storage.errors import FatalError, PipelineError
@@ -399,6 +399,6 @@ def _stamp(found: LabelledPartition, choice: Mapping[str, Any]) -> str:
 
 def _delete(cursor: DuckDBPyConnection, part: int) -> None:
     for table in ("relations", "images"):
-        cursor.execute(f"DELETE FROM {table} WHERE image >= ? AND image < ?", [part << 32, (part + 1) << 32])
+        cursor.execute(f"DELETE FROM {table} WHERE image >= ? AND image < ?", [part << PART_BITS, (part + 1) << PART_BITS])
     for table in ("quarantined", "counts", "scores", "parts"):
         cursor.execute(f"DELETE FROM {table} WHERE part = ?", [part])

@@ -69,10 +69,6 @@ class Listing:
             source = f"SELECT image FROM images WHERE {where}"
         return self._page("image", search, start, size, "image", source, "image")
 
-    def count(self, search: Search) -> int:
-        """Number of labels that the search finds."""
-        return self.labels(search, 0, 0).total
-
     def count_now(self, search: Search) -> int:
         """Number of labels that a search of relations finds at present."""
         where, values = search.conditions()
@@ -84,7 +80,7 @@ class Listing:
         population = search.unjudged
         where, values = population.conditions()
         sql = f"SELECT count(*) AS n FROM {LIVE}.reviewed_labels WHERE {where} AND relation IN ({MINE})"
-        return self._index.rows(sql, {**values, "viewer": reviewer})[0]["n"], self.count(population)
+        return self._index.rows(sql, {**values, "viewer": reviewer})[0]["n"], self.labels(population, 0, 0).total
 
     def forget(self, search: Search) -> None:
         """Find the results of a search again at its next use."""
@@ -110,8 +106,6 @@ class Listing:
                 limit = next(stretch for stretch in _STRETCHES if stretch >= wanted)
                 where, values = search.conditions()
                 held = "NOT MATERIALIZED" if where == "true" else "MATERIALIZED"
-                if kind == "label" and search.order == "random":
-                    values = {**values, "seed": search.seed}
                 found = self._index.table(
                     f"WITH found AS {held} ({source}) SELECT {column}, (SELECT count(*) FROM found) AS total "
                     f"FROM found ORDER BY {order} LIMIT {limit}",
@@ -149,7 +143,7 @@ def _joined(search: Search) -> str:
 
 def _of_images(search: Search) -> Search:
     """The search without its order of labels."""
-    return search.model_copy(update={"order": "score", "seed": 0})
+    return search.model_copy(update={"order": "score"})
 
 
 def _needs_labels(search: Search) -> bool:

@@ -39,7 +39,7 @@ ORDERS: dict[Order, tuple[str, str]] = {
         "greatest disagreement with the verifier first", "abs(opinion - probability) DESC NULLS LAST, relation",
     ),
     "rare": ("rarest predicate first", "frequency, score DESC, relation"),
-    "random": ("random", "hash(relation, $seed::BIGINT), relation"),
+    "random": ("random", "hash(relation), relation"),
     "image": ("by image and pair", _BY_PAIR),
     "audit": ("random audit", "audit_place"),
     "adjudication": ("disagreements to settle", _BY_PAIR),
@@ -110,8 +110,6 @@ class Search(BaseModel):
     verdict: Literal["", "accept", "reject", "wrong_pair", "wrong_predicate", "unsure"] = ""
     image_id: int | None = Field(None, ge=0, le=2**62)
     order: Order = "score"
-    seed: int = Field(0, ge=0, le=2**31)
-    """Seed of the random order."""
     viewer: str = Field("", exclude=True)
     """Who searches, where the results or their order depend on it: each reviewer pages through an order of their own."""
     seat: int = Field(0, exclude=True)

@@ -80,7 +80,7 @@ def test_losses_say_why_and_counts_lead_to_the_labels_that_they_count(labelled, 
 
     def found(address: str) -> int:
         assert urlsplit(address).path == "labels"
-        return state.listing.count(Search.model_validate(dict(parse_qsl(urlsplit(address).query))))
+        return state.listing.labels(Search.model_validate(dict(parse_qsl(urlsplit(address).query))), 0, 0).total
 
     counted = [*((each.address, each.number) for each in (scored, kept, *scored.losses))]
     counted += [(address, labels) for _, labels, _, address in overview.score_rows]
@@ -171,4 +171,4 @@ def test_labels_in_two_wordings_do_not_differ_from_themselves(book, opened):
     state = opened(against=book.run)
     counts = {"both": 2, "kept_in_both": 1, "kept_here": 0, "kept_there": 0}
     assert state.comparison.summary() == {"other": "toy"} | counts
-    assert not any(state.listing.count(Search(disagree=where)) for where in ("kept here", "kept there", "only here"))
+    assert not any(state.listing.count_now(Search(disagree=where)) for where in ("kept here", "kept there", "only here"))
