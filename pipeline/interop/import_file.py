@@ -242,7 +242,7 @@ def _step_of(kind: str, path: Path, run: Run, boxed: Mapping[str, Artifact]) -> 
     if kind == "graphs":
         captions = _lookup(run.artifacts("caption"), "captions", "captions")
         return ImportStep(run, "parse", "triplets", TRIPLETS), lambda image_id, value: read_graphs(
-            image_id, value, [caption["text"] for caption in captions(image_id)]
+            image_id, value, captions(image_id)
         )
     if kind == "relations":
         boxes = _lookup(boxed, "images", "boxes")
