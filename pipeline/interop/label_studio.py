@@ -14,7 +14,7 @@ from xml.sax.saxutils import quoteattr
 from pipeline.interop.annotated_image import AnnotatedImage
 from pipeline.interop.json_writer import number, write_list
 from pipeline.interop.run_rows import ImageRows, RunRows, Tally, relations_of
-from pipeline.labels.verdicts import Box4
+from pipeline.labels.verdicts import Box4, box4
 from storage.errors import FatalError
 
 LOCAL_FILES = "/data/local-files/?d="
@@ -78,11 +78,13 @@ def _tasks(
         predicates.update(each["predicate"] for each in relations)
         tally.wrote["boxes"] += len(image.items("images", "boxes"))
         tally.wrote["relations"] += len(relations)
+        places = [box4(box) for box in image.items("images", "boxes")]
         data = {
             "image": f"{LOCAL_FILES}{row['uri']}",
             "dataset": dataset,
             "image_id": row["image_id"],
             "digest": row["digest"],
+            "labels": [[places[each["subject"]], each["predicate"], places[each["object"]]] for each in relations],
         }
         yield {
             "data": data,
@@ -152,7 +154,7 @@ def _annotated(data: Mapping[str, Any], result: Sequence[Mapping[str, Any]]) -> 
                     relations.append((ends[0], str(name), ends[1]))
                 if link.get("direction") in ("left", "bi"):
                     relations.append((ends[1], str(name), ends[0]))
-    image_id = data.get("image_id")
+    image_id, labels = data.get("image_id"), data.get("labels")
     return AnnotatedImage(
         name=str(data.get("image", "")).removeprefix(LOCAL_FILES),
         boxes=tuple(boxes),
@@ -160,6 +162,7 @@ def _annotated(data: Mapping[str, Any], result: Sequence[Mapping[str, Any]]) -> 
         digest=data["digest"] if isinstance(data.get("digest"), str) else None,
         dataset=data["dataset"] if isinstance(data.get("dataset"), str) else None,
         image_id=image_id if isinstance(image_id, int) else None,
+        shown=None if labels is None else frozenset((tuple(one), name, tuple(other)) for one, name, other in labels),
     )
 
 

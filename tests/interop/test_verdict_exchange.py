@@ -72,6 +72,13 @@ def test_what_people_keep_remove_rename_and_add_in_label_studio_become_verdicts(
     assert {kind for _, kind, _ in said(additions)} == {"accept"}
 
 
+def test_labels_that_the_annotator_never_saw_get_no_verdict(run, tmp_path):
+    export_run(run, "label_studio", tmp_path / "tasks", threshold=0.5)
+    tasks = json.loads((tmp_path / "tasks/toys/tasks.json").read_bytes())
+    annotate(tasks[0])
+    assert said(import_verdicts(run, returned(tmp_path, tasks[:1]), None, "ada")) == {("ride", "accept", None)}
+
+
 def test_a_cancelled_or_missing_annotation_says_nothing(run, tmp_path):
     tasks = tasks_of(run, tmp_path)
     for task in tasks:
