@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 from xml.sax.saxutils import quoteattr
 
 from pipeline.interop.annotated_image import AnnotatedImage
@@ -80,7 +81,7 @@ def _tasks(
         tally.wrote["relations"] += len(relations)
         places = [box4(box) for box in image.items("images", "boxes")]
         data = {
-            "image": f"{LOCAL_FILES}{row['uri']}",
+            "image": f"{LOCAL_FILES}{quote(row['uri'])}",
             "dataset": dataset,
             "image_id": row["image_id"],
             "digest": row["digest"],
@@ -154,9 +155,9 @@ def _annotated(data: Mapping[str, Any], result: Sequence[Mapping[str, Any]]) -> 
                     relations.append((ends[0], str(name), ends[1]))
                 if link.get("direction") in ("left", "bi"):
                     relations.append((ends[1], str(name), ends[0]))
-    image_id, labels = data.get("image_id"), data.get("labels")
+    image, image_id, labels = str(data.get("image", "")), data.get("image_id"), data.get("labels")
     return AnnotatedImage(
-        name=str(data.get("image", "")).removeprefix(LOCAL_FILES),
+        name=unquote(image.removeprefix(LOCAL_FILES)) if image.startswith(LOCAL_FILES) else image,
         boxes=tuple(boxes),
         relations=tuple(relations),
         digest=data["digest"] if isinstance(data.get("digest"), str) else None,

@@ -79,6 +79,16 @@ def test_labels_that_the_annotator_never_saw_get_no_verdict(run, tmp_path):
     assert said(import_verdicts(run, returned(tmp_path, tasks[:1]), None, "ada")) == {("ride", "accept", None)}
 
 
+def test_a_file_name_with_signs_of_urls_comes_back(book, tmp_path):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE) | {"uri": "50% off/a&b #1.png"}])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[pairs(1)])
+    (task,) = tasks_of(book.run, tmp_path)
+    annotate(task)
+    assert task["data"]["image"] == "/data/local-files/?d=50%25%20off/a%26b%20%231.png"
+    task["data"] = {"image": task["data"]["image"]}
+    assert said(import_verdicts(book.run, returned(tmp_path, [task]), None, "ada")) == {("ride", "accept", None)}
+
+
 def test_a_cancelled_or_missing_annotation_says_nothing(run, tmp_path):
     tasks = tasks_of(run, tmp_path)
     for task in tasks:
