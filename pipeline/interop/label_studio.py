@@ -133,7 +133,8 @@ def _interface(categories: set[str], predicates: set[str]) -> str:
     labels = "".join(f"\n    <Label value={quoteattr(name)}/>" for name in sorted(categories))
     names = "".join(f"\n    <Relation value={quoteattr(name)}/>" for name in sorted(predicates))
     return (
-        f'<View>\n  <Image name="image" value="$image"/>\n  <RectangleLabels name="box" toName="image">{labels}\n'
+        '<View>\n  <Image name="image" value="$image"/>\n'
+        f'  <RectangleLabels name="box" toName="image" canRotate="false">{labels}\n'
         f"  </RectangleLabels>\n  <Relations>{names}\n  </Relations>\n</View>\n"
     )
 
@@ -168,7 +169,10 @@ def _annotated(data: Mapping[str, Any], result: Sequence[Mapping[str, Any]]) -> 
 
 
 def _pixels(region: Mapping[str, Any]) -> Box4:
+    """Raises ValueError for a rotated rectangle, which no box of a run is."""
     value, width, height = region["value"], region["original_width"], region["original_height"]
+    if value.get("rotation"):
+        raise ValueError("a rectangle is rotated; draw it upright")
     sides = (value["x"] * width, value["y"] * height, value["width"] * width, value["height"] * height)
     x, y, w, h = (round(float(side) / 100, 2) for side in sides)
     return x, y, w, h

@@ -117,6 +117,10 @@ def test_a_file_of_another_run_is_refused_with_the_reason(run, tmp_path):
             region["value"]["width"] /= 3
     with pytest.raises(FatalError, match="only 0 of its 3 boxes match boxes of run"):
         import_verdicts(run, returned(tmp_path, tasks[:1]), None, "ada")
+    result[0]["value"]["rotation"] = 30
+    with pytest.raises(FatalError, match="a rectangle is rotated; draw it upright"):
+        import_verdicts(run, returned(tmp_path, tasks[:1]), None, "ada")
+    result[0]["value"]["rotation"] = 0
     tasks[0]["data"] = {"image": "elsewhere.jpg"}
     with pytest.raises(FatalError, match=r"none of its 1 images \(first: elsewhere.jpg\) is in run"):
         import_verdicts(run, returned(tmp_path, tasks[:1]), None, "ada")
@@ -200,6 +204,7 @@ LAUGHS = '<!ENTITY e0 "ha">' + "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' 
     (cvat(cvat_box(0, relations="rides 2"), cvat_box(1, number="2"), cvat_box(2, number="2")), "rides 2.*of one box"),
     (cvat(cvat_box(0, group=1, role="subject", predicate="ride")), "group 1 needs"),
     (cvat('<box label="a"/>'), "xtl"),
+    (cvat('<box label="a" rotation="30.0"/>'), "'1.png': a box is rotated"),
 ])  # fmt: skip
 def test_an_unfit_cvat_file_is_refused_with_the_reason(run, tmp_path, text, reason):
     with pytest.raises(FatalError, match=reason):
