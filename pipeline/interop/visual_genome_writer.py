@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.datasets.vg150 import DAMAGED, SCALE, TEST
+from pipeline.data.datasets.vg150 import DAMAGED, SCALE, TEST, VALIDATION_IMAGES
 from pipeline.interop.json_writer import number, write_list, write_object
 from pipeline.interop.run_rows import RunRows, Tally, numbered_names, size_fields, without_crowds
 from storage.errors import FatalError
@@ -64,7 +64,8 @@ _NAME = "file name (images are named by their ids)"
 def write_vg150(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `VG-SGG.h5`, `VG-SGG-dicts.json` and `image_data.json` for each dataset.
 
-    Images of a split other than "test" are for training. Boxes are whole numbers for a longer side of 1024 pixels.
+    Images of a split other than "test" are for training, and of those with relations, readers take the first for "val".
+    Boxes are whole numbers for a longer side of 1024 pixels.
     """
     rows.require_kept()
     try:
@@ -103,6 +104,8 @@ def write_vg150(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
             )
             by_image.append((TEST if row["split"] == "test" else 0, *(end for span in spans for end in span)))
             sizes.append({"image_id": row["image_id"], **size_fields(row)})
+        related = sum(split != TEST and first_relation >= 0 for split, _, _, first_relation, _ in by_image)
+        tally.note(_VALIDATION, min(related, VALIDATION_IMAGES))
         if not by_image:
             raise FatalError(
                 f"{dataset}: VG150 states boxes in parts of the longer side, but no image has a known size"
@@ -124,5 +127,6 @@ def write_vg150(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
         write_list(place / "image_data.json", sizes)
 
 
+_VALIDATION = 'training image among the first with relations, which readers take for "val" (read split "trainval")'
 _ROUNDING = 1e-3
 """Of a box's sides in single precision, in parts of 1/1024 of the longer side."""

@@ -252,3 +252,7 @@ def test_vg150_comes_back_from_coco_as_it_was(tmp_path):
         convert_annotations("coco", save_json(tmp_path / "c.json", UNSIZED), "vg150", tmp_path / "unsized")
     made = convert_annotations("hico_instances", save_json(tmp_path / "a.json", HICO), "vg150", tmp_path / "rounded")
     assert made.lost["box in parts of 1/1024 of the longer side"] == 4
+    assert [number for reason, number in made.lost.items() if 'readers take for "val"' in reason] == [1]
+    named = {"dictionary": tmp_path / "rounded/VG-SGG-dicts.json", "image_data": tmp_path / "rounded/image_data.json"}
+    with pytest.raises(FatalError, match="none of its 2 images is of split 'test'"):
+        convert_annotations("vg150", tmp_path / "rounded/VG-SGG.h5", "coco", tmp_path / "none", named, "test")
