@@ -91,6 +91,7 @@ def write_vg150(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
             sides = np.array([[box[side] for side in "xywh"] for box in own]).reshape(-1, 4) * scale
             sides[:, :2] += sides[:, 2:] / 2
             whole = np.rint(sides).astype(np.int64)
+            whole[:, 2:] = np.maximum(whole[:, 2:], 1)  # no reader takes an empty box
             rounded = (np.abs(sides - whole) > _ROUNDING).any(axis=1)
             tally.note("box in parts of 1/1024 of the longer side", int(rounded.sum()))
             boxes += whole.tolist()

@@ -256,3 +256,9 @@ def test_vg150_comes_back_from_coco_as_it_was(tmp_path):
     named = {"dictionary": tmp_path / "rounded/VG-SGG-dicts.json", "image_data": tmp_path / "rounded/image_data.json"}
     with pytest.raises(FatalError, match="none of its 2 images is of split 'test'"):
         convert_annotations("vg150", tmp_path / "rounded/VG-SGG.h5", "coco", tmp_path / "none", named, "test")
+    dot = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [9, 9, 1, 1]}
+    wide = {"images": [{"id": 1, "file_name": "1.jpg", "width": 4000, "height": 9}], "annotations": [dot]}
+    wide["categories"] = [{"id": 1, "name": "cup"}]
+    convert_annotations("coco", save_json(tmp_path / "w.json", wide), "vg150", tmp_path / "wide")
+    with h5py.File(tmp_path / "wide/VG-SGG.h5") as file:
+        assert file["boxes_1024"][:].tolist() == [[2, 2, 1, 1]]
