@@ -62,7 +62,7 @@ def read_element(entry: Any) -> LabelledImage | Rejected:
         "dataset": dataset,
         "split": readable(split),
         "image_id": image_id,
-        "uri": _uri(dataset, split, image_id, name),
+        "uri": name or uri_by_id(dataset, split, image_id),
         "digest": "",
         "width": None,
         "height": None,
@@ -92,7 +92,7 @@ class ElementWriter:
         ids = {index: own[at] if imported else next(self._objects) for at, (index, _) in enumerate(usable)}
         head: dict[str, Any] = {"image_id": image["image_id"]}
         if self._dataset != VISUAL_GENOME:
-            head |= {"dataset": self._dataset, "data_split": _split(self._dataset, image["split"])}
+            head |= {"dataset": self._dataset, "data_split": official_split(self._dataset, image["split"])}
         return head | {
             "objects": [
                 {
@@ -203,14 +203,13 @@ def _name(value: Any) -> str | None:
     return readable(first) if isinstance(first, str) and readable(first).strip() else None
 
 
-def _uri(dataset: str, split: str, image_id: int, name: str) -> str:
-    """Returns the image's path inside its dataset's folder, by the authors' rules."""
-    if name:
-        return name
+def uri_by_id(dataset: str, split: str, image_id: int) -> str:
+    """Returns the path inside its dataset's folder of an image whose name is not stated, by the authors' rules."""
     return f"{split}/{image_id:012d}.jpg" if dataset == "coco2017" else f"{image_id}.jpg"
 
 
-def _split(dataset: str, split: str) -> str:
+def official_split(dataset: str, split: str) -> str:
+    """Returns the authors' name of a split."""
     return f"{split}2017" if dataset == "coco2017" and split in ("train", "val") else split
 
 

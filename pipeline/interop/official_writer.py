@@ -9,8 +9,15 @@ from typing import Any
 
 from pipeline.interop.json_writer import write_list, write_object
 from pipeline.interop.official_graphs import write_candidates, write_captions, write_graphs, write_groups
-from pipeline.interop.official_labels import VISUAL_GENOME, ElementWriter, name_counts, write_frequencies
-from pipeline.interop.run_rows import RunRows, Tally, relations_of
+from pipeline.interop.official_labels import (
+    VISUAL_GENOME,
+    ElementWriter,
+    name_counts,
+    official_split,
+    uri_by_id,
+    write_frequencies,
+)
+from pipeline.interop.run_rows import NAMED_BY_ID, RunRows, Tally, relations_of
 
 CAPTIONS, GRAPHS, CANDIDATES = "captions.json", "scene_graphs.json", "candidates.json"
 LABELS, FREQUENCIES, FILES = "labels.json", "keep_names_freq.json", "image_id_to_filepath.json"
@@ -54,8 +61,8 @@ def write_vg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> Non
     rows.require_kept()
     for dataset in rows.ingested():
         writer = ElementWriter(VISUAL_GENOME)
-        elements = (writer.vg_element(*element) for element in _elements(rows, dataset, threshold, tally, vg=True))
-        write_list(folder / f"{dataset}.json", elements)
+        elements = _elements(rows, dataset, VISUAL_GENOME, threshold, tally)
+        write_list(folder / f"{dataset}.json", (writer.vg_element(*element) for element in elements))
 
 
 def _captions(rows: RunRows, dataset: str, tally: Tally) -> Iterator[tuple[str, Any]]:
@@ -94,7 +101,7 @@ def _labels(rows: RunRows, dataset: str, place: Path, threshold: float, tally: T
 
     def elements() -> Iterator[dict[str, Any]]:
         is_vg = official == VISUAL_GENOME
-        for image, labels in _elements(rows, dataset, threshold, tally, is_vg):
+        for image, labels in _elements(rows, dataset, official, threshold, tally):
             element = writer.vg_element(image, labels) if is_vg else writer.element(image, labels)
             relations.update(relation["predicate"] for relation in element["relationships"])
             objects.update(box["names"] for box in element["objects"])
@@ -109,7 +116,7 @@ def _labels(rows: RunRows, dataset: str, place: Path, threshold: float, tally: T
 
 
 def _elements(
-    rows: RunRows, dataset: str, threshold: float, tally: Tally, vg: bool
+    rows: RunRows, dataset: str, official: str, threshold: float, tally: Tally
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
     for image in rows.images(dataset, "images", "relations"):
         row, relations = dict(image.rows["images"]), relations_of(image, threshold, tally)
@@ -121,7 +128,11 @@ def _elements(
         tally.wrote.update({"images": 1, "boxes": boxes, "relations": len(relations) - of_crowds})
         tally.note("size and digest of an image", 1)
         tally.note("origin and calibration of a relation", sum("score" in relation for relation in relations))
-        if vg:
+        is_named = official == "o365" or row["uri"] == uri_by_id(
+            official, official_split(official, row["split"]), row["image_id"]
+        )
+        tally.note(NAMED_BY_ID, int(not is_named))
+        if official == VISUAL_GENOME:
             sides = [box[side] for box in row["boxes"] for side in "xywh"]
             tally.note("fraction of a pixel", sum(side != round(side) for side in sides))
             tally.note("score of a relation", sum("score" in relation for relation in relations))

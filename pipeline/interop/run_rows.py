@@ -23,6 +23,8 @@ from tagger.labelling.label_choice import shown
 
 NAMES = "names"
 """Document of a run that is made of annotations: the set's own object names and predicates, in the order of its ids."""
+NAMED_BY_ID = "file name (images are named by their ids)"
+"""What is lost where a layout has no file names, and an image is not named as its readers expect."""
 
 
 class Tally:

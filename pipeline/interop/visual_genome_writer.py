@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.data.datasets.vg150 import DAMAGED, SCALE, TEST, VALIDATION_IMAGES
 from pipeline.interop.json_writer import number, write_list, write_object
-from pipeline.interop.run_rows import RunRows, Tally, numbered_names, size_fields, without_crowds
+from pipeline.interop.run_rows import NAMED_BY_ID, RunRows, Tally, numbered_names, size_fields, without_crowds
 from storage.errors import FatalError
 
 
@@ -37,7 +37,7 @@ def _relationships(
     following = 1
     for row, boxes, relations in without_crowds(rows, dataset, threshold, tally):
         image_id = row["image_id"]
-        tally.note(_NAME, int(row["uri"] != f"{image_id}.jpg"))
+        tally.note(NAMED_BY_ID, int(row["uri"] != f"{image_id}.jpg"))
         items = [
             {"object_id": key, "names": [box["category"]], **{side: number(box[side]) for side in "xywh"}}
             for key, box in enumerate(boxes, start=following)
@@ -56,9 +56,6 @@ def _relationships(
                 for each in relations
             ],
         }
-
-
-_NAME = "file name (images are named by their ids)"
 
 
 def write_vg150(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
@@ -85,7 +82,7 @@ def write_vg150(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
                 tally.note("image without a known size, or with the id of a damaged one, which readers skip")
                 tally.wrote.subtract({"images": 1, "boxes": len(own), "relations": len(stated)})
                 continue
-            tally.note(_NAME, int(row["uri"] != f"{row['image_id']}.jpg"))
+            tally.note(NAMED_BY_ID, int(row["uri"] != f"{row['image_id']}.jpg"))
             first = len(boxes), len(relations)
             scale = SCALE / max(row["width"], row["height"])
             sides = np.array([[box[side] for side in "xywh"] for box in own]).reshape(-1, 4) * scale

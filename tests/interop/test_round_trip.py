@@ -112,6 +112,8 @@ def test_labels_as_the_authors_write_them(run, tmp_path):
     }  # fmt: skip
     assert made.lost["relation scored below 0.3"] == 1
     assert made.lost["crowd box"] == made.lost["relation of a crowd box"] == 1
+    name = "file name (images are named by their ids)"
+    assert name not in made.lost and exported(run, "official_vg", tmp_path / "vg").lost[name] == 2
 
 
 def test_the_authors_frequencies_go_through_whole(shared, tmp_path):
