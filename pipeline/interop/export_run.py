@@ -67,9 +67,9 @@ def export_run(
     """Writes a run into the new folder `folder`, which appears complete or not at all.
 
     Exports the relations that the run's shards keep, or with `all_scores` every scored one, except those below
-    `threshold`. `parquet` copies whole tables and ignores both. `masks`: the folder of the PNGs that PSG and COCO
+    `threshold`. `parquet` copies whole tables. `masks`: the folder of the PNGs that PSG and COCO
     panoptic name. Raises `FatalError` if the folder exists or cannot be written, if the run lacks the steps that the
-    format needs, or if `all_scores` is set for a format without scores.
+    format needs, if `all_scores` is set for a format without scores, or `threshold` for `parquet`.
     """
     if folder.exists():
         raise FatalError(f"{folder} already exists; name a new folder with --out, or remove this one")

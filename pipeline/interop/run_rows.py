@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.data.datasets.record import NO_OBJECT
 from pipeline.labels.kept_labels import choice_of, kept_labels
@@ -117,13 +115,6 @@ class RunRows:
                 for image in self._partition(partition, tables):
                     if not tables or tables[0] in image.rows:
                         yield image
-
-    def artifact_tables(self, table: str) -> Iterator[tuple[str, pa.Table]]:
-        """Yields (partition, table) for each partition, as stored."""
-        step = next((step for step, name in TABLES.items() if name == table), "tag")
-        for partition, artifact in self._artifacts.get(step, {}).items():
-            if f"{table}.parquet" in artifact.manifest.files:
-                yield partition, artifact.table(table)
 
     def _partition(self, partition: str, tables: tuple[str, ...]) -> Iterator[ImageRows]:
         rows: dict[int, dict[str, dict[str, Any]]] = {}

@@ -16,6 +16,7 @@ from pycocotools.mask import decode
 from run_builder import TWO_PEOPLE, RunBuilder, box, pair, relation, relations
 from toy_store import rewrite
 
+from pipeline.cli.query import tables_of
 from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import DataSource
 from pipeline.interop.annotation_converter import convert_annotations
@@ -317,6 +318,18 @@ def test_parquet_copies_every_table_whole(run, tmp_path):
     [artifact] = run.artifacts("tag").values()
     assert table.drop_columns(["partition"]).equals(artifact.table("relations"))
     assert table["partition"].to_pylist() == ["coco2017/0000"] * 2
+
+
+def test_parquet_has_every_table_that_a_query_has_and_no_threshold(labelled, tmp_path):
+    for variant in ("pseudo", "naive"):
+        labelled.add(f"shard:{variant}", "toys/0000", [], overrides=[])
+    exported(labelled.run, "parquet", tmp_path / "out")
+    written = {path.stem: pa.parquet.read_table(path) for path in (tmp_path / "out").iterdir()}
+    assert written.keys() - {"labels"} == dict(tables_of(labelled.run)).keys()
+    assert written.keys() >= {"rejected", "overrides_naive", "shards_pseudo"}
+    assert written["rejected"].to_pylist()[0]["reason"] == "truncated"
+    with pytest.raises(FatalError, match="--threshold: parquet has every table as it is"):
+        exported(labelled.run, "parquet", tmp_path / "above", threshold=0.5)
 
 
 def test_csv_has_a_row_for_each_kept_label(run, tmp_path):
