@@ -44,12 +44,14 @@ def write_parquet(rows: RunRows, folder: Path, threshold: float, tally: Tally) -
 
 def write_csv(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `labels.csv`: one row per scored label, with names, boxes, score, caption and words."""
+    # Labels that reviewers added have no score, those that are not kept no confidence.
+    names = ("score", "confidence") if rows.choice is None else ("confidence", "score")
     with csv.CSVWriter(folder / "labels.csv", LABELS) as writer:
         for part in flat_labels(rows.run):
             chosen = part if rows.choice is None else part.filter(part["kept"])
             tally.note("relation that the run does not keep", len(part) - len(chosen))
-            confidence = pc.coalesce(chosen["confidence"], chosen["score"])
-            above = chosen.filter(pc.greater_equal(pc.round(confidence.cast(pa.float64()), 6), threshold))
+            compared = pc.coalesce(*(chosen[name] for name in names))
+            above = chosen.filter(pc.greater_equal(pc.round(compared.cast(pa.float64()), 6), threshold))
             tally.note(f"relation scored below {threshold:g}", len(chosen) - len(above))
             writer.write_table(above)
             tally.wrote["labels"] += len(above)

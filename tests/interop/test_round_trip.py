@@ -340,6 +340,8 @@ def test_csv_has_a_row_for_each_kept_label(run, tmp_path):
     assert [(row["predicate"], row["kept"]) for row in kept] == [("ride", True), ("near", True)]
     assert [row["kept"] for row in scored] == [True, True, False] and everything.wrote == {"labels": 3}
     assert (kept[0]["subject_category"], kept[0]["object_h"], kept[0]["caption"]) == ("person", 40.0, TEXTS[0])
+    run.note("recipe", {"shard": {"confidence": "calibrated", "calibration": {"": [1.0, -9.0]}, "threshold": 0}})
+    assert exported(run, "csv", tmp_path / "above", threshold=0.4, all_scores=True).wrote == {"labels": 2}
 
 
 def test_labels_of_earlier_images_are_refused(run, tmp_path):
