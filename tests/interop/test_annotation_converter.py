@@ -174,6 +174,9 @@ def test_psg_comes_back_from_coco_as_it_was(tmp_path):
     assert made.lost == {}
     again = json.loads((tmp_path / "psg/psg.json").read_text())
     assert again == {"data": images[1:], **PSG_NAMES, "test_image_ids": ["8"]}
+    del images[1]["pan_seg_file_name"]
+    bare = save_json(tmp_path / "bare.json", {"data": images, **PSG_NAMES, "test_image_ids": ["8"]})
+    assert convert_annotations("psg", bare, "coco", tmp_path / "no masks", split="test").lost == {}
 
 
 def test_outlines_and_run_lengths_become_the_masks_of_psg(tmp_path):
