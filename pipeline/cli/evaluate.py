@@ -76,6 +76,7 @@ USED_BY: dict[str, tuple[Benchmark, ...]] = {
     "--masks": ("vg",),
     "--seen": ("vg", "vrd"),
     "--format": ("hico-det", "open-images", "vrd", "vg"),
+    "--subject": ("hico-det",),
 }
 """Options that only some benchmarks have a rule for."""
 UNKNOWN_IDS = ("unknown category id", "unknown verb id", "unknown category")
@@ -235,6 +236,7 @@ def score(
         "--known-object": known_object, "--interactions": interactions, "--rare": rare, "--split": split,
         "--validity": validity, "--no-suppression": no_suppression, "--verified": verified, "--boxes-given": boxes_given,
         "--absent-as-zero": absent_as_zero, "--seen": seen, "--format": format_name, "--masks": masks,
+        "--subject": subject != "person",
     }  # fmt: skip
     for option, value in given.items():
         if value and benchmark not in USED_BY[option]:

@@ -251,6 +251,8 @@ def test_a_run_of_segments_is_exported_with_their_masks(run, tmp_path):
     made = export_run(run, "coco", tmp_path / "out", masks=tmp_path / "png")
     masks = [each.get("segmentation") for each in read(tmp_path / "out/coco2017/instances.json")["annotations"]]
     assert masks[:2] == [None, None] and (decode(masks[2]) * 5 == pixels[..., 0]).all()
+    with pytest.raises(FatalError, match="--masks: hf has no masks"):
+        export_run(run, "hf", tmp_path / "hf", masks=tmp_path / "png")
     unread = "mask in a PNG, read with --masks"
     assert unread not in made.lost and exported(run, "coco", tmp_path / "bare").lost[unread] == 1
 
