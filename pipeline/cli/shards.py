@@ -21,6 +21,7 @@ from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, decode_image
 from pipeline.interop.publish_shards import (
     CHECKSUMS,
     ENERGON_FOLDER,
+    STEP,
     LoaderIndex,
     checksum_faults,
     index_files,
@@ -247,7 +248,7 @@ def _members(sample: TarSample) -> str:
 def publish(
     run_name: RunName,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder to write.")],
-    step: Annotated[str, typer.Option("--step", help="Publish this step's shards.")] = "shard:pseudo",
+    step: Annotated[str, typer.Option("--step", help="Publish this step's shards.")] = STEP,
     license_: Annotated[
         str, typer.Option("--license", help="Licence id on the Hugging Face Hub, e.g. cc-by-4.0.")
     ] = "unknown",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,10 +197,7 @@ def numbered_names(rows: RunRows, dataset: str, threshold: float) -> tuple[dict[
 def without_crowds(
     rows: RunRows, dataset: str, threshold: float, tally: Tally
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]]:
-    """Yields each image with its boxes that are not crowds, and the relations between them, re-indexed.
-
-    Counts them, and what a layout without scores and digests loses.
-    """
+    """Yields each image with its boxes that are not crowds, and the relations between them, re-indexed. Counts them."""
     for image in rows.images(dataset, "images", "relations"):
         boxes, relations = image.items("images", "boxes"), relations_of(image, threshold, tally)
         usable = [index for index, box in enumerate(boxes) if not box["crowd"]]
@@ -213,10 +210,14 @@ def without_crowds(
         row = dict(image.rows["images"])
         tally.note("crowd box", len(boxes) - len(usable))
         tally.note("relation of a crowd box", len(relations) - len(kept))
-        tally.note("score, origin and calibration of a relation", sum("score" in relation for relation in kept))
-        tally.note("digest of an image", int(bool(row["digest"])))
         tally.wrote.update({"images": 1, "boxes": len(usable), "relations": len(kept)})
         yield row, [boxes[index] for index in usable], kept
+
+
+def note_unscored(row: Mapping[str, Any], relations: Sequence[Mapping[str, Any]], tally: Tally) -> None:
+    """Counts what a layout without scores and digests loses of an image."""
+    tally.note("score, origin and calibration of a relation", sum("score" in relation for relation in relations))
+    tally.note("digest of an image", int(bool(row["digest"])))
 
 
 def size_fields(row: Mapping[str, Any]) -> dict[str, int]:
