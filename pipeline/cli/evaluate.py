@@ -145,6 +145,7 @@ class Evaluation:
         said = {"findings": self.findings, "report": None if self.report is None else str(self.report)}
         if self.comparison is not None:
             return self.comparison.as_json(**said)
+        # Only NaN differs from itself.
         figures = [{k: None if v != v else v for k, v in vars(figure).items()} for figure in self.figures]
         named = {"benchmark": self.benchmark, "rules": self.rules}
         return json.dumps(named | said | {"figures": figures}, allow_nan=False)

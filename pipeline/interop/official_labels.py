@@ -89,6 +89,7 @@ class ElementWriter:
         Pass the most confident relations first: the authors' loader keeps an image's first 100."""
         own = [box["source_id"] for box in boxes]
         known = all(own_id is not None and own_id >= 0 for own_id in own) and len(set(own)) == len(own)
+        # An import reads no bytes of images, so its rows have no digest.
         ids = own if known and not image["digest"] else [next(self._objects) for _ in boxes]
         head: dict[str, Any] = {"image_id": image["image_id"]}
         if self._dataset != VISUAL_GENOME:
@@ -120,6 +121,7 @@ class ElementWriter:
         """Converts one image to the authors' Visual Genome layout: whole pixels, empty synsets, no confidence."""
         element = self.element(image, boxes, relations)
         for box in element["objects"]:
+            # With a side that rounds to 0, the box would be empty, and rejected when the file is read.
             box |= {side: round(box[side]) for side in "xy"} | {side: max(round(box[side]), 1) for side in "wh"}
             box["synsets"] = []
         element["relationships"] = [
