@@ -53,7 +53,7 @@ def batch(
     from pipeline.training.batches import step_images  # loads torch
 
     training = RecordedTraining.find(find_run(existing_store(store), run_name), step_name)
-    if training.steps is not None and step > training.steps:
+    if training.steps is not None and not 1 <= step <= training.steps:
         raise FatalError(
             f"{training.step_name} of run {run_name!r} has steps 1 to {training.steps}, but no step {step}"
         )
