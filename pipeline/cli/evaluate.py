@@ -27,7 +27,7 @@ from pipeline.evaluation.benchmark import Evaluated, Options, numbered_triplets
 from pipeline.evaluation.comparison import ComparedModel, Comparison, compare
 from pipeline.evaluation.detections.names import counted_names, matched
 from pipeline.evaluation.detections.plausible import refuse_implausible
-from pipeline.evaluation.detections.read import read_detections
+from pipeline.evaluation.detections.read import DetectionSet, read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import TripletClass
 from pipeline.evaluation.ranking import PER_IMAGE
@@ -343,17 +343,18 @@ def _scored(
     evaluated = run[benchmark]()
     predicted = predicted if evaluated.counted is None else evaluated.counted
     predicted, true = (replace(each, masks=None) for each in (predicted, true))
-    findings = "\n".join(filter(None, (str(found.findings), doubt, _cut_before(path, found.relations, options))))
+    findings = "\n".join(filter(None, (str(found.findings), doubt, _cut_before(path, found, options))))
     return ScoredFile(ComparedModel(name, evaluated, predicted, true), *names, truth.uris, findings)
 
 
-def _cut_before(path: Path, predicted: Relations, options: Options) -> str:
-    """A note on relations that were chosen before the validity could rule out others."""
-    if options.validity is None or np.bincount(predicted.image).max(initial=0) != PER_IMAGE:
+def _cut_before(path: Path, found: DetectionSet, options: Options) -> str:
+    """A note on relations that may have been chosen before the validity could rule out others."""
+    most = int(np.bincount(found.relations.image).max(initial=0))
+    if options.validity is None or found.allowed_applied or not 0 < most <= PER_IMAGE:
         return ""
     return (
-        f"{path}: holds the {PER_IMAGE} best relations of an image, chosen before --validity ruled some out, so these figures "
-        "are lower bounds; `rlip predict --per-image 1000` writes more"
+        f"{path}: holds at most {most} relations of an image; if they were chosen before --validity ruled some out, these "
+        "figures are lower bounds; `rlip predict --per-image 1000` writes more"
     )
 
 

@@ -53,6 +53,7 @@ def read_score_matrices(
     content.objects = {name: code for code, name in enumerate(names)}
     content.predicates = {name: code for code, name in enumerate(truth.predicates)}
     permitted = None if allowed is None else _permitted(allowed, names, truth)
+    content.allowed_applied = allowed is not None
     for number, entry in enumerate(entries):
         found = _scored(entry)
         if found is None:
