@@ -30,6 +30,7 @@ from pipeline.evaluation.detections.plausible import refuse_implausible
 from pipeline.evaluation.detections.read import DetectionSet, read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import TripletClass
+from pipeline.evaluation.matching import pair_numbers
 from pipeline.evaluation.ranking import PER_IMAGE
 from pipeline.evaluation.relations import Relations
 from pipeline.evaluation.splits import (
@@ -98,8 +99,10 @@ def _write_report(
 ) -> None:
     """Writes a page, a Markdown table and JSON. `root`: the folder of images, to show some."""
     uris, (name, evaluated, predicted, truth) = scored.uris, scored.model
+    # What the headline figure takes: other benchmarks limit pairs, or nothing.
+    per_image = PER_IMAGE if benchmark in ("hico-det", "open-images") else None
     shown = EvaluatedImages(
-        dissect(predicted, truth),
+        dissect(predicted, truth, per_image),
         scored.objects,
         scored.predicates,
         uris,
@@ -343,7 +346,8 @@ def _scored(
     evaluated = run[benchmark]()
     predicted = predicted if evaluated.counted is None else evaluated.counted
     predicted, true = (replace(each, masks=None) for each in (predicted, true))
-    findings = "\n".join(filter(None, (str(found.findings), doubt, _cut_before(path, found, options))))
+    cut = _cut_pairs(path, found.relations) if per_image is None else _cut_before(path, found, options)
+    findings = "\n".join(filter(None, (str(found.findings), doubt, cut)))
     return ScoredFile(ComparedModel(name, evaluated, predicted, true), *names, truth.uris, findings)
 
 
@@ -355,6 +359,22 @@ def _cut_before(path: Path, found: DetectionSet, options: Options) -> str:
     return (
         f"{path}: holds at most {most} relations of an image; if they were chosen before --validity ruled some out, these "
         "figures are lower bounds; `rlip predict --per-image 1000` writes more"
+    )
+
+
+def _cut_pairs(path: Path, predicted: Relations) -> str:
+    """A note on relations that were cut to HICO-DET's number, which may leave too few pairs for R@100."""
+    counts = np.bincount(predicted.image, minlength=predicted.images)
+    if counts.max(initial=0) != PER_IMAGE:
+        return ""
+    first = np.unique(pair_numbers(predicted), return_index=True)[1]
+    pairs = np.bincount(predicted.image[first], minlength=predicted.images)
+    if pairs[counts == PER_IMAGE].min() == PER_IMAGE:
+        return ""
+    return (
+        f"{path}: holds at most {PER_IMAGE} relations of an image, of fewer pairs; if it was cut to these, recalls with one "
+        "predicate per pair are lower bounds; `rlip predict --per-image 5000` writes more, and `evaluate.metrics` in a "
+        "recipe scores all"
     )
 
 

@@ -232,9 +232,15 @@ def test_scores_of_all_predicates_leave_each_pair_its_best(tmp_path):
     named = [f"--file={kind}={save_json(tmp_path / f'{kind}.json', names[kind])}" for kind in names]
     scores = [[0.9] * 7 + [0.95] + [0.9] * 112, [0.1] * 7 + [0.2] + [0.1] * 112]
     found = {"file_name": "1_a.jpg", "boxes": corners, "labels": [0, 1, 0, 1], "verb_scores": scores}
-    _, summary = evaluated(
-        tmp_path, "vrd", "--ground-truth", save_json(tmp_path / "vrd.json", truth), *named,
-        "--detections", save_json(tmp_path / "found.json", [found | {"sub_ids": [0, 2], "obj_ids": [1, 3]}]),
-    )  # fmt: skip
-    assert figure(summary, "relation R@50, k=1")["value"] == 1.0
+    words = "--ground-truth", save_json(tmp_path / "vrd.json", truth), *named, "--detections"
+    matrices = save_json(tmp_path / "found.json", [found | {"sub_ids": [0, 2], "obj_ids": [1, 3]}])
+    _, summary = evaluated(tmp_path, "vrd", *words, matrices)
+    assert figure(summary, "relation R@50, k=1")["value"] == summary["anatomy"]["score"] == 1.0
     assert figure(summary, "relation R@50, k=all")["value"] == 0.5
+    sides = [dict(zip(("category", "score", *"xywh"), ("person", 1.0, *box), strict=True)) for box in boxes[:2]]
+    pair = {"subject": 0, "object": 1, "score": 0.9}
+    for number, cut in ((99, False), (100, True)):
+        pairs = [pair | {"predicate": name} for name in names["predicates"][:number]]
+        rows = save_json(tmp_path / "cut.json", [{"uri": "1_a.jpg", "boxes": sides, "pairs": pairs}])
+        findings = json.loads(output_of("evaluate", "vrd", *words, rows, "--intervals", "0", "--json"))["findings"]
+        assert ("recalls with one predicate per pair are lower bounds" in findings) == cut
