@@ -62,8 +62,6 @@ FORMATS: dict[Benchmark, str] = {
     "vg": "vg150",
 }
 """The format of a benchmark's ground truth unless another is named."""
-NAMES: dict[Benchmark, str] = {"vcoco": "v-coco"}
-"""Names in `published.toml` that differ."""
 USED_BY: dict[str, tuple[Benchmark, ...]] = {
     "--known-object": ("hico-det",),
     "--interactions": ("hico-det",),
@@ -94,6 +92,13 @@ class ScoredFile(NamedTuple):
     findings: str = ""
 
 
+def _published_name(benchmark: Benchmark, masks: bool | None) -> str:
+    """The name in `published.toml`, which has no results of PSG by boxes. `masks`: as in `Options`."""
+    if masks is not None:
+        return "psg" if masks else "psg-boxes"
+    return "v-coco" if benchmark == "vcoco" else benchmark
+
+
 def _write_report(
     folder: Path, benchmark: Benchmark, scored: ScoredFile, root: ImageFolder | None, setting: str, options: Options
 ) -> None:
@@ -109,7 +114,7 @@ def _write_report(
         lambda position: read_image(Path(uris[position]) if root is None else root.place(uris[position])),
     )
     summary = summarise(
-        "psg" if options.masks else NAMES.get(benchmark, benchmark),
+        _published_name(benchmark, options.masks),
         name,
         evaluated.figures,
         evaluated.classes,
@@ -283,8 +288,14 @@ def score(
                 scored = [_scored(benchmark, *named, truth, faults, options) for named in models.items()]
             findings += "\n".join(each.findings for each in scored if each.findings)
             if compared:
+                images = {tuple(np.unique(each.model.predicted.image)) for each in scored}
+                if official and options.masks and len(images) > 1:
+                    raise FatalError(
+                        "--official: PSG's evaluator leaves out images without predictions, which differ between these models; "
+                        "omit --official"
+                    )
                 comparison = compare(
-                    NAMES.get(benchmark, benchmark),
+                    _published_name(benchmark, options.masks),
                     [each.model for each in scored],
                     scored[0].predicates,
                     options.named_rules,

@@ -189,6 +189,7 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
         truth.predicates,
         setting="NF" if is_hico else "zero-shot",
         scored=evaluated.scored,
+        suppression=True,
     )
     rules = "Scores follow HICO-DET's rules. Predicates are in the run's canonical form, which merges synonyms."
     summary = replace(summary, caveats=(rules, *summary.caveats))

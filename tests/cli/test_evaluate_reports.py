@@ -174,6 +174,7 @@ def test_psg_by_boxes_says_so(tmp_path):
     summary = PanopticSet(tmp_path).scored()
     assert figure(summary, "R@20")["value"] == pytest.approx(5 / 6)
     assert summary["caveats"][0] == "Relations are matched by boxes; PSG's own figures use masks."
+    assert (summary["benchmark"], summary["published"], summary["difference"]) == ("psg-boxes", [], "")
 
 
 def test_psg_by_masks_finds_other_relations_than_by_boxes(tmp_path):
@@ -191,6 +192,30 @@ def test_psg_by_masks_finds_other_relations_than_by_boxes(tmp_path):
     summary = files.scored("--masks", tmp_path)
     assert figure(summary, "R@20")["value"] == pytest.approx(3 / 6)
     assert figure(summary, "R@20")["official"] == pytest.approx(3 / 5)  # without the image that has no predictions
+
+
+def test_psg_compares_models_on_the_same_images(tmp_path):
+    files = PanopticSet(tmp_path)
+    files.masked(*[files.person] * 6)
+    words = [
+        "evaluate",
+        "vg",
+        "--format",
+        "psg",
+        "--ground-truth",
+        files.truth,
+        "--masks",
+        tmp_path,
+        "--intervals",
+        "0",
+    ]
+    words += ["--detections", save_json(tmp_path / "one.json", files.rows)]
+    del files.rows[-1]["pairs"][:]
+    words += ["--detections", save_json(tmp_path / "other.json", files.rows), "--report", tmp_path / "compared"]
+    output_of(*words)
+    assert "<h1>PSG: 2 models</h1>" in (tmp_path / "compared/index.html").read_text()
+    refused = rlip(*words, "--official")
+    assert refused.exit_code and "leaves out images without predictions" in refused.output
 
 
 def test_masks_that_would_be_misread_are_refused(tmp_path):
