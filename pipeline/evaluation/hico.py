@@ -181,13 +181,16 @@ def _scores(predicted: Relations, rules: HicoRules) -> Floats:
             f"validity is {' × '.join(map(str, rules.validity.shape))}, but predictions have labels for {sizes[0]} predicates "
             f"and {sizes[1]} objects"
         )
-    return np.asarray(scores * rules.validity[predicted.predicates, predicted.object_labels])
+    factors = rules.validity[predicted.predicates, predicted.object_labels]
+    # An interaction without an object (-1) is no combination, so the table says nothing about it.
+    return np.asarray(scores * np.where(predicted.object_labels < 0, 1, factors))
 
 
 def _has_object(predicted: Relations, truth: Relations) -> Flags:
     """Marks predictions on images whose truth holds the object category predicted."""
-    width = int(max(predicted.object_labels.max(initial=0), truth.object_labels.max(initial=0))) + 1
-    return np.isin(predicted.image * width + predicted.object_labels, truth.image * width + truth.object_labels)
+    width = int(max(predicted.object_labels.max(initial=0), truth.object_labels.max(initial=0))) + 2
+    # One more than the label: -1, no object, would be the last object of the image before.
+    return np.isin(*(each.image * width + each.object_labels + 1 for each in (predicted, truth)))
 
 
 def _descending(scores: Floats) -> NDArray[np.uint64]:

@@ -156,6 +156,8 @@ def test_a_relation_without_an_object_has_no_line():
     dissection = dissect(relations([(MAN, nothing, 0, 1, 2, 0.9)]), truth_of([(MAN, nothing, 0, 1, 2)]))
     picture = shown_image(images_of(dissection), 0, 1.0)
     assert (len(picture.boxes), picture.lines) == (1, ())
+    without = dissect(relations([(MAN, nothing, 0, -1, 2, 0.9)]), truth_of([]))
+    assert [each.object for each in shown_image(images_of(without), 0, 0.0).wrong] == ["nothing"]
 
 
 def detections(image_id: int, *pairs: tuple[int, str, int, float]) -> dict[str, Any]:
