@@ -447,11 +447,8 @@ def _with_files(
         triplets = numbered_triplets(listed, truth.objects, truth.predicates)
     of_rare = None
     if rare is not None:
-        of_rare = split_of_positions("rare", read_positions(rare), triplets, transductive=None).unseen
-        if (
-            len(triplets) == HICO_TRIPLETS
-            and not published_split("UC-RF", triplets, transductive=None).unseen <= of_rare
-        ):
+        of_rare = split_of_positions("rare", read_positions(rare), triplets).unseen
+        if len(triplets) == HICO_TRIPLETS and not published_split("UC-RF", triplets).unseen <= of_rare:
             raise FatalError(
                 f"{rare}: lacks interactions that are rare in HICO-DET; it must count from 0, in the order of {interactions}"
             )
@@ -462,10 +459,10 @@ def _split(name: str | None, triplets: Sequence[TripletClass]) -> Split | None:
     if name is None:
         return None
     if name in PUBLISHED:
-        return published_split(name, triplets, transductive=None)
+        return published_split(name, triplets)
     if not Path(name).is_file():
         raise FatalError(f"--split {name}: is neither {', '.join(PUBLISHED)} nor a file of positions")
-    return split_of_positions(Path(name).stem, read_positions(Path(name)), triplets, transductive=None)
+    return split_of_positions(Path(name).stem, read_positions(Path(name)), triplets)
 
 
 def _validity(path: Path | None, truth: GroundTruth) -> np.ndarray | None:

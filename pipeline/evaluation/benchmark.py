@@ -154,11 +154,13 @@ def hico_det(
 
     authors = {p: replace(each, official=True) for p, each in settings.items() if not options.official}
     official = _hico_means({p: match_hico(predicted, truth, each).scores() for p, each in authors.items()}, options)
-    groups: dict[TripletClass, str] = dict.fromkeys(options.rare or (), "rare")
-    groups |= dict.fromkeys(options.split.unseen if options.split else (), "unseen")
+    sides = [(options.rare, "rare", "non-rare"), (options.split and options.split.unseen, "unseen", "seen")]
+    groups = {
+        name: ", ".join(inside if t in chosen else outside for chosen, inside, outside in sides if chosen is not None)
+        for t, name in names.items()
+    }
     truths = {names[t]: count for t, count in matches[""].scores().truths.items()}
-    of_name = {names[t]: group for t, group in groups.items() if t in names}
-    evaluated = _evaluated(measured, official, truths, truth, options, mean, "mAP", groups=of_name)
+    evaluated = _evaluated(measured, official, truths, truth, options, mean, "mAP", groups=groups)
     return replace(evaluated, counted=counted(predicted, rules))
 
 
