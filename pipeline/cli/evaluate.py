@@ -125,7 +125,7 @@ def _write_report(
         scored=evaluated.scored,
         measure=evaluated.measure,
         suppression=options.suppression if benchmark in USED_BY["--no-suppression"] else None,
-        named_rules=options.named_rules,
+        named_rules=options.named_rules(benchmark),
         official=options.official,
     )
     write_atomic(folder / "index.html", evaluation_page(summary, None if root is None else shown).encode())
@@ -298,7 +298,7 @@ def score(
                     _published_name(benchmark, options.masks),
                     [each.model for each in scored],
                     scored[0].predicates,
-                    options.named_rules,
+                    options.named_rules(benchmark),
                     resamples=intervals,
                     report=options.report,
                 )
@@ -317,7 +317,9 @@ def score(
                 _write_report(report_folder, benchmark, scored[0], root, setting, options)
     page = None if report_folder is None else report_folder / "index.html"
     figures = tuple(scored[0].model.evaluated.figures)
-    return Evaluation(benchmark, options.named_rules, figures, findings, page, comparison if compared else None)
+    return Evaluation(
+        benchmark, options.named_rules(benchmark), figures, findings, page, comparison if compared else None
+    )
 
 
 def _print(evaluation: Evaluation, as_json: AsJson = False) -> None:

@@ -60,10 +60,11 @@ class Options:
     report: OnResample = lambda done, total: None
     """Called after each of them"""
 
-    @property
-    def named_rules(self) -> tuple[str, ...]:
-        """The rules that differ from the default ones, as sentences."""
+    def named_rules(self, benchmark: str) -> tuple[str, ...]:
+        """The rules that differ from the default ones or those of published results, as sentences."""
+        unmasked = benchmark == "hico-det" and self.validity is None
         named = {
+            "Scores are not multiplied by the table of allowed combinations, as published ones are.": unmasked,
             "Scores are those of the authors' evaluator, with its bugs.": self.official,
             "Duplicates are not suppressed.": not self.suppression,
             "Boxes were given (PredCls, SGCls).": self.boxes_given,

@@ -307,9 +307,12 @@ def test_relations_that_were_chosen_before_the_table_of_combinations_are_a_lower
     table(ALLOWED)(files)
 
     def note(rows: list[Row], *options: object) -> bool:
-        words = ["--ground-truth", files.folder / "truth.json", "--format", "hico_instances", "--intervals", "0", "--json"]
-        words += ["--detections", save_json(files.folder / "found.json", rows), *options]
-        findings = json.loads(rlip("evaluate", "hico-det", *map(str, words)).stdout)["findings"]
+        found = save_json(files.folder / "found.json", rows)
+        words = ["--ground-truth", files.folder / "truth.json", "--detections", found, "--format", "hico_instances"]
+        words += ["--intervals", "0", "--json", *options]
+        told = json.loads(rlip("evaluate", "hico-det", *map(str, words)).stdout)
+        assert any("table of allowed combinations" in rule for rule in told["rules"]) != bool(options)
+        findings = told["findings"]
         return "holds at most 3 relations of an image; if they were chosen before --validity" in findings
 
     validity = "--validity", files.folder / "validity.npy"
