@@ -288,8 +288,8 @@ def score(
                 scored = [_scored(benchmark, *named, truth, faults, options) for named in models.items()]
             findings += "\n".join(each.findings for each in scored if each.findings)
             if compared:
-                images = {tuple(np.unique(each.model.predicted.image)) for each in scored}
-                if official and options.masks and len(images) > 1:
+                evaluated = {tuple(np.unique(each.model.predicted.image)) for each in scored}
+                if official and options.masks and len(evaluated) > 1:
                     raise FatalError(
                         "--official: PSG's evaluator leaves out images without predictions, which differ between these models; "
                         "omit --official"
@@ -316,10 +316,8 @@ def score(
                     setting = "boxes given" if boxes_given else "SGDet"
                 _write_report(report_folder, benchmark, scored[0], root, setting, options)
     page = None if report_folder is None else report_folder / "index.html"
-    figures = tuple(scored[0].model.evaluated.figures)
-    return Evaluation(
-        benchmark, options.named_rules(benchmark), figures, findings, page, comparison if compared else None
-    )
+    figures, rules = tuple(scored[0].model.evaluated.figures), options.named_rules(benchmark)
+    return Evaluation(benchmark, rules, figures, findings, page, comparison if compared else None)
 
 
 def _print(evaluation: Evaluation, as_json: AsJson = False) -> None:

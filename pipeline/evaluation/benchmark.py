@@ -155,7 +155,8 @@ def hico_det(
 
     authors = {p: replace(each, official=True) for p, each in settings.items() if not options.official}
     official = _hico_means({p: match_hico(predicted, truth, each).scores() for p, each in authors.items()}, options)
-    sides = [(options.rare, "rare", "non-rare"), (options.split and options.split.unseen, "unseen", "seen")]
+    unseen = None if options.split is None else options.split.unseen
+    sides = [(options.rare, "rare", "non-rare"), (unseen, "unseen", "seen")]
     groups = {
         name: ", ".join(inside if t in chosen else outside for chosen, inside, outside in sides if chosen is not None)
         for t, name in names.items()

@@ -85,7 +85,7 @@ def test_equals_a_public_evaluator_where_no_scores_are_equal(shared, tmp_path, r
 
 
 @pytest.mark.parametrize("rules", [
-    HicoRules(), HicoRules(suppression=None), HicoRules(suppression=0.2, subject_power=0.5, object_power=1.5),
+    HicoRules(), HicoRules(suppression=None), HicoRules(suppression=0.2),
     HicoRules(per_image=7), HicoRules(overlap=0.8),
 ])  # fmt: skip
 def test_agrees_with_loops_over_images_and_their_interactions(rules):
