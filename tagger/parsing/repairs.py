@@ -6,7 +6,7 @@ from spacy.tokens import Doc, Token
 
 from tagger.categories.names import ANIMATE, COCO, OBJECTS365, PEOPLE
 from tagger.english.lemmas import known_lemmas, noun_lemma, verb_lemma
-from tagger.english.words import COLOURS, FUNCTION_WORDS, TOOLS, words
+from tagger.english.words import COLOURS, FUNCTION_WORDS, SEVERAL, TOOLS, words
 from tagger.parsing.tree import PART_NOUNS
 
 _GERUNDS = words(
@@ -36,7 +36,7 @@ def repair(doc: Doc) -> None:
             _make_clause(token, before)
         elif token.dep_ == "acl" and token.pos_ == "NOUN" and token.lower_ in _GERUNDS:
             token.pos_, token.tag_ = "VERB", "VBG"
-        elif _is_verb_of_participle(token, before):
+        elif _is_verb_behind_object(token, before):
             _make_main_verb(token, before)
         elif _is_hidden_verb(token, before):
             _make_verb(token, before)
@@ -80,10 +80,15 @@ def _is_hidden_verb(token: Token, before: Token) -> bool:
     """Detects "a bus passes a church" with "passes" read as a plural noun, which can't follow "a"."""
     if token.tag_ not in ("NNS", "NNPS") or before.head != token or before.dep_ not in _MODIFIERS | {"nsubj"}:
         return False
-    opening = before
+    return token.dep_ != "pobj" and _is_one(before) and bool(known_lemmas(token.lower_, "VERB"))
+
+
+def _is_one(noun: Token) -> bool:
+    """Whether the noun's phrase opens with "a", so that it is no part of a plural; "a few" opens plurals."""
+    opening = noun
     while opening.i > 0 and opening.pos_ in ("NOUN", "PROPN", "ADJ"):
         opening = opening.nbor(-1)
-    return opening.lower_ in ("a", "an") and bool(known_lemmas(token.lower_, "VERB"))
+    return opening.lower_ in ("a", "an") and opening.nbor().lower_ not in SEVERAL
 
 
 def _make_verb(verb: Token, noun: Token) -> None:
@@ -100,40 +105,38 @@ def _make_verb(verb: Token, noun: Token) -> None:
         child.head = noun
 
 
-def _is_verb_of_participle(token: Token, before: Token) -> bool:
-    """Detects "a truck filled with boxes drives", "a dog chained to a fence barks" read as box drives, fence barks."""
-    if (
-        token.dep_ != "pobj"
-        or token.tag_ not in ("NNS", "VBZ")
-        or before.head != token
-        or before.dep_ not in _MODIFIERS
-    ):
+def _is_verb_behind_object(token: Token, before: Token) -> bool:
+    """Detects "a truck filled with boxes drives", "a man on a bike talks" read as box drives, bike talks."""
+    if token.dep_ not in ("pobj", "dobj") or before.head != token or before.dep_ not in _MODIFIERS:
         return False
-    participle = token.head.head
+    subject = _described_by(token)
     is_bare = before.tag_ == "NNS" and before.lower_ not in _PLURAL_MODIFIERS
-    is_one = before.i > 0 and before.nbor(-1).lower_ in ("a", "an")
     return (
-        (is_bare or is_one)
-        and participle.tag_ == "VBN"
-        and participle.dep_ == "acl"
-        and participle.head.pos_ in ("NOUN", "PROPN")
-        and participle.head.dep_ == "ROOT"
+        (token.tag_ == "VBZ" or (token.tag_ == "NNS" and (is_bare or _is_one(before))))
+        and subject.pos_ in ("NOUN", "PROPN")
+        and subject.dep_ == "ROOT"
+        and (token.head.head.tag_ == "VBN" or noun_lemma(subject.lower_) in ANIMATE)
         and bool(known_lemmas(token.lower_, "VERB"))
     )
 
 
+def _described_by(object_: Token) -> Token:
+    """Returns what a phrase or participle with the object describes: the man in "on a bike", "riding a bike"."""
+    head = object_.head.head if object_.dep_ == "pobj" else object_.head
+    return head.head if head.dep_ == "acl" else head
+
+
 def _make_main_verb(verb: Token, noun: Token) -> None:
-    preposition = verb.head
-    subject = preposition.head.head
+    link, subject, label = verb.head, _described_by(verb), verb.dep_
     for child in [child for child in verb.lefts if child != noun]:
         child.head = noun
-    later = [child for child in preposition.head.rights if child.i > verb.i]
+    later = [child for holder in (link, link.head, subject) for child in holder.rights if child.i > verb.i]
     verb.head = verb
-    subject.head, noun.head = verb, preposition
+    subject.head, noun.head = verb, link
     for child in later:
         child.head = verb
-    verb.dep_, subject.dep_, noun.dep_ = "ROOT", "nsubj", "pobj"
-    verb.pos_, verb.tag_ = "VERB", "VBZ"
+    verb.dep_, subject.dep_, noun.dep_ = "ROOT", "nsubj", label
+    verb.pos_, verb.tag_, noun.pos_ = "VERB", "VBZ", "NOUN"
 
 
 def _is_hidden_subject(noun: Token, verb: Token) -> bool:
@@ -260,7 +263,7 @@ def _is_hidden_name(token: Token, before: Token) -> bool:
 
 def _make_noun(token: Token) -> None:
     token.pos_, token.tag_ = "NOUN", "NN"
-    if token.dep_ == "amod" and token.head.pos_ == "VERB":
+    if token.dep_ == "amod" and token.head.pos_ == "VERB" and not _is_hidden_gerund(token.head, token):
         token.dep_ = "nsubj"
     for child in token.children:
         if child.i == token.i - 1 and child.dep_ == "nsubj":

@@ -141,6 +141,16 @@ CASES = {
     "a man is seated on a bench": "man sit on bench",
     "cat and dog looking at each other": "cat look at dog; dog look at cat",
     "a man wearing a tie sitting down outside": "man wear tie",
+    "a few people are sitting at a table": "person sit at table", "a few stop signs on a pole": "stop sign on pole",
+    "a beach with a few people walking on the sand": "person walk on sand",
+    "a toothbrush with a blue bristles": "toothbrush with bristle",
+    "a man on a surfboard riding a wave": "man on surfboard; man ride wave",
+    # verbs read as the noun before them
+    "a woman with an umbrella walks past a car": "woman with umbrella; woman walk past car",
+    "a man on a motorcycle talks to a woman": "man on motorcycle; man talk to woman",
+    "a motorcyclist wearing a helmet stops next to a bus": "motorcyclist wear helmet; motorcyclist next to bus",
+    "a boy with a kite runs on the beach": "boy with kite; boy run on beach",
+    "a room with a table shelves and pots": "room with table shelf; room with pot",
     # a pronoun that stands for nobody named before
     "he is wearing a hat": "man wear hat",
     # nouns
