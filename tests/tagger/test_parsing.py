@@ -151,6 +151,10 @@ CASES = {
     "a motorcyclist wearing a helmet stops next to a bus": "motorcyclist wear helmet; motorcyclist next to bus",
     "a boy with a kite runs on the beach": "boy with kite; boy run on beach",
     "a room with a table shelves and pots": "room with table shelf; room with pot",
+    # things do not perform verbs
+    "two people wearing helmets riding motor bikes": "person wear helmet; person ride motor bike",
+    "a little girl holding a pink umbrella walking down a street": "girl hold umbrella; girl walk down street",
+    "a man with a backpack riding a bike": "man with backpack; man ride bike",
     # a pronoun that stands for nobody named before
     "he is wearing a hat": "man wear hat",
     # nouns
