@@ -7,7 +7,7 @@ from spacy.tokens import Doc, Token
 from tagger.categories.names import ANIMATE, COCO, OBJECTS365, PEOPLE
 from tagger.english.lemmas import known_lemmas, noun_lemma, verb_lemma
 from tagger.english.words import COLOURS, FUNCTION_WORDS, SEVERAL, TOOLS, words
-from tagger.parsing.tree import PART_NOUNS
+from tagger.parsing.tree import PART_NOUNS, is_incapable
 
 _GERUNDS = words(
     "standing sitting laying lying walking running riding holding wearing carrying grazing swimming flying eating "
@@ -288,6 +288,9 @@ def separate_clauses(doc: Doc) -> None:
         joint = _phrase_start(token) - 1
         if joint < 2 or doc[joint].lower_ not in _JOINTS:
             continue
+        if doc[joint].lower_ == "and" and _is_second_subject(token, doc[token.i + 1]):
+            token.head, token.dep_ = doc[joint - 1], "conj"
+            continue
         relation = _last_relation(doc, joint, including_binding=doc[joint].lower_ != "and")
         if relation is not None:
             _separate(token, doc[token.i + 1], relation)
@@ -315,10 +318,23 @@ def _last_relation(doc: Doc, end: int, including_binding: bool) -> Token | None:
     return None
 
 
+def _is_second_subject(noun: Token, following: Token) -> bool:
+    """Detects "a man wearing a shirt and tie rides" read as tie rides, though the man has no other verb."""
+    held = noun.doc[_phrase_start(noun) - 2]
+    if not _is_finite(following, noun) or held.pos_ not in ("NOUN", "PROPN") or noun.is_ancestor(held):
+        return False
+    verb = _verb_of(following)
+    subjects = (child for child in verb.lefts if child.dep_ in ("nsubj", "nsubjpass"))
+    return is_incapable(noun, verb) and any(subject.i < held.i for subject in subjects)
+
+
+def _verb_of(word: Token) -> Token:
+    return word.head if word.dep_ in ("aux", "auxpass") else word
+
+
 def _separate(noun: Token, following: Token, relation: Token) -> None:
     if _is_finite(following, noun):
-        verb = following.head if following.dep_ in ("aux", "auxpass") else following
-        _attach(noun, verb, "nsubj")
+        _attach(noun, _verb_of(following), "nsubj")
     elif _is_participle(following, noun):
         _detach(noun, following, "acl")
     elif following.lower_ in _PLACES and relation.pos_ not in ("VERB", "AUX"):

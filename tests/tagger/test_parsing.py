@@ -152,6 +152,11 @@ CASES = {
     "a boy with a kite runs on the beach": "boy with kite; boy run on beach",
     "a room with a table shelves and pots": "room with table shelf; room with pot",
     # things do not perform verbs
+    "a man wearing a shirt and tie rides a horse": "man wear shirt; man wear tie; man ride horse",
+    "a boy in a shirt and shorts is riding a skateboard": "boy wear shirt; boy wear shorts; boy ride skateboard",
+    "a man holding a wine glass and a plate is talking to a woman":
+        "man hold wine glass; man hold plate; man talk to woman",
+    "a child sitting on a bench and a table is behind a chair": "child sit on bench; table behind chair",
     "two people wearing helmets riding motor bikes": "person wear helmet; person ride motor bike",
     "a little girl holding a pink umbrella walking down a street": "girl hold umbrella; girl walk down street",
     "a man with a backpack riding a bike": "man with backpack; man ride bike",
