@@ -7,7 +7,7 @@ from spacy.tokens import Doc, Token
 from tagger.categories.names import ANIMATE, COCO, OBJECTS365, PEOPLE
 from tagger.english.lemmas import known_lemmas, noun_lemma, verb_lemma
 from tagger.english.words import COLOURS, FUNCTION_WORDS, SEVERAL, TOOLS, words
-from tagger.parsing.tree import PART_NOUNS, is_incapable
+from tagger.parsing.tree import PART_NOUNS, RECIPROCALS, is_incapable
 
 _GERUNDS = words(
     "standing sitting laying lying walking running riding holding wearing carrying grazing swimming flying eating "
@@ -34,6 +34,8 @@ def repair(doc: Doc) -> None:
     for before, token in pairwise(doc):
         if _is_hidden_gerund(token, before):
             _make_clause(token, before)
+        elif _is_after_reciprocal(token, before):
+            _detach_clause(token, before.nbor(-2))
         elif token.dep_ == "acl" and token.pos_ == "NOUN" and token.lower_ in _GERUNDS:
             token.pos_, token.tag_ = "VERB", "VBG"
         elif _is_verb_behind_object(token, before):
@@ -74,6 +76,22 @@ def _make_clause(gerund: Token, noun: Token) -> None:
     if thing is not None:
         gerund.head, thing.head = noun, gerund
         thing.dep_ = "dobj"
+
+
+def _is_after_reciprocal(token: Token, before: Token) -> bool:
+    """Detects "next to each other holding rackets" read as next to rackets."""
+    is_modifier = token.tag_ == "VBG" and token.dep_ in _MODIFIERS and token.head.i > token.i
+    if not is_modifier or token.i < 3 or token.head.is_ancestor(token.nbor(-3)):
+        return False
+    return token.doc[token.i - 2 : token.i].text in RECIPROCALS
+
+
+def _detach_clause(gerund: Token, preposition: Token) -> None:
+    noun = gerund.head
+    for child in [child for child in noun.lefts if child.i < gerund.i]:
+        child.head = preposition
+    gerund.head, gerund.dep_, gerund.pos_ = preposition, "advcl", "VERB"
+    noun.head, noun.dep_ = gerund, "dobj"
 
 
 def _is_hidden_verb(token: Token, before: Token) -> bool:

@@ -298,7 +298,7 @@ PART_NOUNS = words(
 NO_LINK = words("as during than like about until since per via while whereas although though because if when")
 """Prepositions that state no visible relation."""
 
-_RECIPROCALS = ("each other", "one another")
+RECIPROCALS = ("each other", "one another")
 
 
 @dataclass(frozen=True)
@@ -341,7 +341,7 @@ class Phrases:
         for child in preposition.rights:
             if child.dep_ == "prep" and child.i == preposition.i + 1:
                 yield from self._followed(child, start)
-            elif self._doc[preposition.i + 1 : preposition.i + 3].text in _RECIPROCALS:
+            elif self._doc[preposition.i + 1 : preposition.i + 3].text in RECIPROCALS:
                 yield Phrase(start, preposition.i + 1, None)
             elif child.dep_ == "pobj":
                 part = self._of_after(child) if child.lower_ in PART_NOUNS else None

@@ -160,6 +160,9 @@ CASES = {
     "two people wearing helmets riding motor bikes": "person wear helmet; person ride motor bike",
     "a little girl holding a pink umbrella walking down a street": "girl hold umbrella; girl walk down street",
     "a man with a backpack riding a bike": "man with backpack; man ride bike",
+    # "each other" ends its clause
+    "two men standing next to each other holding tennis rackets": "man next to man; man hold tennis racket",
+    "two zebras standing near each other eating grass": "zebra near zebra; zebra eat grass",
     # a pronoun that stands for nobody named before
     "he is wearing a hat": "man wear hat",
     # nouns
