@@ -50,7 +50,7 @@ def repair(doc: Doc) -> None:
             _make_object(token)
         elif _is_split_name(token, before) or _is_split_compound(token, before):
             _make_head(token, before)
-        elif _is_place_of_it(token, before):
+        elif _is_place_of_it(token, before) or _is_about_it(token, before):
             token.head = before
         elif _is_tool_of_verb(token):
             token.head = token.head.head
@@ -226,6 +226,15 @@ def _is_place_of_it(token: Token, before: Token) -> bool:
     """Detects "a post with a clock on it" read as a post on it."""
     is_of_same = before.dep_ == "pobj" and before.head.lower_ == "with" and before.head.head == token.head
     return is_of_same and token.dep_ == "prep" and any(child.tag_ == "PRP" for child in token.rights)
+
+
+def _is_about_it(token: Token, before: Token) -> bool:
+    """Detects "pushing a cart with a dog in it" read as pushing with a dog."""
+    if token.lower_ != "with" or token.dep_ != "prep" or token.head.pos_ != "VERB" or token.is_ancestor(before):
+        return False
+    is_person = any(noun_lemma(word.lower_) in PEOPLE for word in token.doc[: token.head.i])
+    is_it = before.dep_ == "dobj" or (before.dep_ == "pobj" and is_person)
+    return is_it and any(word.lower_ == "it" for word in token.subtree)
 
 
 def _is_tool_of_verb(token: Token) -> bool:

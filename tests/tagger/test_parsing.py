@@ -160,6 +160,10 @@ CASES = {
     "two people wearing helmets riding motor bikes": "person wear helmet; person ride motor bike",
     "a little girl holding a pink umbrella walking down a street": "girl hold umbrella; girl walk down street",
     "a man with a backpack riding a bike": "man with backpack; man ride bike",
+    # the nearest thing is what "it" stands for
+    "a man pushing a cart with a dog in it": "man push cart; dog in cart",
+    "a group of people standing around a table with a cake on it": "person around table; cake on table",
+    "a bird walking on the beach with a fish in its mouth": "bird walk on beach; bird with fish; fish in mouth",
     # "each other" ends its clause
     "two men standing next to each other holding tennis rackets": "man next to man; man hold tennis racket",
     "two zebras standing near each other eating grass": "zebra near zebra; zebra eat grass",
