@@ -9,12 +9,14 @@ from tagger.english.lemmas import known_lemmas, noun_lemma, verb_lemma
 from tagger.english.words import COLOURS, FUNCTION_WORDS, SEVERAL, TOOLS, words
 from tagger.parsing.tree import PART_NOUNS, RECIPROCALS, is_incapable
 
-_GERUNDS = words(
+GERUNDS = words(
     "standing sitting laying lying walking running riding holding wearing carrying grazing swimming flying eating "
     "looking playing jumping landing driving sleeping resting hanging traveling crossing leaning posing feeding "
     "drinking chasing pulling pushing watching using skiing surfing skateboarding snowboarding floating talking "
     "waiting kneeling crouching drying reaching reading smiling"
 )
+"""Participles that the model often reads as nouns."""
+
 _MODIFIERS = words("compound amod nmod npadvmod")
 # Plurals that can modify another noun.
 _PLURAL_MODIFIERS = words("sports clothes glasses")
@@ -36,7 +38,7 @@ def repair(doc: Doc) -> None:
             _make_clause(token, before)
         elif _is_after_reciprocal(token, before):
             _detach_clause(token, before.nbor(-2))
-        elif token.dep_ == "acl" and token.pos_ == "NOUN" and token.lower_ in _GERUNDS:
+        elif token.dep_ == "acl" and token.pos_ == "NOUN" and token.lower_ in GERUNDS:
             token.pos_, token.tag_ = "VERB", "VBG"
         elif _is_verb_behind_object(token, before):
             _make_main_verb(token, before)
@@ -64,8 +66,8 @@ def _is_hidden_gerund(token: Token, before: Token) -> bool:
         return False
     if before.head != token:
         is_of_same = before.head == token.head and token.dep_ in _MODIFIERS and token.head.i > token.i
-        return is_of_same and token.lower_ in _GERUNDS and noun_lemma(before.lower_) in ANIMATE
-    is_verb = token.tag_ == "VBG" or token.lower_ in _GERUNDS
+        return is_of_same and token.lower_ in GERUNDS and noun_lemma(before.lower_) in ANIMATE
+    is_verb = token.tag_ == "VBG" or token.lower_ in GERUNDS
     return is_verb and (before.pos_ in ("NOUN", "PROPN") or noun_lemma(before.lower_) in _NAMES)
 
 
@@ -303,7 +305,9 @@ _JOINTS = words("and while but")
 _PREMODIFIER_TAGS = words("DET ADJ NOUN PROPN NUM")
 # After these, joined nouns stay together: "with a cup and a book on it", "of a man and a woman sitting".
 _BINDING = words("with of between and or to from for as")
-_PLACES = words("on in at near next under behind beside above below beneath underneath over inside atop by against")
+PLACES = words("on in at near next under behind beside above below beneath underneath over inside atop by against")
+"""Prepositions of place."""
+
 _POSTURES = words("seated parked perched dressed")
 
 
@@ -364,7 +368,7 @@ def _separate(noun: Token, following: Token, relation: Token) -> None:
         _attach(noun, _verb_of(following), "nsubj")
     elif _is_participle(following, noun):
         _detach(noun, following, "acl")
-    elif following.lower_ in _PLACES and relation.pos_ not in ("VERB", "AUX"):
+    elif following.lower_ in PLACES and relation.pos_ not in ("VERB", "AUX"):
         _detach(noun, following, "advmod" if following.lower_ == "next" else "prep")
 
 

@@ -167,6 +167,8 @@ CASES = {
     # "each other" ends its clause
     "two men standing next to each other holding tennis rackets": "man next to man; man hold tennis racket",
     "two zebras standing near each other eating grass": "zebra near zebra; zebra eat grass",
+    # a sentence that opens with its place
+    "sitting on a bench, a woman reads a newspaper": "woman sit on bench; woman read newspaper",
     # a pronoun that stands for nobody named before
     "he is wearing a hat": "man wear hat",
     # nouns
