@@ -169,6 +169,8 @@ CASES = {
     "two zebras standing near each other eating grass": "zebra near zebra; zebra eat grass",
     # a sentence that opens with its place
     "sitting on a bench, a woman reads a newspaper": "woman sit on bench; woman read newspaper",
+    # a place in a thing is in it
+    "a cow is in the back of a truck": "cow in truck", "a bush in back of a truck": "bush behind truck",
     # a pronoun that stands for nobody named before
     "he is wearing a hat": "man wear hat",
     # nouns
