@@ -171,6 +171,8 @@ CASES = {
     "sitting on a bench, a woman reads a newspaper": "woman sit on bench; woman read newspaper",
     # a place in a thing is in it
     "a cow is in the back of a truck": "cow in truck", "a bush in back of a truck": "bush behind truck",
+    # only the new one of two things is placed by the other
+    "a bathroom with a toilet, a sink and a mirror above the sink": "bathroom with toilet; mirror above sink",
     # a pronoun that stands for nobody named before
     "he is wearing a hat": "man wear hat",
     # nouns
