@@ -95,13 +95,15 @@ def supported_triplets(caption: str, graph: str) -> tuple[list[Triplet], int]:
         if verb == _ATTRIBUTE and _find(caption, value, noun=False) is not None:
             attributes.setdefault(phrase_lemma(noun), []).append(value.lower())
     supported: dict[tuple[str, str, str], Triplet] = {}
-    for subject, predicate, object_ in stated:
+    refused = len(facts) - len(stated)
+    for subject, predicate, object_ in dict.fromkeys(map(tuple, stated)):
         if predicate != _ATTRIBUTE:
             triplet = _triplet(caption, subject, predicate, object_, attributes)
-            if triplet is not None:
+            if triplet is None:
+                refused += 1
+            else:
                 supported.setdefault((triplet.subject_lemma, triplet.predicate_lemma, triplet.object_lemma), triplet)
-    relations = {tuple(fact) for fact in stated if fact[1] != _ATTRIBUTE}
-    return list(supported.values()), len(facts) - len(stated) + len(relations) - len(supported)
+    return list(supported.values()), refused
 
 
 def _triplet(
