@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
+from tagger.labelling.labeller import CACHE_LIMIT
 from tagger.labelling.tagging_image import Labels, Problem, TaggingImage
 from tagger.pair import Pair
 from tagger.relation import Relation
@@ -81,8 +82,10 @@ class ClipLabeller:
         return torch.cat(rows)
 
     def _text_feature(self, text: str) -> Tensor:
-        """Returns D, the unit feature of a text; each text is encoded once."""
+        """Returns D, the unit feature of a text, which is kept for later images."""
         if text not in self._features:
+            if len(self._features) >= CACHE_LIMIT:
+                self._features.clear()
             config: Any = self._model.config
             longest = config.text_config.max_position_embeddings
             tokens = self._tokenizer([text], return_tensors="pt", truncation=True, max_length=longest)
