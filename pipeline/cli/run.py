@@ -66,11 +66,14 @@ class Executed(NamedTuple):
 
 def execute_run(context: RunContext, runner: str, console: Console, as_json: bool = False) -> Executed:
     """Run a recipe, by the name of a runner, and write its report. The progress goes to `console`, or out as JSON."""
-    with logged_run(context, runner) as log_file, open_display(console, as_json) as shown:
-        with measured(context.recipe, shown) as display:  # a failed check fails the run also in its metrics
-            outcome = _runner(runner)(context, display)
-            display.busy("computing figures and writing the report")
-            return Executed(outcome, *conclude(context, outcome), log_file)
+    with (
+        logged_run(context, runner) as log_file,
+        open_display(console, as_json) as shown,
+        measured(context.recipe, shown) as display,
+    ):
+        outcome = _runner(runner)(context, display)
+        display.busy("computing figures and writing the report")
+        return Executed(outcome, *conclude(context, outcome), log_file)
 
 
 def review_command(recipe: Recipe) -> str:
