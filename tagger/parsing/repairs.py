@@ -16,7 +16,6 @@ GERUNDS = words(
     "waiting kneeling crouching drying reaching reading smiling"
 )
 """Participles that the model often reads as nouns."""
-
 _MODIFIERS = words("compound amod nmod npadvmod")
 # Plurals that can modify another noun.
 _PLURAL_MODIFIERS = words("sports clothes glasses")
@@ -83,9 +82,8 @@ def _make_clause(gerund: Token, noun: Token) -> None:
 def _is_after_reciprocal(token: Token, before: Token) -> bool:
     """Detects "next to each other holding rackets" read as next to rackets."""
     is_modifier = token.tag_ == "VBG" and token.dep_ in _MODIFIERS and token.head.i > token.i
-    if not is_modifier or token.i < 3 or token.head.is_ancestor(token.nbor(-3)):
-        return False
-    return token.doc[token.i - 2 : token.i].text in RECIPROCALS
+    is_behind = token.i > 2 and token.doc[token.i - 2 : token.i].text in RECIPROCALS
+    return is_modifier and is_behind and not token.head.is_ancestor(token.nbor(-3))
 
 
 def _detach_clause(gerund: Token, preposition: Token) -> None:
@@ -307,7 +305,6 @@ _PREMODIFIER_TAGS = words("DET ADJ NOUN PROPN NUM")
 _BINDING = words("with of between and or to from for as")
 PLACES = words("on in at near next under behind beside above below beneath underneath over inside atop by against")
 """Prepositions of place."""
-
 _POSTURES = words("seated parked perched dressed")
 
 

@@ -72,7 +72,7 @@ def test_texts_beyond_the_limit_are_encoded_again(clip, monkeypatch):
     wanted = ClipLabeller(clip, 0.0).label([image(0), image(1)])
     monkeypatch.setattr("tagger.labelling.clip_labeller.CACHE_LIMIT", 1)
     labeller = ClipLabeller(clip, 0.0)
-    assert labeller.label([image(0), image(1)]) == wanted and len(labeller._features) == 1
+    assert labeller.label([image(0), image(1)]) == wanted and labeller._text_feature.cache_info().currsize == 1
 
 
 def test_only_what_is_around_both_boxes_is_seen(clip):
