@@ -15,7 +15,8 @@ from tagger.matching import by_whole_words
 def write_cooccurrence(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `cooccurrence.json`: {subject: {object: [predicates, most frequent first]}}.
 
-    It counts the relations of all datasets of the run except its test sets. Box names map to categories like nouns in captions. Relations with other names are excluded and counted.
+    It counts the relations of all datasets of the run except its test sets. Box names map to categories like nouns in
+    captions. Relations with other names are excluded and counted.
     """
     rows.require_kept()
     relations = list(_relations(rows, threshold, tally))
