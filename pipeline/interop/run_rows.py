@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.data.datasets.record import NO_OBJECT
-from pipeline.labels.kept_labels import choice_of, kept_labels
+from pipeline.labels.kept_labels import added_labels, choice_of, kept_labels
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import candidates, images_with_boxes, require_same_boxes
 from pipeline.runtime.stage import Rejected
@@ -136,8 +136,9 @@ class RunRows:
         settled = self._settled.get(tagged.manifest.partition)
         kept = kept_labels(relations, candidates(tagged), self.choice, settled) if self.choice is not None else {}
         for row in relations.to_pylist():
-            scored, row["not_kept"] = row["relations"], 0
+            row["not_kept"] = 0
             if self.choice is not None:
+                considered = len(row["relations"]) + len(added_labels(row, self.choice, settled))
                 row["relations"] = [
                     {
                         "subject": label.subject,
@@ -147,7 +148,7 @@ class RunRows:
                     }
                     for label in kept[row["image_id"]]
                 ]
-                row["not_kept"] = max(0, len(scored) - len(row["relations"]))
+                row["not_kept"] = considered - len(row["relations"])
             yield row
 
 

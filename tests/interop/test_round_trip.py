@@ -177,6 +177,25 @@ def test_a_dataset_that_was_never_tagged_exports_its_ground_truth(book, tmp_path
     assert made.wrote.get("relations", made.wrote.get("relations counted")) == 2
 
 
+def test_a_table_that_labels_are_made_from_does_not_know_the_test_set(book, tmp_path):
+    for dataset, predicate in (("vg", "lead"), ("test", "feed")):
+        rows = [book.image(1, TWO_PEOPLE, [(0, predicate, 2)], dataset=dataset)]
+        book.add("ingest", f"{dataset}/0000", rows)
+    book.run.note("recipe", {"data": {"test": ["test"]}})
+    exported(book.run, "cooccurrence", tmp_path / "out")
+    assert read_cooccurrence(tmp_path / "out/cooccurrence.json") == {"person": {"horse": ["lead"]}}
+
+
+def test_labels_that_reviewers_added_are_not_taken_for_kept_ones_of_the_tagger(book, tmp_path):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9), (1, "ride", 2, 0.1))], candidates=[])
+    added = {"image_id": 1, "subject": 1, "predicate": "lead", "object": 2, "holds": True}
+    book.add("shard:pseudo", "toys/0000", [], settings={"threshold": 0.5}, overrides=[added])
+    book.run.note("recipe", {"shard": {"threshold": 0.5, "confidence": "score"}})
+    made = exported(book.run, "coco", tmp_path / "out")
+    assert (made.wrote["relations"], made.lost["relation that the run does not keep"]) == (2, 1)
+
+
 @pytest.mark.parametrize("form", ["official", "csv"])
 def test_a_score_that_is_shown_as_the_threshold_is_exported(book, tmp_path, form):
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
