@@ -41,10 +41,12 @@ def review(
         typer.Option(metavar="N|NAMES", help="A team that shares the images: its size, or names separated by commas."),
     ] = None,
     overlap: Annotated[
-        str | None, typer.Option(metavar="SHARE", help="Share of the images judged by two team members; unset: as before, or 10%.")
+        str | None,
+        typer.Option(metavar="SHARE", help="Share of the images judged by two team members; unset: as before, or 10%."),
     ] = None,
     labels: Annotated[
-        int | None, typer.Option(min=1, help=f"Number of audit labels for the team to judge; unset: as before, or {LABELS}.")
+        int | None,
+        typer.Option(min=1, help=f"Number of audit labels for the team to judge; unset: as before, or {LABELS}."),
     ] = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; one that other machines can reach needs a password.")

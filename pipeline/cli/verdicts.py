@@ -17,7 +17,7 @@ from pipeline.interop.import_verdicts import AnnotationFormat, import_verdicts
 from pipeline.labels.kept_labels import EVERY_LABEL
 from pipeline.labels.label_rows import reviewable_labels
 from pipeline.labels.team import read_team
-from pipeline.labels.verdict_log import VerdictLog, verdicts_folder
+from pipeline.labels.verdict_log import VerdictLog, existing_folder, verdicts_folder
 from pipeline.labels.verdict_summary import (
     Kappa,
     ProposedThreshold,
@@ -136,9 +136,7 @@ def import_annotations(
 
 def _log(store: str, folder: Path | None, must_exist: bool = True) -> VerdictLog:
     place = folder if folder is not None else verdicts_folder(store)
-    if must_exist and not place.is_dir():
-        raise FatalError(f"no verdicts at {place}; name their folder with --verdicts")
-    return VerdictLog(place)
+    return VerdictLog(existing_folder(place) if must_exist else place)
 
 
 def _setting(proposed: ProposedThreshold) -> str:
@@ -151,7 +149,9 @@ def _setting(proposed: ProposedThreshold) -> str:
 
 def _print_summary(summary: VerdictSummary, folder: Path) -> None:
     console = Console()
-    print(f"{summary.relations:,} relations judged in all runs, {summary.undone:,} verdicts undone or replaced ({folder})")
+    print(
+        f"{summary.relations:,} relations judged in all runs, {summary.undone:,} verdicts undone or replaced ({folder})"
+    )
     columns = "median seconds", "an hour", "hasty", "honeypots right"
     made = table("Verdicts", "reviewer", *(kind for kind in KINDS if kind != "undo"), *columns)
     for name, counts in summary.reviewers.items():

@@ -44,9 +44,9 @@ def import_verdicts(
     """The verdicts that an annotation file implies, in the file's order.
 
     A label of the run is accepted if the file contains it and rejected if not, unless the annotator never saw it, or
-    `additions_only` says that the file was not made from the run's labels. If the file has another predicate for the pair instead, the verdict is
-    wrong_predicate. A relation that the run lacks is accepted as a new label. Images without an annotation say nothing.
-    Raises `FatalError` for a file that is unreadable or does not match the run.
+    `additions_only` says that the file was not made from the run's labels. If the file has another predicate for the
+    pair instead, the verdict is wrong_predicate. A relation that the run lacks is accepted as a new label. Images
+    without an annotation say nothing. Raises `FatalError` for a file that is unreadable or does not match the run.
     """
     reviewer = require_reviewer(reviewer)
     form = form or _ENDINGS.get(path.suffix.lower())

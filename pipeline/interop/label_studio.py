@@ -133,7 +133,8 @@ def _interface(categories: set[str], predicates: set[str]) -> str:
     labels = "".join(f"\n    <Label value={quoteattr(name)}/>" for name in sorted(categories))
     names = "".join(f"\n    <Relation value={quoteattr(name)}/>" for name in sorted(predicates))
     return (
-        f'<View>\n  <Image name="image" value="$image"/>\n  <RectangleLabels name="box" toName="image" canRotate="false">{labels}\n'
+        '<View>\n  <Image name="image" value="$image"/>\n'
+        f'  <RectangleLabels name="box" toName="image" canRotate="false">{labels}\n'
         f"  </RectangleLabels>\n  <Relations>{names}\n  </Relations>\n</View>\n"
     )
 

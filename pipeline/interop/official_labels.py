@@ -81,27 +81,27 @@ class ElementWriter:
         first = FIRST_IDS.get(dataset, 1)
         self._objects, self._relations = count(first), count(first)
 
-    def element(self, image: Mapping[str, Any], relations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Converts one image: its boxes without crowds, and the relations between them in the order of `relations`.
+    def element(
+        self, image: Mapping[str, Any], boxes: Sequence[Mapping[str, Any]], relations: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Converts one image with its boxes, which are no crowds, and the relations between them, in these orders.
 
         Pass the most confident relations first: the authors' loader keeps an image's first 100."""
-        usable = [(index, box) for index, box in enumerate(image["boxes"]) if not box["crowd"]]
-        own = [box["source_id"] for _, box in usable]
+        own = [box["source_id"] for box in boxes]
         known = all(own_id is not None and own_id >= 0 for own_id in own) and len(set(own)) == len(own)
         # An import reads no bytes of images, so its rows have no digest.
-        imported = known and not image["digest"]
-        ids = {index: own[at] if imported else next(self._objects) for at, (index, _) in enumerate(usable)}
+        ids = own if known and not image["digest"] else [next(self._objects) for _ in boxes]
         head: dict[str, Any] = {"image_id": image["image_id"]}
         if self._dataset != VISUAL_GENOME:
             head |= {"dataset": self._dataset, "data_split": official_split(self._dataset, image["split"])}
         return head | {
             "objects": [
                 {
-                    "object_id": ids[index],
+                    "object_id": object_id,
                     **{side: number(box[side]) for side in "xywh"},
                     "names": box["category"],
                 }
-                for index, box in usable
+                for object_id, box in zip(ids, boxes, strict=True)
             ],
             "relationships": [
                 {
@@ -112,13 +112,14 @@ class ElementWriter:
                     **({"confidence": number(r["score"])} if "score" in r else {}),
                 }
                 for r in relations
-                if r["subject"] in ids and r["object"] in ids
             ],
         }
 
-    def vg_element(self, image: Mapping[str, Any], relations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def vg_element(
+        self, image: Mapping[str, Any], boxes: Sequence[Mapping[str, Any]], relations: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
         """Converts one image to the authors' Visual Genome layout: whole pixels, empty synsets, no confidence."""
-        element = self.element(image, relations)
+        element = self.element(image, boxes, relations)
         for box in element["objects"]:
             # With a side that rounds to 0, the box would be empty, and rejected when the file is read.
             box |= {side: round(box[side]) for side in "xy"} | {side: max(round(box[side]), 1) for side in "wh"}

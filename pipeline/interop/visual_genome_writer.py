@@ -10,7 +10,15 @@ import numpy as np
 
 from pipeline.data.datasets.vg150 import DAMAGED, SCALE, TEST, VALIDATION_IMAGES
 from pipeline.interop.json_writer import number, write_list, write_object
-from pipeline.interop.run_rows import NAMED_BY_ID, RunRows, Tally, numbered_names, size_fields, without_crowds
+from pipeline.interop.run_rows import (
+    NAMED_BY_ID,
+    RunRows,
+    Tally,
+    note_unscored,
+    numbered_names,
+    size_fields,
+    without_crowds,
+)
 from storage.errors import FatalError
 
 
@@ -36,6 +44,7 @@ def _relationships(
     """Yields the relations of each image, and adds its size and objects to their lists."""
     following = 1
     for row, boxes, relations in without_crowds(rows, dataset, threshold, tally):
+        note_unscored(row, relations, tally)
         image_id = row["image_id"]
         tally.note(NAMED_BY_ID, int(row["uri"] != f"{image_id}.jpg"))
         items = [
@@ -78,6 +87,7 @@ def write_vg150(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
         labels: list[int] = []
         relations: list[tuple[int, int, int]] = []
         for row, own, stated in without_crowds(rows, dataset, threshold, tally):
+            note_unscored(row, stated, tally)
             if row["width"] is None or row["image_id"] in DAMAGED:
                 tally.note("image without a known size, or with the id of a damaged one, which readers skip")
                 tally.wrote.subtract({"images": 1, "boxes": len(own), "relations": len(stated)})

@@ -22,8 +22,8 @@ from pipeline.labels.audit_sample import (
     audit_precision,
     permanent_numbers,
 )
-from pipeline.labels.label_overrides import is_right, is_wrong
 from pipeline.labels.kept_labels import choice_of
+from pipeline.labels.label_overrides import is_right, is_wrong
 from pipeline.labels.label_rows import ReviewableLabel, reviewable_labels
 from pipeline.labels.team import Team, read_team
 from pipeline.labels.verdict_log import VerdictLog

@@ -172,7 +172,8 @@ def accept_class(state: ReviewState, reviewer: str, number: int, content: str | 
 def add_relation(state: ReviewState, reviewer: str, addition: Addition) -> None:
     """Records a relation between two boxes of an image that no label of the run names.
 
-    Raises ValueError for an image that has changed, for boxes that it lacks, for one box as both ends, and for a relation that is a label.
+    Raises ValueError for an image that has changed, for boxes that it lacks, for one box as both ends, and for a relation
+    that is a label.
     """
     detail = state.details.find(addition.image)
     ends = addition.subject, addition.object

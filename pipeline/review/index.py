@@ -100,7 +100,8 @@ _MOST_OFFERED = 5000
 class ReviewIndex:
     """The index of one run at `path`. Any number of threads may query it while one refreshes it.
 
-    `view` reads the run with its present settings, which another execution may change. Raises `FatalError` when another process has the file open.
+    `view` reads the run with its present settings, which another execution may change. Raises `FatalError` when another
+    process has the file open.
     """
 
     def __init__(self, path: Path, view: Callable[[], RunView]) -> None:
@@ -399,6 +400,8 @@ def _stamp(found: LabelledPartition, choice: Mapping[str, Any]) -> str:
 
 def _delete(cursor: DuckDBPyConnection, part: int) -> None:
     for table in ("relations", "images"):
-        cursor.execute(f"DELETE FROM {table} WHERE image >= ? AND image < ?", [part << PART_BITS, (part + 1) << PART_BITS])
+        cursor.execute(
+            f"DELETE FROM {table} WHERE image >= ? AND image < ?", [part << PART_BITS, (part + 1) << PART_BITS]
+        )
     for table in ("quarantined", "counts", "scores", "parts"):
         cursor.execute(f"DELETE FROM {table} WHERE part = ?", [part])

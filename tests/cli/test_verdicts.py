@@ -144,7 +144,7 @@ def test_imported_labels_take_no_verdict_and_are_still_compared(run, tmp_path, p
     import_file(tmp_path / "out/toys/labels.json", Run(run.store, "theirs"))
     VerdictLog(run.store.root / "verdicts").append([judge(next(reviewable_labels(run)), "accept")])
     for command in (show_verdicts, show_thresholds, show_calibration):
-        with pytest.raises(FatalError, match="run 'theirs': .* which imported images lack"):
+        with pytest.raises(FatalError, match=r"run 'theirs': .* which imported images lack"):
             command("theirs", store=run.store.root)
     diff("theirs", "toy", store=str(run.store.root), as_json=True)
     assert printed()["reviewed"]["theirs"] is None
@@ -180,5 +180,5 @@ def test_a_difference_tells_what_was_judged_of_it(book, printed):
     ])  # fmt: skip
     diff("before", "after", store=str(book.run.store.root), as_json=True)
     assert printed()["judged"] == {"added": {"right": 1}, "lost": {"wrong": 1}, "re-scored": {"unsure": 1}}
-    diff("before", "after", store=str(book.run.store.root), as_json=True, verdicts=folder / "none")
-    assert printed()["judged"] == {}
+    with pytest.raises(FatalError, match=r"no verdicts at .*none; name their folder"):
+        diff("before", "after", store=str(book.run.store.root), as_json=True, verdicts=folder / "none")

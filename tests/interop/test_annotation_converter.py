@@ -109,6 +109,23 @@ def test_subjects_that_are_no_people_are_lost_to_v_coco(tmp_path):
     assert made.lost["relation whose subject is no person"] == 1 and not made.wrote.get("relations")
 
 
+def test_v_coco_has_a_role_once_and_loses_what_crowds_do(tmp_path):
+    boxes = [
+        {"id": key, "image_id": 5, "category_id": 1, "bbox": [key, 1, 9, 9], "iscrowd": key == 3} for key in (1, 2, 3)
+    ]
+    ends = ((1, 2, 0), (2, 1, 1), (3, 1, 0))
+    relations = [{"image_id": 5, "subject_id": s, "object_id": o, "predicate_id": p} for s, o, p in ends]
+    given = {
+        "images": [{"id": 5, "file_name": "a.jpg", "width": 100, "height": 80}], "annotations": boxes,
+        "categories": [{"id": 1, "name": "person"}], "rel_annotations": relations,
+        "rel_categories": [{"id": 0, "name": "hold"}, {"id": 1, "name": "hold obj"}],
+    }  # fmt: skip
+    made = convert_annotations("coco", save_json(tmp_path / "a.json", given), "vcoco", tmp_path / "out")
+    assert made.lost == {"relation whose subject is a crowd": 1} and made.wrote["relations"] == 2
+    (hold,) = json.loads((tmp_path / "out/vcoco.json").read_text())
+    assert hold["role_name"] == ["agent", "obj"] and hold["role_object_id"] == [1, 2, 2, 1]
+
+
 def test_what_can_not_be_converted_leaves_nothing(tmp_path):
     given = save_json(tmp_path / "a.json", HICO)
     with pytest.raises(FatalError, match=r"no export 'yolo'.*hico_det, "):

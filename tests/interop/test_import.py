@@ -173,6 +173,11 @@ def test_graphs_belong_to_their_captions_if_an_earlier_one_was_rejected(tmp_path
     assert (triplet["caption"], triplet["object_start"], triplet["object_end"]) == (0, 13, 20)
 
 
+def test_a_folder_of_images_is_for_labels(tmp_path):
+    with pytest.raises(FatalError, match="holds captions, and --images and --paths are for labels"):
+        imported(tmp_path, {"1": ["a cat"]}, files=ImageFiles(tmp_path))
+
+
 def test_a_step_is_imported_once(tmp_path):
     imported(tmp_path, {"1": ["a cat"]})
     with pytest.raises(FatalError, match=r"already has a step 'caption'"):

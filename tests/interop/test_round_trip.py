@@ -177,6 +177,25 @@ def test_a_dataset_that_was_never_tagged_exports_its_ground_truth(book, tmp_path
     assert made.wrote.get("relations", made.wrote.get("relations counted")) == 2
 
 
+def test_a_table_that_labels_are_made_from_does_not_know_the_test_set(book, tmp_path):
+    for dataset, predicate in (("vg", "lead"), ("test", "feed")):
+        rows = [book.image(1, TWO_PEOPLE, [(0, predicate, 2)], dataset=dataset)]
+        book.add("ingest", f"{dataset}/0000", rows)
+    book.run.note("recipe", {"data": {"test": ["test"]}})
+    exported(book.run, "cooccurrence", tmp_path / "out")
+    assert read_cooccurrence(tmp_path / "out/cooccurrence.json") == {"person": {"horse": ["lead"]}}
+
+
+def test_labels_that_reviewers_added_are_not_taken_for_kept_ones_of_the_tagger(book, tmp_path):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9), (1, "ride", 2, 0.1))], candidates=[])
+    added = {"image_id": 1, "subject": 1, "predicate": "lead", "object": 2, "holds": True}
+    book.add("shard:pseudo", "toys/0000", [], settings={"threshold": 0.5}, overrides=[added])
+    book.run.note("recipe", {"shard": {"threshold": 0.5, "confidence": "score"}})
+    made = exported(book.run, "coco", tmp_path / "out")
+    assert (made.wrote["relations"], made.lost["relation that the run does not keep"]) == (2, 1)
+
+
 @pytest.mark.parametrize("form", ["official", "csv"])
 def test_a_score_that_is_shown_as_the_threshold_is_exported(book, tmp_path, form):
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
@@ -251,6 +270,8 @@ def test_a_run_of_segments_is_exported_with_their_masks(run, tmp_path):
     made = export_run(run, "coco", tmp_path / "out", masks=tmp_path / "png")
     masks = [each.get("segmentation") for each in read(tmp_path / "out/coco2017/instances.json")["annotations"]]
     assert masks[:2] == [None, None] and (decode(masks[2]) * 5 == pixels[..., 0]).all()
+    with pytest.raises(FatalError, match="--masks: hf has no masks"):
+        export_run(run, "hf", tmp_path / "hf", masks=tmp_path / "png")
     unread = "mask in a PNG, read with --masks"
     assert unread not in made.lost and exported(run, "coco", tmp_path / "bare").lost[unread] == 1
 
@@ -325,7 +346,7 @@ def test_parquet_has_every_table_that_a_query_has_and_no_threshold(labelled, tmp
         labelled.add(f"shard:{variant}", "toys/0000", [], overrides=[])
     exported(labelled.run, "parquet", tmp_path / "out")
     written = {path.stem: pa.parquet.read_table(path) for path in (tmp_path / "out").iterdir()}
-    assert written.keys() - {"labels"} == dict(tables_of(labelled.run)).keys() 
+    assert written.keys() - {"labels"} == dict(tables_of(labelled.run)).keys()
     assert written.keys() >= {"rejected", "overrides_naive", "shards_pseudo"}
     assert written["rejected"].to_pylist()[0]["reason"] == "truncated"
     with pytest.raises(FatalError, match="--threshold: parquet has every table as it is"):

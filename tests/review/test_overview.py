@@ -171,4 +171,6 @@ def test_labels_in_two_wordings_do_not_differ_from_themselves(book, opened):
     state = opened(against=book.run)
     counts = {"both": 2, "kept_in_both": 1, "kept_here": 0, "kept_there": 0}
     assert state.comparison.summary() == {"other": "toy"} | counts
-    assert not any(state.listing.count_now(Search(disagree=where)) for where in ("kept here", "kept there", "only here"))
+    assert not any(
+        state.listing.count_now(Search(disagree=where)) for where in ("kept here", "kept there", "only here")
+    )
