@@ -16,6 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pipeline.cli.options import AsJson, Files, further_files, printed
+from pipeline.data.datasets.annotations import opening
 from pipeline.data.datasets.open_images import image_labels
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import BadImage, probe, read_image
@@ -75,6 +76,7 @@ USED_BY: dict[str, tuple[Benchmark, ...]] = {
     "--masks": ("vg",),
     "--seen": ("vg", "vrd"),
     "--format": ("hico-det", "open-images", "vrd", "vg"),
+    "--subject": ("hico-det",),
 }
 """Options that only some benchmarks have a rule for."""
 UNKNOWN_IDS = ("unknown category id", "unknown verb id", "unknown category")
@@ -139,13 +141,14 @@ class Evaluation:
     """The comparison of the first model, whose figures these are, with the others."""
 
     def as_json(self) -> str:
-        """The comparison, or findings and figures, with null where the ground truth does not define them."""
+        """Findings, and the comparison or figures, with null where the ground truth does not define them."""
+        said = {"findings": self.findings, "report": None if self.report is None else str(self.report)}
         if self.comparison is not None:
-            return self.comparison.as_json()
+            return self.comparison.as_json(**said)
         # Only NaN differs from itself.
         figures = [{k: None if v != v else v for k, v in vars(figure).items()} for figure in self.figures]
-        said = {"benchmark": self.benchmark, "rules": self.rules, "findings": self.findings}
-        return json.dumps(said | {"figures": figures}, allow_nan=False)
+        named = {"benchmark": self.benchmark, "rules": self.rules}
+        return json.dumps(named | said | {"figures": figures}, allow_nan=False)
 
     def print(self, console: Console) -> None:
         """Prints findings, rules, and the comparison or figures."""
@@ -234,6 +237,7 @@ def score(
         "--known-object": known_object, "--interactions": interactions, "--rare": rare, "--split": split,
         "--validity": validity, "--no-suppression": no_suppression, "--verified": verified, "--boxes-given": boxes_given,
         "--absent-as-zero": absent_as_zero, "--seen": seen, "--format": format_name, "--masks": masks,
+        "--subject": subject != "person",
     }  # fmt: skip
     for option, value in given.items():
         if value and benchmark not in USED_BY[option]:
@@ -365,27 +369,30 @@ def _vcoco(
     truth = read_vcoco_truth(annotations, files["instances"])
     scored = []
     for name, path in models.items():
-        predicted = _vcoco_detections(path, truth, annotations, files, faults)
+        predicted, findings = _vcoco_detections(path, truth, annotations, files, faults)
         roles = VcocoRoles.of(predicted, truth)
         sizes = np.zeros((truth.images, 2), np.int64)
         doubt = refuse_implausible(path, roles.predicted, roles.truth, sizes, roles.objects, roles.predicates)
         model = ComparedModel(name, benchmarks.vcoco(predicted, truth, options), roles.predicted, roles.truth)
-        scored.append(ScoredFile(model, roles.objects, roles.predicates, truth.uris, doubt))
+        findings = "\n".join(filter(None, (findings, doubt)))
+        scored.append(ScoredFile(model, roles.objects, roles.predicates, truth.uris, findings))
     return scored
 
 
 def _vcoco_detections(
     path: Path, truth: VcocoTruth, annotations: Path, files: Mapping[str, Path], faults: Mapping[str, Any]
-) -> VcocoDetections:
-    if path.suffix != ".parquet":
-        return read_vcoco_detections(path, truth, faults["allow_missing"])
+) -> tuple[VcocoDetections, str]:
+    """The detections in V-COCO's own form, a JSON list, or in that of `rlip predict`, and what was left out, in words."""
+    if path.suffix != ".parquet" and opening(path, "detections") != "{":
+        return read_vcoco_detections(path, truth, faults["allow_missing"]), ""
     rows = GroundTruth.open("vcoco", annotations, files)
-    found = read_detections(path, rows, **faults).relations
+    read = read_detections(path, rows, **faults)
+    found = read.relations
     places = {image_id: place for place, image_id in enumerate(truth.image_ids)}
     image = np.array([places[image_id] for image_id in rows.image_ids.tolist()], np.int64)[found.image]
     order = np.argsort(image, kind="stable")
     moved = replace(found, images=truth.images, image=image).take(order)
-    return VcocoDetections.of(moved, rows.predicates, truth)
+    return VcocoDetections.of(moved, rows.predicates, truth), str(read.findings)
 
 
 def _with_files(

@@ -64,7 +64,7 @@ class SplitStage(Stage):
     """Writes all triplets of the training sets and the list: which are unseen, and their number of instances."""
 
     name = "split"
-    version = 2
+    version = 3
     reads = ("images",)
     writes = "split"
     schema = SPLIT

@@ -78,11 +78,11 @@ def test_v_coco(tmp_path):
         }
         for number in IMAGES
     ]  # fmt: skip
-    folder, summary = evaluated(
-        tmp_path, "vcoco", "--ground-truth", save_json(tmp_path / "vcoco.json", [cut]),
-        "--file", f"instances={save_json(tmp_path / 'instances.json', instances)}",
-        "--detections", save_json(tmp_path / "detections.json", found),
+    words = (
+        "--ground-truth", save_json(tmp_path / "vcoco.json", [cut]),
+        "--file", f"instances={save_json(tmp_path / 'instances.json', instances)}", "--detections",
     )  # fmt: skip
+    folder, summary = evaluated(tmp_path, "vcoco", *words, save_json(tmp_path / "detections.json", found))
     role = figure(summary, "role_1")
     assert role["value"] == pytest.approx(5 / 6) and role["low"] < role["value"] < role["high"]
     assert figure(summary, "agent")["value"] == 1.0
@@ -95,6 +95,14 @@ def test_v_coco(tmp_path):
     page = (folder / "index.html").read_text()
     assert "4,946 images and 25 classes. This one has 6 images and 1 class:" in page
     assert page.count("data:image/jpeg;base64,") == 6 and "6.jpg" in page
+    rows = json.loads(detections(tmp_path, files, ("person", "knife"), "cut instr").read_text())
+    lines = tmp_path / "predicted.json"
+    lines.write_text("\n".join(json.dumps(row) for row in rows[:-1]))
+    options = "--allow-missing", "--intervals", "0", "--report", folder, "--json"
+    told = json.loads(output_of("evaluate", "vcoco", *words, lines, *options))
+    assert figure(told, "role_1")["value"] == pytest.approx(5 / 6)
+    assert "images of the ground truth without a row: 1 (6.jpg)" in told["findings"]
+    assert told["report"] == str(folder / "index.html")
 
 
 @pytest.mark.parametrize("stated", [True, False])

@@ -287,6 +287,9 @@ WAYS: dict[str, tuple[Way, str]] = {
     "the same of another set": (table(ALLOWED[:3]), "expected numbers of predicates"),
     "the same in another order": (table(ALLOWED[:, ::-1]), "forbids 36 of 36 true interactions"),
     "an option of another benchmark": (option("--boxes-given"), "no such rule, only vg"),
+    "a subject of another benchmark": (
+        lambda f: f.call(f.rows(), "--subject", "dog", benchmark="vg"), "vg has no such rule, only hico-det"
+    ),
     "rare positions without their list": (option("--rare", "rare.txt"), "add --interactions"),
     "V-COCO without boxes": (lambda f: f.call(f.rows(), benchmark="vcoco"), "needs COCO's instances"),
 }  # fmt: skip
