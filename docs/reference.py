@@ -56,7 +56,11 @@ def settings_page() -> str:
         "Every setting of a recipe, by section, with its default or, if it has none, its type in parentheses. A ● marks",
         "settings that decide rows: changing one recomputes its stage and any later stage whose input changes. Models and",
         "other input files decide rows by their content. Other settings (paths, batch sizes, devices, workers) change no",
-        "row. `rlip run RECIPE --set shard.threshold=0.3` overrides a setting for a single run. `~/` is the home folder.",
+        "row. `rlip run RECIPE --set shard.threshold=0.3` overrides a setting for a single run.",
+        "",
+        "Relative paths start at the current folder, or at the recipe's if they exist only there. Those of sources,",
+        "`caption.recorded`, `shard.exclude`, `shard.verdicts`, `split` and `evaluate.vcoco` start at `data.root`. `~/` is",
+        "the home folder.",
     ]  # fmt: skip
     sections = list(_sections(Recipe, "", keyed=False, seen=set()))
     for group, section in (("captioners", "caption"), ("labellers", "tag"), ("detectors", "detect")):

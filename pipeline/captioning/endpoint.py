@@ -53,7 +53,7 @@ class OpenAi(CaptionerPlugin):
         return named_files("caption.options", {"prompt_file": self.options.prompt_file})
 
     def open(self, worker: int = 0) -> EndpointCaptioner:
-        """Opens the journal. Raises `FatalError` if httpx is not installed."""
+        """Opens the journal."""
         assert isinstance(self.options, EndpointOptions) and self._journal is not None, "a recipe resolves it"
         return EndpointCaptioner(self.options, self._journal)
 

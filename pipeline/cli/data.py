@@ -116,12 +116,16 @@ def make_scenes(
     print(json.dumps({"folder": str(folder)}) if as_json else folder)
 
 
+_TARGETS = [name for name in plugin_names("exports") if name != "csv"]
+"""Exports that annotations can be converted to: CSV has scored labels only."""
+
+
 @commands.command("convert")
 def convert(
     source_format: Annotated[str, typer.Argument(metavar="FROM", help="A format of docs/datasets.md, e.g. vcoco.")],
     annotations: Annotated[Path, typer.Argument(metavar="ANNOTATIONS", help="Its annotation file.")],
     target_format: Annotated[
-        str, typer.Argument(metavar="TO", help=f"A format of rlip export: {', '.join(plugin_names('exports'))}.")
+        str, typer.Argument(metavar="TO", help=f"A format of rlip export: {', '.join(_TARGETS)}.")
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     files: Files = None,

@@ -45,7 +45,7 @@ class ExclusionList(Settings):
     """
 
     ids: Path = data_file(...)
-    """File with image ids or file names: text or JSON (docs of `read_list`), e.g. `vcoco_test.ids` or COCO
+    """File with image ids or file names: text or JSON (docs/shards.md, What is excluded), e.g. `vcoco_test.ids` or COCO
     annotations."""
     reason: str = Field(min_length=1)
     """Why its images are excluded, for reports, e.g. "V-COCO test"."""

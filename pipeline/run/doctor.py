@@ -231,7 +231,7 @@ def _endpoints(context: RunContext) -> Iterator[Finding]:
         if not isinstance(options, ChatOptions):
             continue
         try:
-            models = models_of(options, section)
+            models = models_of(options)
         except PipelineError as error:
             yield Finding("missing", what, str(error))
             continue
@@ -262,8 +262,6 @@ def _versions(recipe: Recipe) -> Iterator[Finding]:
     addresses = [recipe.store, *(source.images for source in recipe.data.sources)]
     extras = ["s3"] if any(str(address).startswith(("s3://", "s3a://")) for address in addresses) else []
     extras += ["vg150"] if any(source.format == "vg150" for source in recipe.data.sources) else []
-    methods = recipe.tag.method, recipe.verify and recipe.verify.method
-    extras += ["vlm"] if recipe.caption.captioner == "openai" or "vlm" in methods else []
     wanted = stated_ranges(extras=extras)
     if not wanted:
         yield Finding("note", "versions", "rlip is not installed, so versions are not checked; run pip install -e .")

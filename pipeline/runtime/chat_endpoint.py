@@ -131,9 +131,9 @@ class ChatEndpoint:
     def __init__(self, options: ChatOptions, journal: Path, section: str, prompt: str) -> None:
         """`section`: that of the recipe. `prompt`: what the prompts of all requests have in common.
 
-        Raises `FatalError` if httpx is not installed, or for a key that can't be sent.
+        Raises `FatalError` for a key that can't be sent.
         """
-        self._client = _client(options, section)
+        self._client = _client(options)
         self._options, self._section = options, section
         # Without the seed, which each request adds: further samples don't ask for the first ones again.
         self._terms = options.model_dump(include={"model", "temperature", "max_tokens", "image_size"})
@@ -284,14 +284,14 @@ class ChatEndpoint:
             return False
 
 
-def models_of(options: ChatOptions, section: str) -> list[str]:
+def models_of(options: ChatOptions) -> list[str]:
     """The models that an endpoint lists; none if it lists none.
 
     Raises `RetryableError` if it does not answer, and `FatalError` if it refuses the key.
     """
     import httpx
 
-    with _client(options, section) as client:
+    with _client(options) as client:
         try:
             response = client.get(f"{options.base_url}/models", timeout=5.0)
         except httpx.RequestError as error:
@@ -304,11 +304,9 @@ def models_of(options: ChatOptions, section: str) -> list[str]:
         return []
 
 
-def _client(options: ChatOptions, section: str) -> httpx.Client:
-    try:
-        import httpx
-    except ImportError as error:
-        raise FatalError(f"{section}.options.base_url needs httpx: pip install 'rlip[vlm]'") from error
+def _client(options: ChatOptions) -> httpx.Client:
+    import httpx
+
     key = _key()
     if not (key.isascii() and key.isprintable()):  # httpx would repeat it in its error
         raise FatalError(f"the key in {KEY} has line breaks or characters that no key has; set it again")

@@ -77,7 +77,7 @@ class Vlm(LabellerPlugin):
         return named_files(f"{self.settings.section}.options", {"usual": self.options.usual})
 
     def open(self, taggers: Sequence[Artifact], worker: int) -> list[OpenLabeller]:
-        """Opens the journal and reads the usual predicates. Raises `FatalError` if httpx is not installed."""
+        """Opens the journal and reads the usual predicates."""
         options, section, journal = self.options, self.settings.section, self.settings.answers
         assert isinstance(options, VlmOptions) and journal is not None, "a recipe resolves it"
         try:

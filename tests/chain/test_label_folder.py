@@ -40,7 +40,7 @@ def workplace(root: Path, commands: list[list[str]], tmp_path_factory: pytest.Te
     folder = tmp_path_factory.mktemp("pictures")
     for name in ("scenes", "recipes"):
         (folder / name).symlink_to(root / name)
-    assert [words[0] for words in commands] == ["data", "label", "show", "query", "export"]
+    assert [words[0] for words in commands] == ["data", "label", "show", "export"]
     for words in commands:
         output_of(*words, cwd=folder)
     return folder
@@ -53,7 +53,7 @@ def label(folder: Path, *words: str) -> tuple[dict[str, tuple[int, int]], dict[s
 
 
 def test_every_picture_has_its_boxes_and_relations(workplace):
-    pictures = json.loads((workplace / "out/labels/mine/labels.json").read_bytes())
+    pictures = json.loads((workplace / "out/labels/drawn/labels.json").read_bytes())
     assert {each["file_name"] for each in pictures} == {path.name for path in (workplace / PICTURES).iterdir()}
     assert len(pictures) == 10
     boxes = [box for each in pictures for box in each["boxes"]]
@@ -64,12 +64,12 @@ def test_every_picture_has_its_boxes_and_relations(workplace):
             assert min(x, y) >= 0 and min(w, h) > 0 and x + w <= each["width"] + 0.01 and y + h <= each["height"] + 0.01
         assert all(max(r["subject"], r["object"]) < len(each["boxes"]) and r["predicate"] for r in each["relations"])
     relations = sum(len(each["relations"]) for each in pictures)
-    assert pq.read_table(workplace / "out/labels/mine/labels.parquet").num_rows == relations >= 10
+    assert pq.read_table(workplace / "out/labels/drawn/labels.parquet").num_rows == relations >= 10
 
 
 def test_new_pictures_and_other_settings_compute_what_they_must(workplace, commands):
     (asked,) = (words for words in commands if words[0] == "label")
-    before = json.loads((workplace / "out/labels/mine/labels.json").read_bytes())
+    before = json.loads((workplace / "out/labels/drawn/labels.json").read_bytes())
     for index in range(2):
         path = workplace / PICTURES / "more" / f"picture {index}.png"
         path.parent.mkdir(exist_ok=True)

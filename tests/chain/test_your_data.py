@@ -63,6 +63,7 @@ def test_the_page_leads_from_six_pictures_to_labels(workplace, root):
     plan = {row["step"]: row["due"] for row in json.loads(output_of("plan", "mine/more.toml", "--json", cwd=workplace))}
     assert plan == {"ingest": 0, "caption": 1, "parse": 1, "import_tagger": 0, "tag": 1, "shard:pseudo": 1}
     store = LocalStore(workplace / "out" / "store")
+    output_of("run", "mine/mine.toml", "--direct", "--set", "tag.weights=demo", cwd=workplace)
     (taken,) = Run(store, "mine").artifacts("import_tagger").values()
     (trained,) = Run(store, "demo").artifacts("train_tagger").values()
     assert taken.content == trained.content, "equal weights lead to equal keys below"
