@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo import config as dynamo_config
+from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from pipeline.training import parallel
 from pipeline.training.checkpoints.folder import CheckpointFolder
@@ -15,6 +16,7 @@ from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.optimizer import gradient_norm, make_optimizer, set_rates, update
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings
+from pipeline.training.tagger_evaluation import HeldOut
 from pipeline.training.tracking import flops
 from pipeline.training.worker import set_precision
 from storage.errors import FatalError
@@ -73,6 +75,15 @@ def test_a_layer_that_needs_ever_more_graphs_stops_the_run(work, shard, monkeypa
     message = r"ever more graphs of a layer .*; set compile = false and run again"
     with dynamo_config.patch(recompile_limit=1), pytest.raises(FatalError, match=message):
         run(work, shard, compile=True)
+
+
+def test_it_stops_the_run_also_where_the_network_is_measured(work, shard, monkeypatch):
+    def measure(*_) -> None:
+        raise FailOnRecompileLimitHit("recompile_limit reached")
+
+    monkeypatch.setattr(HeldOut, "measure", measure)
+    with pytest.raises(FatalError, match="ever more graphs of a layer"):
+        run(work, shard, held_out=0.5, check_every=1)
 
 
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"micro_batch": 4}])
