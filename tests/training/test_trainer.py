@@ -18,7 +18,7 @@ from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.tagger_evaluation import HeldOut
 from pipeline.training.tracking import flops
-from pipeline.training.worker import set_precision
+from pipeline.training.worker import be_deterministic, set_precision
 from storage.errors import FatalError
 from tests.training.conftest import TINY, metrics
 from tests.training.in_ranks import train
@@ -152,6 +152,20 @@ def test_products_on_a_cpu_and_on_a_gpu(as_before, precision, tf32, near):
     assert apart < near
     # Whether a CPU then rounds to bfloat16 is left to its library, which does not on one that lacks matrix units.
     assert (torch.get_float32_matmul_precision() == "medium") == (precision == "medium")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_equal_bits_cost_fused_attention_on_a_gpu_only(device):
+    kernels = ("flash_sdp", "mem_efficient_sdp", "cudnn_sdp")
+    try:
+        be_deterministic(torch.device(device))
+        assert torch.is_deterministic_algorithms_warn_only_enabled() and torch.backends.cuda.math_sdp_enabled()
+        assert {getattr(torch.backends.cuda, f"{kernel}_enabled")() for kernel in kernels} == {device == "cpu"}
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = True
+        for kernel in kernels:
+            getattr(torch.backends.cuda, f"enable_{kernel}")(True)
 
 
 def test_rewinding_forgets_later_steps_and_a_torn_line_and_what_is_measured_again_counts_once(tmp_path):
