@@ -171,7 +171,7 @@ class TrainingSettings(ViewSettings):
     num_workers: int = runtime(0, ge=0)
     """Number of loader processes per training process. 0: it loads images itself, between steps."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
-    """Device to train on. auto: the machine's GPUs if it has any, else its CPU."""
+    """Device to train on. auto: GPUs if the machine, of several nodes the coordinator, has any, else CPUs."""
 
     @model_validator(mode="before")
     @classmethod

@@ -96,6 +96,12 @@ def test_a_hung_rank_ends_the_round_after_the_timeout(work, order_fault, monkeyp
     assert "rank 0 ended with exit code 1" in restart and "imed out" in restart
 
 
+def test_a_rank_that_lacks_the_gpus_of_the_launcher_does_not_train_on_a_cpu(work, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(FatalError, match=r"device = 'cuda': .* finds no such GPU"):
+        launch(config(work), Told(), WORKER)
+
+
 def test_too_few_gpus_are_told_before_any_process_starts(work, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(FatalError, match="processes = 2, but this machine has 1 GPU: set"):

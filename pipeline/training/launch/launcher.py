@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from pipeline.runtime import logs
+from pipeline.runtime.devices import choose_device
 from pipeline.runtime.processes import ready_to_fork
 from pipeline.runtime.stage import ReportProgress
 from pipeline.training.address import resolve
@@ -55,8 +56,10 @@ def launch(config: TrainConfig, report: ReportProgress, worker: str = WORKER) ->
 
     With several nodes, `config.work` is on a file system that all of them share, under the same path.
     """
-    settings = config.settings
-    require_gpus(settings)
+    require_gpus(config.settings)
+    # Another node would choose for itself, and could not take part.
+    settings = config.settings.model_copy(update={"device": choose_device(config.settings.device).type})
+    config = config.model_copy(update={"settings": settings})
     ready_to_fork([WORKER])  # A coordinator that waits for imports looks lost to the other nodes.
     for name in (SUMMARY, MODEL, PROGRESS):
         (config.work / name).unlink(missing_ok=True)
