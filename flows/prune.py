@@ -32,6 +32,7 @@ def prune(
 ) -> int:
     """Delete flow runs that ended more than `days` ago, except the last `keep` of each flow. Returns their number."""
     with get_client(sync_client=True) as client:
+        # All pages are read before anything is deleted, which would move runs to pages that were read.
         old = _old(client, datetime.now(UTC) - timedelta(days=days), keep)
         for run in old:
             _delete(client, run)

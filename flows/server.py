@@ -153,6 +153,7 @@ def serve(store: str, port: int) -> None:
 def _require_free(port: int) -> None:
     """Raise `FatalError` when another process listens on the port."""
     with socket.socket() as probe:
+        # As servers do: a port is free although connections to it have only just ended.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

@@ -157,6 +157,7 @@ def _work_in_tasks(artifact: ProgressArtifact, planner: Planner, plan: StepPlan,
     """Execute the due items of a step in Prefect tasks. If none are due, one task ends in state `Cached`."""
     with gpu_slots(plan.step.stage) if plan.due else nullcontext():
         if plan.step.stage.whole:
+            # Quoted, so that Prefect does not search these objects for futures.
             arguments = (plan.step.name, quote(planner), quote(plan), quote(display))
             return cast(list[Record], run_whole(*arguments, return_state=True).result())
         return _in_blocks(artifact, planner, plan, display)

@@ -56,6 +56,7 @@ class Backbone(nn.Module):
         """Returns B×C×H×W maps of the chosen strides."""
         if self.norms is not None:
             height, width = images_B3HW.shape[2:]
+            # timm's patch embedding refuses other sizes.
             images_B3HW = F.pad(images_B3HW, (0, -width % PATCH, 0, -height % PATCH))
         # Convolutions and pooling are faster with channels last, on CPU and GPU alike.
         maps = self.body(images_B3HW.contiguous(memory_format=torch.channels_last))
@@ -69,9 +70,11 @@ def _replace_batch_norms(module: nn.Module) -> None:
         if not isinstance(child, nn.BatchNorm2d):
             _replace_batch_norms(child)
             continue
+        # The number of groups must divide that of the channels.
         groups = math.gcd(child.num_features, max(1, child.num_features // GROUP_CHANNELS))
         norm: nn.Module = nn.GroupNorm(groups, child.num_features)
         if isinstance(child, BatchNormAct2d):
+            # timm's norm layers contain the activation after them.
             norm = nn.Sequential(norm, child.drop, child.act)
         setattr(module, name, norm)
 
@@ -120,6 +123,7 @@ def create_backbone(name: str, out_indices: list[int] | None = None, drop_path: 
     """
     chosen: dict[str, Any] = {} if out_indices is None else {"out_indices": out_indices}
     if drop_path or is_window_transformer(name):
+        # Also 0, because timm's own default for Swin is 0.1.
         chosen["drop_path_rate"] = drop_path
     if sizes := _SIZED_RESNET.fullmatch(name):
         width, *blocks = map(int, sizes.groups())

@@ -74,6 +74,7 @@ class NetworkConfig:
     backbone_norm: Literal["frozen", "batch", "group"] = "frozen"
     """frozen: fixed batch statistics and first stage, for pre-trained backbones; batch: as timm builds it; group: group
     norm, for training from scratch with small batches."""
+    # Not strict, because JSON has lists and no tuples.
     backbone_strides: tuple[int, ...] = Field(default=(8, 16, 32), strict=False, min_length=1)
     """Strides of the backbone maps to use, finest first."""
     backbone_drop_path: float = Field(default=0.0, ge=0, lt=1)

@@ -40,6 +40,7 @@ class PairBoxes:
 def _refine(boxes: Tensor, change_BN4: Tensor) -> Tensor:
     known = inverse_sigmoid(boxes)
     if known.shape[-1] == 2:
+        # The head alone decides the size of a box that starts from a point.
         known = F.pad(known, (0, 2))
     return (change_BN4 + known).sigmoid()
 
@@ -92,8 +93,10 @@ class Decoder(nn.Module):
                 scaled_BQL4 = places_BQ[:, :, None] * torch.cat((ratios_BL, ratios_BL), dim=-1)
                 references = References.in_boxes(scaled_BQL4, encoded.shapes, self.points)
                 if self.anchored:
+                    # The authors' anchors of an image depend on the padding that its batch gives it.
                     anchor = scaled_BQL4[:, :, 0] if self.scale_by_padding else places_BQ
                     position_BQD = self.ref_point_head(encode_boxes(anchor, self.width))
+                    # As in DAB-DETR, the first layer's positions are not scaled by its content.
                     if index > 0:
                         position_BQD = position_BQD * self.query_scale(content_BQD)
             assert position_BQD is not None
@@ -102,6 +105,7 @@ class Decoder(nn.Module):
                 subjects, objects = to_pairs(content_BQD, groups) if paired else (content_BQD, content_BQD)
                 boxes = boxes.refined(heads[0][index](subjects), heads[1][index](objects))
             decoded.append(Decoded(content_BQD, boxes))
+            # As in Deformable DETR, a layer's loss does not train the boxes of the layers before.
             boxes = boxes.detach()
         return decoded
 
@@ -121,6 +125,7 @@ class _Layer(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.cross_attn = DeformableAttention(config.width, config.levels, config.heads, config.points)
+        # The numbers of norms are Deformable DETR's, not their order here.
         self.norm1 = nn.LayerNorm(config.width)
         self.self_attn = SelfAttention(config.width, config.heads, config.dropout)
         self.norm2 = nn.LayerNorm(config.width)

@@ -29,6 +29,7 @@ class References:
     @classmethod
     def at_points(cls, points_BQL2: Tensor, shapes: list[tuple[int, int]], points: int) -> References:
         """Builds references at points in [0, 1]; offsets count cells of each level."""
+        # Cells are counted from the centre of the first, half a cell into the map.
         return cls(_for_points(points_BQL2 * _sizes(points_BQL2, shapes) - 0.5, points), None)
 
     @classmethod
@@ -58,6 +59,7 @@ def _make_sizes(shapes: tuple[tuple[int, int], ...], dtype: torch.dtype, device:
 @lru_cache
 def _kept_sizes(shapes: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Caches them, because the CPU waits for the GPU at each copy."""
+    # A cached tensor of inference mode could not be saved for a later backward pass.
     with torch.inference_mode(False):
         return _make_sizes(shapes, dtype, device)
 
@@ -139,5 +141,6 @@ class DeformableAttention(nn.Module):
 
     def _offsets_and_weights(self, queries_BQD: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the offsets, B×Q×M×2×LK, and the weights before the softmax, B×Q×M×LK."""
+        # Reordering the weights is cheaper than reordering the offsets of all queries.
         offsets = F.linear(queries_BQD, *self.offset_weights()).unflatten(2, (self.heads, 2, -1))
         return offsets, self.attention_weights(queries_BQD).unflatten(2, (self.heads, -1))

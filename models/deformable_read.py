@@ -22,7 +22,7 @@ from models.deformable_read_triton import read_by_kernel, unfit
 
 Shapes = tuple[tuple[int, int], ...]
 FRAME = 2
-"""Width, in cells, of the frame of zeros around a map."""
+"""Width, in cells, of the frame of zeros around a map: all four cells beside a place that is clamped to it are zero."""
 SHARED = 2**23
 """Number of products from which threads share the work; starting them costs as much as a part of so many."""
 
@@ -160,6 +160,7 @@ def _run(
     if threads == 1:
         return run(0, count)
     with ThreadPoolExecutor(threads) as pool:
+        # All parts are submitted before the first result, which also raises what its thread raised.
         for done in [pool.submit(run, *part) for part in pairwise(bounds)]:
             done.result()
 

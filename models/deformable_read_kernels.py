@@ -95,6 +95,7 @@ def read_kernel(
     TILE: tl.constexpr,
 ):  # fmt: skip
     """Reads for a block of queries of one image and head: level by level, point by point, corner by corner."""
+    # Only the maps of one image are sure to fit indices of 32 bits.
     n = tl.program_id(1).to(tl.int64)
     query = tl.program_id(0) * (TILE // PADDED) + tl.arange(0, TILE // PADDED)
     channel = tl.arange(0, PADDED)
@@ -272,6 +273,7 @@ def _pairs(sums_SCP, PARTS: tl.constexpr):
     return first + second
 
 
+# Tuning runs the kernel several times, which would add up in `sums`.
 @triton.autotune(PER_QUERY, key=KEY, do_bench=_milliseconds, reset_to_zero=["sums"])
 @triton.jit(do_not_specialize=NOT_SPECIALIZED)
 def add_value_gradient_kernel(

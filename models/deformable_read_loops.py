@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 AHEAD = 4
 """Prefetch distance, in queries: how far ahead of the current query numbers are fetched from memory."""
 Array = NDArray[Any]
+# Without the GIL, so that threads share a call; NumPy's error model needs no check before a division.
 _compiled: Any = numba.njit(nogil=True, error_model="numpy")
 
 
@@ -80,6 +81,7 @@ def loops(C: int, P: int) -> Loops:
             for q in range(queries):
                 query = (n // heads * queries + q) * heads + n % heads
                 ahead = query + AHEAD * heads
+                # With the default sizes, a row of 32 numbers fills two lines of the cache.
                 prefetch(places, ahead * 2 * P, 0)
                 prefetch(places, ahead * 2 * P + P, 0)
                 prefetch(weights, ahead * P, 0)
@@ -178,6 +180,7 @@ def load(_typing: Any, array: Any, index: types.Type, count: types.Type) -> Type
     def generate(context: Any, builder: ir.IRBuilder, _signature: Any, given: Sequence[Any]) -> Any:
         vector = context.get_value_type(lanes)
         loaded = builder.load(_place(context, builder, array, given, vector))
+        # Rows start at any number, whereas LLVM assumes the alignment of a whole vector.
         loaded.align = array.dtype.bitwidth // 8
         return loaded
 

@@ -80,6 +80,7 @@ def _unfit_inputs(
     return None
 
 
+# torch.compile calls the function once instead of tracing it, since it cannot trace the cache behind it.
 @torch.compiler.assume_constant_result
 def unfit_machine(device: int | None) -> str | None:
     """Says why the kernels can't run on a CUDA device, or None if they can."""
@@ -166,13 +167,15 @@ def _gradients(
             of_places, of_weights, bin_NQLK, gradient_NQC, *inputs.tensors, **inputs.numbers
         )
         if not torch.are_deterministic_algorithms_enabled():
+            # In 32 bits, as all sums are, whatever the type of the values
             sums = torch.zeros_like(of_value, dtype=torch.float32)
             if sums.numel():
                 kernels.add_value_gradient_kernel[inputs.per_query](
                     sums, gradient_NQC, *inputs.tensors[1:], **inputs.numbers | strides(sums)
                 )
             return sums.to(of_value.dtype), of_places, of_weights
-        # The sort is stable, so within a bin points stay ordered by query, then point.
+        # The sort is stable, so within a bin points stay ordered by query, then point. Packed with their indices into
+        # 64 bits, keys would take twice the passes; `torch.sort` moves indices of 64 bits in either case.
         sorted_bins, points = bin_NQLK.flatten().sort(stable=True)
         every_bin = torch.arange(inputs.bins * inputs.programs + 1, dtype=torch.int32, device=bin_NQLK.device)
         starts = torch.searchsorted(sorted_bins, every_bin, out_int32=True)

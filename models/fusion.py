@@ -67,6 +67,7 @@ class _BidirectionalAttention(nn.Module):
         texts_BMTC = self._heads(self.values_l_proj(texts_BTE))
         logits_BMVT = query_BMVC @ key_BMTC.transpose(2, 3)
         to_image_BMVT = self._drop(logits_BMVT.softmax(3))
+        # Masked only now: in the softmax over texts, the row of a token of padding would be NaN.
         if padding_BV is not None:
             logits_BMVT = logits_BMVT.masked_fill(padding_BV[:, None, :, None], float("-inf"))
         to_texts_BMTV = self._drop(logits_BMVT.transpose(2, 3).softmax(3))
@@ -89,10 +90,11 @@ class LanguageLayer(RobertaLayer):
             hidden_size=config.hidden,
             num_attention_heads=config.heads,
             intermediate_size=config.feedforward,
-            layer_norm_eps=1e-5,
+            layer_norm_eps=1e-5,  # of roberta-base; the default of its class is BERT's 1e-12
             hidden_dropout_prob=config.dropout,
             attention_probs_dropout_prob=config.dropout,
         )
+        # Only a whole model chooses an implementation for its layers.
         settings._attn_implementation = "sdpa"
         super().__init__(settings)
 

@@ -57,6 +57,7 @@ def feed_forward(
     of `inner` is found where weights are loaded, not in the result.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_ND.dtype
+    # Exact types: what extends or replaces these layers, as packing does, computes something else.
     plain = type(inner) is nn.Linear and type(outer) is nn.Linear and type(activation) is nn.ReLU
     drops = dropout.training and dropout.p > 0
     if plain and not drops and not torch.compiler.is_compiling() and can_pack(x_ND.device, dtype):
@@ -82,6 +83,7 @@ class _FeedForward(torch.autograd.Function):
         x_ND, inner_FD, outer_DF, hidden_NF = ctx.saved_tensors
         of_hidden_NF = of_outer_ND @ outer_DF
         of_outer_DF = of_outer_ND.T @ hidden_NF
+        # In place: the hidden values are many, and nothing else reads their gradient.
         torch.ops.aten.threshold_backward.grad_input(of_hidden_NF, hidden_NF, 0, grad_input=of_hidden_NF)
         of_inner_FD = of_hidden_NF.T @ x_ND
         return of_hidden_NF @ inner_FD, of_inner_FD, of_hidden_NF.sum(0), of_outer_DF, of_outer_ND.sum(0)

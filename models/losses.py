@@ -48,6 +48,7 @@ def hungarian(
     counts = [len(target.object_labels) for target in targets]
     with torch.autocast(layers.object_logits.device.type, enabled=False):
         costs_KBPN = matching_costs(layers.float(), [t.float() for t in targets], weights, official_compat)
+    # All layers and images at once, so that the device is waited for once
     costs = costs_KBPN.cpu().double().numpy()
     if not np.isfinite(costs).all():
         raise FloatingPointError("predictions are not finite and cannot be matched")
@@ -89,6 +90,7 @@ def matching_costs(
     object_l1 = torch.cdist(layers.object_boxes, object_BN4, p=1) * exists_BN
     subject_giou = -_pairwise_giou(layers.subject_boxes, subject_BN4)
     object_giou = -_pairwise_giou(layers.object_boxes, object_BN4)
+    # For a relation without object, the authors add the overlap with its box of zeros.
     object_giou = torch.where(exists_BN, object_giou, object_giou + subject_giou if official_compat else subject_giou)
     return (
         cost
@@ -113,6 +115,7 @@ def _predicate_cost(logits_KBPT: Tensor, targets: list[Target]) -> Tensor:
     truth_BTN = _padded([t.predicates for t in targets]).transpose(1, 2)
     known_BN = _padded([t.predicate_known for t in targets])[:, None]
     scores = logits_KBPT.sigmoid()
+    # 1e-4 as in QPIC, for pairs without any predicate, or with all of them
     true_mean = scores @ (truth_BTN / (truth_BTN.sum(1, keepdim=True) + 1e-4))
     false_mean = (1 - scores) @ ((1 - truth_BTN) / ((1 - truth_BTN).sum(1, keepdim=True) + 1e-4))
     return -(true_mean + false_mean) / 2 * known_BN
@@ -248,6 +251,7 @@ def _terms(
         weight_KBP = torch.where(truth_KBP == logits.shape[3] - 1, settings.background, 1.0) * counted_BP
         nll_KBP = -logits.log_softmax(-1).gather(-1, truth_KBP[..., None])[..., 0]
         sums[f"{role}_class"] = (nll_KBP * weight_KBP).flatten(1).sum(1)
+        # As in torch's cross_entropy, the divisor is the sum of the weights, not their number.
         counts[f"{role}_class"] = weight_KBP.flatten(1).sum(1)
 
     quality = []
@@ -258,6 +262,7 @@ def _terms(
         found_KM4, truth_KM4 = boxes[at], torch.cat(truth)[matches.target]
         exists_KM = (truth_KM4 != 0).any(-1) | (role == "subject")
         overlap_KM = giou(cxcywh_to_xyxy(found_KM4), cxcywh_to_xyxy(truth_KM4))
+        # Detached, as it is part of a target. Where there is no object, the subject's box alone decides.
         quality.append(overlap_KM.detach().masked_fill(~exists_KM, 1.0))
         sums[f"{role}_box"] = ((found_KM4 - truth_KM4).abs().sum(-1) * exists_KM).sum(1)
         sums[f"{role}_giou"] = ((1 - overlap_KM) * exists_KM).sum(1)

@@ -24,6 +24,7 @@ from models.layers import box_head, encode_map
 from models.predictions import Predictions
 from models.text_encoder import TextEncoder, TextTokens
 
+# Scores start at 1 %, which keeps a focal loss stable while negatives dominate (Lin et al., 2017).
 PRIOR_LOGIT = -math.log(99)
 Size = tuple[int, int]
 """Height and width."""
@@ -76,8 +77,8 @@ class Network(nn.Module):
 
         Each image lies in the top left of its part of the tensor, with padding right of and below it; `sizes` has its
         height and width in pixels, None stands for images without padding. Sizes are plain numbers, so that no device
-        has to be asked for them. The last of `objects_TE` is the text that stands for "no objects". Images are
-        normalised by ImageNet's mean and standard deviation.
+        has to be asked for them, and `torch.compile` captures the pass whole. The last of `objects_TE` is the text that
+        stands for "no objects". Images are normalised by ImageNet's mean and standard deviation.
         Raises `ValueError` when there are no object texts; predicates may be empty.
         """
         if objects_TE.shape[0] == 0:  # an exporter takes `len` for a constant
@@ -102,6 +103,7 @@ class Network(nn.Module):
         if self.config.official_compat and self.training:
             # The authors derive a text's padding mask from the sign of its summed features.
             key_padding_mask_1T = (texts_TE.float().sum(1) <= 0)[None]
+            # A softmax over no text at all would be NaN.
             key_padding_mask_1T = key_padding_mask_1T & ~key_padding_mask_1T.all()
         padding_BS = torch.cat([x.flatten(1) for x in paddings], dim=1) if padded else None
         memory_BSD, fused = self.transformer.encoder(
@@ -116,6 +118,7 @@ class Network(nn.Module):
         )
         layers = self.config.decoder_layers
         texts = [self.transformer.resizer(x) for x in fused[-layers:]]
+        # With fewer fusions than decoder layers, the first one serves several.
         texts = texts[:1] * (layers - len(texts)) + texts
         return Encoded(
             memory_BSD, padding_BS, shapes, valid_ratios_BL2, texts, key_padding_mask_1T, objects_TE.shape[0]
@@ -124,6 +127,7 @@ class Network(nn.Module):
     def _levels(self, images_B3HW: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Returns projected maps B×D×H×W of all levels, and paddings 1×H×W that are False everywhere."""
         raw = self.backbone(images_B3HW)
+        # The other projections are those of levels beyond the backbone's maps.
         maps = [project(x) for project, x in zip(self.input_proj, raw, strict=False)]
         last = raw[-1]
         for project in self.input_proj[len(raw) :]:
@@ -187,6 +191,7 @@ class Network(nn.Module):
             pairs, relations, texts = self._fuse_late(pairs, relations, encoded)
         layers = []
         for pair, relation, texts_BTD in zip(pairs, relations, texts, strict=True):
+            # Normalised and halved as in GLIP
             classifiers_BTD = self.projection_text(F.normalize(texts_BTD, dim=-1) / 2)
             objects_BTD, predicates_BTD = classifiers_BTD.tensor_split([encoded.objects], dim=1)
             subjects_BND, objects_BND = to_pairs(pair.content, groups)
@@ -313,6 +318,7 @@ class Transformer(nn.Module):
             self.obj_fusion, self.verb_fusion = LateFusion(config), LateFusion(config)
         self.resizer = _Resizer(config)
         self._reset_parameters()
+        # Created after the reset, which would overwrite its own initial weights.
         self.text_encoder = TextEncoder(config.text, tokenizer_folder)
 
     def _reset_parameters(self) -> None:

@@ -44,6 +44,7 @@ def export_onnx(
     both, and `image_size`, the longest side in pixels.
     Raises `ConfigError` for a network that can't be exported.
     """
+    # Installed with the extra `onnx` alone
     import onnx_ir
 
     if not isinstance(network, RLIP):

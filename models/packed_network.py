@@ -108,6 +108,7 @@ def _layer(name: str, child: nn.Module, dtype: torch.dtype) -> nn.Module | None:
     if type(child) is DeformableAttention:
         return PackedAttention(child, dtype)
     if type(child) is nn.ReLU:
+        # It is applied within the product before it.
         return nn.Identity()
     if type(child) is not nn.Linear:
         return None

@@ -84,6 +84,7 @@ class RelationTagger(Network):
         """Predicts the relations of N pairs per image, for any N."""
         count = queries.valid.shape[1]
         groups = max(1, -(-count // self.config.pairs))
+        # A single group is as long as its pairs, so that no computation goes to empty slots.
         slots = self.config.pairs if groups > 1 else max(1, count)
         queries = _fill(queries, groups * slots)
         labels_BTD = encoded.texts[-1].detach()

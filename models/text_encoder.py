@@ -78,6 +78,7 @@ def _build(config: TextConfig, padding: int) -> PreTrainedModel:
             intermediate_size=config.feedforward,
             vocab_size=config.vocabulary,
             max_position_embeddings=config.max_positions,
+            # This and the next are those of roberta-base, not the defaults of its class.
             type_vocab_size=1,
             layer_norm_eps=1e-5,
             hidden_dropout_prob=config.dropout,
@@ -165,6 +166,7 @@ class LabelTokenizer:
     def _tokens(self, text: str) -> list[int]:
         if self._tokenizer is None:
             raise ConfigError("the network has no tokenizer and cannot encode texts; build it with a tokenizer folder")
+        # The same labels are drawn step after step.
         if text not in self._tokens_of:
             self._tokens_of[text] = self._tokenizer(text, truncation=True, max_length=self.longest)["input_ids"]
         return self._tokens_of[text]

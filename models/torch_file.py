@@ -17,7 +17,7 @@ _UNSUPPORTED = re.compile(r"(?:GLOBAL|global:?) (?!GLOBAL)([\w.]+)")
 
 
 def read_torch_file(path: Path) -> Any:
-    """The content of a file of torch.save: tensors, plain values and argparse.Namespace.
+    """Returns the content of a file of torch.save: tensors, plain values and argparse.Namespace.
 
     Values of a zip are mapped into memory, not read. Raises `WeightsError` that names the file, and the code in it if
     any.

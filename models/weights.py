@@ -55,6 +55,7 @@ def load(path: Path | str, tokenizer_folder: Path | str | None) -> Network:
     Raises `FileNotFoundError`, or `WeightsError` that names the file and what is wrong with it.
     """
     config = read_config(path)
+    # Before anything is allocated, since a file may state any sizes.
     if wrong := state_dict_diff(read_shapes(path), expected_shapes(config), {}):
         raise WeightsError(f"{path}: weights do not fit their own configuration; {'; '.join(wrong)}; save them again")
     with opened(Path(path), "pt") as file:
@@ -96,7 +97,7 @@ def load_pretrained(network: Network, path: Path, tokenizer: Path | None) -> Loa
     """Loads weights of this project, of any kind and architecture, into the tensors of the same names.
 
     Of a file for more pairs, the first pairs are taken.
-    Raises `FileNotFoundError`, or ValueError when the file holds no weights or a shape differs; then the network is
+    Raises `FileNotFoundError`, or `ValueError` when the file holds no weights or a shape differs; then the network is
     unchanged.
     """
     saved, own = load(path, tokenizer).state_dict(), network.state_dict()

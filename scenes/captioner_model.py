@@ -100,6 +100,7 @@ def export(model: BlipForConditionalGeneration, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary_file = folder / "vocab.txt"
     vocabulary_file.write_text("\n".join(words()) + "\n")
+    # A copy, because `half` changes a model in place, and training goes on with this one.
     half = BlipForConditionalGeneration(model.config)
     half.load_state_dict(model.state_dict())
     half.half().save_pretrained(folder)  # type: ignore[no-untyped-call]
@@ -133,6 +134,7 @@ class Learner(nn.Module):
         self.parts = nn.Linear(width, parts)
         self.relations = nn.Linear(width, relations)
         for head in (self.parts, self.relations):
+            # Most targets are 0, so probabilities start low.
             nn.init.constant_(head.bias, -3.5)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

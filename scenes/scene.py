@@ -69,6 +69,7 @@ def put(canvas: ImageDraw.ImageDraw, stroke: Stroke, scale: float, fill: int | t
     if stroke.kind == "line":
         width = max(1, round(stroke.width * scale))
         canvas.line(points, fill=fill, width=width, joint="curve" if len(points) > 4 else None)
+        # Pillow ends lines flat.
         if width > 3:
             r = (width - 1) / 2
             for x, y in ((points[0], points[1]), (points[-2], points[-1])):

@@ -231,6 +231,7 @@ class ImageCache:
                     images[index] = image
                     descriptions.append(line)
             images.flush()
+            # Last of all, because these lines say that the images are complete.
             aside = lines.with_suffix(".part")
             aside.write_text("\n".join(descriptions))
             aside.rename(lines)
@@ -248,6 +249,7 @@ def normalise(images: np.ndarray) -> Tensor:
     """Normalises (B, SIDE, SIDE, 3) uint8 to (B, 3, SIDE, SIDE) floats like BLIP's image processor."""
     like = BlipImageProcessor()
     mean, std = (torch.tensor(v)[:, None, None] * 255 for v in (like.image_mean, like.image_std))
+    # A copy, because the array may be a map of a file that torch must not write to.
     return (torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float() - mean) / std
 
 
@@ -267,6 +269,7 @@ class Feed:
         count = len(self.cache.scenes)
         epoch, at = divmod(step, count // self.size)
         order = np.random.default_rng((self.seed, epoch)).permutation(count)
+        # Sorted, so that the mapped file is read in its order
         chosen = np.sort(order[at * self.size : (at + 1) * self.size])
         rng = Random(f"{self.seed}/{step}")
         images = np.ascontiguousarray(self.cache.images[chosen])

@@ -27,6 +27,7 @@ def corpus(scenes: int = 400, seed: int = 7) -> list[str]:
     lines += [noun for nouns in NOUNS.values() for noun in nouns]
     for participles, third, passive in FORMS.values():
         lines += [*participles, third, passive or ""]
+    # Repeated, so that names get their tokens before other words of the captions do
     lines = 5 * [form for line in lines if line for form in (line, f" {line}")]
     rng = Random(seed)
     for i in range(scenes):

@@ -39,11 +39,13 @@ def atomic_folder(path: Path, *, replace: bool) -> Iterator[Path]:
     try:
         aside.mkdir(parents=True)
         yield aside
+        # A folder can't be renamed over one that has entries.
         if replace and path.exists():
             path.rename(old)
         try:
             aside.rename(path)
         except OSError:
+            # Otherwise another process was faster.
             if replace or not path.is_dir():
                 raise
     finally:

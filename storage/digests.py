@@ -14,6 +14,7 @@ def canonical_json(value: Any) -> bytes:
     Raises ValueError on NaN.
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    # Python holds undecodable bytes of file names as lone surrogates, which strict UTF-8 refuses.
     return text.encode("utf-8", "surrogatepass")
 
 

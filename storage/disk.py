@@ -74,6 +74,7 @@ class Disk:
         try:
             self.sync_folder(folder)
         finally:
+            # No error may return while a thread still syncs files that the caller then removes.
             wait(under_way)
         for each in under_way:
             each.result()

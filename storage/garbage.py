@@ -34,6 +34,7 @@ class Garbage:
     def remove(self, store: Store, before: float) -> None:
         """Remove it, unless a run has found it since `before`."""
         if isinstance(self.place, Path):
+            # Looked at again: between the listing and now, a run may have found it.
             if last_used(self.place) < before:
                 store.remove(self.place)
         elif store.used(self.place.stage, self.place.key) < before:

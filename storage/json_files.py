@@ -72,6 +72,7 @@ def require_within(data: bytes, most: Limits = LIMITS) -> None:
     """Compare JSON bytes with limits before parsing. Raises ValueError that names the exceeded limit."""
     if len(data) > most.size:
         raise ValueError(f"more than {most.size:,} bytes")
+    # Counted before parsing: the errors of a file of faults alone would take more memory than a machine has.
     if sum(map(data.count, (b",", b"[", b"{"))) > most.values:
         raise ValueError(f"more than {most.values:,} values")
 

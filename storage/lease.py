@@ -56,6 +56,7 @@ def hold_lease(
         done.set()
         heartbeats.join()
         with suppress(PipelineError):
+            # Another process may have taken the lease over while this one was stopped.
             if _lease_of(files.read(path)).holder == holder:
                 files.remove([path])
 
@@ -74,6 +75,7 @@ def _take(
     since = time.monotonic()
     while not files.create(path, _lease_bytes(holder, 0)):
         found = files.read(path)
+        # It was released after `create` failed.
         if found is None:
             continue
         lease = _lease_of(found)
@@ -81,6 +83,7 @@ def _take(
             files.write(path, _lease_bytes(holder, 0))
             return
         if seen is None:
+            # The host is shown on a terminal, and anyone who may write to the store can name one.
             waiting(re.sub(r"[^\w .-]", "", lease.host)[:100])
         if found != seen:
             seen, since = found, time.monotonic()

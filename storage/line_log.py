@@ -82,10 +82,12 @@ class LineLog:
                 try:
                     self._disk.append(descriptor, b"\n" + data if torn else data)
                     self._disk.sync_file(self.path)
+                    # The name of a new file survives a power cut only once its folder is synced.
                     if size == 0:
                         self._disk.sync_folder(self.path.parent)
                 except OSError as error:
                     with suppress(OSError):
+                        # A caller whose append failed may repeat it, so none of its lines may stay.
                         os.ftruncate(descriptor, size)
                     if error.errno == errno.EFBIG:
                         raise FatalError(
@@ -112,6 +114,7 @@ class LineLog:
             size, too_long = len(piece), False
             while not piece.endswith(b"\n"):
                 piece = file.readline(MAX_LINE)
+                # The line is not finished, so it is read again with the next call.
                 if not piece:
                     return
                 size, too_long = size + len(piece), True

@@ -102,6 +102,7 @@ class LocalStore:
     def draft(self) -> Iterator[Path]:
         folder = self._pending / f"draft-{uuid.uuid4().hex}"
         with ExitStack() as held:
+            # Between making its lock file and holding it, a draft looks like that of a dead process.
             with self._gate(fcntl.LOCK_SH):
                 held.enter_context(_held(folder.with_suffix(".lock")))
             self.disk.mkdir(folder)
@@ -167,6 +168,7 @@ class LocalStore:
             # Two syncs: no reader may see the name before the bytes are safe, no caller return before the name is.
             self.disk.sync_all([draft / name for name in (*manifest.files, MANIFEST)], draft)
             self.disk.make_durable(target.parent)
+            # The remains of an artifact would refuse the rename; a whole artifact stays.
             if target.exists() and not (target / MANIFEST).is_file():
                 self.remove(target)
             try:
@@ -187,6 +189,7 @@ class LocalStore:
         """Note that a run found these, by renewing their manifests' times, so that `rlip store gc` spares them."""
         for artifact in artifacts:
             with suppress(OSError):
+                # A reader may lack permission to write.
                 os.utime(artifact.folder / MANIFEST)
 
     def discard(self, stage: str, key: str) -> None:
@@ -222,6 +225,7 @@ class LocalStore:
     def sweep(self) -> int:
         cleaned = 0
         with self._gate(fcntl.LOCK_EX):
+            # Names with either end: a process may die between making the lock and the folder.
             for folder in {path.with_suffix("") for path in self._pending.glob("draft-*")}:
                 with suppress(BlockingIOError), _held(folder.with_suffix(".lock")):
                     cleaned += folder.is_dir()

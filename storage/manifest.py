@@ -96,6 +96,7 @@ class Manifest(BaseModel):
 
     def checksum(self) -> str:
         """Digest of all fields but the seal."""
+        # Through JSON text, so that the values are those which a reader parses.
         return digest_json(from_json(self.model_dump_json(exclude={"seal"})))
 
     @property
@@ -120,6 +121,7 @@ def parse_manifest(data: bytes, name: str) -> Manifest:
         require_within(data)
         values = from_json(data)
         version = values.get("format") if isinstance(values, dict) else None
+        # Before validation, which would call the fields of a newer version damage.
         if isinstance(version, int) and version > FORMAT:
             raise FutureManifest(f"{name}: manifest format {version}, but this version reads {FORMAT}; upgrade rlip")
         manifest = Manifest.model_validate(values)

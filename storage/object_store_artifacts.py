@@ -72,6 +72,7 @@ class ObjectStoreArtifacts:
         theirs = self.manifest(manifest.stage, manifest.key)
         if theirs is None:
             raise FatalError(f"{self.url}: {place} is being removed while it is written; run again")
+        # Other data under our names would stay as long as the winner's artifact: no manifest names them.
         self._withdraw(place, manifest, parse_manifest(theirs, f"{self.url}: {place}/{MANIFEST}"))
         return theirs
 

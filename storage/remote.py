@@ -8,6 +8,7 @@ import os
 import posixpath
 import random
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ class Remote:
             raise FatalError(f"{self.url}: {error}") from error
         self._files: fsspec.AbstractFileSystem = filesystem or found
         if self._is_s3:
+            # s3fs tries again by itself, too, beside botocore.
             self._files.retries = 1
         self._root = root.rstrip("/")
 
@@ -97,6 +99,7 @@ class Remote:
         """Every file below a folder, by its path relative to the folder, from one listing."""
 
         def ask() -> Mapping[str, Mapping[str, Any]]:
+            # fsspec remembers listings, but other machines write here, too.
             self._files.invalidate_cache()
             with suppress(FileNotFoundError):
                 found: Mapping[str, Mapping[str, Any]] = self._files.find(self._path(folder), detail=True)
@@ -230,6 +233,7 @@ class Remote:
                 self._do(lambda path=path: self._files.rm_file(self._path(path)))  # type: ignore[misc]
 
     def _cat(self, paths: list[str]) -> dict[str, bytes]:
+        # With "omit", a failed request would pass for a missing file.
         found = self._files.cat(paths, on_error="return")
         for data in found.values():
             if isinstance(data, Exception) and not isinstance(data, FileNotFoundError):
@@ -240,8 +244,15 @@ class Remote:
         full = self._path(path)
         self._make_room(full)
         if self.renames:
-            self._files.pipe_file(f"{full}.new", data)
-            self._files.mv(f"{full}.new", full)
+            aside = f"{full}.{uuid.uuid4().hex[:8]}.new"
+            self._files.pipe_file(aside, data)
+            if mode == "create":
+                try:
+                    os.link(aside, full)  # unlike a rename, a link replaces no file
+                finally:
+                    Path(aside).unlink()
+            else:
+                self._files.mv(aside, full)
         else:
             self._files.pipe_file(full, data, mode=mode)
 

@@ -118,6 +118,7 @@ class RemoteStore:
         if left is None:
             return found
         try:
+            # What the disk has spoilt since then is not copied, but computed again.
             left.require_whole()
         except FatalError:
             self.remove(left.folder)
@@ -252,11 +253,13 @@ class RemoteStore:
         name = place.read_bytes() if place.is_file() else b""
         while not re.fullmatch(rb"[0-9a-f]{32}", name):
             with suppress(FileNotFoundError):
+                # Another process may have replaced the damaged name already.
                 if place.read_bytes() == name:
                     place.unlink()
             aside = self.root / f".machine-{uuid.uuid4().hex}"
             aside.write_text(uuid.uuid4().hex)
             with suppress(FileExistsError):
+                # Unlike a rename, a link replaces nothing: of two processes, both use the name of the faster one.
                 place.hardlink_to(aside)
             aside.unlink()
             name = place.read_bytes()

@@ -107,6 +107,7 @@ class Run:
     def note(self, name: str, value: Any) -> None:
         """Store a JSON document with the run, e.g. its recipe or the table shown at its end."""
         self.require_current()
+        # Only an object with a field has room for a seal.
         document = value if isinstance(value, dict) and value else {"value": value}
         self.store.put(self.folder / f"{name}.json", sealed_json(document, default=str))
 

@@ -243,6 +243,7 @@ def _read_as(held: pa.Array, wanted: pa.DataType, path: str, where: str, stage: 
     if pa.types.is_list(wanted) and pa.types.is_list(held.type):
         values = _read_as(held.flatten(), wanted.value_type, path, where, stage)
         lengths = held.value_lengths().fill_null(0).to_pylist()
+        # Counted anew: `flatten` leaves out the items behind missing lists, which the held offsets still count.
         offsets = [0]
         for length in lengths:
             offsets.append(offsets[-1] + length)

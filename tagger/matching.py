@@ -151,7 +151,7 @@ def _broader_words(category: str) -> frozenset[str]:
 
 
 _OF_NOUNS, _OF_KINDS, _OF_UNCLEAR = (_own_names, _synonyms, _broader_words), (_own_names, _synonyms), (_own_names,)
-"""The tables for nouns, for what these are kinds of, and for nouns whose meaning hangs on the noun before them."""
+"""The tables for nouns, for what these are kinds of, and for nouns whose meaning depends on the noun before them."""
 
 
 @lru_cache(maxsize=1 << 14)

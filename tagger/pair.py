@@ -37,6 +37,7 @@ def shares(weights: Sequence[float], total: float) -> list[float]:
         return [1.0] * len(weights)
     found = [0.0] * len(weights)
     left, remaining = total, math.fsum(weights)
+    # The largest first, because what a share loses to the limit goes to the smaller ones.
     for place in sorted(range(len(weights)), key=lambda place: -weights[place]):
         found[place] = min(left * weights[place] / remaining, 1.0) if remaining > 0 else 0.0
         left, remaining = max(left - found[place], 0.0), remaining - weights[place]

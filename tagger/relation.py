@@ -7,11 +7,11 @@ from dataclasses import dataclass
 class Relation:
     """A row of the relations table: box indices, canonical predicate, score in [0, 1], and origin.
 
-    `proposed`: the caption's triplet `triplet` proposed this very pair; -1 if none did.
+    `proposed`: whether a caption's triplet proposed this exact pair; `triplet`: its number, -1 if none did.
     `calibrated`: the probability that the score stands for; None when the tagger is not calibrated.
     `posterior`: the probability that this pair is (one of those) meant by the mention that proposed it, given that the
     mention is right; the highest over several mentions; None when no mention proposed it.
-    `probability`: the probability that the relation holds of this very pair, and what each part adds to its log-odds
+    `probability`: the probability that the relation holds for this exact pair, and what each part adds to its log-odds
     (`tagger.labelling.calibration.Stack`); None before they are combined.
     """
 

@@ -43,6 +43,7 @@ def read_checkpoint(path: Path, args_file: Path | None = None) -> Checkpoint:
 
 def _is_safetensors(path: Path) -> bool:
     with path.open("rb") as file:
+        # A safetensors file starts with the length of its header in 8 bytes, then JSON.
         return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
 
@@ -86,6 +87,7 @@ def _checked(path: Path, name: object, value: object) -> Tensor:
         )
     if value.layout != torch.strided or value.is_quantized:
         raise WeightsError(f"{path}: {name} is sparse or quantised; only dense tensors can be read")
+    # With strides of 0, a small file may claim a tensor that does not fit into memory.
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         raise WeightsError(f"{path}: {name} claims {value.numel():,} values, more than the file has")
     if not value.is_floating_point():

@@ -102,6 +102,7 @@ def _vision(
     _refuse_others({name: value for name, value in args.items() if not (kind.detector and name == "two_stage")})
     encoder = _encoder(kind)
     levels, width = _matrix(shapes, "transformer.level_embed")
+    # Shapes show the product of heads and points alone; the released networks have 8 heads.
     heads = overrides.get("heads", args.get("nheads", 8 if width == 256 else None))
     queries = (
         "transformer.verb_tgt" if kind is Architecture.TAGGER else "refpoint_embed" if kind.anchored else "query_embed"
@@ -136,6 +137,7 @@ def _language(shapes: Shapes, kind: Architecture, args: Mapping[str, Any]) -> di
         "text": {
             "hidden": hidden,
             "layers": _count(shapes, f"{_LANGUAGE}encoder.layer"),
+            # The heads of RoBERTa's published sizes are 64 wide.
             "heads": hidden // 64 if hidden in (768, 1024) else None,
             "feedforward": _matrix(shapes, f"{_LANGUAGE}encoder.layer.0.intermediate.dense.weight")[0],
             "vocabulary": vocabulary,

@@ -47,6 +47,7 @@ class BlipCaptioner:
         folder = find_model(settings.model, settings.hub)
         self._device = choose_device(settings.device, worker)
         dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+        # Loading a pickle could run code.
         model: Any = BlipForConditionalGeneration.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=dtype
         )

@@ -11,6 +11,7 @@ from pipeline.captioning.settings import CaptionSettings
 from pipeline.runtime.plugins import OpenedPlugin, load_plugin
 from pipeline.runtime.stage import Rejected
 
+# For types alone: a command that only reads a store must not wait for torch.
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor

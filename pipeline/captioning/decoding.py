@@ -72,6 +72,7 @@ def uniforms(seed: int, image_id: int, draws: int) -> NDArray[np.float64]:
     Philox is counter-based: its key is (seed, image id) and its counter runs over draws and steps, so the first draws
     of an image stay the same when more are requested.
     """
+    # Keys are unsigned, whereas ids of images may be negative.
     key = np.array([seed & _MASK, image_id & _MASK], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).random((draws, STEPS))
 
@@ -102,6 +103,7 @@ def search(
     searches = [_Search(beams, [prompt] * beams) for _ in range(images)]
     device = states_BSD.device
     scores_BK = torch.full((images, beams), _NEVER, device=device)
+    # All beams begin with the prompt, so only one of them may continue it.
     scores_BK[:, 0] = 0.0
     first_row = torch.arange(images, device=device)[:, None] * beams
     unread: list[Tensor] = []

@@ -127,6 +127,7 @@ class _Worker:
     """Side in pixels of the square image that its network takes."""
 
     def __init__(self, python: Path) -> None:
+        # A file, since a pipe that nobody reads would block the worker once it is full
         self._errors = TemporaryFile()  # noqa: SIM115 - closed by `end`
         self._process = subprocess.Popen(
             [python, "-I", WORKER],

@@ -188,6 +188,7 @@ def serve(pipe: Pipe) -> None:
         try:
             if model is None:
                 settings = header
+                # Products that are split over threads round differently.
                 torch.set_num_threads(1)
                 model = build(Path(header["weights"]), Path(header["vocabulary"]), header["prompt"])
                 pipe.write({"side": model.visual_encoder.patch_embed.img_size[0]})

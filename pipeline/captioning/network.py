@@ -57,6 +57,7 @@ class Pixels:
         stated: dict[str, Any] = {}
         for name in ("processor_config.json", "preprocessor_config.json"):
             content = json.loads((folder / name).read_bytes()) if (folder / name).is_file() else {}
+            # Newer folders nest these settings in those of the processor.
             stated |= content.get("image_processor", content)
         self._mean = 255 * torch.tensor(stated.get("image_mean", CLIP_MEAN), device=device).view(3, 1, 1)
         self._deviation = 255 * torch.tensor(stated.get("image_std", CLIP_DEVIATION), device=device).view(3, 1, 1)
@@ -168,6 +169,7 @@ class TextLayer:
     def image_keys(self, states_BSD: Tensor) -> ImageKeys:
         """Compute the keys and values of images."""
         keys, values = [], []
+        # One image at a time, because a product with more rows may round differently.
         for states_SD in states_BSD:
             both = self._image_keys(states_SD).view(len(states_SD), 2, self._heads, -1).permute(1, 2, 0, 3).contiguous()
             keys.append(both[0])

@@ -143,6 +143,10 @@ def _from_json(content: Any, path: Path) -> Iterator[_Stated]:
         raise FatalError(f"{path}: is neither a JSON object nor a list; expected {EXPECTED}")
 
 
+_OF_IMAGE = frozenset({"image_id", "id", "file_name", "width", "height", "dataset", "split", "url", "coco_url"})
+"""Fields of a row that are no captions."""
+
+
 def _from_rows(rows: list[Any], path: Path, only_caption: bool) -> Iterator[_Stated]:
     for row in rows:
         if not isinstance(row, dict):
@@ -151,7 +155,7 @@ def _from_rows(rows: list[Any], path: Path, only_caption: bool) -> Iterator[_Sta
             yield row.get("image_id"), row.get("caption"), _of(path.stem)
         else:
             for model, texts in row.items():
-                if model != "image_id":
+                if model not in _OF_IMAGE:
                     yield from ((row.get("image_id"), text, _of(model)) for text in _listed(texts))
 
 

@@ -187,6 +187,7 @@ class RecordedTraining:
             )
         model = TaggerSettings if run.stage(name) == TrainTaggerStage.name else TrainingSettings
         try:
+            # Keys leave out the number of processes, and one process can share any batch.
             settings = model.model_validate({"processes": 1, **terms["settings"]})
         except ValidationError as error:
             raise FatalError(f"{name} of run {run.name!r} has settings of another version: {error}") from error

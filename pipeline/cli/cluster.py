@@ -56,6 +56,7 @@ def write_slurm_script(
 ) -> None:
     """Write a batch script for `sbatch` that runs a recipe on one or more nodes of a Slurm cluster."""
     settings = overrides or []
+    # Stands for the coordinator's address, which several nodes need and only the running script knows.
     address = [f"{section}.address=node:29500" for section in ("train_tagger", "pretrain.settings") if nodes > 1]
     recipe = load_recipe(path, [*settings, *address, *training_overrides(nodes, gpus)])
     if nodes > 1 and "://" in recipe.store:

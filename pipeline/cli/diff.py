@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from heapq import nlargest
 from pathlib import Path
@@ -22,7 +22,7 @@ from pipeline.cli.why import causes_of
 from pipeline.labels.audit_sample import RIGHT, WRONG
 from pipeline.labels.kept_labels import ChoiceSettings, choice_or_all, kept_labels
 from pipeline.labels.label_overrides import Overrides, overrides_of
-from pipeline.labels.labelled_partitions import candidates, images_with_boxes
+from pipeline.labels.labelled_partitions import candidates, images_with_boxes, require_same_boxes
 from pipeline.labels.verdict_log import Standing, VerdictLog, verdicts_folder
 from pipeline.labels.verdict_summary import outcome_of, run_precision
 from pipeline.labels.verdicts import JudgedRelation, StandingVerdicts, box4
@@ -224,6 +224,7 @@ def difference(before: Run, after: Run) -> Difference:
     """
     result = Difference()
     old, new = before.artifacts(STEP), after.artifacts(STEP)
+    images = images_with_boxes(before), images_with_boxes(after)
     for run, artifacts in ((before, old), (after, new)):
         if not artifacts:
             raise FatalError(f"run {run.name!r} has no artifacts of step {STEP!r}: nothing to compare")
@@ -233,7 +234,7 @@ def difference(before: Run, after: Run) -> Difference:
         if one == other:
             result.same += len(labels)
             continue
-        number = _numbering(before, after, partition)
+        number = _numbering([each.get(partition) for each in images], [one, other])
         found = _labels(other)
         keys = {(i, number(i, s), name, number(i, o)): (i, s, name, o) for i, s, name, o in found}
         others, cause = {key: found[own] for key, own in keys.items()}, _cause(before.store, partition, one, other)
@@ -252,12 +253,16 @@ def _ways(before: Mapping[Relation, float], after: Mapping[Relation, float]) -> 
     return {"added": after.keys() - shared, "lost": before.keys() - shared, "re-scored": changed}
 
 
-def _numbering(before: Run, after: Run, partition: str) -> Callable[[int, int], int]:
+def _numbering(images: Sequence[Artifact | None], tagged: Sequence[Artifact | None]) -> Callable[[int, int], int]:
     """Image id and number of a box in the second run → its number in the first, or one that no box has there.
 
-    A box is the same if it has the same name and place in an image of the same bytes.
+    `images`, `tagged`: a partition's artifacts in both runs. A box is the same if it has the same name and place in an
+    image of the same bytes. Raises `FatalError` as `require_same_boxes` does.
     """
-    old, new = (images_with_boxes(run).get(partition) for run in (before, after))
+    for boxed, labelled in zip(images, tagged, strict=True):
+        if boxed is not None and labelled is not None:
+            require_same_boxes(boxed, labelled)
+    old, new = images
     if old is None or new is None or old == new:
         return lambda image_id, number: number
     known = {row["image_id"]: row for row in old.table("images").select(_IMAGE).to_pylist()}
@@ -333,10 +338,11 @@ def _kept_change(before: Run, after: Run) -> KeptChange:
     change = KeptChange()
     choices = choice_or_all(before), choice_or_all(after)
     settled = overrides_of(before), overrides_of(after)
-    old, new = before.artifacts("tag"), after.artifacts("tag")
+    old, new = before.artifacts(STEP), after.artifacts(STEP)
+    images = images_with_boxes(before), images_with_boxes(after)
     for partition in sorted(old.keys() | new.keys()):
         one = _kept(old.get(partition), choices[0], settled[0].get(partition))
-        number = _numbering(before, after, partition)
+        number = _numbering([each.get(partition) for each in images], [old.get(partition), new.get(partition)])
         found = _kept(new.get(partition), choices[1], settled[1].get(partition))
         other = {(i, number(i, s), name, number(i, o)) for i, s, name, o in found}
         change.same += len(one & other)
@@ -347,6 +353,7 @@ def _kept_change(before: Run, after: Run) -> KeptChange:
                 change.corrected[way] += sum(
                     (image_id, number(image_id, s), name, number(image_id, o)) in labels for s, o, name in side
                 )
+    # The plus drops counts of 0.
     change.corrected = +change.corrected
     return change
 

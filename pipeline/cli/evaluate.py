@@ -142,6 +142,7 @@ class Evaluation:
         """The comparison, or findings and figures, with null where the ground truth does not define them."""
         if self.comparison is not None:
             return self.comparison.as_json()
+        # Only NaN differs from itself.
         figures = [{k: None if v != v else v for k, v in vars(figure).items()} for figure in self.figures]
         said = {"benchmark": self.benchmark, "rules": self.rules, "findings": self.findings}
         return json.dumps(said | {"figures": figures}, allow_nan=False)

@@ -43,6 +43,7 @@ _PARTS = {
     "captions_part": "captions",
 }
 """Column → what adds it to a label's log-odds, in words."""
+# As many digits as surely fit the 64 bits of an id.
 _IMAGE_ID = re.compile("[0-9]{1,18}")
 
 

@@ -68,6 +68,7 @@ def printed(make: Callable[..., Any], show: Callable[..., None]) -> Callable[...
         shown = {option.name: options.pop(option.name) for option in own}
         show(make(**options), **shown)
 
+    # Typer reads a command's options from its signature.
     options = [option.replace(annotation=types[option.name]) for option in (*made, *own)]
     command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     command.__annotations__ = types

@@ -89,6 +89,7 @@ def predict(
             f"--subject {subject}: is not among the objects ({', '.join(names.objects)}); add it to --objects"
         )
     network = open_network(path, tokenizer, device)
+    # All relations: `unique` may drop many of the best before it keeps `per_image`.
     predictor = Predictor(network, names, image_size or known.image_size, subject=subject, per_image=None)
     if draw is not None:
         with translate_os_errors(f"making {draw}"):

@@ -86,6 +86,7 @@ def select(run: Run, sql: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """
     import duckdb
 
+    # Locked, so that no statement can allow files, URLs or extensions again.
     connection = duckdb.connect(config={"enable_external_access": False, "lock_configuration": True})
     tables: list[str] = []
     resources = ExitStack()

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, probe_bytes
+from pipeline.data.images.opening import LOOSEST_LIMITS, BadImage, probe_bytes
 from pipeline.interop.shard_samples import MAX_LABELS_SIZE, TarSample, read_labels, read_member, tar_samples
 from storage.shards.index import Progress
 from storage.shards.scan import Refused
@@ -60,6 +60,7 @@ def contents_of(tar: Path, report: Progress) -> tuple[Contents, list[Refused]]:
     """Reads the contents of a tar, and where it is damaged."""
     contents, damaged = Contents(bytes=tar.stat().st_size if tar.is_file() else 0), []
     samples = tar_samples(tar)
+    # Before the tar is opened here, so that `tar_samples` says what is wrong with a path.
     entry = next(samples, None)
     with tar.open("rb") as file:
         while entry is not None:
@@ -82,7 +83,7 @@ def _count(contents: Contents, sample: TarSample, descriptor: int) -> None:
         contents.lacking["image"] += 1
     else:
         contents.images += 1
-        contents.formats[_format(read_member(descriptor, image, DEFAULT_LIMITS.max_bytes))] += 1
+        contents.formats[_format(read_member(descriptor, image, LOOSEST_LIMITS.max_bytes))] += 1
     data = read_member(descriptor, labels, MAX_LABELS_SIZE) if labels is not None else None
     seen = read_labels(data) if data is not None else None
     if seen is None:

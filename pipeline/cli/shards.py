@@ -17,7 +17,7 @@ from pipeline.cli.batch import batch
 from pipeline.cli.contact_sheet import contact_sheet, labelled_cell
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath
 from pipeline.cli.shard_contents import Contents, contents_of, gaps_of
-from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, decode_image
+from pipeline.data.images.opening import LOOSEST_LIMITS, BadImage, decode_image
 from pipeline.interop.publish_shards import (
     CHECKSUMS,
     ENERGON_FOLDER,
@@ -218,7 +218,7 @@ def preview_shard(
             image, labels = sample.image(), sample.labels()
             data = read_member(file.fileno(), labels, MAX_LABELS_SIZE) if labels is not None else None
             seen = read_labels(data) if data is not None else None
-            pixels = read_member(file.fileno(), image, DEFAULT_LIMITS.max_bytes) if image is not None else None
+            pixels = read_member(file.fileno(), image, LOOSEST_LIMITS.max_bytes) if image is not None else None
             if pixels is None:
                 print(f"{sanitise(sample.key)}: no image; {_members(sample)}")
                 continue

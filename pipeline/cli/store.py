@@ -57,6 +57,7 @@ def verify(
     runs = None if run_name is None else [find_run(opened, run_name)]
     console = Console(stderr=True)
     examined = []
+    # Which artifacts a run needs is in its records.
     if not any(file.is_record for file in files):
         examined = list(track(find_damage(opened, runs), "reading", console=console, transient=True, disable=as_json))
     damages = [damage for damage in examined if damage is not None]
@@ -156,8 +157,10 @@ def remove_run(run_name: RunName, store: StorePath = STORE, as_json: AsJson = Fa
     opened = existing_store(store)
     opened.require_writable()
     run = find_run(opened, run_name)
+    # Before its report goes: a record is refused as a whole.
     run.require_current()
     freed = next((share.apart for share in usage_of(opened).runs if share.name == run.name), 0)
+    # Before the run, whose recipe says where its report is.
     reports = remove_report(run)
     run.remove()
     if as_json:

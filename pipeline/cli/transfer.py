@@ -64,6 +64,7 @@ def pull(run_name: RunName, url: Url, store: StorePath = STORE, as_json: AsJson 
     name, _, number = run_name.partition("@")
     opened = open_store(store)
     opened.refresh()
+    # Killed pulls leave drafts.
     opened.sweep()
     run = Run(opened, name)
     _show(lambda report: pull_run(run, _remote(url), report, number), as_json)
@@ -177,6 +178,7 @@ def _pull_partition_maps(store: Store, remote: ObjectStoreArtifacts, datasets: s
     for path, data in remote.files.read_many(wanted).items():
         theirs = parse_json(data, PartitionMap, f"{remote.url}/{path}", PARTITION_MAP_REMEDY, PARTITION_MAP_LIMITS)
         mine = load_partition_map(store.root / path).partitions
+        # Maps are only extended, so a longer one that begins alike is a later one.
         if theirs.partitions[: len(mine)] == mine and len(theirs.partitions) > len(mine):
             store.put(store.root / path, data)
 

@@ -41,6 +41,7 @@ def unpack(archive: Path, folder: Path, report: Report = lambda done, total: Non
         shutil.rmtree(aside, ignore_errors=True)
         raise
     with _explained(archive):  # what is moved only in part counts as missing, as long as `aside` exists
+        # A rename of the whole folder can't merge it into one that exists, so each file is moved.
         shutil.copytree(aside, folder, copy_function=os.replace, dirs_exist_ok=True)
         shutil.rmtree(aside)
     archive.unlink()

@@ -136,6 +136,7 @@ def _fetch(url: str, part: _Part, report: Report) -> None:
     version = part.version
     if version is not None and done == version.length:
         return
+    # A server that compressed the file would state another length and number other bytes.
     headers = {"User-Agent": "rlip", "Accept-Encoding": "identity"}
     if done and version is not None and version.validator is not None:
         headers |= {"Range": f"bytes={done}-", "If-Range": version.validator}

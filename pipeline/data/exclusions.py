@@ -125,10 +125,12 @@ def read_list(path: Path) -> ListedImages:
             ids.add(image_id)
         elif not is_name:
             raise FatalError(f"{path}: {where} is not an image id: {shown(entry)}; expected {IDS}")
-        if is_name:
-            names.update(names_of(value)[:2])
-            if (number := id_of_name(value)) is not None:
-                numbers.add(number)
+        if is_name and (number := id_of_name(value)) is not None:
+            numbers.add(number)
+        # Datasets with ids of their own have the images of COCO annotations under their file names.
+        stated = entry.get("file_name") if isinstance(entry, dict) else value
+        if isinstance(stated, str) and _NAME.fullmatch(stated):
+            names.update(names_of(stated)[:2])
     if not ids and not names:
         raise FatalError(f"{path}: names no image; expected {IDS}")
     return ListedImages(frozenset(ids), frozenset(names), frozenset(numbers))
@@ -147,6 +149,7 @@ class Contamination:
         self._lists = lists
         self._distance = distance
         self._excluded: dict[str, list[tuple[str, ListedImages]]] = {}
+        # Reversed, so that of equal images the first is named.
         self._by_digest = {row["digest"]: _name(row) for row in reversed(rows)}
         self._names = {_name(row) for row in rows}
         self._hashed = [_name(row) for row in hashed]
@@ -184,7 +187,7 @@ def _name(row: Mapping[str, Any]) -> str:
 
 
 def list_entries(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yields the entries of a list of images, each with its place in words. Raises `FatalError` as `read_ids`."""
+    """Yields the entries of a list of images, each with its place in words. Raises `FatalError` as `read_list`."""
     first = opening(path, IDS)
     if first == "{":
         yield from _listed_in_object(path)

@@ -24,7 +24,7 @@ from pipeline.data.datasets.record_index import RecordIndex, open_index
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.exclusions import IDS, id_of_name, list_entries, listed_value, names_of
 from pipeline.data.images.folders import open_folder
-from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, ImageLimits, fingerprint
+from pipeline.data.images.opening import LOOSEST_LIMITS, BadImage, ImageLimits, fingerprint
 from pipeline.data.images.refs import ImageRef, UprightImage, state_of, uri_of
 from pipeline.runtime.stage import Partition
 from storage.atomic import write_atomic
@@ -48,7 +48,7 @@ def partition_dataset(
     indexes: Path | None,
     fingerprint_by: Literal["bytes", "stat"],
     store: Store,
-    limits: ImageLimits = DEFAULT_LIMITS,
+    limits: ImageLimits = LOOSEST_LIMITS,
 ) -> Iterator[Partition]:
     """Yields the partitions of a dataset by its stored map, extended by new images, without those that are gone.
 
@@ -76,7 +76,8 @@ def partition_dataset(
         indexed = files and digest_json([files, index.folder.name])
         digest = digests.find(number, indexed)
         if digest is None:
-            lost = [[reject.image_id, reject.reason, reject.value] for reject in index.lost] if number == 0 else []
+            counted = index.lost if number == 0 and not sample.name else []
+            lost = [[reject.image_id, reject.reason, reject.value] for reject in counted]
             stated = files and digest_json([files, source.split, index.digest(present), lost])
             digest = digests.find(number, stated)
             if digest is None:
@@ -271,6 +272,8 @@ def _listed(path: Path, dataset: str, index: RecordIndex) -> frozenset[int]:
     unknown: list[str] = []
     for where, entry in list_entries(path):
         meant = _images(listed_value(entry), known, uris, names)
+        if not meant and isinstance(entry, dict):
+            meant = _images(entry.get("file_name"), known, uris, names)
         if len(meant) > 1:
             raise FatalError(
                 f"{path}: {where} may be any of {len(meant)} images of dataset {dataset!r}: {shown(entry)}; give names "

@@ -216,6 +216,7 @@ def _session(path: Path, device: torch.device) -> Any:
             )
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
     options = onnxruntime.SessionOptions()
+    # By itself, onnxruntime would take all cores, which other workers need, too.
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         return onnxruntime.InferenceSession(path, options, providers=providers)

@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from PIL import Image
 
+from models.config import ConfigError
 from models.weights import load
 from models.weights_file import WeightsError
 from pipeline.data.datasets.names import COCO_CATEGORIES
@@ -40,7 +41,7 @@ class OwnDetector:
         """Raises `FatalError` when the file holds no network that detects, or a damaged one."""
         try:
             network = load(weights, tokenizer)
-        except (WeightsError, OSError) as error:
+        except (WeightsError, ConfigError, OSError) as error:
             raise FatalError(f"detect.weights: {error}") from error
         self.names, self._batch = tuple(names), batch
         try:

@@ -42,15 +42,17 @@ class RecordedDetector:
                     for ending in _endings(name):
                         endings[ending].add(image_id)
                 elif kind == "categories":
-                    names[entry["id"]] = str(entry["name"])
+                    names[_id(entry["id"])] = str(entry["name"])
                 else:
                     x, y, w, h = map(float, entry["bbox"])
-                    row = (x, y, x + w, y + h, entry["category_id"], float(entry["score"]))
+                    row = (x, y, x + w, y + h, _id(entry["category_id"]), float(entry["score"]))
                     rows[_id(entry["image_id"])].append(row)
             except (KeyError, TypeError, ValueError, AttributeError):
                 raise FatalError(f"detector {path}: {kind} contain {shown(entry)}; expected {EXPECTED}") from None
         if unknown := {row[4] for found in rows.values() for row in found} - names.keys():
-            raise FatalError(f"detector {path}: categories lack the ids {sorted(unknown)[:5]}; expected {EXPECTED}")
+            raise FatalError(
+                f"detector {path}: categories lack the ids {sorted(unknown, key=str)[:5]}; expected {EXPECTED}"
+            )
         if unlisted := rows.keys() - sizes.keys():
             raise FatalError(f"detector {path}: images lack the ids {list(unlisted)[:5]}; expected {EXPECTED}")
         self._path, self._ids, self._endings, self._sizes, self._rows = path, ids, endings, sizes, rows
@@ -94,5 +96,6 @@ def _endings(name: str) -> list[str]:
 
 
 def _id(value: Any) -> Any:
-    """An id that counts as equal whether it is written as a number or as text."""
+    """An id that counts as equal whether it is written as a number or as text. Raises TypeError for a list or object."""
+    hash(value)
     return value if (number := as_id(value)) is None else number

@@ -34,6 +34,7 @@ class TorchvisionDetector:
         names: list[str] = published.meta["categories"]
         try:
             state = read_torch_file(path)
+            # By default, torchvision downloads the backbone's weights.
             model = get_model(kind, weights=None, weights_backbone=None, num_classes=len(names))
             model.load_state_dict(state)
         except (OSError, RuntimeError, TypeError, AttributeError, WeightsError) as error:

@@ -30,6 +30,7 @@ class TransformersDetector:
         self._processor, self._model = load_model(folder, AutoImageProcessor, AutoModelForObjectDetection, device)
         self._device, self._batch = device, batch
         labels: dict[int, str] = self._model.config.id2label
+        # Numbers may have gaps, as COCO's ids have.
         self.names = tuple(labels.get(number, "") for number in range(max(labels, default=-1) + 1))
 
     @classmethod

@@ -264,8 +264,10 @@ def _dissect(
     one_repair = codes < _CODE[ErrorKind.SEVERAL]
     reached[near.truth[one_repair]] = True
     aims = np.flatnonzero((codes == kind[near.prediction]) & one_repair)
+    # Truths that are found come last: a repair towards one would give a duplicate.
     aims = _first(aims, near.prediction[aims], found[near.truth[aims]], -near.overlap[aims])
     target[near.prediction[aims]] = near.truth[aims]
+    # Written last: where nothing is wrong, only the winner is right, and others stay duplicates.
     kind[winners], target[winners] = _RIGHT, truths
 
 

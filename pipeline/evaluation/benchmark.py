@@ -330,6 +330,7 @@ def _evaluated(
     groups: Mapping[str, str] | None = None,
 ) -> Evaluated:
     """What follows from `measured`. `official`: the authors' values; `truths`, `groups`: of the classes, by name."""
+    # `bootstrap` refuses to draw from no images.
     resamples = options.resamples if truth.images else 0
     found = bootstrap(lambda chosen: measured(chosen).figures, truth.images, resamples=resamples, report=options.report)
     figures = tuple(_figure(name, labels.get(name, name), each, official.get(name)) for name, each in found.items())

@@ -67,9 +67,10 @@ def bootstrap(
 
     A metric keeps what it found of each image: `lambda chosen: {"mAP": matches.scores(chosen).mean()}` with `matches =
     match_hico(...)`. That of a difference between two models makes the bootstrap a paired one. A resample depends on
-    the seed and its number alone. The metric is called 1 + resamples + `GROUPS` times, and `report` after each; choices
-    without a value (NaN) are left out. A standard error needs 50 to 200 resamples (Efron and Tibshirani 1993, section
-    6.4); with 0, there are values alone. Raises ValueError without images, for 1 resample, or a level outside 0 to 1.
+    the seed and its number alone. The metric is called 1 + resamples + `GROUPS` times at most, and `report` after each;
+    choices without a value (NaN) are left out. A standard error needs 50 to 200 resamples (Efron and Tibshirani 1993,
+    section 6.4); with 0, there are values alone. Raises ValueError without images, for 1 resample, or a level outside 0
+    to 1.
     """
     if (resamples and images < 1) or resamples == 1 or not 0 < level < 1:
         raise ValueError(f"no intervals of level {level} from {resamples} resamples of {images} images")
@@ -108,6 +109,7 @@ def _without_groups(images: int, seed: int) -> Iterator[Integers]:
 def _interval(value: float, drawn: Sequence[float], left: Sequence[float], level: float) -> Interval:
     if len(drawn) < 2:
         return Interval(value, float("nan"), float("nan"), len(drawn))
+    # The variance is (g - 1) / g times the sum of g squares, that is g - 1 times their mean.
     jackknife = float(np.std(left)) * (len(left) - 1) ** 0.5 if len(left) > 1 else 0.0
     reach = NormalDist().inv_cdf((1 + level) / 2) * max(float(np.std(drawn, ddof=1)), jackknife)
     return Interval(value, value - reach, value + reach, len(drawn))

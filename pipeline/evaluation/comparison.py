@@ -72,7 +72,7 @@ class Comparison:
     images: int
     truths: int
     scored: str
-    """What `by_overlap` is of"""
+    """The score that `by_overlap` has"""
     measure: str
     """What the scores of classes and predicates are"""
     figures: tuple[Compared, ...]
@@ -187,5 +187,6 @@ def _precision(dissection: Dissection) -> tuple[float, ...]:
     assert scores is not None  # `dissect` ranked by them
     found = np.cumsum(dissection.right[np.argsort(-scores, kind="stable")])
     ceiling = np.maximum.accumulate((found / np.arange(1, len(found) + 1))[::-1])[::-1]
+    # 1e-9 against rounding: .07 times 100 truths is a little more than 7.
     places = np.searchsorted(found, np.ceil(RECALLS * len(dissection.truth) - 1e-9))
     return tuple(np.append(ceiling, 0.0)[places].tolist())

@@ -139,6 +139,7 @@ class GroundTruth:
                 for place in places.tolist():
                     if not (inside := pixels == ids[place]).any():
                         raise BadImage("segment without a pixel", str(ids[place]))
+                    # pycocotools encodes by columns.
                     masks[own][self.ends[own] == place] = encode(np.asfortranarray(inside, np.uint8))
             except (BadImage, KeyError, IndexError, TypeError, ValueError) as error:
                 raise FatalError(
@@ -169,6 +170,7 @@ class _Columns:
     """Gathers images one by one. Names get numbers as they occur and their final ones at the end."""
 
     def __init__(self) -> None:
+        # Arrays, since lists of Python's numbers would take several times the memory.
         self.image_ids: array[int] = array("q")
         self.uris: list[str] = []
         self.rejects: list[Rejected] = []

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-decorators
-"""Loops over boxes that are decided one after the other, best first. Numba compiles them, once for a machine.
+"""Loops over boxes that are decided one after the other, best first. Numba compiles them, once per machine.
 
 Boxes are N×4 (left, top, right, bottom), both ends included. Numbers are computed as NumPy does, so that bits agree.
 """
@@ -138,6 +138,7 @@ def find_in_graphs(
     at most one truth, the one of those left that it overlaps most, or all truths that it overlaps if `official`. `used`
     gets a mark for each prediction that counts.
     """
+    # A heap, because few of an image's predictions count, so most need no place in an order.
     heap = np.empty(most, np.int64)
     boxes, names, shown = np.empty((2 * most, 4)), np.empty(2 * most, np.int64), np.empty(2 * most, np.int64)
     ranked, counts = np.empty((2, limit, 3), np.int64), np.empty(2, np.int64)

@@ -83,4 +83,5 @@ def published_results(benchmark: str, suppression: bool | None = None) -> tuple[
 
 
 def _document() -> dict[str, Any]:
+    # Not cached, because `published_results` takes a table out of it.
     return tomllib.loads(_FILE.read_text(encoding="utf-8"))

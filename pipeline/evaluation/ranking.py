@@ -201,6 +201,7 @@ def eleven_points(
     recall = hits / np.maximum(of_category, 1)
     average = np.zeros(len(truths))
     for tenth in range(11):
+        # In whole numbers, since tenths have no exact floats
         below = recall < FLOAT_THRESHOLDS[tenth] if official else 10 * hits < tenth * of_category
         behind = np.concatenate([[0], np.cumsum(below)])
         reached = firsts + behind[ends] - behind[firsts]

@@ -92,7 +92,7 @@ def split_of_positions(
 
 
 def read_positions(file: Path) -> list[int]:
-    """Reads positions of unseen triplets: a JSON list, or numbers apart by spaces, commas or lines.
+    """Reads positions of unseen triplets: a JSON list, or numbers separated by spaces, commas or line breaks.
 
     Raises ValueError if the file holds anything else, and `AnnotationError` for one that can't be read.
     """

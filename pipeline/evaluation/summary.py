@@ -78,7 +78,7 @@ class EvaluationSummary:
     difference: str = ""
     """How the test set differs from that of published results"""
     scored: str = "mAP"
-    """Which figure the errors' costs are of"""
+    """The figure that the errors' costs refer to"""
     measure: str = "AP"
     """What the classes' scores are: average precision, or recall"""
 

@@ -83,6 +83,7 @@ class TestSet:
         images that pass through the network together.
         """
         positions = list(range(len(self.rows)) if chosen is None else chosen)
+        self.rejected.clear()  # a training run evaluates the same set again and again
         predictor = Predictor(network, self.names, image_size, subject=subject, every_pair=every_pair)
         readable: list[int] = []
         places = (locate_image(self.folders, self.rows[position]) for position in positions)

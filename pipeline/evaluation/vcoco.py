@@ -103,6 +103,7 @@ def match_vcoco(predicted: VcocoDetections, truth: VcocoTruth, rules: VcocoRules
     _check(predicted, truth)
     order = np.argsort(predicted.roles.predicates, kind="stable")
     bounds = np.searchsorted(predicted.roles.predicates[order], np.arange(len(truth.roles) + 1))
+    # Sorted again, because relations are by ascending image.
     roles = [
         _role(predicted.roles.take(np.sort(order[bounds[number] : bounds[number + 1]])), truth, number, rules)
         for number in range(len(truth.roles))

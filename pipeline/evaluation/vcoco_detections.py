@@ -59,6 +59,7 @@ class VcocoDetections:
                 raise ValueError(f"{name!r} is not an action of V-COCO with a role; these are {_names(truth)}")
             action_of[place] = truth.actions.index(action)
         _, first, pair = np.unique(pair_numbers(relations), return_index=True, return_inverse=True)
+        # Not NaN yet, which `maximum` would keep
         agents = np.full((len(first), len(truth.actions)), -np.inf)
         np.maximum.at(agents, (pair, action_of[relations.predicates]), scores)
         with_role = relations.take(role_of[relations.predicates] >= 0)

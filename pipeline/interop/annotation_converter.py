@@ -81,6 +81,7 @@ def _run_of(reader: Reader, store: Path, tally: Tally) -> Run:
     run = Run(LocalStore(store), source.name)
     step, number, records = ImportStep(run, "ingest", "images", IMAGES), 0, reader.annotations()
     while part := list(islice(records, PARTITION)):
+        # Open Images states boxes as shares. Without sizes, its reader takes images for single pixels.
         if any((record.width, record.height) == (1, 1) for record in part):
             raise FatalError(
                 f"{source.annotations}: boxes are shares of images of unknown size; add image_data, a file with images' "

@@ -38,6 +38,7 @@ def read_cvat(path: Path) -> list[AnnotatedImage]:
             outermost = element.tag
             if element.tag == "image":
                 images.append(_image(element))
+                # Without this, the whole tree of a large file would stay in memory.
                 element.clear()
     except ElementTree.ParseError as error:
         raise FatalError(f"{path}: not XML ({error}); export `CVAT for images 1.1`") from error

@@ -162,6 +162,7 @@ def _front_matter(release: Release) -> str:
     images = release.counts.get("total", Counter())["images"]
     configs = {"default": "data/*.tar"}
     if len(release.datasets()) > 1:
+        # Digits, so that a dataset's pattern doesn't match the tars of one whose name begins alike.
         digits = "[0-9]"
         configs |= {name: f"data/{name}-{digits * 4}-{digits * 3}.tar" for name in release.datasets()}
     return DatasetCardData(

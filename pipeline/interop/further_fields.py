@@ -116,6 +116,7 @@ class FurtherFields:
                         f"--masks: {name}: {bad.reason} ({bad.value}); name the folder that it is in"
                     ) from bad
                 if (inside := pixels[name] == segment.get("id")).any():
+                    # pycocotools takes masks in Fortran's order alone.
                     found = encode(np.asfortranarray(inside, np.uint8))
                     fields["segmentation"] = found | {"counts": found["counts"].decode()}
 

@@ -108,6 +108,7 @@ def _noun(entity: Any, text: str, places: Sequence[tuple[int, int]]) -> dict[str
     modifiers = [m for m in _list(values.get("modifiers")) if isinstance(m, dict) and isinstance(m.get("span"), str)]
     numbers = [m["span"] for m in modifiers if m.get("dep") == "nummod" and m["span"] in _NUMBERS]
     start, end = _characters(values.get("span_bounds"), places)
+    # The file has spans in lower case, the caption has them as they were written.
     written = text[start:end] if start >= 0 else ""
     own = as_id(values.get("count"))
     is_ours = own is not None and 0 <= own < 2**31

@@ -88,6 +88,7 @@ class ElementWriter:
         usable = [(index, box) for index, box in enumerate(image["boxes"]) if not box["crowd"]]
         own = [box["source_id"] for _, box in usable]
         known = all(own_id is not None and own_id >= 0 for own_id in own) and len(set(own)) == len(own)
+        # An import reads no bytes of images, so its rows have no digest.
         imported = known and not image["digest"]
         ids = {index: own[at] if imported else next(self._objects) for at, (index, _) in enumerate(usable)}
         head: dict[str, Any] = {"image_id": image["image_id"]}
@@ -119,6 +120,7 @@ class ElementWriter:
         """Converts one image to the authors' Visual Genome layout: whole pixels, empty synsets, no confidence."""
         element = self.element(image, relations)
         for box in element["objects"]:
+            # With a side that rounds to 0, the box would be empty, and rejected when the file is read.
             box |= {side: round(box[side]) for side in "xy"} | {side: max(round(box[side]), 1) for side in "wh"}
             box["synsets"] = []
         element["relationships"] = [

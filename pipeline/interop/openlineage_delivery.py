@@ -57,6 +57,7 @@ def send_events(events: Iterable[RunEvent], url: str) -> int:
         "status_forcelist": [500, 502, 503, 504], "allowed_methods": ["POST"],
     }  # fmt: skip
     auth = ApiKeyTokenProvider({"apiKey": key}) if key else TokenProvider({})
+    # The client uses `urljoin`, which replaces what follows the last slash.
     base = url if url.endswith("/") else f"{url}/"
     shown, sent = redacted(url), 0
     try:

@@ -44,6 +44,7 @@ def write_csv(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> No
             chosen = part if rows.choice is None else part.filter(part["kept"])
             tally.note("relation that the run does not keep", len(part) - len(chosen))
             confidence = pc.coalesce(chosen["confidence"], chosen["score"])
+            # As it is shown: in single precision, a confidence of .9 is below a threshold of .9.
             above = chosen.filter(pc.greater_equal(pc.round(confidence.cast(pa.float64()), 6), threshold))
             tally.note(f"relation scored below {threshold:g}", len(chosen) - len(above))
             writer.write_table(above)
@@ -72,6 +73,7 @@ def write_hugging_face(rows: RunRows, folder: Path, threshold: float, tally: Tal
         while chunk := list(islice(images, _ROWS)):
             by_split: dict[str, list[dict[str, Any]]] = {}
             for image in chunk:
+                # `datasets` refuses names of splits with other characters.
                 split = re.sub(r"\W", "_", image.rows["images"]["split"]) or "train"
                 by_split.setdefault(split, []).append(_row(image, threshold, tally))
             for split, part in by_split.items():

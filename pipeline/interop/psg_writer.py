@@ -110,6 +110,7 @@ def _write_masks(
     covered = sum(map(np.count_nonzero, masks.values())) - np.count_nonzero(pixels)
     tally.note("pixel of a mask under another one", int(covered))
     path.parent.mkdir(exist_ok=True)
+    # Like COCO panoptic, PSG reads a segment's id as R + 256 G + 65536 B.
     Image.fromarray(np.stack([pixels >> shift & 255 for shift in (0, 8, 16)], axis=2).astype(np.uint8)).save(path)
 
 

@@ -25,6 +25,7 @@ def stream_scene_graphs(path: Path, ids: Mapping[str, int]) -> Iterator[tuple[An
     A line that is no JSON object, or names no image, yields what it has instead of an id.
     """
     with explained(path, EXPECTED), path.open(encoding="utf-8-sig") as file:
+        # Bounded, since a file without line breaks may have any size.
         for line in filter(str.strip, iter(lambda: file.readline(MAX_ELEMENT), "")):
             try:
                 graph = as_object(parse_json(line))

@@ -88,6 +88,7 @@ def write_vg150(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
             first = len(boxes), len(relations)
             scale = SCALE / max(row["width"], row["height"])
             sides = np.array([[box[side] for side in "xywh"] for box in own]).reshape(-1, 4) * scale
+            # VG150 places boxes by their centres.
             sides[:, :2] += sides[:, 2:] / 2
             whole = np.rint(sides).astype(np.int64)
             rounded = (np.abs(sides - whole) > _ROUNDING).any(axis=1)
@@ -98,6 +99,7 @@ def write_vg150(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
                 (first[0] + each["subject"], first[0] + each["object"], predicates[each["predicate"]])
                 for each in stated
             ]
+            # The last index of a span is part of it; -1 stands for no span.
             spans = (
                 (a, b - 1) if b > a else (-1, -1) for a, b in zip(first, (len(boxes), len(relations)), strict=True)
             )

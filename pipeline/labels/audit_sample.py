@@ -77,8 +77,10 @@ class AuditStrata:
             second = [list(_SAID).index(each) for each in said]
         else:
             cuts = np.arange(1, SCORE_BANDS) / SCORE_BANDS
+            # Many equal scores may span several quartiles.
             edges = np.unique(np.quantile(values, cuts)) if len(values) else np.array([])
             limits = [0.0, *edges.tolist(), 1.0]
+            # Negative, so that the highest scores come first.
             words = {-h: f"score {limits[h]:.2f} to {limits[h + 1]:.2f}" for h in range(len(limits) - 1)}
             second = (-np.searchsorted(edges, values, side="right")).tolist()
         keys = list(zip((band[name] for name in predicates), second, strict=True))
@@ -157,7 +159,9 @@ class AuditPrecision:
     def in_words(self) -> str:
         """The estimate with its interval and what it rests on."""
         if self.precision is None or self.low is None or self.high is None:
-            return "no label of the random audit has a verdict"
+            return "no label of the random audit has a confident verdict" + (
+                f"; {self.unsure:,} are unsure" * (self.unsure > 0)
+            )
         whole = "" if self.covered > 0.9995 else f", for the {self.covered:.0%} of labels whose strata have verdicts"
         unsure = f"; {self.unsure:,} more are unsure" if self.unsure else ""
         return (
@@ -210,7 +214,9 @@ def audit_order(strata: AuditStrata, numbers: Numbers) -> Indices:
     """
     rank = _ranks(strata, numbers)
     weights = strata.sizes * np.array([REFUSED_RATE if each is False else 1.0 for each in strata.accepted])
+    # In this order, strata get their labels as parties get seats by the Sainte-Laguë method, which favours no size.
     share = (rank + 0.5) / weights[strata.stratum] if len(rank) else np.zeros(0)
+    # The last key of `lexsort` counts first.
     return np.lexsort((numbers, share, rank >= FIRST_OF_EACH)).astype(np.int64)
 
 
@@ -319,4 +325,5 @@ def _ranks(strata: AuditStrata, numbers: Numbers) -> Indices:
 
 
 def _number(content: bytes, salt: bytes) -> float:
+    # A double holds 53 of the 64 bits exactly.
     return (int.from_bytes(hashlib.blake2b(content, digest_size=8, key=salt).digest(), "little") >> 11) / 2**53

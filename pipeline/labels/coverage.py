@@ -99,6 +99,7 @@ class CoverageCount:
         ]
         every = pa.concat_tables([scored, pa.Table.from_pylist(further, scored.schema)])
         labels = self._located(every, "relations", images, boxes)
+        # Labels that reviewers added follow the scored ones. None has a reason to be left out.
         kept = labels.where(np.append(reason.is_null(), np.ones(len(labels.image) - len(reason), bool)))
         naive = self._located(proposed, "pairs", images, boxes)
         every_given = self._located(images, "relations", images, boxes)

@@ -27,6 +27,7 @@ class FlatList:
         if isinstance(lists, pa.ChunkedArray):
             lists = pa.concat_arrays(lists.chunks) if lists.num_chunks else pa.array([], lists.type)
         parents = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
+        # Of a sliced table, `values` would also hold the items outside the slice.
         return cls(parents.astype(np.int64), lists.flatten())
 
     def __len__(self) -> int:

@@ -170,7 +170,8 @@ class LabelCount:
         kept = kept_labels(labels, proposed, self.choice, settled)
         judged = judged_labels(labels, proposed, self.choice, settled)
         for image_id, own in relations.items():
-            self._truth.append({(subject, canonical(p), object_) for subject, p, object_ in given[image_id]})
+            truth = {(subject, canonical(p), object_) for subject, p, object_ in given[image_id]}
+            self._truth.append({fact for fact in truth if fact[1]})
             self._relations.append([_relation(values) for values in own])
             self._confidences.append([one.confidence for one in judged[image_id]])
             self._pairs.append([_pair(values) for values in pairs.get(image_id, ())])

@@ -136,5 +136,6 @@ def partition_artifacts(run: Run, datasets: Sequence[str] | None = None) -> dict
 def held(artifact: Artifact) -> Artifact:
     """A copy of an artifact that keeps the tables it has read in memory for as long as it lives."""
     copy = replace(artifact)
+    # The dataclass is frozen. An attribute of the copy hides the method of its class.
     object.__setattr__(copy, "table", cache(artifact.table))
     return copy

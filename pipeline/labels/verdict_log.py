@@ -64,6 +64,7 @@ class VerdictLog:
         with self._lock:
             self._refresh()
             found = [verdict for _, file in sorted(self._files.items()) for verdict in file.verdicts]
+        # Outside the lock, which a slow caller would hold between two verdicts.
         yield from found
 
     def standing(self) -> Standing:
@@ -170,6 +171,7 @@ class _ReviewerFile:
                 self.damaged.append(f"{self.path}:{line.number}: skipped: {reason_of(error)}")
                 continue
             said = self._said.setdefault(verdict.relation, [])
+            # A file that was joined from those of two machines may hold a line twice.
             if verdict not in said:
                 self.verdicts.append(verdict)
                 touched.add(verdict.relation)

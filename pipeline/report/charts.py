@@ -160,6 +160,7 @@ def nice_ticks(low: float, high: float, count: int) -> list[float]:
     """About `count` round numbers that cover the range low..high (low < high)."""
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
+    # The small margins keep rounding from adding a tick to a range of whole ticks.
     width = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
     first, last = math.floor(low / width + 1e-9), math.ceil(high / width - 1e-9)
     return [round(i * width, 12) for i in range(first, last + 1)]

@@ -179,6 +179,7 @@ FILTERS: Mapping[str, Callable[[Any], Any]] = {
 
 def comparison_page(comparison: Comparison, *, home: str = "", stamp: str = "") -> str:
     """Renders a comparison of models as HTML. `home` and `stamp` as in `evaluation_page`."""
+    # Beyond its greatest recall, a model has no precision: there its line ends, and isn't drawn at 0.
     by_recall = [(RECALLS[: np.count_nonzero(each) or 1], np.array(each)) for each in comparison.precision]
     by_overlap = [(np.array(OVERLAPS), np.array(each)) for each in comparison.by_overlap]
     judged = [each for each in comparison.classes if not math.isnan(each.differences[0].low)]

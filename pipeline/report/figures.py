@@ -139,7 +139,8 @@ def count_unknown_captions(view: RunView) -> int | None:
     for found in partition_artifacts(view.run, view.label_sets).values():
         if found.images is not None:
             known.update(found.images.table("images")["image_id"].to_pylist())
-    return sum(map(len, captioner.caption([], sorted(captioner.image_ids() - known))))
+    unusable = sum(reject.image_id not in known for reject in captioner.rejects)  # of no image, or of another
+    return unusable + sum(map(len, captioner.caption([], sorted(captioner.image_ids() - known))))
 
 
 def run_stamp(run: Run) -> str:

@@ -60,7 +60,7 @@ def draw_galleries(view: RunView, count: int, seed: int, folder: Path) -> Galler
     )
     chosen = [each for each in (random_ones, hardest) if each.samples]
     sets = {sample.row["dataset"] for each in chosen for sample in each.samples}
-    absent = {dataset: reason for dataset in sorted(sets) if (reason := _absence(view.image_folders, dataset))}
+    absent = {dataset: reason for dataset in sorted(sets) if (reason := absence(view.image_folders, dataset))}
     cards = [
         [
             _card(f"{each.name}-{number}", sample, view.image_folders, absent, folder)
@@ -83,7 +83,7 @@ def highlights(arrows: int) -> str:
     )
 
 
-def _absence(folders: Mapping[str, Path | str], dataset: str) -> str:
+def absence(folders: Mapping[str, Path | str], dataset: str) -> str:
     """Why the images of a dataset are unavailable; "" if its folder can be read."""
     if dataset not in folders:
         return "the run does not know where the images of this dataset are"

@@ -57,6 +57,7 @@ class LabelView:
             if found.tagged is None:
                 continue
             scores = FlatList.of(found.tagged.table("relations"), "relations").numbers("score")
+            # A score of 1 belongs to the last bin.
             spread += np.bincount(np.minimum((scores * BINS).astype(int), BINS - 1), minlength=BINS)
             counts[dataset_of(partition)].add(found)
         audits = {

@@ -27,6 +27,7 @@ from pipeline.evaluation.relations import Integers, Relations
 from pipeline.evaluation.summary import EvaluationSummary, summarise
 from pipeline.report.evaluation_images import EvaluatedImages
 from pipeline.report.evaluation_page import comparison_page, evaluation_markdown, evaluation_page, stamp_of
+from pipeline.report.galleries import absence
 from pipeline.report.variants import steps_of_seeds
 from pipeline.report.view import RunView
 from pipeline.runtime.plugins import load_plugin
@@ -80,9 +81,12 @@ def write_run_evaluations(
     firsts = _first_seeds(view.run)
     shown = min(count, IMAGES)
     ingested = sorted(view.run.keys("ingest").values())
+    tested: Sequence[str] = view.recipe.get("data", {}).get("test", ())
+    absent = [absence(view.image_folders, dataset) for dataset in tested]
+    # The page of a variant and that of all share its evaluation.
     evaluation = cache(lambda variant: _evaluation(view, variant, *firsts[variant]))
     stamps = {
-        variant: digest_json([_VERSION, view.run.name, artifact.key, ingested, shown])
+        variant: digest_json([_VERSION, view.run.name, artifact.key, ingested, shown, *filter(None, absent)])
         for variant, (_, artifact) in firsts.items()
     }
     if firsts:

@@ -15,7 +15,7 @@ from pipeline.labels.label_overrides import Overrides, overrides_of
 from pipeline.labels.labelled_partitions import LabelledPartition, candidates, partition_artifacts
 from pipeline.training.sample import SampleRelation
 from storage.runs import Run
-from tagger.audit.labels import Fact, holds
+from tagger.audit.labels import Fact, holds, unordered
 from tagger.english.predicates import canonical
 
 
@@ -119,12 +119,13 @@ def _sample(
     pairs: Sequence[Mapping[str, Any]],
     chosen: Sequence[SampleRelation],
 ) -> SampleImage:
-    truth = {(r["subject"], canonical(r["predicate"]), r["object"]) for r in row["relations"]}
+    # Ground truth may state one relation in several wordings, and hold names without a word.
+    truth = {unordered(fact): fact for fact in map(_fact, row["relations"]) if fact[1]}
     names = _names([box["category"] for box in row["boxes"]])
 
     def shown(fact: Fact, confidence: float | None, proposed: bool) -> ShownRelation:
         subject, predicate, object_ = fact
-        right = holds(fact, truth) if truth else None
+        right = unordered(fact) in truth if truth else None
         return ShownRelation(names[subject], predicate, names[object_], (subject, object_), confidence, proposed, right)
 
     ranked = sorted(relations, key=lambda r: (-r["confidence"], r["subject"], r["object"], r["predicate"]))
@@ -133,9 +134,10 @@ def _sample(
     below = [r for r in ranked if _fact(r) not in labels and r["proposed"]]
     recorded = labels.keys() | set(map(_fact, ranked))
     unscored = [p for p in pairs if not holds(_fact(p), recorded)]
-    missed = [r for r in row["relations"] if not holds(_fact(r), labels)]
+    missed = [fact for fact in truth.values() if not holds(fact, labels)]
     used = {index for subject, _, object_ in labels for index in (subject, object_)}
-    named = used.union(i for r in (*below, *unscored, *missed) for i in (r["subject"], r["object"]))
+    unkept = (*map(_fact, (*below, *unscored)), *missed)
+    named = used.union(index for subject, _, object_ in unkept for index in (subject, object_))
     return SampleImage(
         row=row,
         boxes=tuple(
@@ -148,7 +150,7 @@ def _sample(
             *(shown(_fact(r), r["confidence"], True) for r in below),
             *(shown(_fact(p), None, True) for p in unscored),
         ),
-        missed=tuple(shown(_fact(r), None, False) for r in missed),
+        missed=tuple(shown(fact, None, False) for fact in missed),
     )
 
 

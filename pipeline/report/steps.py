@@ -122,6 +122,7 @@ def summaries(run: Run) -> list[StepSummary]:
     current: set[str] = set()
     for step in sorted(run.steps(), key=chain_order):
         artifacts = run.artifacts(step).values()
+        # "records" are digests of what `ingest` reads, which no artifact holds.
         read = {d for a in artifacts for t, ds in a.manifest.terms["inputs"].items() if t != "records" for d in ds}
         found.append(replace(StepSummary.of(step, artifacts), outdated=not read <= current))
         current |= set() if found[-1].outdated else {artifact.content for artifact in artifacts}
@@ -166,6 +167,7 @@ def _facts(facts: list[dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in dict.fromkeys(name for each in facts for name in each):
         values = [each[name] for each in facts if name in each]
+        # In Python, a bool is an int.
         if all(isinstance(value, int) and not isinstance(value, bool) for value in values):
             found[name] = sum(values)
         elif all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):

@@ -49,6 +49,7 @@ def steps_of_seeds(run: Run, stage: str) -> dict[str, list[str]]:
     out: other settings may have trained them.
     """
     found: dict[str, list[str]] = {}
+    # By length first, so that seed 10 follows seed 9.
     for step in sorted(run.steps(), key=lambda step: (len(step), step)):
         name, _, rest = step.partition(":")
         if name == stage:

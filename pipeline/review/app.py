@@ -96,7 +96,7 @@ def _add_pictures(app: APIRouter, state: ReviewState) -> None:
     """Pictures by number: no address ever names a file.
 
     A screen asks for twenty at once. They take all processors but one, so that pages and verdicts don't wait for them.
-    Browsers show a label's part of its picture, which they have then for the whole image, too.
+    Browsers cut a label's part out of its image's picture, which then serves for the whole image, too.
     """
     limiter = CapacityLimiter(max(1, (os.cpu_count() or 1) - 1))
 

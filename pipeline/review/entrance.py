@@ -147,6 +147,7 @@ class Entrance:
 
     def _take_named(self, request: Request) -> None:
         """Believes the proxy, which names the reviewer in every request. Refuses (401) other names and none."""
+        # Starlette reads headers as latin-1, but names are written in UTF-8.
         name = request.headers.get(self._access.user_header, "").encode("latin-1").decode(errors="replace")
         try:
             request.session["reviewer"] = require_reviewer(name)
@@ -154,6 +155,7 @@ class Entrance:
             raise HTTPException(401, f"The proxy names you in {self._access.user_header}: {error}.") from error
 
     async def _open_link(self, request: Request, token: str = "") -> Response:
+        # As bytes, because of texts it compares only ASCII.
         if not hmac.compare_digest(token.encode(), self._access.token.encode()):
             raise HTTPException(401, "This link belongs to another or an earlier server. Open the one printed last.")
         return self._enter(request, self._access.reviewer)
@@ -162,6 +164,7 @@ class Entrance:
         return _page(request, "Sign in", form=True, target=next)
 
     async def _sign_in(self, request: Request) -> Response:
+        # Latin-1 takes any bytes. Text of a form is percent-encoded, and `parse_qsl` reads that as UTF-8.
         form = dict(parse_qsl((await request.body()).decode("latin-1")))
         target, reviewer = form.get("next", ""), form.get("reviewer", "").strip(" ")
         try:

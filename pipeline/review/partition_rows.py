@@ -84,6 +84,7 @@ def _sizes(images: pa.Table) -> dict[str, pa.ChunkedArray]:
     for name, start, length in (("width", "x", "w"), ("height", "y", "h")):
         extent = np.ones(len(images), np.int32)
         ends = np.ceil(boxes.numbers(start) + boxes.numbers(length)).clip(1, 2**30).astype(np.int32)
+        # With plain indexing, only one of an image's boxes would count.
         np.maximum.at(extent, boxes.row, ends)
         sizes[name] = pc.coalesce(images[name], pa.array(extent))
     return sizes

@@ -19,7 +19,7 @@ _JUDGED = pa.schema({
     **{f"{end}_{side}": DOUBLE for end in ("subject", "object") for side in "xywh"},
 })  # fmt: skip
 _ROUNDING = 0.0051
-"""Verdicts record box coordinates with two decimals."""
+"""Verdicts have box coordinates with two decimals: a side may be off by .005, and by a rounding in single precision."""
 _NEAR = " AND ".join(
     f"abs(r.{end}_{side} - j.{end}_{side}) < {_ROUNDING}" for end in ("subject", "object") for side in "xywh"
 )
@@ -105,6 +105,7 @@ class Reviews:
             standing = self.log.standing_on(judged)
             self._put(judged, standing)
             for relation in judged:
+                # One whose verdicts were all undone is not in `standing`.
                 self._standing.pop(relation, None)
             self._standing |= standing
 

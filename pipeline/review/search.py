@@ -21,6 +21,7 @@ _Name = Annotated[str, Field(max_length=LONGEST_NAME)]
 _Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 _SCORE = "round(score::DOUBLE, 6)"
+# DuckDB refuses the logarithm of 0.
 _PROBABILITY = "least(greatest(probability, 1e-6), 1 - 1e-6)"
 _ENTROPY = f"-({_PROBABILITY} * log2({_PROBABILITY}) + (1 - {_PROBABILITY}) * log2(1 - {_PROBABILITY}))"
 _BY_PAIR = "image, subject, object, relation"
@@ -162,6 +163,7 @@ class Search(BaseModel):
             (self.order in _QUEUED, _QUEUED.get(self.order, "")),
         )
         sql = " AND ".join(condition for is_set, condition in conditions if is_set) or "true"
+        # DuckDB refuses parameters that a statement does not name.
         values = {name: getattr(self, name) for name in re.findall(r"\$(\w+)", sql)}
         return sql, values | ({"text": f"%{_literally(self.text)}%"} if self.text else {})
 

@@ -97,6 +97,7 @@ def _needed(recipe: Recipe, steps: Sequence[Step], last: str) -> list[Step]:
         raise FatalError(
             f"run.until = {last!r}: recipe {recipe.name!r} has no such step{meant}; it has {', '.join(stages)}"
         )
+    # From the end, since each step comes after all that it needs.
     for step in reversed(steps):
         if step.name in needed:
             needed |= step.needs

@@ -79,6 +79,7 @@ def _exchange(ranks: Ranks) -> list[float]:
     for _ in range(repeated):
         ranks.summed(values)
     wait(ranks.device)
+    # As nccl-tests count it: each process sends and receives 2 (n - 1) / n of the bytes of a sum.
     rate = repeated * values.nbytes * 2 * (ranks.count - 1) / ranks.count / (time.perf_counter() - began) / 1e9
     return [rate, total]
 
@@ -171,6 +172,7 @@ def _rank(rank: int, count: int, folder: str, is_on_gpus: bool, work: Callable[[
     device = torch.device("cuda", rank) if is_on_gpus else torch.device("cpu")
     if is_on_gpus:
         torch.cuda.set_device(device)
+    # A file, because torch's TCP store listens on every address.
     store = dist.FileStore(str(Path(folder) / "meet"), count)
     dist.init_process_group("nccl" if is_on_gpus else "gloo", store=store, rank=rank, world_size=count)
     (Path(folder) / str(rank)).write_text(json.dumps(work(Ranks(rank, count, device))))
@@ -198,6 +200,7 @@ def versions(device: torch.device) -> CheckOutcome:
     known += [f"CUDA {torch.version.cuda}", f"cuDNN {torch.backends.cudnn.version()}"]  # type: ignore[no-untyped-call]
     known.append(f"{gpu.name}, sm_{number[0]}{number[1]}, {gpu.total_memory / 2**30:.0f} GiB")
     figure = ", ".join(known)
+    # Compiled code runs on GPUs of its major version alone.
     if all(int(name.partition("_")[2].rstrip("af")) // 10 != number[0] for name in torch.cuda.get_arch_list()):
         return CheckOutcome(
             figure, "wrong", f"install a build of torch for this GPU; this one has {torch.cuda.get_arch_list()}"

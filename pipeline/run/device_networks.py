@@ -30,7 +30,7 @@ from models.predictions import Predictions, Target
 from models.relation_tagger import PairQueries
 from models.text_encoder import TextTokens
 from models.weights import build
-from pipeline.data.images.opening import ImageLimits, read_ahead, read_image
+from pipeline.data.images.opening import read_ahead, read_image
 from pipeline.data.images.refs import ImageRef
 from pipeline.data.images.resize import read_resized
 from pipeline.data.images.views import to_pixels
@@ -220,8 +220,8 @@ def captioning(device: torch.device) -> CheckOutcome:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if is_gpu(device) else nullcontext():
             model.generate(pixels_B3HW, max_new_tokens=20, do_sample=True, top_p=0.9)
 
-    def square(place: ImageRef, limits: ImageLimits) -> Tensor:
-        return read_resized(place, side, side, limits) / 255
+    def square(place: ImageRef) -> Tensor:
+        return read_resized(place, side, side) / 255
 
     reader = partial(read_ahead, read=square)
     return _by_batch(caption, (1, 8, 64, 256) if is_gpu(device) else (1, 4), (side, side), reader, device)
@@ -241,8 +241,8 @@ def labelling(device: torch.device) -> CheckOutcome:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if is_gpu(device) else nullcontext():
             works[batch].predict()
 
-    def view(place: ImageRef, limits: ImageLimits) -> Tensor:
-        return to_pixels(read_image(place, limits), max(sides))
+    def view(place: ImageRef) -> Tensor:
+        return to_pixels(read_image(place), max(sides))
 
     works: dict[int, Workload] = {}
     reader = partial(read_ahead, read=view, threads=1)

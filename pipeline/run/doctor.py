@@ -41,7 +41,7 @@ from pipeline.training.tracking.trackers import require_extras
 from pipeline.training.vocabulary import is_tokenizer
 from storage.errors import FatalError, PipelineError
 from storage.open_store import is_remote
-from tagger.matching import is_spoken_of
+from tagger.matching import AuthorsFileError, is_spoken_of, read_paraphrases
 
 QUICK = 2**25
 """Size in bytes below which annotations are read at once, in about a second."""
@@ -117,6 +117,12 @@ def _data(context: RunContext) -> Iterator[Finding]:
 def _annotations(context: RunContext) -> Iterator[Finding]:
     """Read the annotations as a run does, unless that takes long, and check the boxes."""
     indexes = context.resolved.ingest.indexes
+    phrased: set[str] = set()
+    if (file := context.recipe.tag.paraphrases) is not None and file.is_file():
+        try:
+            phrased = set(read_paraphrases(file))
+        except AuthorsFileError as error:
+            yield Finding("missing", "tag.paraphrases", str(error))
     for source in context.sources if context.recipe.scenes is None else ():
         if not source.has_boxes or source.missing() or source.unreadable():
             continue
@@ -133,8 +139,10 @@ def _annotations(context: RunContext) -> Iterator[Finding]:
             yield Finding("missing", what, str(error))
             continue
         yield Finding("note" if doubts else "ok", what, doubts or "boxes are in pixels and fit their images")
+        if source.name not in context.recipe.data.label or context.recipe.tag.cooccurrence is not None:
+            continue  # no caption is matched with its boxes
         named = {box.category for record in islice(records, LOOKED_AT) for box in record.boxes}
-        if unnamed := sorted(name for name in named if not is_spoken_of(name)):
+        if unnamed := sorted(name for name in named - phrased if not is_spoken_of(name)):
             hint = f"no caption noun names {', '.join(unnamed)}; name a file of phrases for them in tag.paraphrases"
             yield Finding("note", f"categories of {source.name}", hint)
 
@@ -370,6 +378,7 @@ def unmet(requirements: Iterable[Requirement]) -> Iterator[str]:
         except PackageNotFoundError:
             yield f"{wanted.name} is not installed: pip install '{asked}'"
             continue
+        # By default, no range contains a pre-release, such as a nightly build of torch.
         if not wanted.specifier.contains(found, prereleases=True):
             yield f"{wanted.name} is {found}, tested with {wanted.specifier}: pip install '{asked}'"
 

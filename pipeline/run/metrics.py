@@ -129,6 +129,7 @@ def measured(recipe: Recipe, display: Display) -> Iterator[Display]:
                 raise FatalError(
                     f"run.metrics_port = {port}: {HOST}:{port} can't be opened ({error.strerror}); choose another port"
                 ) from error
+            # They are called in reverse order.
             stack.callback(thread.join)
             stack.callback(server.server_close)
             stack.callback(server.shutdown)

@@ -109,6 +109,7 @@ class Planner:
         self.context.recorded[step.name] = keys = dict(sorted((self._other_sets(step) | keys).items()))
         self.context.run.record(step.name, step.stage.name, keys)
         recipe = self.context.recipe
+        # After the record, by which `rlip show` lists what was rejected.
         require_few_rejects(step, list(made.values()), recipe.run.checks.max_overall_reject_share, recipe.name)
 
     def audit(self, step: Step) -> None:

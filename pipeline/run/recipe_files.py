@@ -127,6 +127,7 @@ def recorded_recipe(run: Run, document: str = "recipe") -> Recipe | None:
     Raises `FatalError` when another version recorded it in a form that this one does not know.
     """
     values = run.read_document(document)
+    # A record is never rewritten, so there is nobody to warn.
     with warnings.catch_warnings(action="ignore"):
         use_present_names(values, document)
     while values:
@@ -165,6 +166,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeValues:
     layers: dict[Path, dict[str, Any]] = {}
     _add_layers(path, layers)
     *bases, (_, own) = layers.items()
+    # With the name of one that it extends, both would be the same run.
     for file, found in [*((file, {k: v for k, v in base.items() if k != "name"}) for file, base in bases), (path, own)]:
         values = joined(values, found)
         origins = _without_replaced(origins, found) | dict.fromkeys(_leaves(found), str(file))
@@ -245,6 +247,7 @@ def _add_layers(path: Path, layers: dict[Path, dict[str, Any]], extending: tuple
     values = _parsed(path)
     use_present_names(values, str(path))
     if isinstance(values.get("data"), dict) and "sources" in values["data"]:
+        # Sources lie relative to the recipe that lists them, not to one that extends it.
         values["data"].setdefault("root", str(path.parent))
     extended = values.pop("extends", [])
     names = [extended] if isinstance(extended, str) else extended
@@ -282,6 +285,7 @@ def _parsed(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LONGEST_FILE:
             raise FatalError(f"{path}: not a recipe: it has more than {LONGEST_FILE:,} bytes")
+        # A recipe may begin with a byte order mark.
         return parse_toml(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError) as error:
         raise FatalError(f"{path}: not a readable TOML file: {error}") from error

@@ -311,6 +311,7 @@ def _short(settings: TrainingSettings) -> dict[str, Any]:
     """What makes a short run on this node of the settings."""
     changes: dict[str, Any] = {"steps": 2 * STEPS, "log_every": STEPS, "checkpoint_every": 2 * STEPS, "restarts": 0}
     changes |= {"nodes": 1, "min_nodes": None, "evaluate_every": None, "trackers": (), "stop_timeout": 10.0}
+    changes |= {"keep_checkpoints": 2, "milestone_every": None}  # the size of one is half of what the folder holds
     return changes | ({"held_out": 0.0, "folds": 1} if isinstance(settings, TaggerSettings) else {})
 
 

@@ -164,6 +164,7 @@ class ChatEndpoint:
         # An answer without log-probabilities is none to a request for them, nor the other way round.
         terms = digest_json([prompt, self._terms, *(["logprobs"] if more.get("logprobs") else [])])
         for attempt in range(options.retries + 1):
+            # A retry takes a seed that no sample has: the journal would answer a repeated one with the same fault.
             seed = options.seed + sample + attempt * options.samples
             request = digest_json([terms, digest_bytes(image), seed])
             answer = self._journal.find(request) or self._paid(request, image, prompt, seed, read, more)
@@ -202,6 +203,7 @@ class ChatEndpoint:
             answer, model = _read(response, read)
             self._is_useful = True
             self._pace.spent(answer.prompt_tokens + answer.completion_tokens)
+            # Kept before it is judged: it has been paid for.
             self._journal.keep(request, answer, model)
             has_budget = self._options.budget_tokens or self._options.budget_cost
             if has_budget and not answer.fault and not answer.prompt_tokens:
@@ -211,6 +213,7 @@ class ChatEndpoint:
                 )
             return answer
         except BaseException:
+            # After an interrupt, too: others would wait for the answer as long as this process lives.
             self._journal.release(request)
             raise
 
@@ -233,6 +236,7 @@ class ChatEndpoint:
                 status, reason = 0, _in_words(error)
             if status == 200:
                 return response
+            # The four exceptions ask to try again: timeout, conflict, too early, too many requests.
             if 200 < status < 500 and status not in (408, 409, 425, 429):
                 self._refused += 1
                 if status < 400 or status in (401, 403, 404) or (self._refused >= _ALL and not self._is_useful):
@@ -332,6 +336,7 @@ def tokens_taken(model: object) -> dict[str, int]:
 def shrunk(image: Image.Image, side: int) -> Image.Image:
     """An image with a longest side of at most `side` pixels, itself if it is no larger."""
     if max(image.size) > side:
+        # `thumbnail` works in place.
         image = image.copy()
         image.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
     return image
@@ -345,7 +350,7 @@ def jpeg(image: Image.Image) -> bytes:
 
 
 def _excerpt(response: httpx.Response) -> str:
-    """The begin of a response, without the key, which endpoints may repeat."""
+    """The beginning of a response, without the key, which endpoints may repeat."""
     text, key = response.text, _key()
     return one_line((text.replace(key, "…") if key else text)[: 4 * _EXCERPT])[:_EXCERPT]
 
@@ -382,6 +387,7 @@ class Pace:
     def wait(self) -> None:
         """Waits for this request's turn."""
         with self._lock:
+            # Time without requests earns no burst of them.
             self._next = max(self._next, time.monotonic()) + self._each
             turn = self._next - self._each
         time.sleep(max(0.0, turn - time.monotonic()))
@@ -402,6 +408,7 @@ class Journal:
         """`terms`: digest of what all requests of a captioner or labeller share. `section`: that of the recipe."""
         self._path, self._terms, self._section, self._lock = path, terms, section, Lock()
         own = psutil.Process()
+        # Process ids are used again, so the time of its start is part of the name.
         self._owner = f"{own.pid} {own.create_time()}"
         with self._errors_reported():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -469,6 +476,7 @@ class Journal:
         """A transaction that is on the disk when it ends ("FULL"), or soon after ("NORMAL")."""
         with self._lock, self._errors_reported():
             self._connection.execute(f"PRAGMA synchronous = {synchronous}")
+            # A transaction that begins by reading can't wait for another's writing: its own would fail at once.
             self._connection.execute("BEGIN IMMEDIATE")
             with self._connection:
                 yield self._connection

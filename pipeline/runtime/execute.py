@@ -122,6 +122,7 @@ def _claim_and_make(stage: Stage, item: WorkItem, store: Store, report: ReportPr
     with ExitStack() as stack:
         stack.enter_context(translate_os_errors(f"making {item.step} {item.partition} in {store.root}"))
         stack.enter_context(store.claim(item.key, lambda host: report(0, 1, f"another run on {host} is computing it")))
+        # The process that held the claim until now may have committed the artifact.
         found = store.recover(stage.name, item.key)
         if found is not None:
             log.info("made by another process", extra={"fields": {"key": item.key}})
@@ -317,6 +318,7 @@ def _collect(stage: Stage, output: Output, draft: Path, disk: Disk) -> dict[str,
         disk.write(draft / name, data)
         entries[name] = FileEntry(digest=digest_bytes(data), size=len(data), rows=len(table))
     for name, path in output.files.items():
+        # The work folder of a partition is the draft itself.
         if path != draft / name:
             disk.rename(path, draft / name)
         entries[name] = FileEntry(digest=digest_file(draft / name), size=os.path.getsize(draft / name))

@@ -34,6 +34,7 @@ def die_with_parent(parent: int) -> None:
     """Ask Linux to kill this process when its parent (a process id) ends, even by SIGKILL."""
     prctl_set_pdeathsig = 1
     ctypes.CDLL(None, use_errno=True).prctl(prctl_set_pdeathsig, signal.SIGKILL)
+    # The parent may have ended before the request.
     if os.getppid() != parent:
         os._exit(1)
 
@@ -82,6 +83,7 @@ def in_fork(seconds: float | None, function: Callable[P, R], *args: P.args, **kw
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_call, args=(theirs, dict(os.environ), function, args, kwargs))
     process.start()
+    # With our copy of its end open, the pipe of a dead fork would never end.
     theirs.close()
     try:
         if not ours.poll(seconds):
@@ -135,6 +137,7 @@ def _die_with_starter() -> None:
     fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(pipe, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
+    # The pipe may have closed before the signal was arranged.
     if select.select([pipe], [], [], 0)[0]:
         os._exit(1)
 

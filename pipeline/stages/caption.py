@@ -19,7 +19,7 @@ from pipeline.captioning.captioners import Blip
 from pipeline.captioning.model_folder import find_model
 from pipeline.captioning.settings import REGION_SETTINGS, CaptionSettings
 from pipeline.data.images.folders import locate_image
-from pipeline.data.images.opening import BadImage, ImageLimits, read_ahead, read_image
+from pipeline.data.images.opening import BadImage, read_ahead, read_image
 from pipeline.data.images.refs import ImageRef
 from pipeline.runtime.chat_endpoint import tokens_taken
 from pipeline.runtime.settings import Settings
@@ -90,7 +90,6 @@ class CaptionStage(Stage):
         """Load the captioner, and the filter if the settings name one."""
         self._captioner = find_captioner(self.settings).open(self.worker)
         self._scorer = self._filter() if self.settings.filter else None
-        self._limits = ImageLimits()
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Caption the partition batch by batch; unreadable images are quarantined."""
@@ -149,6 +148,7 @@ class CaptionStage(Stage):
             for first, captions in waiting:
                 yield first, captions.result()
         finally:
+            # After an error, nobody needs the captions that are still under way.
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _regions(
@@ -185,15 +185,16 @@ class CaptionStage(Stage):
         if not looking:
             return repeat(None, len(rows))
         places, ahead = (locate_image(self.image_folders, row) for row in rows), 2 * self.settings.batch_size
+        # One resized image serves models of one side alone, and crops are cut from whole images.
         (side, *others) = set(looking)
         if side is None or others or self.settings.crops:
-            return read_ahead(places, read_image, self._limits, ahead=ahead)
+            return read_ahead(places, read_image, ahead=ahead)
         from pipeline.data.images.resize import read_resized
 
-        def read_square(place: ImageRef, limits: ImageLimits) -> ImageInput:
-            return read_resized(place, side, side, limits)
+        def read_square(place: ImageRef) -> ImageInput:
+            return read_resized(place, side, side)
 
-        return read_ahead(places, read_square, self._limits, ahead=ahead)
+        return read_ahead(places, read_square, ahead=ahead)
 
 
 def _regions_of(boxes: Sequence[Box], kind: str, most: int) -> list[Region]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.data.images.folders import locate_image
-from pipeline.data.images.opening import BadImage, ImageLimits, read_ahead, read_image
+from pipeline.data.images.opening import BadImage, read_ahead, read_image
 from pipeline.detection.settings import DetectSettings
 from pipeline.runtime.plugins import load_plugin, options_of, plugin_terms
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
@@ -71,7 +71,7 @@ class DetectStage(Stage):
         rows = inputs.table("images").to_pylist()
         places = (locate_image(self.image_folders, row) for row in rows)
         size = self.settings.batch_size * _CHUNK
-        ahead = read_ahead(places, read_image, ImageLimits(), ahead=size)
+        ahead = read_ahead(places, read_image, ahead=size)
         rejected: list[Rejected] = []
         detected: list[dict[str, Any]] = []
         others = 0

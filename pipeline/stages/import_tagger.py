@@ -83,12 +83,8 @@ def _metrics(path: Path) -> pa.Table:
 
 def _files(weights: str, store: str) -> dict[str, Path]:
     path = Path(weights)
-    if path.is_dir() or path.suffix == ".safetensors":
-        file = path / MODEL if path.is_dir() else path
-        if not file.is_file():
-            raise FatalError(
-                f"tag.weights = {weights}: no file {file}; name a .safetensors file, or a run of the store"
-            )
+    file = path if path.suffix == ".safetensors" else path / MODEL
+    if file.is_file():
         beside = {name: file.parent / name for name in (VOCABULARY, CALIBRATION, _METRICS)}
         known = {name: each for name, each in beside.items() if each.is_file()}
         return {MODEL: file, **known, **tokenizer_files(file.parent)}
@@ -97,7 +93,7 @@ def _files(weights: str, store: str) -> dict[str, Path]:
     try:
         run = find_run(existing_store(store), weights)
     except FatalError as error:
-        raise FatalError(f"tag.weights = {weights}: neither a file nor a run ({error})") from error
+        raise FatalError(f"tag.weights = {weights}: neither a file nor a run (no file {file}; {error})") from error
     # A run keeps the taggers of its earlier recipes. Of those of several folds, the first counts.
     recipe = run.read_document("recipe")
     folds = recipe.get("train_tagger", {}).get("folds", 1)

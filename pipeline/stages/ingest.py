@@ -79,8 +79,9 @@ class IngestStage(Stage):
         source = self._source(dataset_of(inputs.partition))
         index = self._index(source)
         rows: list[dict[str, Any]] = []
-        # Entries without a record belong to no partition. They are reported once, with the first.
-        rejected = list(index.lost) if inputs.partition.endswith("/0000") else []
+        # Entries without a record belong to no partition. They are reported once, with the first, unless only a part of
+        # the dataset was asked for.
+        rejected = list(index.lost) if inputs.partition.endswith("/0000") and not source.sample else []
         rows_in = len(inputs.image_ids) + sum(reject.reason in IMAGE_REASONS for reject in rejected)
         for done, stated in enumerate(index.records(inputs.image_ids), start=1):
             digest, probe = self._opened(stated.path)

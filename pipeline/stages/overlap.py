@@ -88,6 +88,7 @@ class OverlapStage(Stage):
         known = self.pretraining_images()
         if known is not None:
             seen = [_marked(_images(read_table(path))) for path in known.shards]
+            # The empty slice has the columns where there are no shards.
             before = pa.concat_tables([trained.slice(0, 0), *seen])
             rows += _overlaps(before, tests, self.settings.distance)
             facts["images behind the initial weights"] = len(before)
@@ -247,6 +248,7 @@ def _made(stores: list[Store], digest: str) -> tuple[Store, Artifact] | None:
     return None
 
 
+# Size and time are parameters for the cache alone, so that a file that was replaced is read again.
 @lru_cache(maxsize=8)
 def _digest(path: Path, size: int, changed: int) -> str:
     return digest_file(path)

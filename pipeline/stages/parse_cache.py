@@ -56,6 +56,7 @@ class ParseCache:
     def __init__(self, path: Path, version: str) -> None:
         """`version` identifies all but the text that decides a parse. Raises `FatalError` if `path` is unusable."""
         self._path = path
+        # Rows hold values without names, so those of a version with other fields must not be found.
         self._parser = hashlib.sha256("\0".join([version, *_NAMES]).encode()).digest()
         self._use(lambda connection: connection.execute(_DROP_EARLIER))
 
@@ -118,6 +119,7 @@ class ParseCache:
             )
             for suffix in _BESIDE:
                 Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+            # To SQLite, an empty file is an empty database.
             write_atomic(self._path, b"", CACHE)
 
     def _inode(self) -> int | None:

@@ -42,6 +42,7 @@ class ZeroShotCheck:
         size, batch = self._settings.whole_size, self._settings.micro_batch
         found = self._test.predict(network, size, None, batch, lambda done, total, note="": None, own)
         every = ranks.every({position: _arrays(ScoredImage.of(position, each)) for position, each in found})
+        # Predicting has put it into evaluation mode.
         network.train()
         scores: Mapping[str, float] = self._test.scores(_scored(position, arrays) for position, arrays in every.items())
         return scores

@@ -178,6 +178,7 @@ class ShardStage(Stage):
             extension, data = _EXTENSIONS.get(probe.format), stored
             if extension is None or (isinstance(place, UprightImage) and probe.orientation != 1):
                 extension, data = _encoded(decode_image(stored, upright=isinstance(place, UprightImage)), probe)
+                # Of the pixels that are packed, which may be turned.
                 phash = perceptual_hash(data)
         except BadImage as error:
             packed.rejected.append(Rejected(row["image_id"], error.reason, error.value))

@@ -124,6 +124,7 @@ class VlmLabeller:
             if isinstance(pixels, Problem):
                 return Labels(problem=pixels)
             sent = [jpeg(_marked(image, pixels, part, options.image_size)) for part in parts]
+            # Before the next image may be loaded: `_PREPARED` limits the whole images in memory.
             del pixels
         answers: list[list[float]] = []
         for part, encoded in zip(parts, sent, strict=True):
@@ -158,6 +159,7 @@ class VlmLabeller:
         if not isinstance(said, str):
             return said
         options = self._options
+        # At temperature 0, all samples are alike.
         if options.samples == 1 or not options.temperature:
             raise FatalError(
                 f"{options.base_url} gives no log-probabilities, and a single response has no probability; set samples "

@@ -223,7 +223,10 @@ Place = tuple[int, torch.dtype, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Packed:
-    """A value whose tensors lie in one block of bytes. Only values that this program itself packed may be unpacked."""
+    """A value whose tensors lie in one block of bytes, so that they go to a device in one copy.
+
+    Only values that this program itself packed may be unpacked.
+    """
 
     block: Tensor
     """Bytes"""

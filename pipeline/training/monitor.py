@@ -79,7 +79,7 @@ class DivergenceAlarm:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a state. A window of another size keeps the newest values that fit."""
+        """Continues from a state. A window of another size keeps the newest values that fit."""
         self._histories = {name: deque(values, self._window) for name, values in state["histories"].items()}
         self._high = {name: int(count) for name, count in state["high"].items()}
         self._in_episode, self.last_good_step = bool(state["in_episode"]), int(state["last_good_step"])

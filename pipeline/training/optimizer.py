@@ -58,10 +58,12 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
 
 def update(optimizer: torch.optim.Optimizer, norm: float, largest: float) -> None:
     """Takes a step with the gradient, which has this norm, scaled down to the largest that is allowed."""
+    # 1e-6 as in torch's clip_grad_norm_
     factor = largest / (norm + 1e-6)
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     divisor: Tensor | None = None
     if factor < 1 and isinstance(gradients[0], DTensor):
+        # Torch's operators mix no sharded tensors with plain ones, such as a divisor.
         torch._foreach_mul_(gradients, factor)
     elif factor < 1:
         divisor = torch.full((), 1 / factor, device=gradients[0].device)

@@ -155,10 +155,12 @@ class Sharded(Parallel):
         policy = MixedPrecisionPolicy()
         self._gathers_bfloat16 = settings.precision == "bfloat16" and ranks.device.type in CASTS_NORMS
         if self._gathers_bfloat16:
+            # Cast inputs would round the places that deformable attention reads.
             policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         for layer in (*_layers(network), *_embedders(network)):
             fully_shard(layer, mesh=mesh, mp_policy=policy)
         self._sharded: FSDPModule = fully_shard(network, mesh=mesh)
+        # Checks call these themselves, whereas FSDP gathers weights for `forward` alone.
         for method in ("encode_tokens", "predict"):
             register_fsdp_forward_method(network, method)
 
@@ -262,6 +264,7 @@ def _spread(flat: Tensor, parameters: Sequence[Tensor]) -> None:
         parameter.grad = gradient.view_as(parameter) if reached else None
 
 
+# Once, because torch refuses a class that it already knows
 @cache
 def _show_tensors_in_dataclasses() -> None:
     """Lets FSDP find the tensors among what layers take and return, which tell it when to gather and to reduce."""

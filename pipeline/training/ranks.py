@@ -93,6 +93,7 @@ class Ranks:
         sizes[self.rank] = len(own)
         largest = int(self.summed(sizes).max())
         padded = [torch.empty(largest, dtype=torch.uint8, device=self.device) for _ in sizes]
+        # Padded, because all_gather takes tensors of one size
         dist.all_gather(padded, self._tensor(own.ljust(largest)))
         return [_bytes(each[:size]) for each, size in zip(padded, sizes.tolist(), strict=True)]
 
@@ -106,6 +107,7 @@ class Ranks:
         return [_bytes(each) for each in received.chunk(self.count)]
 
     def _tensor(self, data: bytes) -> Tensor:
+        # A copy, since torch warns of memory that can't be written to
         return torch.frombuffer(bytearray(data), dtype=torch.uint8).to(self.device)
 
 

@@ -76,6 +76,7 @@ class TrainingSettings(ViewSettings):
     """Peak learning rate of the text encoder."""
     weight_decay: float = Field(1e-4, ge=0)
     """Weight decay of AdamW, for all parameters."""
+    # Keys hold the former name, so that earlier training runs are found.
     max_grad_norm: float = Field(
         0.1, gt=0, validation_alias=AliasChoices("max_grad_norm", "clip"), serialization_alias="clip"
     )
@@ -276,7 +277,7 @@ class TrainingSettings(ViewSettings):
 
 
 def fold_of(dataset: str, image_id: int, folds: int) -> int:
-    """Returns which of the taggers never sees an image. It hangs on nothing else, so it stays when images are added."""
+    """Returns which of the taggers never sees an image. It depends on nothing else, so added images change none."""
     return int(held_out_place(dataset, image_id) * folds)
 
 

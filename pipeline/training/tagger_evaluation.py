@@ -245,6 +245,7 @@ def _false(
     if not wanted:
         return set()
     weights = np.array([everywhere[statement] * best[statement] for statement in options], np.float64)
+    # Seeded by the image, because all processes must draw the same
     generator = np.random.default_rng(number)
     drawn = generator.choice(len(options), wanted, replace=False, p=weights / weights.sum())
     return {options[int(place)] for place in drawn}
@@ -256,6 +257,7 @@ def _calibrated_on(proposed: Sequence[Proposal]) -> Calibration:
 
 def _calibrated_on_others(proposed: Sequence[Proposal]) -> list[float]:
     """The probability of each proposal, calibrated on other images."""
+    # A calibration fits its own labels too well, so the stack would trust the tagger too much.
     folds = [_calibrated_on([p for p in proposed if p.image % FOLDS != fold]) for fold in range(FOLDS)]
     return [folds[p.image % FOLDS].probability(p.predicate, p.score) for p in proposed]
 

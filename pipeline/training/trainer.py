@@ -120,11 +120,13 @@ class Trainer:
         settings, ranks = self._settings, self._ranks
         torch.manual_seed(stable_seed("weights", settings.seed))
         self.network = self._task.build(self._report).to(ranks.device).train()
+        # Before the network is wrapped: DDP exchanges the gradients of what needs one at that time.
         if settings.lr_backbone == 0:
             self.network.backbone.requires_grad_(False)
         if settings.activation_checkpointing:
             self.network.checkpoint_activations()
         self._parallel = make_parallel(self.network, ranks, settings)
+        # After sharding, which puts other parameters in the place of the network's
         self._optimizer = make_optimizer(self.network, settings)
         self._parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         self._ema = Ema(self.network, settings.ema) if settings.ema else None
@@ -214,6 +216,7 @@ class Trainer:
             done = self._exchanged(losses, gradient_norm(self._parameters), is_asked_to_stop())
             if not math.isfinite(done.norm + done.losses["loss"]):
                 raise FatalError(self._diverged(f"loss {done.losses['loss']}, gradient norm {done.norm}"))
+            # A checkpoint may still be copying what the update changes.
             self._checkpoints.wait_for_copy()
             update(self._optimizer, done.norm, settings.max_grad_norm)
         if self._ema is not None:
@@ -226,6 +229,7 @@ class Trainer:
         # A compiler that first meets the network while it is counted leaves it uncompiled for good.
         with torch.compiler.set_stance("force_eager"):
             self._monitor.count(batch, lambda: self._parallel.backward(self._losses(batch, number)["loss"], True))
+        # So that parallel = "tree" forgets the gradient of these passes
         self._parallel.finish()
         self._optimizer.zero_grad(set_to_none=True)
         for buffer, value in zip(self.network.buffers(), before, strict=True):
@@ -244,6 +248,7 @@ class Trainer:
         """Averages the losses over all micro-batches, in the order of their numbers, and learns whether any process was
         asked to stop."""
         names = list(next(iter(losses.values())))
+        # One table for everything: one exchange between processes, and one wait for the device.
         table = torch.zeros(self._settings.micro_batches + 1, len(names), device=self._ranks.device)
         for number, own in losses.items():
             table[number] = torch.stack([own[name].detach().float() for name in names])
@@ -263,6 +268,7 @@ class Trainer:
             yield (next(loaded) for _ in own)
 
     def _save(self) -> None:
+        # The checkpoint under way may be the one that the alarm keeps.
         self._checkpoints.finish()
         for skipped in self._ranks.gathered(self._skipped.as_state()):
             self._skipped.add({int(sample): reason for sample, reason in skipped.items()})

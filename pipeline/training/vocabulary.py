@@ -78,6 +78,7 @@ class LabelCounts:
         here = sorted(set(present))
         places = {name: place for place, name in enumerate(self.names)}
         weights = np.asarray(self.counts, dtype=np.float64)
+        # Present names are in the list anyway, so they aren't drawn.
         weights[[places[name] for name in here]] = 0
         missing = max(0, min(budget - len(here), int((weights > 0).sum())))
         drawn: list[int] = []
@@ -196,6 +197,7 @@ def make_tokenizer(names: Iterable[str], vocabulary: int, folder: Path) -> None:
     from tokenizers import ByteLevelBPETokenizer
 
     tokenizer = ByteLevelBPETokenizer()
+    # A word gets other tokens after a space than at the beginning.
     words = sorted({part for name in names for part in (name, *(f" {word}" for word in name.split(" ")))})
     tokenizer.train_from_iterator(words, vocabulary, min_frequency=1, special_tokens=SPECIAL, show_progress=False)
     folder.mkdir(parents=True, exist_ok=True)

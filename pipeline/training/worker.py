@@ -56,6 +56,7 @@ def main(path: Path, make_check: MakeCheck | None = None) -> int:
         is_asked_to_stop = _listen()
         ranks = join(path, config)
         trained = run(config, ranks, is_asked_to_stop, make_check)
+        # Not after an error: it would wait for peers that may be lost.
         if ranks.count > 1:
             dist.destroy_process_group()
     except Exception as error:

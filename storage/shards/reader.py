@@ -56,6 +56,7 @@ class SampleReader:
         """
         wanted = [m for m in self.samples.members(sample) if extensions is None or m.extension in extensions]
         damaged = ""
+        # Bytes of the cache that are wrong are not believed: then the tar itself decides.
         for is_cached in (True, False):
             try:
                 found = self._tar(self.samples.shard(sample)).read(wanted, is_cached)
@@ -119,6 +120,7 @@ class _LocalTar:
     """An open file, which is closed when nobody reads from it any more."""
 
     def __init__(self, path: str) -> None:
+        # O_NONBLOCK: opening a pipe would wait for its writer.
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         self._size = os.fstat(self._descriptor).st_size
 

@@ -281,6 +281,7 @@ def _mapped(path: Path, kind: np.dtype[Any], count: int) -> NDArray[Any]:
     if path.stat().st_size != size:
         raise ValueError(f"{path.name} has {path.stat().st_size} bytes instead of {size}")
     if not size:
+        # An empty file can't be mapped.
         return np.zeros(0, kind)
     with path.open("rb") as file:
         return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), kind)

@@ -97,6 +97,7 @@ def entries_of(path: Path) -> Iterator[tarfile.TarInfo]:
 def entries_in(file: IO[bytes], size: float = math.inf) -> Iterator[tarfile.TarInfo]:
     """Like `entries_of`, for an open tar of `size` bytes, from which an entry may be read before the next one."""
     try:
+        # "r:" refuses compressed tars, whose members can't be read by offset.
         with tarfile.open(fileobj=cast(IO[bytes], headers := _Headers(file)), mode="r:") as tar:
             while (info := tar.next()) is not None:
                 headers.begin()

@@ -128,6 +128,7 @@ def uniforms(seed: int, epoch: int, identities: NDArray[np.uint64], count: int) 
     """Returns N×`count` numbers in [0, 1) that follow from seed, epoch and each sample's identity alone
     (SplitMix64)."""
     with np.errstate(over="ignore"):
+        # SplitMix64 multiplies modulo 2**64. A double holds 53 bits, so the upper 53 are taken.
         own = _mixed(identities ^ np.uint64(stable_seed("uniforms", seed, epoch)))
         steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         return (_mixed(own[:, None] + steps) >> np.uint64(11)).astype(np.float64) * 2.0**-53
@@ -184,6 +185,7 @@ class Interleaving:
         """`run`: places in a row that belong to the same dataset."""
         self._run = run
         counts = np.floor(shares * CYCLE).astype(np.int64)
+        # The largest remainders are rounded up, so that the counts sum to the cycle.
         counts[np.argsort(-(shares * CYCLE - counts), kind="stable")[: CYCLE - counts.sum()]] += 1
         # However small its share, each dataset gets a run of the cycle, at the cost of the largest.
         missing = counts == 0

@@ -99,6 +99,7 @@ class SampleSequence:
             )
         self._origin, self._begun = int(state["origin"]), np.array([state["begun"][name] for name in self._sets])
         if state["mix"] != self.mix.model_dump():
+            # Only its interleaving is asked, which no sort key changes.
             before = SampleSequence(self.samples, self.seed, Mix(**state["mix"]), self.order)
             self._begun = self._begun + before._interleaving.counts(place - self._origin)
             self._origin = place

@@ -1,4 +1,4 @@
-"""Proposes Visual Genome's predicates of two categories, no captions (docs/labels.md, Other ways to candidates)."""
+"""Proposes Visual Genome's predicates of two categories without captions (docs/labels.md, Other ways to candidates)."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence

@@ -41,7 +41,7 @@ def ground(
     """Returns every ordered pair of distinct boxes whose categories match a triplet's subject and object.
 
     `captions`: the caption number of each triplet; without it, each triplet counts as a separate caption.
-    `regions`: the boxes that the caption of each triplet is of; all pairs of the triplet contain them.
+    `regions`: the boxes that the caption of each triplet describes; all pairs of the triplet contain them.
     Triplets with the same predicate and the same boxes form one mention: captions repeat each other, but what one
     caption says twice counts twice. Crowd boxes are ignored. A mention has each pair once; two mentions
     ("a dog on a couch", "an animal on a couch") may share pairs. The order is by mention, then subject, then object.
@@ -86,6 +86,7 @@ def _stated(triplet: Triplet) -> int:
 
 
 def _priors(mention: _Mention, boxes: Sequence[Box]) -> list[float]:
+    # Captions repeat each other, so counts are not added across them.
     stated = max(mention.stated.values())
     return pair_priors(mention.pairs, boxes, stated, mention.subject_attributes, mention.object_attributes)
 
@@ -123,6 +124,7 @@ def features(subject: Box, object_: Box) -> tuple[float, float, float, float, fl
     """
     shared_w = min(subject.x + subject.w, object_.x + object_.w) - max(subject.x, object_.x)
     shared_h = min(subject.y + subject.h, object_.y + object_.h) - max(subject.y, object_.y)
+    # At least a pixel, as an annotated box may have no area, which has no logarithm
     areas = max(subject.w * subject.h, 1.0), max(object_.w * object_.h, 1.0)
     unit = (math.sqrt(areas[0]) + math.sqrt(areas[1])) / 2
     gap = math.hypot(max(-shared_w, 0.0), max(-shared_h, 0.0))

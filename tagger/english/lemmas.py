@@ -40,6 +40,7 @@ class _NoSpacy:
 
 @cache
 def _lemminflect() -> ModuleType:
+    # lemminflect imports spaCy where it is installed, and spaCy torch: time and memory that lemmas don't need.
     finder = _NoSpacy()
     sys.meta_path.insert(0, finder)
     try:

@@ -61,7 +61,7 @@ def features(probability: float, prior: float, posterior: float, support: int) -
 
 @dataclass(frozen=True)
 class Stack:
-    """Weights of the features. Logit of the probability that a label is right of its very pair = their sum + `offset`.
+    """Weights of the features. Logit of the probability that a label holds for its exact pair = their sum + `offset`.
 
     The defaults were fitted on the synthetic world; real images gave captions the same weight. Nothing else is known
     of the weight of captions, since the images that a tagger holds out have none.

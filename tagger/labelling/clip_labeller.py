@@ -75,6 +75,7 @@ class ClipLabeller:
         rows = []
         for start in range(0, len(crops), self._together):
             batch = list(crops[start : start + self._together])
+            # Not rescaled, since pixels are already in [0, 1]
             pixels = self._processor(images=batch, return_tensors="pt", do_rescale=False)["pixel_values"]
             output = self._model.vision_model(pixel_values=pixels.to(self._model.device))
             rows.append(F.normalize(self._model.visual_projection(output.pooler_output), dim=-1))

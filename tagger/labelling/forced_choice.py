@@ -15,7 +15,7 @@ from tagger.labelling.label_choice import distinct_labels
 from tagger.labelling.tagging_image import TaggingImage
 from tagger.relation import Relation
 
-MOST_CHOICES = len(ascii_lowercase) - 1
+MOST_CHOICES = len(ascii_lowercase) - 1  # one letter stands for none
 INSTRUCTIONS = """\
 The boxes in this image are numbered at their top left corners. Their left, top, right and bottom sides, in thousandths of
 the image, are
@@ -96,7 +96,8 @@ def schema_of(questions: Sequence[Question]) -> dict[str, Any]:
 
 
 def chosen(text: str, questions: Sequence[Question]) -> str:
-    """The letter that an answer gives for each question. Raises ValueError, TypeError or KeyError for any other answer."""
+    """Returns an answer's letters, one per question. Raises ValueError, TypeError or KeyError for anything else."""
+    # Models may write something around the object, such as a Markdown fence.
     answer = json.loads(text[text.index("{") : text.rindex("}") + 1])
     letters = [answer[str(number)] for number in range(1, len(questions) + 1)]
     if any(letter not in list(question.letters) for letter, question in zip(letters, questions, strict=True)):
@@ -107,8 +108,8 @@ def chosen(text: str, questions: Sequence[Question]) -> str:
 def probabilities_of(tokens: Sequence[Mapping[str, Any]], questions: Sequence[Question]) -> list[list[float]] | None:
     """The probability of each choice of each question, in the order of its letters, from an answer's log-probabilities.
 
-    `tokens`: those of the answer, each with the likeliest alternatives, as in `logprobs.content`. None where they don't
-    tell of every question.
+    `tokens`: those of the answer, each with the likeliest alternatives, as in `logprobs.content`. None unless they
+    cover every question.
     """
     text, ends = "", []
     for token in tokens:
@@ -120,6 +121,7 @@ def probabilities_of(tokens: Sequence[Mapping[str, Any]], questions: Sequence[Qu
         if (at := places.get(str(number))) is None:
             return None
         token, weights = tokens[bisect_right(ends, at)], dict.fromkeys(question.letters, 0.0)
+        # By token, because servers list the chosen token among the alternatives, too
         for name, logarithm in {t["token"]: t["logprob"] for t in (token, *token["top_logprobs"])}.items():
             if (letter := name.strip(' "\n:,}')) in weights:
                 weights[letter] += math.exp(logarithm)

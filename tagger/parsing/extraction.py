@@ -92,7 +92,7 @@ class Extraction:
         return [t for t in nouns if not self.mentions.is_transparent(t)]
 
     def is_open(self, pronoun: Token) -> bool:
-        """Whether the pronoun stands for a noun that the tree does not tell."""
+        """Whether the pronoun stands for a noun that the tree does not give."""
         is_told = self.mentions.is_personal(pronoun) and self._subjects.antecedents(pronoun)
         return not is_told and (pronoun.dep_ in _ENDS or pronoun.tag_ == "PRP$")
 

@@ -154,6 +154,7 @@ def _names() -> frozenset[str]:
     return frozenset(phrase_lemma(name) for name in known if " " in name)
 
 
+# Python's own hash of a text differs from process to process.
 _hash = lru_cache(maxsize=1 << 16)(lambda text: crc32(text.encode()))
 
 
@@ -166,6 +167,7 @@ def _features(ids: list[tuple[int, ...]], owners: list[int], values: list[list[i
     if not ids:
         return np.zeros((0, len(templates[0])), np.uint32)
     which, what = templates
+    # Products are meant to overflow, as hashes do.
     joined = np.array(ids, np.uint32)[:, which] * _MIX ^ np.array(values, np.uint32)[owners][:, what]
     hashes: Features = (joined + np.arange(len(which), dtype=np.uint32) * _SALT) * _SPREAD
     return hashes >> np.uint32(32 - BITS)
@@ -185,7 +187,7 @@ def form_choices(doc: Doc, mentions: Mentions) -> tuple[list[int], list[list[str
             elif doc[start].pos_ not in _DESCRIBING:
                 break
             starts.append(start)
-        # What "glasses" means hangs on more than one word.
+        # What "glasses" means depends on more than one word.
         if len(starts) == 1 or noun.lower_ == "glasses" or (ruled := mentions.lemma(noun)) in _names():
             continue
         options = [phrase_lemma(doc[start : noun.i + 1].text) or noun.lower_ for start in starts]

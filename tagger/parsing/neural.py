@@ -44,6 +44,7 @@ class NeuralParser:
             )
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            # Loading a pickle could run code.
             model = AutoModelForSeq2SeqLM.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise NeuralParserError(f"{folder}: {error}; name a sequence-to-sequence model of transformers") from error
@@ -141,6 +142,7 @@ def _find(caption: str, words: str, noun: bool, taken: Sequence[Place] = ()) -> 
     wanted = [lemma(word) for word in _WORD.findall(words.lower()) if word not in DETERMINERS]
     tokens = [
         (lemma(match.group()), match.span())
+        # Lower case may be longer, which would move places.
         for match in _WORD.finditer(caption.lower() if len(caption.lower()) == len(caption) else caption)
         if match.group() not in DETERMINERS
     ]

@@ -40,7 +40,7 @@ def texts(captioner: RecordedCaptioner, image_id: int) -> list[str]:
         ),
         ({"3": ["a cat", "a cat sits"], "10": "a bus"}, [("a cat", 0, "a", None), ("a cat sits", 1, "a", None)]),
         (  # by the name of the model
-            [{"image_id": 3, "beam": "a man", "nucleus": ["a man rides", "man on horse"]}],
+            [{"image_id": 3, "file_name": "3.jpg", "beam": "a man", "nucleus": ["a man rides", "man on horse"]}],
             [("a man", 0, "beam", None), ("a man rides", 1, "nucleus", None), ("man on horse", 2, "nucleus", None)],
         ),
     ],

@@ -75,6 +75,16 @@ def test_boxes_are_compared_by_what_they_are_and_not_by_number(book):
     ]  # fmt: skip
 
 
+def test_labels_of_images_that_were_ingested_again_are_not_compared(labelled):
+    earlier = Run(labelled.run.store, "earlier")
+    RunBuilder(earlier, labelled.pictures).add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))])
+    images, tag = {"as": "new"}, {"images": [labelled.run.artifacts("ingest")["toys/0000"].content]}
+    labelled.add("tag", "toys/0000", [relations(2, (0, "ride", 2, 0.9))], inputs=tag)
+    labelled.add("ingest", "toys/0000", [labelled.image(1, [("dog", 0, 0, 9, 9)])], settings=images)
+    with pytest.raises(FatalError, match="again after the labels were made; run stage tag again"):
+        difference(earlier, labelled.run)
+
+
 CAUSES = {"caption": "top_p", "parse": "model", "tag": "floor"}
 TABLES = {"caption": "captions", "parse": "triplets"}
 

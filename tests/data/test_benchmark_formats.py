@@ -12,7 +12,7 @@ from pipeline.data.datasets.names import COCO_CATEGORIES, read_names
 from pipeline.data.datasets.open_images import id_of
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
-from pipeline.data.datasets.record_index import open_annotations
+from pipeline.data.datasets.record_index import open_annotations, open_index
 from pipeline.data.datasets.source import DataSource, annotation_source
 from pipeline.evaluation.ground_truth import GroundTruth
 from storage.errors import FatalError
@@ -271,6 +271,26 @@ def test_open_images_in_pixels_by_a_file_or_by_the_images(tmp_path):
     first, second = read_all(source)[1]
     assert (first.width, first.height) == (400, 200) and first.boxes[1] == Box("Coffee cup", 200, 100, 100, 100)
     assert second.width is None
+
+
+def test_boxes_of_open_images_follow_images_that_come_or_change_after_the_index_is_built(tmp_path):
+    source = open_images(tmp_path).source
+    for name, size in (
+        ("fe00000000000001", (400, 200)),
+        ("0000000000000002", (80, 60)),
+        ("fe00000000000001", (200, 100)),
+    ):
+        save_picture(tmp_path / f"{name}.jpg", *size)
+        records = list(open_index(source, tmp_path / "indexes"))
+        (found,) = (record for record in records if record.path.name == f"{name}.jpg")
+        assert (found.width, found.height) == size and max(box.x + box.w for box in found.boxes) > 40
+
+
+def test_groups_of_open_images_are_crowds(tmp_path):
+    head, *rows = BOXES.splitlines()
+    marked = [f"{head},IsGroupOf", *(f"{row},1" for row in rows)]
+    first, _ = annotations(open_images(tmp_path, boxes="\n".join(marked)))
+    assert [box.crowd for box in first.boxes] == [False, False, True], "a box of a relation is one object"
 
 
 def test_bad_rows_of_open_images(tmp_path):

@@ -51,6 +51,12 @@ def test_json_files_that_name_images(tmp_path, kind):
     assert ids_of(save_json(tmp_path / "list.json", CONTENTS[kind])) == {42, 43, 44}
 
 
+def test_coco_annotations_also_exclude_images_that_other_datasets_number_otherwise(tmp_path):
+    listed = read_list(save_json(tmp_path / "val.json", {"images": [{"id": 139, "file_name": "000000000139.jpg"}]}))
+    assert listed.find(7 * 10**15, "photos/000000000139.jpg") == "name 000000000139.jpg"
+    assert listed.find(139, "elsewhere.jpg") == "id 139" and not listed.find(7, "000000000140.jpg")
+
+
 def test_a_text_file_has_comments_and_names(tmp_path):
     content = "# the test split\n\n42\n  43  # twice labelled\r\nCOCO_val2014_000000000044.jpg\n"
     assert ids_of(text(tmp_path / "list.ids", content)) == {42, 43, 44}

@@ -172,8 +172,9 @@ def test_every_picture_of_the_folder_and_its_subfolders_is_an_image(tmp_path):
         save_picture(tmp_path / "mine" / name)
     (tmp_path / "mine" / "notes.txt").write_text("words")
     (tmp_path / "mine" / "instances.json").write_text("{}")
-    reader, records = read_all(bare(tmp_path / "mine"))
-    assert [reader.name(record) for record in records] == ["a.PNG", "b.jpg", "more/c.jpeg"]
+    for place in (f"file://{tmp_path}/mine", tmp_path / "mine"):
+        reader, records = read_all(bare(place))
+        assert [reader.name(record) for record in records] == ["a.PNG", "b.jpg", "more/c.jpeg"]
     assert not reader.rejects and all(record.boxes == () and record.width is None for record in records)
     assert len({record.image_id for record in records}) == 3 and all(0 <= r.image_id < 2**53 for r in records)
 

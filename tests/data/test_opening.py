@@ -76,6 +76,13 @@ def test_sizes_out_of_bounds(tmp_path):
         read_image(path, ImageLimits(max_bytes=100))
 
 
+@pytest.mark.parametrize("size", [(25_000, 10), (6, 40)])
+def test_what_a_recipes_wider_limits_accept_is_read_after_ingest(tmp_path, size):
+    path = tmp_path / "wide.png"
+    path.write_bytes(encoded(Image.new("L", size)))
+    assert probe(path, ImageLimits(max_side=30_000, min_side=2)).upright_size == read_image(path).size == size
+
+
 def test_cmyk_comes_out_in_its_colours():
     plain = Image.new("RGB", (32, 32), RED)
     colour = decode_image(encoded(plain.convert("CMYK"), "JPEG", quality=100)).getpixel((5, 5))
@@ -229,11 +236,11 @@ def test_no_more_than_asked_for_is_read_ahead(pictures):
 def test_reading_is_done_on_the_threads_and_what_goes_wrong_there_comes_out(pictures):
     names = set()
 
-    def size_of(place: ImageRef, limits: ImageLimits) -> tuple[int, int]:
+    def size_of(place: ImageRef) -> tuple[int, int]:
         names.add(threading.current_thread().name.split("_")[0])
         if place == pictures[3]:
             raise MemoryError("too much")
-        return read_image(place, limits).size
+        return read_image(place).size
 
     assert list(read_ahead(pictures[:3], size_of)) == [(60, 40)] * 3 and names == {"images"}
     with pytest.raises(MemoryError, match="too much"):

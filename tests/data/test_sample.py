@@ -1,5 +1,6 @@
 """The part of a dataset that a recipe takes: a seeded share, or the images on a list."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from data.toy_sets import save_json, save_picture
 from pipeline.data.datasets.record_index import open_index
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.partitioning import ImageSelection, partition_dataset
+from pipeline.runtime.stage import Inputs
+from pipeline.stages.ingest import IngestSettings, IngestStage
 from storage.errors import FatalError
 from storage.local_store import LocalStore
 
@@ -50,10 +53,22 @@ def test_each_part_of_a_dataset_has_a_partition_map_of_its_own(folder):
     assert len({ImageSelection.of(source(folder, **part), index).name for part in parts}) == len(parts)
 
 
+def test_rows_without_a_record_do_not_count_in_a_part_of_the_dataset(folder):
+    listed = json.loads((folder / "all.json").read_bytes())
+    listed["images"] += [{"id": 900 + n, "file_name": f"../{n}.jpg", "width": 100, "height": 80} for n in range(5)]
+    save_json(folder / "all.json", listed)
+    for part, lost in (({}, 5), ({"share": 0.1}, 0)):
+        stage = IngestStage(IngestSettings(sources=(source(folder, **part),), indexes=folder / "indexes"))
+        (first,) = stage.partitions("toy", LocalStore(folder / "store"))
+        made = stage.run(Inputs({}, first.name, first.image_ids), folder, lambda *_: None)
+        assert (made.rows_in - len(first.image_ids), len(made.rejected)) == (lost, lost)
+
+
 @pytest.mark.parametrize("written", [
     "# official list\n7\n12  # the second\n",
     "[7, 12, 12]",
     '[{"img_id": 7, "file_name": "x.jpg"}, {"file_name": "COCO_000000000012.jpg"}]',
+    '{"images": [{"id": 107, "file_name": "a/COCO_000000000007.jpg"}, {"id": 112, "file_name": "COCO_000000000012.jpg"}]}',
 ])  # fmt: skip
 def test_a_list_may_hold_ids_names_or_annotations(folder, written):
     (folder / "list").write_text(written)

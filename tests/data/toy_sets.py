@@ -41,4 +41,4 @@ def text(path: Path, content: str) -> Path:
 def read_all(source: DataSource) -> tuple[Reader, list[Any]]:
     """Reads a source to its end. Returns the exhausted reader and the records."""
     reader = open_source(source)
-    return reader, list(reader.read())
+    return reader, list(map(reader.sized, reader.read()))

@@ -194,6 +194,10 @@ def test_what_is_no_detector_is_told(root, tmp_path):
     for vocabulary in ("[" * 100_000, '{"image_size": 96, "objects": {}}', "7"):
         (ours / "vocabulary.json").write_text(vocabulary)
         refused(ours, r"vocabulary\.json: damaged .*; copy it again")
+    (ours / "vocabulary.json").unlink()
+    words = json.loads((ours / "vocab.json").read_bytes())
+    (ours / "vocab.json").write_text(json.dumps(words | {f"word{n}": len(words) + n for n in range(5000)}))
+    refused(ours, "detect.weights: .*tokenizer")
     stranger = save_detector("detr", tmp_path / "stranger")
     refused(stranger / "model.safetensors", "this project did not write the file")
     (stranger / "preprocessor_config.json").rename(tmp_path / "processor")
@@ -208,7 +212,7 @@ def test_boxes_that_another_tool_found_come_from_its_file(tmp_path):
     content = {
         "images": [{"id": 7, "file_name": "val/a.jpg"}, {"id": 8, "file_name": "val/b.jpg"}],
         "annotations": [boxes | {"score": 0.9}, boxes | {"category_id": 3, "score": 0.4}],
-        "categories": [{"id": 90, "name": "couch"}, {"id": 3, "name": "person"}],
+        "categories": [{"id": "90", "name": "couch"}, {"id": 3, "name": "person"}],
     }
     path = save_json(tmp_path / "found.json", content)
     image = Image.new("RGB", (40, 30))
@@ -220,7 +224,13 @@ def test_boxes_that_another_tool_found_come_from_its_file(tmp_path):
     with pytest.raises(FatalError, match=r"lists no image 'c\.jpg'"):
         opened(path).detect([image], ["c.jpg"])
     results = [boxes | {"score": 0.9}]
-    for wrong in (results, content | {"annotations": [boxes]}, content | {"categories": []}):
+    odd = [boxes | {"category_id": each, "score": 0.5} for each in ("chair", 5)]
+    listed = [boxes | {"category_id": [3], "score": 0.5}]
+    for wrong in (
+        results,
+        *(content | {"annotations": each} for each in ([boxes], odd, listed)),
+        content | {"categories": []},
+    ):
         with pytest.raises(FatalError, match=r"COCO\(instances\)\.loadRes"):
             opened(save_json(tmp_path / "wrong.json", wrong))
     assert set(find_detector(DetectSettings(weights=str(path))).files) == {"boxes"}

@@ -452,7 +452,8 @@ def test_a_deployment_runs_beside_another_training(deployed, runs, trained):
 
 def test_a_refused_recipe_is_told_in_one_line(deployed, runs, worker_folder):
     state = deployed.final_state(runs["refused"], 120)
-    assert state["type"] == "FAILED" and "parameter recipe: recipe: pretrain.variants has 'pseudo'" in state["message"]
+    said = "parameter recipe: recipe: pretrain.variants has 'pseudo'"
+    assert state["type"] == "FAILED" and said in state["message"], (state, deployed.logs(runs["refused"]))
     wait_for(lambda: len(_flow_processes()) == 1 or None, 30, "the process of the flow run goes on")
     said = (worker_folder / "worker.log").read_text()
     assert said.count("| ERROR") == 1 and "Traceback" not in said and "max_pixels" not in said, said

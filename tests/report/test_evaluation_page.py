@@ -227,6 +227,15 @@ def test_pictures_that_are_gone_or_not_wanted_leave_the_page(evaluated, tested, 
     assert "data:image" not in (page.parent / "evaluations" / "none.html").read_text()
 
 
+def test_pages_written_without_the_image_folder_get_their_images_once_it_is_there(evaluated, tested, tmp_path):
+    images, folder = evaluated.pictures / "toys", tmp_path / "report"
+    images.rename(tmp_path / "away")
+    write_report(run_view(tested, evaluated.run), None, folder)
+    (tmp_path / "away").rename(images)
+    write_report(run_view(tested, evaluated.run), None, folder)
+    assert (folder / "evaluations" / "none.html").read_text().count("data:image/jpeg;base64,") == 2
+
+
 def test_detections_of_other_images_are_told_and_the_report_is_written(evaluated, tested, tmp_path):
     row = [{"step": 0, "name": "zero_shot_map", "value": 1.0}]
     evaluated.add("evaluate:none", "all", row, detections=[detections(9, (0, "ride", 2, 0.9))], settings={"seed": 2})

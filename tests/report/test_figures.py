@@ -226,10 +226,11 @@ def test_figures_are_kept_with_the_run_until_an_artifact_changes_or_they_are_dam
 
 def test_recorded_captions_of_unknown_images_are_counted(labelled, recipe, tmp_path):
     recorded = tmp_path / "captions.json"
-    recorded.write_text(json.dumps({"1": ["a man rides a horse"], "77": ["a cup", "a red cup"]}))
+    rows = [(1, "a man rides a horse"), (77, "a cup"), (77, "a red cup"), (None, "a dog")]
+    recorded.write_text(json.dumps([{"image_id": image_id, "caption": text} for image_id, text in rows]))
     settings = {"captioner": "recorded", "recorded": [str(recorded)]}
     read = recipe.model_validate(recipe.model_dump() | {"caption": settings})
-    assert figures_of(run_view(read, labelled.run)).unknown_captions == 2
+    assert figures_of(run_view(read, labelled.run)).unknown_captions == 3
     assert figures_of(run_view(recipe, labelled.run)).unknown_captions == 0
 
 

@@ -51,6 +51,14 @@ def test_the_hardest_disagree_most_with_given_relations(labelled):
     assert hardest.how.startswith("Of 2 images with ground-truth relations, the 1 with the most disagreements")
 
 
+def test_a_relation_that_the_ground_truth_states_in_several_wordings_is_missed_once(book):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, "riding", 2), (0, "rides", 2), (0, ".", 2)])])
+    book.add("tag", "toys/0000", [relations(1)], candidates=[pairs(1)])
+    (sample,) = read_samples(book.run, ["toys"], CHOICE)
+    assert [(missed.predicate, missed.right) for missed in sample.missed] == [("ride", True)]
+    assert sample.disagreements == 1
+
+
 def test_without_given_relations_the_hardest_have_the_most_doubtful_scores(book):
     book.add("ingest", "toys/0000", [book.image(n, TWO_PEOPLE) for n in (1, 2, 3)])
     rows = [relations(1, (0, "ride", 2, 0.99)), relations(2, (0, "ride", 2, 0.6)), relations(3, (0, "ride", 2, 0.4))]

@@ -69,6 +69,12 @@ def test_categories_that_no_noun_names_are_listed(recipe):
     path.write_text(json.dumps(given))
     note = found(recipe, "note")["categories of set"]
     assert "class_17" in note and "tag.paraphrases" in note
+    phrases = path.with_name("phrases.json")
+    named = recipe.model_copy(update={"tag": recipe.tag.model_copy(update={"paraphrases": phrases})})
+    phrases.write_text('{"class_17": ["pony"]}')
+    assert "categories of set" not in found(named)
+    phrases.write_text("[]")
+    assert "phrases.json" in missing(named)["tag.paraphrases"]
 
 
 @pytest.mark.parametrize("data, message", [

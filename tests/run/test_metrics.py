@@ -8,6 +8,7 @@ from urllib.request import urlopen
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
+from rlip_command import rlip
 from small_set import small_recipe, write_small_set
 
 from flows.server import free_port
@@ -78,6 +79,15 @@ def test_a_failed_run_says_so_in_its_file_and_a_taken_port_or_unwritable_file_is
         port = holder.getsockname()[1]
         fails(f"run.metrics_port={port}", rf"run\.metrics_port = {port}: .*choose another port")
     fails(f"run.metrics_file={tmp_path / 'none' / 'run.prom'}", r"run\.metrics_file = .* can't be written")
+
+
+def test_a_run_that_fails_its_checks_is_a_failed_one_in_its_metrics(tmp_path):
+    recipe = write_small_set(tmp_path)
+    words = ("run.until=ingest", "run.checks.min_rows=100", f"run.metrics_file={tmp_path / 'run.prom'}")
+    failed = rlip("run", recipe, "--direct", *(word for each in words for word in ("--set", each)))
+    assert failed.exit_code == 1 and "2 check(s) failed" in failed.output
+    ended = values((tmp_path / "run.prom").read_text())
+    assert (ended["rlip_run_running",], ended["rlip_run_failed",]) == (0, 1)
 
 
 def test_a_dead_lineage_server_does_not_fail_the_run(tmp_path, monkeypatch):

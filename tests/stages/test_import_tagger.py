@@ -90,3 +90,17 @@ def test_a_run_lends_the_tagger_of_its_present_recipe(book, root):
         book.run.note("recipe", {"train_tagger": {"folds": folds}})
         lent[folds] = read_table(ImportTaggerStage(settings).files()["tagger.parquet"])["name"].to_pylist()
     assert lent == {1: ["train_tagger"], 2: ["train_tagger:0"]}
+
+
+def test_a_folder_of_the_runs_name_does_not_hide_the_run(book, root, tmp_path, monkeypatch):
+    book.metrics("train_tagger", (1, "train_tagger", 0.5))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / book.run.name).mkdir()
+    settings = ImportTaggerSettings(
+        weights=book.run.name, store=str(book.run.store.root), tokenizer=root / "scenes/weights/text"
+    )
+    assert "tagger.parquet" in ImportTaggerStage(settings).files()
+    with pytest.raises(
+        FatalError, match=r"neither a file nor a run \(no file other/model\.safetensors; no run 'other'"
+    ):
+        ImportTaggerStage(settings.model_copy(update={"weights": "other"})).files()

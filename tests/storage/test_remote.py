@@ -196,9 +196,9 @@ def test_only_we_try_again_and_not_the_client():
     assert not hasattr(Remote("memory://x")._files, "retries")
 
 
-@pytest.mark.parametrize("kind", ["memory", "s3"])
-def test_of_two_writers_one_wins(kind, request):
-    place = "memory:/" if kind == "memory" else request.getfixturevalue("s3")
+@pytest.mark.parametrize("kind", ["memory", "file", "s3"])
+def test_of_two_writers_one_wins(kind, request, tmp_path):
+    place = {"memory": "memory:/", "file": f"file://{tmp_path}"}.get(kind) or request.getfixturevalue("s3")
     remote = Remote(f"{place}/{uuid4().hex}")
     assert remote.create("a", b"1") and remote.create("a", b"1") and not remote.create("a", b"2")
     assert remote.read("a") == b"1"

@@ -40,8 +40,12 @@ class BareImagesReader(Reader):
 
 
 def image_names(folder: ImageFolder) -> list[str]:
-    """The names of the images in a folder, sorted."""
-    return [name for name in folder.names() if PurePosixPath(name).suffix.lower() in SUFFIXES]
+    """The names of the images in a folder, sorted. Hidden ones, such as macOS adds to tars, don't count."""
+    return [name for name in folder.names() if _is_image(PurePosixPath(name))]
+
+
+def _is_image(path: PurePosixPath) -> bool:
+    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 
 def id_of_name(name: str) -> int:

@@ -66,6 +66,7 @@ class CocoReader(Reader):
                 images.write(json.dumps(entry) + "\n")
                 values = as_object(entry)
                 if (image_id := as_id(values.get("id"))) is not None:
+                    # Of names, memory holds only hashes: there may be millions.
                     listed.extend((image_id, hash(str(values.get("file_name")))))
             elif name in names:
                 names[name].append(entry)

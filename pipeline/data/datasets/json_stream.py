@@ -214,6 +214,7 @@ class _Text:
         self._buffer = self._buffer[self._at :] + chunk
         self._at = 0
         if self._report is not None:
+            # The place of the descriptor: `tell` of a text file has to work out the state of its decoder.
             self._report(os.lseek(self._file.fileno(), 0, os.SEEK_CUR) / self._size)
         return True
 

@@ -105,7 +105,8 @@ class OpenImagesReader(Reader):
         if others:
             self.rejects.append(Rejected(NO_IMAGE, "boxes of images without relations", f"{others} images"))
 
-    def _completed(self, record: ImageRecord) -> ImageRecord:
+    def sized(self, record: ImageRecord) -> ImageRecord:
+        """The record with the size of the image's file, and boxes in its pixels, if no file of annotations states it."""
         if (record.width, record.height) != (1, 1):
             return record
         try:
@@ -144,11 +145,11 @@ class OpenImagesReader(Reader):
                     for label, corners in ((subject, sides[:4]), (target, sides[4:]))
                 ]
                 draft.relate_boxes(ends[0], readable(predicate), ends[1])
-        for label, *sides in boxes.of(image_id):
+        for label, *sides, is_group in boxes.of(image_id):
             with draft.rejecting([label, *sides]):
                 box = _box(label, sides, names, "box malformed")
                 if box not in draft.places:
-                    draft.add(box, box)
+                    draft.add(box._replace(crowd=is_group == "1"), box)
         draft.boxes = [_scaled(box, width, height) for box in draft.boxes]
         return self.drafted(draft, self.place(f"{name}.jpg"), (width, height))
 
@@ -167,7 +168,9 @@ class OpenImagesBoxesReader(OpenImagesReader):
         return images
 
 
-_BOX_COLUMNS = ("LabelName", *_SIDES)
+_GROUP = "IsGroupOf"
+"""An optional column: 1 for a box around more than five objects that touch."""
+_BOX_COLUMNS = ("LabelName", *_SIDES, _GROUP)
 _RELATION_COLUMNS = (
     "LabelName1", "LabelName2", *(f"{side}1" for side in _SIDES), *(f"{side}2" for side in _SIDES), "RelationshipLabel",
 )  # fmt: skip
@@ -198,13 +201,13 @@ def _rows(path: Path, columns: tuple[str, ...], expected: str) -> Iterator[list[
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             header = next(reader, [])
-            lacking = [column for column in columns if column not in header]
+            lacking = [column for column in columns if column not in (*header, _GROUP)]
             if lacking:
                 raise AnnotationError(f"{path}: has no column {', '.join(lacking)}; expected {expected}")
-            places = [header.index(column) for column in columns]
+            places = [header.index(column) if column in header else None for column in columns]
             for row in reader:
                 if len(row) == len(header):
-                    yield [row[place] for place in places]
+                    yield ["" if place is None else row[place] for place in places]
                 elif row:
                     raise AnnotationError(
                         f"{path}: line {reader.line_num} has {len(row)} of {len(header)} values, so the file is "

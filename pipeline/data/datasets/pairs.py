@@ -97,6 +97,7 @@ def _corners(entry: dict[str, Any], *ends: str) -> Sequence[float] | None:
 def _place(boxes: list[Box], wanted: Box) -> int:
     """The index of the box that shows the wanted object, which is appended if no box does."""
     overlaps = [
+        # Negative, so that of equal overlaps the first box is the largest.
         (overlap(box, wanted), -index)
         for index, box in enumerate(boxes)
         if box.category == wanted.category and not box.crowd

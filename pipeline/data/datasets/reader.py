@@ -132,7 +132,11 @@ class Reader(ABC):
         """Parses the annotation files."""
 
     def _completed(self, record: ImageRecord) -> ImageRecord:
-        """Makes a record as `read` yields it, e.g. with what only the image's file states."""
+        """Makes a record as `read` yields it."""
+        return record
+
+    def sized(self, record: ImageRecord) -> ImageRecord:
+        """Makes a record as an index yields it, with what only the image's file states, which may change."""
         return record
 
     def _held_back(self, records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:

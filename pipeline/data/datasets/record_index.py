@@ -142,7 +142,7 @@ T = TypeVar("T")
 
 LAYOUT = 3
 """Incremented whenever this module changes what is written, which gives every partition another digest."""
-READERS = 2
+READERS = 3
 """Incremented whenever readers read more of the same files, so that indexes are built again."""
 _READ_WHOLE_BELOW = 2**23
 """Annotation files below this size in bytes are digested by content, larger ones by inode, size and times."""
@@ -172,6 +172,7 @@ class RecordIndex:
         """The ids that have a record, in the given order."""
         wanted = np.asarray(image_ids, np.int64)
         found = np.searchsorted(self._sorted, wanted)
+        # An id above all others has no place there; any other place holds an id that differs from it.
         found[found == len(self._sorted)] = 0
         return tuple(wanted[self._sorted[found] == wanted].tolist())
 
@@ -243,7 +244,7 @@ class RecordIndex:
             (AnnotatedRelation(*relation) for relation in relations),
             (Rejected(image_id, reason, value) for reason, value in rejects),
         )
-        return replace(record, unpublished=True) if unpublished else record
+        return self._reader.sized(replace(record, unpublished=True) if unpublished else record)
 
 
 def is_indexed(source: DataSource, folder: Path | None) -> bool:

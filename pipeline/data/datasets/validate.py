@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.data.datasets.annotations import shown
 from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
-from pipeline.data.images.opening import DEFAULT_LIMITS, BadImage, ImageLimits, Probe, probe
+from pipeline.data.images.opening import LOOSEST_LIMITS, BadImage, ImageLimits, Probe, probe
 from pipeline.data.images.refs import ImageRef, UprightImage
 from pipeline.runtime.stage import Rejected
 
@@ -34,7 +34,7 @@ MAX_SILENT_CLIP = 1.0
 
 def validate(
     record: ImageRecord,
-    limits: ImageLimits = DEFAULT_LIMITS,
+    limits: ImageLimits = LOOSEST_LIMITS,
     verify: Literal["decode", "header"] = "decode",
     found: Probe | BadImage | None = None,
 ) -> tuple[ImageRecord | None, list[Rejected]]:

@@ -80,6 +80,7 @@ class DecoderProcess:
 
     def _start(self) -> None:
         self._channel, theirs = Pipe()
+        # -P: no file of the current folder may pass for a module.
         command = [sys.executable, "-P", "-m", MODULE, str(theirs.fileno())]
         finds_our_modules = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         # A new interpreter takes 0.3 s. Workers are daemons, which multiprocessing allows no children.

@@ -88,7 +88,9 @@ class ImageLimits(Settings):
     """Maximum size of the file in bytes."""
 
 
-DEFAULT_LIMITS = ImageLimits()
+LOOSEST_LIMITS = ImageLimits(max_pixels=PILLOW_WARNS_ABOVE, max_side=PILLOW_WARNS_ABOVE, min_side=1, max_bytes=2**30)
+"""For images that `ingest` has accepted, since a recipe's limits may be wider than their defaults. As many bytes hold the
+largest image without compression."""
 
 
 class BadImage(Exception):
@@ -119,13 +121,13 @@ class Probe(NamedTuple):
         return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
 
-def read_image(path: ImageRef, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+def read_image(path: ImageRef, limits: ImageLimits = LOOSEST_LIMITS) -> Image.Image:
     """Reads and decodes an image file as RGB, in raw pixels or upright as the reference says. Raises `BadImage`."""
     return decode_image(read_bytes(path, limits), limits, isinstance(path, UprightImage))
 
 
 def probe(
-    path: ImageRef, limits: ImageLimits = DEFAULT_LIMITS, verify: Literal["decode", "header"] = "decode"
+    path: ImageRef, limits: ImageLimits = LOOSEST_LIMITS, verify: Literal["decode", "header"] = "decode"
 ) -> Probe:
     """Determines size and format of an image file. Raises `BadImage`.
 
@@ -135,7 +137,7 @@ def probe(
     return probe_bytes(read_bytes(path, limits), limits, verify)
 
 
-def read_bytes(path: ImageRef, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
+def read_bytes(path: ImageRef, limits: ImageLimits = LOOSEST_LIMITS) -> bytes:
     """Reads the bytes of an image file within the limits. Raises `BadImage`."""
     data = _limited_bytes(path, limits)
     if not data:
@@ -162,7 +164,7 @@ def _readable(path: ImageRef) -> Iterator[None]:
         raise BadImage("unreadable file", f"{path.name}: {error.strerror}") from error
 
 
-def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, upright: bool = False) -> Image.Image:
+def decode_image(data: bytes, limits: ImageLimits = LOOSEST_LIMITS, upright: bool = False) -> Image.Image:
     """Decodes bytes as RGB, as `as_rgb` does. Raises `BadImage`.
 
     `upright`: turn the image as its EXIF orientation says.
@@ -174,7 +176,7 @@ def decode_image(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, upright: boo
 
 
 def probe_bytes(
-    data: bytes, limits: ImageLimits = DEFAULT_LIMITS, verify: Literal["decode", "header"] = "decode"
+    data: bytes, limits: ImageLimits = LOOSEST_LIMITS, verify: Literal["decode", "header"] = "decode"
 ) -> Probe:
     """Like `probe`, for bytes that were already read. Raises `BadImage`."""
     with _opened(data, limits) as image:
@@ -186,7 +188,7 @@ def probe_bytes(
         return found
 
 
-def probe_and_reduce(data: bytes, side: int, limits: ImageLimits = DEFAULT_LIMITS) -> tuple[Probe, Image.Image]:
+def probe_and_reduce(data: bytes, side: int, limits: ImageLimits = LOOSEST_LIMITS) -> tuple[Probe, Image.Image]:
     """Like `probe_bytes`, with the decoded image in grey. That of a JPEG is reduced while its sides stay at `side`
     pixels or more. Raises `BadImage`.
     """
@@ -308,7 +310,7 @@ def fingerprint(
     ref: ImageRef,
     by: Literal["bytes", "stat"] = "bytes",
     data: bytes | None = None,
-    limits: ImageLimits = DEFAULT_LIMITS,
+    limits: ImageLimits = LOOSEST_LIMITS,
 ) -> str:
     """SHA-256 in hex of the bytes of a file, or of its size and modification time in ns. Raises `BadImage`.
 
@@ -329,8 +331,7 @@ Read = TypeVar("Read")
 
 def read_ahead(
     places: Iterable[ImageRef],
-    read: Callable[[ImageRef, ImageLimits], Read],
-    limits: ImageLimits = DEFAULT_LIMITS,
+    read: Callable[[ImageRef], Read],
     threads: int = 2,
     ahead: int = 16,
 ) -> Iterator[Read | BadImage]:
@@ -344,20 +345,18 @@ def read_ahead(
     try:
         waiting: deque[Future[Read | BadImage]] = deque()
         for place in islice(left, max(1, ahead)):
-            waiting.append(pool.submit(_read_or_error, read, place, limits))
+            waiting.append(pool.submit(_read_or_error, read, place))
         while waiting:
             found = waiting.popleft().result()
             for place in islice(left, 1):
-                waiting.append(pool.submit(_read_or_error, read, place, limits))
+                waiting.append(pool.submit(_read_or_error, read, place))
             yield found
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _read_or_error(
-    read: Callable[[ImageRef, ImageLimits], Read], place: ImageRef, limits: ImageLimits
-) -> Read | BadImage:
+def _read_or_error(read: Callable[[ImageRef], Read], place: ImageRef) -> Read | BadImage:
     try:
-        return read(place, limits)
+        return read(place)
     except BadImage as bad:
         return bad

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from pipeline.data.images.opening import DEFAULT_LIMITS, ImageLimits, decode_image, probe_bytes, read_bytes
+from pipeline.data.images.opening import decode_image, probe_bytes, read_bytes
 from pipeline.data.images.refs import ImageRef, UprightImage
 
 _END = b"\xff\xd9"
@@ -49,12 +49,12 @@ class _Band(NamedTuple):
     weights: Tensor
 
 
-def read_resized(place: ImageRef, width: int, height: int, limits: ImageLimits = DEFAULT_LIMITS) -> Tensor:
+def read_resized(place: ImageRef, width: int, height: int) -> Tensor:
     """Reads an image as RGB at another size, ignoring the aspect ratio: 3 x h x w, whole levels 0..255 as float32.
 
     Raises `BadImage` as `read_image` does.
     """
-    return resized(_pixels(read_bytes(place, limits), limits, isinstance(place, UprightImage)), width, height)
+    return resized(_pixels(read_bytes(place), isinstance(place, UprightImage)), width, height)
 
 
 @torch.no_grad()
@@ -138,19 +138,20 @@ def _bicubic(distance: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(x < 1, near, np.where(x < _SUPPORT, far, 0.0))
 
 
-def _pixels(data: bytes, limits: ImageLimits, upright: bool) -> Tensor:
+def _pixels(data: bytes, upright: bool) -> Tensor:
     """Decodes an image to H x W x 3 bytes."""
-    if _is_plain_jpeg(data, limits, upright):
+    if _is_plain_jpeg(data, upright):
         with suppress(RuntimeError):  # Pillow then reports what is wrong
+            # A copy, because torch warns of memory that can't be written.
             encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
             decoded_3HW: Tensor = decode_jpeg(encoded, mode=ImageReadMode.RGB)
             return decoded_3HW.permute(1, 2, 0)
-    return torch.from_numpy(np.array(decode_image(data, limits, upright)))
+    return torch.from_numpy(np.array(decode_image(data, upright=upright)))
 
 
-def _is_plain_jpeg(data: bytes, limits: ImageLimits, upright: bool) -> bool:
+def _is_plain_jpeg(data: bytes, upright: bool) -> bool:
     """Whether the bytes are a complete JPEG in plain RGB that needs no turn. Raises `BadImage`."""
-    found = probe_bytes(data, limits, "header")
+    found = probe_bytes(data, verify="header")
     if upright and found.orientation != 1:
         return False
     return found.format == "JPEG" and found.mode == "RGB" and data.endswith(_END)

@@ -13,7 +13,7 @@ from pipeline.evaluation.relations import Integers
 def matched(names: Iterable[str], own: Sequence[str], form: Callable[[str], str] | None = None) -> Integers:
     """The place in `own` of each name, -1 for none. Case, underscores and white space do not count.
 
-    With `form`, names of one form are equal too where only one of `own` has it.
+    With `form`, names of the same form match, too, where only one of `own` has it.
     """
     exact = {name: place for place, name in enumerate(own)}
     loose: dict[str, int] = {}

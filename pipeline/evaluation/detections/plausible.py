@@ -28,7 +28,7 @@ INVERTED = 0.1
 def refuse_implausible(
     path: Path, found: Relations, truth: Relations, sizes: Integers, objects: Sequence[str], predicates: Sequence[str]
 ) -> str:
-    """Raises `FatalError` if boxes or names of detections are not what they are read as, and else would be scored.
+    """Raises `FatalError` if boxes or names of detections do not mean what they are read as, instead of scoring them.
 
     `sizes`: width and height of each image, 0 where unknown. Boxes are of other pixels, or not corners; both ends are
     swapped; or names are numbered in another order, so that each stands for one other name. Returns a note on

@@ -118,6 +118,7 @@ def _best(
     faulty = ~(np.isfinite(scores) & (scores >= 0))
     content.note("score negative or not finite", np.flatnonzero(faulty), rows, scores.reshape(-1))
     usable = ~faulty if permitted is None else ~faulty & permitted[labels[objects]]
+    # Below every score, so that what can't be used comes last and is cut off
     flat = np.where(usable, scores, -1.0).reshape(-1)
     order = np.argsort(-flat, kind="stable")[:per_image]
     order = order[flat[order] >= 0]

@@ -57,15 +57,15 @@ def read_detections(
 
     Relations with an inverted box are noted, and scored as the public evaluators do: such a box overlaps no true one.
     Images are found by id, else by file name; names by their text, in which case and underscores do not count, and
-    predicates also by their canonical form, which a run's are in, where only one of the truth has it. With
+    predicates also by their canonical form, which a run's have, where only one of the truth has it. With
     `allow_missing`, images that the file lacks have no detections; with `drop_faulty`, faulty rows are left out and
     counted. Both are an error otherwise.
 
     Without a limit `per_image`, only pairs that can count for scene graphs are kept (`that_count`). Of the formats with a
     limit, only that with `verb_scores` for every pair and predicate uses it and `allowed`, as `read_score_matrices` does.
 
-    If boxes of the ground truth are shares of the image, the row's width and height make them pixels, in which all
-    rules count. Raises `FatalError` for these errors, for a file of another kind, names that do not fit at all, and images
+    If boxes of the ground truth are shares of the image, the row's width and height make them pixels, the unit of all
+    rules. Raises `FatalError` for these errors, for a file of another kind, names that do not fit at all, and images
     whose size nobody states.
     """
     content = DetectionsContent(path)
@@ -170,6 +170,7 @@ def _image_places(content: DetectionsContent, truth: GroundTruth) -> Integers:
     known = np.flatnonzero(places >= 0)
     sizes = truth.sizes[places[known]]
     apart = np.abs(_sizes(content)[known] - sizes).max(axis=1) > 1
+    # A true size of 0 or 1 is unknown.
     places[known[apart & (sizes > 1).all(axis=1)]] = _RESIZED
     for reason, mark in (
         ("unknown image", _UNKNOWN),
@@ -255,7 +256,7 @@ def _labelled(columns: Relations, objects: Integers, predicates: Integers) -> Re
 
 
 def _faults(columns: Relations, found: Relations) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Each reason why pairs can't be scored, and those it holds of."""
+    """Each reason why pairs can't be scored, and the pairs that it holds for."""
     scores, without = scores_of(columns), columns.object_labels == NO_OBJECT
     yield "unknown object name", (found.subject_labels < 0) | ((found.object_labels < 0) & ~without)
     yield "unknown predicate name", found.predicates < 0
@@ -264,7 +265,7 @@ def _faults(columns: Relations, found: Relations) -> Iterator[tuple[str, NDArray
 
 
 def _counts(content: DetectionsContent, truth: GroundTruth, part: Relations) -> NDArray[np.bool_]:
-    """Marks pairs that can count for scene graphs, and faulty ones, which are counted later. Masks may count anyhow."""
+    """Marks pairs that can count for scene graphs, and faulty ones, which are counted later. With masks, all may."""
     objects, predicates = (
         matched(content.objects, truth.objects),
         matched(content.predicates, truth.predicates, canonical),

@@ -102,6 +102,7 @@ def _add(content: DetectionsContent, table: pa.Table) -> None:
     kept = ~wrong
     without = without[kept]
     subject, target = (starts[kept] + end[kept] for end in ends)
+    # Any valid index; the box and the label that it stands for are replaced below.
     target[without] = subject[without]
     object_boxes = corners[target]
     object_boxes[without] = np.nan
@@ -187,6 +188,7 @@ class DetectionsWriter(ExitStack):
             self._table = self.enter_context(pq.ParquetWriter(aside, DETECTIONS, compression="zstd"))
         else:
             self._text = self.enter_context(aside.open("w", encoding="utf-8"))
+        # Pushed last, so that the rest is written before the file is closed, unless an error ends the context.
         self.push(lambda kind, *_: self._flush() if kind is None else None)
         return self
 

@@ -238,6 +238,7 @@ class StageCall:
         stage = self.stage(self.settings, self.image_folders)
         stage.worker = worker
         stage.open(Inputs({name: store.fetch_artifacts(paths) for name, paths in self.uses.items()}))
+        # After loading, so that a file that is replaced meanwhile is noticed, too.
         for role, path in stage.files().items():
             if digest_path(path) != item.terms.weights.get(role):
                 raise FatalError(
@@ -274,5 +275,6 @@ class Worker:
             except Exception as error:
                 self._stage = None
                 log.exception("failed", extra={"fields": fields})
+                # As text, because a traceback can't be sent to the process of the run.
                 where = f"{item.step} {item.partition}: {type(error).__name__}: {error}\n{traceback.format_exc()}"
                 return FatalError(where)

@@ -99,6 +99,7 @@ class RayEngine(Engine):
             num_cpus=self._resources.cpus,
             num_gpus=self._resources.gpus,
             memory=self._resources.memory,
+            # An actor that Ray restarts would repeat its item outside our limit.
             max_restarts=0,
             max_task_retries=0,
             scheduling_strategy="SPREAD",

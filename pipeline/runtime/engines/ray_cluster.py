@@ -136,6 +136,7 @@ def _why(error: BaseException) -> str:
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
     """Keep this process's answer to SIGTERM (that of Prefect, or of a training run), which `ray.init` replaces."""
+    # Python lets only the main thread set handlers.
     if threading.current_thread() is not threading.main_thread():
         yield
         return

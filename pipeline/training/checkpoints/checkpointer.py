@@ -74,6 +74,7 @@ def _layout(parts: Mapping[str, tuple[Tensor, list[int]]]) -> tuple[bytes, dict[
         places[name] = place, end
         place = end
     text = json.dumps(entries, separators=(",", ":")).encode()
+    # The format allows spaces at the end of the header, with which the data begin aligned.
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
     header = len(text).to_bytes(8, "little") + text
     return (
@@ -170,8 +171,10 @@ class Checkpointer:
         self._folder = CheckpointFolder(work / CHECKPOINTS)
         self._parts = parts
         self._image = torch.empty(0, dtype=torch.uint8)
+        # On a CPU, streams and events exist, but do nothing.
         self._device: Any = torch.get_device_module(ranks.device)
         self._copied = self._device.Event()
+        # A thread is enough, because writing and checksums release the interpreter.
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: tuple[int, Future[None]] | None = None
         self.waited = 0.0

@@ -89,6 +89,7 @@ class CheckpointFolder:
 
     def discard(self, step: int) -> None:
         """Removes a checkpoint. It is renamed first, so that no half of it is ever left under its name."""
+        # A name that `discard_unfinished` finds
         aside = self._folder / f".step-{step:08d}.old.new"
         shutil.rmtree(aside, ignore_errors=True)
         self.path(step).rename(aside)
@@ -107,6 +108,7 @@ class CheckpointFolder:
         name = _name(rank, parts)
         check = _write(aside / name, data)
         done = aside / f"{name}.json"
+        # Renamed, so that rank 0 never reads half of it
         done.with_suffix(".new").write_text(json.dumps({"bytes": len(data), "check": check}))
         done.with_suffix(".new").rename(done)
 
@@ -139,6 +141,7 @@ class CheckpointFolder:
             part.unlink()
         record = {"format": FORMAT, "step": step, "files": files, "about": about}
         (aside / RECORD).write_bytes(sealed_json(record))
+        # All that is inside must be on disk before the name is.
         LOCAL.sync_file(aside / RECORD)
         LOCAL.sync_folder(aside)
         if self.path(step).exists():
@@ -171,6 +174,7 @@ def _write(path: Path, data: memoryview) -> str:
         for first in range(0, len(data), _CHUNK):
             rest = data[first : first + _CHUNK]
             digest.update(rest)
+            # An unbuffered file may take less than all that it is given.
             while rest:
                 rest = rest[file.write(rest) :]
         os.fsync(file.fileno())

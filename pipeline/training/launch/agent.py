@@ -125,6 +125,7 @@ class Agent:
         return self._ranks.ended() or time.monotonic() - (self._stop_requested_at or 0.0) > self._stop_timeout
 
     def _carry_out(self, command: Command, coordinator: Coordinator) -> None:
+        # A command is read again and again, but starts each round once.
         if command.kind == "run" and command.round > coordinator.round and coordinator.number in command.members:
             if self._ranks:
                 self._ranks.kill()
@@ -237,6 +238,7 @@ class Coordinator:
         heartbeat = 0
         try:
             while True:
+                # Asked before the write, so that the last state is sent before the thread ends.
                 heartbeat, leaving = heartbeat + 1, self._leaving.is_set()
                 self._messages.write_state(self.number, self._state.model_copy(update={"heartbeat": heartbeat}))
                 if leaving:

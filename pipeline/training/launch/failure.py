@@ -65,7 +65,7 @@ OOM_KILLS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
 
 
 def oom_kills() -> int | None:
-    """The number of processes that the kernel has killed for their memory, as near to this one as can be read."""
+    """Returns how many processes the kernel has killed for their memory, as near to this one as can be read."""
     for file in OOM_KILLS:
         with suppress(OSError):
             if found := re.search(r"^oom_kill (\d+)$", file.read_text(), re.MULTILINE):

@@ -61,6 +61,7 @@ def launch(config: TrainConfig, report: ReportProgress, worker: str = WORKER) ->
     settings = config.settings.model_copy(update={"device": choose_device(config.settings.device).type})
     config = config.model_copy(update={"settings": settings})
     ready_to_fork([WORKER])  # A coordinator that waits for imports looks lost to the other nodes.
+    # Those of an earlier attempt would pass for the results of this one.
     for name in (SUMMARY, MODEL, PROGRESS):
         (config.work / name).unlink(missing_ok=True)
     checkpoints = CheckpointFolder(config.work / CHECKPOINTS)
@@ -118,6 +119,7 @@ def _watch(ranks: RankProcesses, nodes: Nodes, log: _Log) -> Failure | None:
     """Waits for the end of all ranks or the first failure. Returns its cause."""
     deadline: float | None = None
     while True:
+        # Asked before the failures: a rank that fails in between must not count as finished.
         ended = ranks.ended() and nodes.ended()
         nodes.tick()
         failures = [*ranks.failures(), *nodes.failures()]

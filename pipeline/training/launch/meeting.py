@@ -76,7 +76,10 @@ def file_store(folder: Path, round_number: int) -> str:
 
 
 def tcp_store(address: str, round_number: int) -> str:
-    """Names the part of the store at an address that belongs to one round, for `STORE`."""
+    """Names the part of the store at an address that belongs to one round, for `STORE`.
+
+    Ranks must not meet what the ranks of an earlier round left there.
+    """
     return f"tcp:{address}/ranks-{round_number}"
 
 
@@ -109,4 +112,5 @@ def _store(name: str, count: int, timeout: timedelta) -> dist.Store:
         return dist.FileStore(place, count)
     address, _, prefix = place.rpartition("/")
     host, port = split_address(address)
+    # Without a number of clients, because other nodes join and leave the same store
     return dist.PrefixStore(prefix, dist.TCPStore(host, port, None, False, timeout))

@@ -128,6 +128,7 @@ def _environment(config: TrainConfig, placement: Placement, local: int) -> dict[
         "PYTHONPATH": os.pathsep.join(paths),
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
+        # cuBLAS is deterministic only with a fixed workspace.
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
         "TOKENIZERS_PARALLELISM": "false",
         "GLOO_SOCKET_IFNAME": placement.interface,

@@ -68,6 +68,7 @@ def _start(ray: Any, node: RayNode, address: str, folder: Path, stay: bool, work
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(join).options(
+        # Ray would repeat the task of a lost node on its own, beyond the limit of `restarts`.
         max_retries=0,
         num_cpus=node.cpus,
         num_gpus=node.gpus,

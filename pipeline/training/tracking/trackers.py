@@ -33,7 +33,7 @@ class ServiceTracker(ABC):
     """A run of a service, which is opened with the first values. They can't be taken back.
 
     A resumed training run continues it, and repeats the steps since its last checkpoint with the same losses. A JSON
-    file with the run's id, the last step that was sent and the names of its values tells what the service already has.
+    file holds the run's id, the last step that was sent and the names of its values, so that none is sent twice.
     """
 
     kind: ClassVar[str]
@@ -95,6 +95,7 @@ class MlflowTracker(ServiceTracker):
 
     def __init__(self, folder: Path, run_name: str, settings: Mapping[str, Any], first_step: int) -> None:
         super().__init__(folder, run_name, settings, first_step)
+        # MLflow reads this while it is imported.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         self._tracking: Any = import_module("mlflow.tracking")
         self._entities: Any = import_module("mlflow.entities")
@@ -271,8 +272,8 @@ def open_trackers(
     """Opens TensorBoard and `kinds`, which write to `folder` unless their environment variables say otherwise.
 
     `settings` are shown with the run as JSON values. `first_step` is the number of steps that a resumed training run
-    has behind it: it goes on with the runs that `folder` knows, and no step counts twice; with 0, new runs begin. A
-    tracker that fails later is reported by `warn`, once. Raises `FatalError` when an extra is not installed.
+    has done: it continues the runs that `folder` knows, and no step counts twice; with 0, new runs begin. A tracker
+    that fails later is reported by `warn`, once. Raises `FatalError` when an extra is not installed.
     """
     kinds = ("tensorboard", *kinds)
     require_extras(kinds)
