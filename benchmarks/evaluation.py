@@ -29,7 +29,7 @@ from pipeline.evaluation.bootstrap import bootstrap, resampled
 from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.detections.read import read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.evaluation.hico import HicoRules, TripletClass, match_hico
+from pipeline.evaluation.hico import POWERS, HicoRules, TripletClass, match_hico
 from pipeline.evaluation.predictor import Found, Names
 from pipeline.evaluation.relations import Integers, LabelledBoxes, Relations, aligned_iou, scores_of
 from pipeline.evaluation.scene_graph_recall import SceneGraphRules, match_scene_graphs
@@ -243,7 +243,7 @@ def _is_duplicate(one: PlainRelation, other: PlainRelation, rules: HicoRules) ->
     if rules.suppression is None or one[3] != other[3]:
         return False
     subject, object_ = plain_iou(one[1], other[1]), plain_iou(one[2], other[2])
-    return subject**rules.subject_power * object_**rules.object_power > rules.suppression
+    return subject ** POWERS[0] * object_ ** POWERS[1] > rules.suppression
 
 
 def _plain_precision(ranked: list[tuple[float, bool]], truths: int) -> float:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from pipeline.cli.contact_sheet import ARROWS, labelled_cell
 from pipeline.interop.shard_samples import SeenLabels
+from rlip.arguments import checked
 
 
 def console_html(show: Callable[[Console], None]) -> str:
@@ -37,6 +38,7 @@ class Drawable(ABC):
     def seen(self, top: int) -> SeenLabels:
         """What is drawn: boxes, and relations, of which the `top` best count."""
 
+    @checked
     def draw(self, out: str | Path | None = None, top: int = ARROWS) -> Image.Image:
         """Draws the image with its boxes and a list of its `top` best relations. `out`: file to write."""
         drawn = labelled_cell(self.title, self.image, self.seen(top), top)

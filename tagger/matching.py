@@ -66,7 +66,8 @@ def match(noun: str, categories: Collection[str], more: Mapping[str, Collection[
         if before in IMITATED_BY or is_food or (before in MATERIALS and phrase in ANIMATE - PEOPLE):
             return []
         joined = "".join(words[start:])
-        if start == len(words) - 2 and names_more(phrase) and not _is_known(phrase) and _is_known(joined):
+        is_compound = start == len(words) - 2 and words[-1] not in PORTIONS and names_more(phrase)
+        if is_compound and not _is_known(phrase) and _is_known(joined):
             phrase = joined
         is_clear = phrase not in UNCLEAR or not before or not _narrows(before, phrase)
         meant = _named(phrase, distinct, more, _OF_NOUNS if is_clear else _OF_UNCLEAR)
@@ -247,7 +248,7 @@ def by_whole_words_and(paraphrases: Paraphrases) -> NounReader:
 
 def by_substrings(paraphrases: Paraphrases) -> NounReader:
     """Returns the authors' matching (`match_by_substrings`), which reads nouns as written."""
-    cached = lru_cache(maxsize=None)(lambda surface, known: match_by_substrings(surface, known, paraphrases))
+    cached = lru_cache(maxsize=1 << 14)(lambda surface, known: match_by_substrings(surface, known, paraphrases))
     return lambda surface, lemma, categories: cached(surface, tuple(categories))
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.options import STORE, Overrides, RecipePath, StorePath
-from pipeline.run.recipe_files import load_recipe
+from pipeline.run.recipe_files import load_recipe, read_recipe
 from pipeline.training.launch.slurm import sbatch_script, training_overrides
 from storage.errors import FatalError
 
@@ -56,13 +56,19 @@ def write_slurm_script(
 ) -> None:
     """Write a batch script for `sbatch` that runs a recipe on one or more nodes of a Slurm cluster."""
     settings = overrides or []
+    # A setting of pre-training would switch it on in a recipe that has none.
+    pretrain = read_recipe(path, settings).values.get("pretrain", {"variants": []})
+    has_none = isinstance(pretrain, dict) and pretrain.get("variants") == []
+    sections = ["train_tagger"] if has_none else ["train_tagger", "pretrain.settings"]
     # Stands for the coordinator's address, which several nodes need and only the running script knows.
-    address = [f"{section}.address=node:29500" for section in ("train_tagger", "pretrain.settings") if nodes > 1]
-    recipe = load_recipe(path, [*settings, *address, *training_overrides(nodes, gpus)])
+    address = [f"{section}.address=node:29500" for section in sections if nodes > 1]
+    recipe = load_recipe(path, [*settings, *address, *training_overrides(sections, nodes, gpus)])
     if nodes > 1 and "://" in recipe.store:
         raise FatalError(f"store = {recipe.store}: several nodes need a store in a folder that they all share")
     stop_timeout = max(recipe.train_tagger.stop_timeout, recipe.pretrain.settings.stop_timeout)
-    script = sbatch_script(path, recipe.name, recipe.store, nodes, gpus, partition, time, settings, stop_timeout)
+    script = sbatch_script(
+        path, recipe.name, recipe.store, sections, nodes, gpus, partition, time, settings, stop_timeout
+    )
     if out is None:
         print(script, end="")
     else:

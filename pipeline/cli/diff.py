@@ -23,7 +23,7 @@ from pipeline.labels.audit_sample import RIGHT, WRONG
 from pipeline.labels.kept_labels import ChoiceSettings, choice_or_all, kept_labels
 from pipeline.labels.label_overrides import Overrides, overrides_of
 from pipeline.labels.labelled_partitions import candidates, images_with_boxes, require_same_boxes
-from pipeline.labels.verdict_log import Standing, VerdictLog, verdicts_folder
+from pipeline.labels.verdict_log import Standing, VerdictLog, existing_folder, verdicts_folder
 from pipeline.labels.verdict_summary import outcome_of, run_precision
 from pipeline.labels.verdicts import JudgedRelation, StandingVerdicts, box4
 from pipeline.report.formatting import sanitise, table
@@ -183,7 +183,7 @@ def _standing(store: str, verdicts: Path | None) -> tuple[Standing, Path | None]
     """The standing verdicts and their folder; none for a store at a URL unless a folder is named."""
     if verdicts is None and is_remote(store):
         return {}, None
-    folder = verdicts or verdicts_folder(store)
+    folder = verdicts_folder(store) if verdicts is None else existing_folder(verdicts)
     return VerdictLog(folder).standing(), folder
 
 

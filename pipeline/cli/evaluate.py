@@ -16,6 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pipeline.cli.options import AsJson, Files, further_files, printed
+from pipeline.data.datasets.annotations import opening
 from pipeline.data.datasets.open_images import image_labels
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import BadImage, probe, read_image
@@ -26,9 +27,10 @@ from pipeline.evaluation.benchmark import Evaluated, Options, numbered_triplets
 from pipeline.evaluation.comparison import ComparedModel, Comparison, compare
 from pipeline.evaluation.detections.names import counted_names, matched
 from pipeline.evaluation.detections.plausible import refuse_implausible
-from pipeline.evaluation.detections.read import read_detections
+from pipeline.evaluation.detections.read import DetectionSet, read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import TripletClass
+from pipeline.evaluation.matching import pair_numbers
 from pipeline.evaluation.ranking import PER_IMAGE
 from pipeline.evaluation.relations import Relations
 from pipeline.evaluation.splits import (
@@ -60,8 +62,6 @@ FORMATS: dict[Benchmark, str] = {
     "vg": "vg150",
 }
 """The format of a benchmark's ground truth unless another is named."""
-NAMES: dict[Benchmark, str] = {"vcoco": "v-coco"}
-"""Names in `published.toml` that differ."""
 USED_BY: dict[str, tuple[Benchmark, ...]] = {
     "--known-object": ("hico-det",),
     "--interactions": ("hico-det",),
@@ -75,6 +75,7 @@ USED_BY: dict[str, tuple[Benchmark, ...]] = {
     "--masks": ("vg",),
     "--seen": ("vg", "vrd"),
     "--format": ("hico-det", "open-images", "vrd", "vg"),
+    "--subject": ("hico-det",),
 }
 """Options that only some benchmarks have a rule for."""
 UNKNOWN_IDS = ("unknown category id", "unknown verb id", "unknown category")
@@ -91,20 +92,29 @@ class ScoredFile(NamedTuple):
     findings: str = ""
 
 
+def _published_name(benchmark: Benchmark, masks: bool | None) -> str:
+    """The name in `published.toml`, which has no results of PSG by boxes. `masks`: as in `Options`."""
+    if masks is not None:
+        return "psg" if masks else "psg-boxes"
+    return "v-coco" if benchmark == "vcoco" else benchmark
+
+
 def _write_report(
     folder: Path, benchmark: Benchmark, scored: ScoredFile, root: ImageFolder | None, setting: str, options: Options
 ) -> None:
     """Writes a page, a Markdown table and JSON. `root`: the folder of images, to show some."""
     uris, (name, evaluated, predicted, truth) = scored.uris, scored.model
+    # What the headline figure takes: other benchmarks limit pairs, or nothing.
+    per_image = PER_IMAGE if benchmark in ("hico-det", "open-images") else None
     shown = EvaluatedImages(
-        dissect(predicted, truth),
+        dissect(predicted, truth, per_image),
         scored.objects,
         scored.predicates,
         uris,
         lambda position: read_image(Path(uris[position]) if root is None else root.place(uris[position])),
     )
     summary = summarise(
-        "psg" if options.masks else NAMES.get(benchmark, benchmark),
+        _published_name(benchmark, options.masks),
         name,
         evaluated.figures,
         evaluated.classes,
@@ -115,7 +125,7 @@ def _write_report(
         scored=evaluated.scored,
         measure=evaluated.measure,
         suppression=options.suppression if benchmark in USED_BY["--no-suppression"] else None,
-        named_rules=options.named_rules,
+        named_rules=options.named_rules(benchmark),
         official=options.official,
     )
     write_atomic(folder / "index.html", evaluation_page(summary, None if root is None else shown).encode())
@@ -139,13 +149,14 @@ class Evaluation:
     """The comparison of the first model, whose figures these are, with the others."""
 
     def as_json(self) -> str:
-        """The comparison, or findings and figures, with null where the ground truth does not define them."""
+        """Findings, and the comparison or figures, with null where the ground truth does not define them."""
+        said = {"findings": self.findings, "report": None if self.report is None else str(self.report)}
         if self.comparison is not None:
-            return self.comparison.as_json()
+            return self.comparison.as_json(**said)
         # Only NaN differs from itself.
         figures = [{k: None if v != v else v for k, v in vars(figure).items()} for figure in self.figures]
-        said = {"benchmark": self.benchmark, "rules": self.rules, "findings": self.findings}
-        return json.dumps(said | {"figures": figures}, allow_nan=False)
+        named = {"benchmark": self.benchmark, "rules": self.rules}
+        return json.dumps(named | said | {"figures": figures}, allow_nan=False)
 
     def print(self, console: Console) -> None:
         """Prints findings, rules, and the comparison or figures."""
@@ -234,6 +245,7 @@ def score(
         "--known-object": known_object, "--interactions": interactions, "--rare": rare, "--split": split,
         "--validity": validity, "--no-suppression": no_suppression, "--verified": verified, "--boxes-given": boxes_given,
         "--absent-as-zero": absent_as_zero, "--seen": seen, "--format": format_name, "--masks": masks,
+        "--subject": subject != "person",
     }  # fmt: skip
     for option, value in given.items():
         if value and benchmark not in USED_BY[option]:
@@ -276,11 +288,17 @@ def score(
                 scored = [_scored(benchmark, *named, truth, faults, options) for named in models.items()]
             findings += "\n".join(each.findings for each in scored if each.findings)
             if compared:
+                evaluated = {tuple(np.unique(each.model.predicted.image)) for each in scored}
+                if official and options.masks and len(evaluated) > 1:
+                    raise FatalError(
+                        "--official: PSG's evaluator leaves out images without predictions, which differ between these models; "
+                        "omit --official"
+                    )
                 comparison = compare(
-                    NAMES.get(benchmark, benchmark),
+                    _published_name(benchmark, options.masks),
                     [each.model for each in scored],
                     scored[0].predicates,
-                    options.named_rules,
+                    options.named_rules(benchmark),
                     resamples=intervals,
                     report=options.report,
                 )
@@ -298,8 +316,8 @@ def score(
                     setting = "boxes given" if boxes_given else "SGDet"
                 _write_report(report_folder, benchmark, scored[0], root, setting, options)
     page = None if report_folder is None else report_folder / "index.html"
-    figures = tuple(scored[0].model.evaluated.figures)
-    return Evaluation(benchmark, options.named_rules, figures, findings, page, comparison if compared else None)
+    figures, rules = tuple(scored[0].model.evaluated.figures), options.named_rules(benchmark)
+    return Evaluation(benchmark, rules, figures, findings, page, comparison if compared else None)
 
 
 def _print(evaluation: Evaluation, as_json: AsJson = False) -> None:
@@ -339,17 +357,35 @@ def _scored(
     evaluated = run[benchmark]()
     predicted = predicted if evaluated.counted is None else evaluated.counted
     predicted, true = (replace(each, masks=None) for each in (predicted, true))
-    findings = "\n".join(filter(None, (str(found.findings), doubt, _cut_before(path, found.relations, options))))
+    cut = _cut_pairs(path, found.relations) if per_image is None else _cut_before(path, found, options)
+    findings = "\n".join(filter(None, (str(found.findings), doubt, cut)))
     return ScoredFile(ComparedModel(name, evaluated, predicted, true), *names, truth.uris, findings)
 
 
-def _cut_before(path: Path, predicted: Relations, options: Options) -> str:
-    """A note on relations that were chosen before the validity could rule out others."""
-    if options.validity is None or np.bincount(predicted.image).max(initial=0) != PER_IMAGE:
+def _cut_before(path: Path, found: DetectionSet, options: Options) -> str:
+    """A note on relations that may have been chosen before the validity could rule out others."""
+    most = int(np.bincount(found.relations.image).max(initial=0))
+    if options.validity is None or found.allowed_applied or not 0 < most <= PER_IMAGE:
         return ""
     return (
-        f"{path}: holds the {PER_IMAGE} best relations of an image, chosen before --validity ruled some out, so these figures "
-        "are lower bounds; `rlip predict --per-image 1000` writes more"
+        f"{path}: holds at most {most} relations of an image; if they were chosen before --validity ruled some out, these "
+        "figures are lower bounds; `rlip predict --per-image 1000` writes more"
+    )
+
+
+def _cut_pairs(path: Path, predicted: Relations) -> str:
+    """A note on relations that were cut to HICO-DET's number, which may leave too few pairs for R@100."""
+    counts = np.bincount(predicted.image, minlength=predicted.images)
+    if counts.max(initial=0) != PER_IMAGE:
+        return ""
+    first = np.unique(pair_numbers(predicted), return_index=True)[1]
+    pairs = np.bincount(predicted.image[first], minlength=predicted.images)
+    if pairs[counts == PER_IMAGE].min() == PER_IMAGE:
+        return ""
+    return (
+        f"{path}: holds at most {PER_IMAGE} relations of an image, of fewer pairs; if it was cut to these, recalls with one "
+        "predicate per pair are lower bounds; `rlip predict --per-image 5000` writes more, and `evaluate.metrics` in a "
+        "recipe scores all"
     )
 
 
@@ -365,27 +401,30 @@ def _vcoco(
     truth = read_vcoco_truth(annotations, files["instances"])
     scored = []
     for name, path in models.items():
-        predicted = _vcoco_detections(path, truth, annotations, files, faults)
+        predicted, findings = _vcoco_detections(path, truth, annotations, files, faults)
         roles = VcocoRoles.of(predicted, truth)
         sizes = np.zeros((truth.images, 2), np.int64)
         doubt = refuse_implausible(path, roles.predicted, roles.truth, sizes, roles.objects, roles.predicates)
         model = ComparedModel(name, benchmarks.vcoco(predicted, truth, options), roles.predicted, roles.truth)
-        scored.append(ScoredFile(model, roles.objects, roles.predicates, truth.uris, doubt))
+        findings = "\n".join(filter(None, (findings, doubt)))
+        scored.append(ScoredFile(model, roles.objects, roles.predicates, truth.uris, findings))
     return scored
 
 
 def _vcoco_detections(
     path: Path, truth: VcocoTruth, annotations: Path, files: Mapping[str, Path], faults: Mapping[str, Any]
-) -> VcocoDetections:
-    if path.suffix != ".parquet":
-        return read_vcoco_detections(path, truth, faults["allow_missing"])
+) -> tuple[VcocoDetections, str]:
+    """The detections in V-COCO's own form, a JSON list, or in that of `rlip predict`, and what was left out, in words."""
+    if path.suffix != ".parquet" and opening(path, "detections") != "{":
+        return read_vcoco_detections(path, truth, faults["allow_missing"]), ""
     rows = GroundTruth.open("vcoco", annotations, files)
-    found = read_detections(path, rows, **faults).relations
+    read = read_detections(path, rows, **faults)
+    found = read.relations
     places = {image_id: place for place, image_id in enumerate(truth.image_ids)}
     image = np.array([places[image_id] for image_id in rows.image_ids.tolist()], np.int64)[found.image]
     order = np.argsort(image, kind="stable")
     moved = replace(found, images=truth.images, image=image).take(order)
-    return VcocoDetections.of(moved, rows.predicates, truth)
+    return VcocoDetections.of(moved, rows.predicates, truth), str(read.findings)
 
 
 def _with_files(
@@ -408,11 +447,8 @@ def _with_files(
         triplets = numbered_triplets(listed, truth.objects, truth.predicates)
     of_rare = None
     if rare is not None:
-        of_rare = split_of_positions("rare", read_positions(rare), triplets, transductive=None).unseen
-        if (
-            len(triplets) == HICO_TRIPLETS
-            and not published_split("UC-RF", triplets, transductive=None).unseen <= of_rare
-        ):
+        of_rare = split_of_positions("rare", read_positions(rare), triplets).unseen
+        if len(triplets) == HICO_TRIPLETS and not published_split("UC-RF", triplets).unseen <= of_rare:
             raise FatalError(
                 f"{rare}: lacks interactions that are rare in HICO-DET; it must count from 0, in the order of {interactions}"
             )
@@ -423,10 +459,10 @@ def _split(name: str | None, triplets: Sequence[TripletClass]) -> Split | None:
     if name is None:
         return None
     if name in PUBLISHED:
-        return published_split(name, triplets, transductive=None)
+        return published_split(name, triplets)
     if not Path(name).is_file():
         raise FatalError(f"--split {name}: is neither {', '.join(PUBLISHED)} nor a file of positions")
-    return split_of_positions(Path(name).stem, read_positions(Path(name)), triplets, transductive=None)
+    return split_of_positions(Path(name).stem, read_positions(Path(name)), triplets)
 
 
 def _validity(path: Path | None, truth: GroundTruth) -> np.ndarray | None:

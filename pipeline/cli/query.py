@@ -27,12 +27,11 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath
-from pipeline.labels.labelled_partitions import images_with_boxes
+from pipeline.interop.run_tables import PartOfTable, tables_by_name
 from pipeline.report.formatting import sanitise
 from storage.atomic import atomic_file
 from storage.errors import FatalError
 from storage.json_files import json_values
-from storage.manifest import REJECTED_FILE
 from storage.open_store import existing_store
 from storage.runs import Run, find_run
 
@@ -206,32 +205,21 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 def tables_of(run: Run) -> Iterator[tuple[str, ds.Dataset]]:
     """Names and tables of a run, each over all partitions and read lazily."""
-    files: dict[str, dict[str, list[tuple[str, Path]]]] = {}
-    boxed = images_with_boxes(run)
-    for step in run.steps():
-        for partition, artifact in run.artifacts(step).items():
-            for file in artifact.manifest.files:
-                is_replaced = file == f"images{_PARQUET}" and boxed.get(partition, artifact).key != artifact.key
-                if file.endswith(_PARQUET) and not is_replaced:
-                    by_step = files.setdefault(file.removesuffix(_PARQUET), {})
-                    by_step.setdefault(step, []).append((partition, artifact.file(file)))
-    tables: dict[str, list[tuple[str, Path]]] = {}
-    for table, by_step in files.items():
-        is_apart = len(by_step) > 1 and table != REJECTED_FILE.removesuffix(_PARQUET)
-        for step, entries in by_step.items():
-            variant = step.partition(":")[2].replace(":", "_")
-            tables.setdefault(f"{table}_{variant}" if is_apart and variant else table, []).extend(entries)
-    for name, entries in tables.items():
-        yield name, _dataset(entries)
+    for name, parts in tables_by_name(run).items():
+        yield name, _dataset(parts)
 
 
-def _dataset(entries: list[tuple[str, Path]]) -> ds.Dataset:
+def _dataset(parts: Sequence[PartOfTable]) -> ds.Dataset:
     """The files of one table as one dataset, with the partition's name in each row."""
     form = ds.ParquetFileFormat()
     files = LocalFileSystem()
     fragments = [
-        form.make_fragment(str(path), files, partition_expression=pc.field("partition") == partition)
-        for partition, path in entries
+        form.make_fragment(
+            str(part.artifact.file(f"{part.table}{_PARQUET}")),
+            files,
+            partition_expression=pc.field("partition") == part.partition,
+        )
+        for part in parts
     ]
     schema = fragments[0].physical_schema.insert(0, pa.field("partition", pa.string()))
     return ds.FileSystemDataset(fragments, schema, form, files)

@@ -21,6 +21,7 @@ from pipeline.data.images.opening import LOOSEST_LIMITS, BadImage, decode_image
 from pipeline.interop.publish_shards import (
     CHECKSUMS,
     ENERGON_FOLDER,
+    STEP,
     LoaderIndex,
     checksum_faults,
     index_files,
@@ -113,7 +114,7 @@ def _list_samples(tar: Path, as_json: bool) -> list[str]:
         if isinstance(entry, Refused):
             if entry.damaged:
                 damaged.append(_damage(tar, entry))
-            elif not as_json:
+            else:
                 _complain(f"{tar}: {_in_words(entry)}")
         elif as_json:
             members = [{"extension": m.extension, "offset": m.offset, "size": m.size} for m in entry.members]
@@ -159,6 +160,7 @@ def verify_shards(
     """Compare tars with indexes and published folders with checksums; name every fault; exit with 1 if any."""
     faults: list[dict[str, str]] = []
     left_out: list[dict[str, str]] = []
+    gaps: list[dict[str, str]] = []
     samples, tars = 0, 0
 
     def note(where: Path, what: str, is_shown: bool = True) -> None:
@@ -179,16 +181,19 @@ def verify_shards(
             note(tar, what, is_shown=number < SHOWN)
         samples += len(set(index["key"].to_pylist()))
         tars += 1
+        own_gaps = gaps_of(tar)
         if as_json:
+            gaps += [{"path": str(tar), "gap": gap} for gap in own_gaps]
             left_out += [{"path": str(tar), "name": entry.name, "reason": entry.reason} for entry in compared.left_out]
             continue
         if (more := len(compared.faults) - SHOWN) > 0:
             print(f"{_shown(tar)}: and {counted(more, 'more fault')}; --json lists them all")
         _print_refused(compared.left_out, f"{tar}: ")
-        for gap in gaps_of(tar):
+        for gap in own_gaps:
             print(f"{_shown(tar)}: {gap}")
     if as_json:
-        print(json.dumps({"samples": samples, "tars": tars, "faults": faults, "left_out": left_out}))
+        found = {"samples": samples, "tars": tars, "faults": faults, "left_out": left_out, "gaps": gaps}
+        print(json.dumps(found))
     if faults:
         raise FatalError(f"{counted(len(faults), 'fault')}; restore the tars or, if they are right, index them again")
     if not as_json:
@@ -243,7 +248,7 @@ def _members(sample: TarSample) -> str:
 def publish(
     run_name: RunName,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder to write.")],
-    step: Annotated[str, typer.Option("--step", help="Publish this step's shards.")] = "shard:pseudo",
+    step: Annotated[str, typer.Option("--step", help="Publish this step's shards.")] = STEP,
     license_: Annotated[
         str, typer.Option("--license", help="Licence id on the Hugging Face Hub, e.g. cc-by-4.0.")
     ] = "unknown",

@@ -50,6 +50,8 @@ def show(
 
     STEP may also be the name of a stage if one step of that stage was recorded.
     """
+    if step is not None and (history or checks):
+        raise FatalError(f"--{'history' if history else 'checks'}: shows all steps of a run; omit {step}")
     opened, console = existing_store(store), Console()
     if history:
         runs = runs_of(opened) if run_name is None else [find_run(opened, run_name.partition("@")[0])]

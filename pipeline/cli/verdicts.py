@@ -17,7 +17,7 @@ from pipeline.interop.import_verdicts import AnnotationFormat, import_verdicts
 from pipeline.labels.kept_labels import EVERY_LABEL
 from pipeline.labels.label_rows import reviewable_labels
 from pipeline.labels.team import read_team
-from pipeline.labels.verdict_log import VerdictLog, verdicts_folder
+from pipeline.labels.verdict_log import VerdictLog, existing_folder, verdicts_folder
 from pipeline.labels.verdict_summary import (
     Kappa,
     ProposedThreshold,
@@ -136,9 +136,7 @@ def import_annotations(
 
 def _log(store: str, folder: Path | None, must_exist: bool = True) -> VerdictLog:
     place = folder if folder is not None else verdicts_folder(store)
-    if must_exist and not place.is_dir():
-        raise FatalError(f"no verdicts at {place}; name their folder with --verdicts")
-    return VerdictLog(place)
+    return VerdictLog(existing_folder(place) if must_exist else place)
 
 
 def _setting(proposed: ProposedThreshold) -> str:

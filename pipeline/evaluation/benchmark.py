@@ -60,10 +60,11 @@ class Options:
     report: OnResample = lambda done, total: None
     """Called after each of them"""
 
-    @property
-    def named_rules(self) -> tuple[str, ...]:
-        """The rules that differ from the default ones, as sentences."""
+    def named_rules(self, benchmark: str) -> tuple[str, ...]:
+        """The rules that differ from the default ones or those of published results, as sentences."""
+        unmasked = benchmark == "hico-det" and self.validity is None
         named = {
+            "Scores are not multiplied by the table of allowed combinations, as published ones are.": unmasked,
             "Scores are those of the authors' evaluator, with its bugs.": self.official,
             "Duplicates are not suppressed.": not self.suppression,
             "Boxes were given (PredCls, SGCls).": self.boxes_given,
@@ -154,11 +155,14 @@ def hico_det(
 
     authors = {p: replace(each, official=True) for p, each in settings.items() if not options.official}
     official = _hico_means({p: match_hico(predicted, truth, each).scores() for p, each in authors.items()}, options)
-    groups: dict[TripletClass, str] = dict.fromkeys(options.rare or (), "rare")
-    groups |= dict.fromkeys(options.split.unseen if options.split else (), "unseen")
+    unseen = None if options.split is None else options.split.unseen
+    sides = [(options.rare, "rare", "non-rare"), (unseen, "unseen", "seen")]
+    groups = {
+        name: ", ".join(inside if t in chosen else outside for chosen, inside, outside in sides if chosen is not None)
+        for t, name in names.items()
+    }
     truths = {names[t]: count for t, count in matches[""].scores().truths.items()}
-    of_name = {names[t]: group for t, group in groups.items() if t in names}
-    evaluated = _evaluated(measured, official, truths, truth, options, mean, "mAP", groups=of_name)
+    evaluated = _evaluated(measured, official, truths, truth, options, mean, "mAP", groups=groups)
     return replace(evaluated, counted=counted(predicted, rules))
 
 

@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -87,9 +87,9 @@ class Comparison:
     by_overlap: tuple[tuple[float, ...], ...]
     """By model: the score with each of `OVERLAPS`"""
 
-    def as_json(self) -> str:
-        """Returns everything as JSON. NaN becomes null."""
-        return json.dumps(json_values(asdict(self) | {"overlaps": OVERLAPS}), ensure_ascii=False, indent=2)
+    def as_json(self, **more: Any) -> str:
+        """Returns everything as JSON, with further fields. NaN becomes null."""
+        return json.dumps(json_values(asdict(self) | {"overlaps": OVERLAPS} | more), ensure_ascii=False, indent=2)
 
 
 def compare(

@@ -21,6 +21,9 @@ from pipeline.evaluation.matching import kept, numbered
 from pipeline.evaluation.ranking import PER_IMAGE, Ranking, best_first, eleven_points, mean_of
 from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
 
+POWERS = (1.0, 0.5)
+"""The weighted overlap of duplicates is IoU_subject ** POWERS[0] * IoU_object ** POWERS[1]."""
+
 
 class TripletClass(NamedTuple):
     """The labels of an interaction, as indices into the names of the test set."""
@@ -40,9 +43,6 @@ class HicoRules:
     """Minimum IoU of both boxes."""
     suppression: float | None = 0.7
     """Weighted overlap above which two pairs of one triplet are duplicates. None keeps duplicates."""
-    subject_power: float = 1.0
-    object_power: float = 0.5
-    """The weighted overlap is IoU_subject ** subject_power * IoU_object ** object_power."""
     validity: NDArray[np.number] | None = None
     """Predicates × objects: a factor of each score, 1 where the dataset lists the combination and else 0 (the authors'
     corre_hico.npy). It is applied before the best of an image are taken."""
@@ -127,10 +127,7 @@ def match_hico(predicted: Relations, truth: Relations, rules: HicoRules | None =
         *(np.ascontiguousarray(each, np.float64) for each in (predicted.subject_boxes, predicted.object_boxes)),
         *(np.searchsorted(truth.image, np.arange(truth.images + 1)), true_number),
         *(np.ascontiguousarray(each, np.float64) for each in (truth.subject_boxes, truth.object_boxes)),
-        *(
-            np.array([rules.subject_power, rules.object_power]),
-            np.inf if rules.suppression is None else rules.suppression,
-        ),
+        *(np.array(POWERS), np.inf if rules.suppression is None else rules.suppression),
         *(rules.overlap, outcome),
     )
     ranked = ranked[outcome[ranked] > 0]
@@ -161,8 +158,7 @@ def counted(predicted: Relations, rules: HicoRules) -> Relations:
     if rules.suppression is None:
         return best
     group = numbered([best.image, best.subject_labels, best.object_labels, best.predicates])
-    boxes, powers = [best.subject_boxes, best.object_boxes], [rules.subject_power, rules.object_power]
-    return best.take(kept(group, boxes, powers, rules.suppression))
+    return best.take(kept(group, [best.subject_boxes, best.object_boxes], POWERS, rules.suppression))
 
 
 def _scores(predicted: Relations, rules: HicoRules) -> Floats:
@@ -181,13 +177,17 @@ def _scores(predicted: Relations, rules: HicoRules) -> Floats:
             f"validity is {' × '.join(map(str, rules.validity.shape))}, but predictions have labels for {sizes[0]} predicates "
             f"and {sizes[1]} objects"
         )
-    return np.asarray(scores * rules.validity[predicted.predicates, predicted.object_labels])
+    factors = rules.validity[predicted.predicates, predicted.object_labels]
+    # An interaction without an object (-1) is no combination, so the table says nothing about it.
+    return np.asarray(scores * np.where(predicted.object_labels < 0, 1, factors))
 
 
 def _has_object(predicted: Relations, truth: Relations) -> Flags:
     """Marks predictions on images whose truth holds the object category predicted."""
-    width = int(max(predicted.object_labels.max(initial=0), truth.object_labels.max(initial=0))) + 1
-    return np.isin(predicted.image * width + predicted.object_labels, truth.image * width + truth.object_labels)
+    width = int(max(predicted.object_labels.max(initial=0), truth.object_labels.max(initial=0))) + 2
+    # One more than the label: -1, no object, would be the last object of the image before.
+    objects, known = (each.image * width + each.object_labels + 1 for each in (predicted, truth))
+    return np.isin(objects, known)
 
 
 def _descending(scores: Floats) -> NDArray[np.uint64]:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.evaluation.hico import TripletClass
+from pipeline.evaluation.hico import POWERS, TripletClass
 from pipeline.evaluation.matching import (
     MatchCandidates,
     enclosing,
@@ -38,8 +38,6 @@ from pipeline.evaluation.relations import Flags, Integers, Relations
 
 RECALLED = 50
 """Number of relations per image that count for recall."""
-SUBJECT_POWER, OBJECT_POWER = 1.0, 0.5
-"""The weighted overlap is IoU_subject ** SUBJECT_POWER * IoU_object ** OBJECT_POWER."""
 PHRASE_SUPPRESSION = 0.5
 """IoU above which two enclosing boxes of one triplet are duplicates."""
 
@@ -146,7 +144,7 @@ def _counted(predicted: Relations, rules: OpenImagesRules) -> Relations:
     if rules.suppression is None:
         return ranked
     boxes = [ranked.subject_boxes, ranked.object_boxes]
-    return ranked.take(kept(_kinds(ranked), boxes, [SUBJECT_POWER, OBJECT_POWER], rules.suppression))
+    return ranked.take(kept(_kinds(ranked), boxes, POWERS, rules.suppression))
 
 
 def _relations(ranked: Relations, truth: Relations, rules: OpenImagesRules) -> Ranking:
@@ -249,11 +247,9 @@ class ChallengeMatches:
 def match_challenge(predicted: Relations, truth: Relations, verified: Integers | None = None) -> ChallengeMatches:
     """Decides which relations and phrases are right. Raises ValueError as `check_test_set` does.
 
-    `verified` are M×2 image-level labels, positive or negative: position of the image, and object class. An attribute
-    ("bench is wooden") has the box and the label of its subject twice, or NaN for the object's box.
+    `verified` are M×2 image-level labels, positive or negative: position of the image, and object class.
     """
     check_test_set(predicted, truth)
-    predicted, truth = _with_boxes(predicted), _with_boxes(truth)
     labels = np.zeros((0, 2), np.int64) if verified is None else verified.reshape(-1, 2)
     ranked = best_first(predicted.take(_judged(predicted, truth, labels)))
     right = relation_candidates(ranked, truth, 0.5, pixel=0.0).first_finds(len(ranked))
@@ -268,11 +264,6 @@ def match_challenge(predicted: Relations, truth: Relations, verified: Integers |
         Ranking.of(ranked.take(best), right[best], one[best], truth, true_one),
         tuple(np.unique(truth.predicates).tolist()),
     )
-
-
-def _with_boxes(relations: Relations) -> Relations:
-    without = np.isnan(relations.object_boxes).any(axis=1, keepdims=True)
-    return replace(relations, object_boxes=np.where(without, relations.subject_boxes, relations.object_boxes))
 
 
 def _judged(predicted: Relations, truth: Relations, verified: Integers) -> Flags:

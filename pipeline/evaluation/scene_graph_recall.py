@@ -11,7 +11,8 @@ PredCls, SGCls and SGDet are not metrics but what the network was given: boxes a
 Xu et al. 2017 (R@K), Newell and Deng 2017 (ng-R@K), Chen et al. 2019 and Tang et al. 2019 (mR@K). Lorenz et al. 2024,
 "A Fair Ranking and New Model for Panoptic Scene Graph Generation", show that recall rewards a network for finding an
 object several times, each time with another predicate. So, unless `official`, overlapping boxes of one label are one
-object, an object's pair has one predicate, and a prediction finds one truth at most.
+object, an object's pair has one predicate, and a prediction finds one truth at most. A relation that the truth lists
+twice then counts once, since nothing could find it again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.evaluation.matching import mask_candidates, numbered, unseen_triplets
+from pipeline.evaluation.matching import mask_candidates, numbered, pair_numbers, unseen_triplets
 from pipeline.evaluation.ranking import GroupRecall, Recalls, best_first, check_test_set, mean_of, places
 from pipeline.evaluation.relations import Flags, Integers, Relations, scores_of
 
@@ -85,6 +86,9 @@ def match_scene_graphs(
     check_test_set(predicted, truth)
     if truth.masks is not None and rules.official:  # PSG's evaluator skips images without predictions
         truth = truth.take(np.isin(truth.image, predicted.image))
+    if not rules.official:
+        listed = numbered([pair_numbers(truth), truth.predicates])
+        truth = truth.take(np.sort(np.unique(listed, return_index=True)[1]))
     found = _found_at(predicted, truth, rules)
     # Ascending by predicate, then by image.
     groups = numbered([truth.predicates, truth.image])

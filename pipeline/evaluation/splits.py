@@ -8,7 +8,8 @@ UO            unseen objects: all 100 triplets of 12 objects (Bansal et al. 2020
               via Functional Generalization")
 UV            unseen verbs: all 84 triplets of 20 verbs (Liao et al. 2022, "GEN-VLKT")
 
-Scores of two networks on one split compare only if both were trained by the same rule: see `Split.transductive`.
+Scores of two networks on one split compare only if both were trained by the same rule: whether training used anything of
+the unseen triplets, their names as texts or images that show them with their labels removed.
 """
 
 from __future__ import annotations
@@ -42,9 +43,6 @@ class Split:
 
     name: str
     unseen: frozenset[TripletClass]
-    transductive: bool | None
-    """Whether training used anything of the unseen triplets: their names as texts, or images that show them, with their
-    labels removed. None if that is not known; such scores compare with no others."""
 
     def means(self, scores: HicoScores) -> dict[str, float]:
         """Returns the mean AP of unseen, seen and all ("full") triplets. NaN where the test set has none."""
@@ -55,7 +53,7 @@ class Split:
         }
 
 
-def published_split(name: str, triplets: Sequence[TripletClass], *, transductive: bool | None) -> Split:
+def published_split(name: str, triplets: Sequence[TripletClass]) -> Split:
     """Returns a split of `PUBLISHED`. `triplets` are HICO-DET's 600 in the order of the dataset's list.
 
     Raises ValueError if the name is unknown, or the list has another length or order.
@@ -66,7 +64,7 @@ def published_split(name: str, triplets: Sequence[TripletClass], *, transductive
         raise ValueError(
             f"split {name} needs HICO-DET's list of {HICO_TRIPLETS} triplets, but this list has {len(triplets)}"
         )
-    split = split_of_positions(name, PUBLISHED[name], triplets, transductive=transductive)
+    split = split_of_positions(name, PUBLISHED[name], triplets)
     seen = frozenset(triplets) - split.unseen
     new = tuple(len({t[end] for t in split.unseen} - {t[end] for t in seen}) for end in (1, 2))
     if new != _UNSEEN_NAMES.get(name, new):
@@ -74,9 +72,7 @@ def published_split(name: str, triplets: Sequence[TripletClass], *, transductive
     return split
 
 
-def split_of_positions(
-    name: str, unseen: Iterable[int], triplets: Sequence[TripletClass], *, transductive: bool | None
-) -> Split:
+def split_of_positions(name: str, unseen: Iterable[int], triplets: Sequence[TripletClass]) -> Split:
     """Returns the split whose unseen triplets are at these positions of a list, from 0.
 
     Raises ValueError if a position is outside the list or occurs twice.
@@ -88,7 +84,7 @@ def split_of_positions(
     twice = [position for position, times in Counter(positions).items() if times > 1]
     if twice:
         raise ValueError(f"split {name} names positions {twice[:5]} more than once")
-    return Split(name=name, unseen=frozenset(triplets[p] for p in positions), transductive=transductive)
+    return Split(name=name, unseen=frozenset(triplets[p] for p in positions))
 
 
 def read_positions(file: Path) -> list[int]:
@@ -110,7 +106,7 @@ def read_positions(file: Path) -> list[int]:
     return list(found)
 
 
-def rare_first(counts: Mapping[TripletClass, int], number: int, *, transductive: bool | None) -> Split:
+def rare_first(counts: Mapping[TripletClass, int], number: int) -> Split:
     """Leaves out the `number` triplets with the fewest instances in training, whose names all remain seen.
 
     Triplets are taken one after the other, by ascending count, and equal ones in the order of `counts`. One is passed
@@ -120,15 +116,15 @@ def rare_first(counts: Mapping[TripletClass, int], number: int, *, transductive:
     On HICO-DET this rule gives the published lists, except for the order of equal counts, and for triplets with "no
     interaction", of which we had no counts.
     """
-    return _greedy("rare first", sorted(counts, key=lambda triplet: counts[triplet]), number, transductive)
+    return _greedy("rare first", sorted(counts, key=lambda triplet: counts[triplet]), number)
 
 
-def non_rare_first(counts: Mapping[TripletClass, int], number: int, *, transductive: bool | None) -> Split:
+def non_rare_first(counts: Mapping[TripletClass, int], number: int) -> Split:
     """Leaves out the `number` triplets with the most instances in training, by the rule of `rare_first`."""
-    return _greedy("non-rare first", sorted(counts, key=lambda triplet: -counts[triplet]), number, transductive)
+    return _greedy("non-rare first", sorted(counts, key=lambda triplet: -counts[triplet]), number)
 
 
-def _greedy(name: str, order: Sequence[TripletClass], number: int, transductive: bool | None) -> Split:
+def _greedy(name: str, order: Sequence[TripletClass], number: int) -> Split:
     remaining = [Counter(labels) for labels in zip(*order, strict=True)]
     unseen: list[TripletClass] = []
     for triplet in order:
@@ -143,7 +139,7 @@ def _greedy(name: str, order: Sequence[TripletClass], number: int, transductive:
             f"{number} triplets can't be left out, only {len(unseen)}: each name must occur in one of the {len(order)} "
             "triplets that is seen"
         )
-    return Split(name=name, unseen=frozenset(unseen), transductive=transductive)
+    return Split(name=name, unseen=frozenset(unseen))
 
 
 def read_interactions(path: Path) -> list[tuple[str, str]]:

@@ -166,7 +166,7 @@ class TestSet:
         left_out = frozenset(
             t for t in tested if (objects[t.subject], predicates[t.predicate], objects[t.object]) in unseen
         )
-        means = Split(name="split", unseen=left_out, transductive=None).means(scores)
+        means = Split(name="split", unseen=left_out).means(scores)
         figures = {f"{name}_map": value for name, value in means.items() if not np.isnan(value)}
         return figures | {"unseen_triplets": float(len(left_out))}
 

@@ -58,17 +58,17 @@ class VcocoDetections:
             if action not in truth.actions:
                 raise ValueError(f"{name!r} is not an action of V-COCO with a role; these are {_names(truth)}")
             action_of[place] = truth.actions.index(action)
+        # By ascending image, as pairs are numbered.
         _, first, pair = np.unique(pair_numbers(relations), return_index=True, return_inverse=True)
         # Not NaN yet, which `maximum` would keep
         agents = np.full((len(first), len(truth.actions)), -np.inf)
         np.maximum.at(agents, (pair, action_of[relations.predicates]), scores)
         with_role = relations.take(role_of[relations.predicates] >= 0)
-        by_image = np.argsort(relations.image[first], kind="stable")
         return cls(
             roles=replace(with_role, predicates=role_of[with_role.predicates]),
-            agent_image=relations.image[first][by_image],
-            agent_boxes=relations.subject_boxes[first][by_image],
-            agent_scores=np.where(agents == -np.inf, np.nan, agents)[by_image],
+            agent_image=relations.image[first],
+            agent_boxes=relations.subject_boxes[first],
+            agent_scores=np.where(agents == -np.inf, np.nan, agents),
         )
 
 

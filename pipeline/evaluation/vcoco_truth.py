@@ -5,7 +5,7 @@ Axes: N persons, A actions, R roles of actions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,18 +59,17 @@ class VcocoTruth:
         return replace(self, images=len(image_ids), image=image[kept], image_ids=tuple(image_ids), uris=uris, **columns)
 
 
-def read_vcoco_truth(actions: Path, instances: Path, image_ids: Iterable[int] | None = None) -> VcocoTruth:
+def read_vcoco_truth(actions: Path, instances: Path) -> VcocoTruth:
     """Reads `vcoco_test.json` and the COCO instances of its images, in the layout of V-COCO's authors.
 
     Boxes are cleaned as vsrl_eval does: the last pixel belongs to them, they are clipped to the image, and those
-    without an area are left out. `image_ids` is the split; by default, it is the images that V-COCO annotates. Raises
-    `AnnotationError` if a file is of another kind, an image is missing, or an annotation names a box that isn't there.
+    without an area are left out. Raises `AnnotationError` if a file is of another kind, an image is missing, or an
+    annotation names a box that isn't there.
     """
     try:
         verbs = list(stream_rows(actions, _ACTIONS))
         # The public files have nested each id in a list of its own.
-        stated = verbs[0]["image_id"] if image_ids is None else list(image_ids)
-        ids = list(dict.fromkeys(np.asarray(stated, np.int64).reshape(-1).tolist()))
+        ids = list(dict.fromkeys(np.asarray(verbs[0]["image_id"], np.int64).reshape(-1).tolist()))
         boxes = _Boxes(ids, instances)
         return _truth([_Verb.of(verb) for verb in verbs], boxes, ids, actions)
     except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:

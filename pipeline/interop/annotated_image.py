@@ -20,3 +20,5 @@ class AnnotatedImage:
     digest: str | None = None
     dataset: str | None = None
     image_id: int | None = None
+    shown: frozenset[tuple[Box4, str, Box4]] | None = None
+    """The run's labels that the annotator started from: subject, canonical predicate, object; None if unknown."""

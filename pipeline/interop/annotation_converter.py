@@ -12,7 +12,7 @@ from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record_index import open_annotations
 from pipeline.data.datasets.source import annotation_source
 from pipeline.data.images.refs import uri_of
-from pipeline.interop.export_run import Exported, export_run
+from pipeline.interop.export_run import KEEP_FIELDS, Exported, export_run
 from pipeline.interop.further_fields import further_fields
 from pipeline.interop.import_file import PARTITION, ImportStep
 from pipeline.interop.run_rows import NAMES, RunRows, Tally
@@ -23,8 +23,6 @@ from storage.local_store import LocalStore
 from storage.runs import Run
 from storage.tables import IMAGES
 
-_KEEP_FIELDS = ("coco", "psg", "vcoco")
-"""Exports that write fields which no table has, and count themselves which of them they lose."""
 _UNREAD = {
     "open_images": "attributes of boxes, such as IsOccluded",
     "open_images_boxes": "attributes of boxes, such as IsOccluded",
@@ -59,7 +57,7 @@ def convert_annotations(
     tally = Tally()
     with TemporaryDirectory() as scratch, atomic_folder(out, replace=False) as folder:
         run, whole = _run_of(open_annotations(source), Path(scratch) / "store", tally), Path(scratch) / "export"
-        if target_format not in _KEEP_FIELDS:
+        if target_format not in KEEP_FIELDS:
             for field, count in further_fields(RunRows(run), source.name, tally).counts.items():
                 tally.note(f"field {field}", count)
         made = export_run(run, target_format, whole, masks=masks)

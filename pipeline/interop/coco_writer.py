@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.interop.further_fields import FurtherFields, further_fields
+from pipeline.interop.further_fields import PNG, FurtherFields, further_fields
 from pipeline.interop.json_writer import number, write_object
 from pipeline.interop.run_rows import RunRows, Tally, numbered_names, relations_of, size_fields
 
@@ -50,9 +50,11 @@ def coco_instances(
     for image in rows.images(dataset, "images"):
         row, own = image.rows["images"], annotations.setdefault(image.image_id, [])
         known = {"id": image.image_id, "file_name": row["uri"], **size_fields(row)}
-        images.append({**known, **stated.image(image.image_id)})
+        common = stated.image(image.image_id)
+        images.append({**known, **common})
         for box, further in zip(row["boxes"], stated.boxes(row, tally), strict=True):
-            unread = "segments_info" in further and "segmentation" not in further
+            has_png = "segments_info" in further and (PNG in further or PNG in common)
+            unread = has_png and "segmentation" not in further
             tally.note("mask in a PNG, read with --masks", int(unread))
             key = box["source_id"]
             if key is None or key <= 0 or key in taken:

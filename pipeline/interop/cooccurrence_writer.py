@@ -13,9 +13,10 @@ from tagger.matching import by_whole_words
 
 
 def write_cooccurrence(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
-    """Writes `cooccurrence.json` over all datasets of the run: {subject: {object: [predicates, most frequent first]}}.
+    """Writes `cooccurrence.json`: {subject: {object: [predicates, most frequent first]}}.
 
-    Box names map to categories like nouns in captions. Relations with other names are excluded and counted.
+    It counts the relations of all datasets of the run except its test sets. Box names map to categories like nouns in
+    captions. Relations with other names are excluded and counted.
     """
     rows.require_kept()
     relations = list(_relations(rows, threshold, tally))
@@ -31,7 +32,10 @@ def write_cooccurrence(rows: RunRows, folder: Path, threshold: float, tally: Tal
 
 
 def _relations(rows: RunRows, threshold: float, tally: Tally) -> Iterator[tuple[str, str, str]]:
+    tested = rows.run.read_document("recipe").get("data", {}).get("test", ())
     for dataset in rows.ingested():
+        if dataset in tested:  # labels made by the table must not know the test set
+            continue
         for image in rows.images(dataset, "images", "relations"):
             boxes = image.items("images", "boxes")
             for relation in relations_of(image, threshold, tally):

@@ -50,13 +50,14 @@ def read_cvat(path: Path) -> list[AnnotatedImage]:
 
 
 def _image(element: ElementTree.Element) -> AnnotatedImage:
-    boxes = []
+    boxes, name = [], element.attrib["name"]
     for box in element.iter("box"):
+        if float(box.get("rotation", 0)):
+            raise ValueError(f"image {name!r}: a box is rotated; draw it upright")
         left, top, right, bottom = (float(box.attrib[side]) for side in ("xtl", "ytl", "xbr", "ybr"))
         place = round(left, 2), round(top, 2), round(right - left, 2), round(bottom - top, 2)
         attributes = {each.attrib["name"]: each.text or "" for each in box.iter("attribute")}
         boxes.append(_Box(box.attrib["label"], place, box.get("group_id", "0"), attributes))
-    name = element.attrib["name"]
     relations = (*_by_attributes(name, boxes), *_by_groups(name, boxes))
     return AnnotatedImage(name, tuple((box.category, box.place) for box in boxes), tuple(dict.fromkeys(relations)))
 

@@ -17,6 +17,8 @@ from storage.runs import Run
 
 SHOWN = 12
 """Number of files that are printed: those of Hugging Face's splits, and not every mask of PSG."""
+KEEP_FIELDS = ("coco", "psg", "vcoco")
+"""Exports that write masks and other fields which no table has, and count themselves which of them they lose."""
 
 
 class Writer(Protocol):
@@ -67,13 +69,15 @@ def export_run(
     """Writes a run into the new folder `folder`, which appears complete or not at all.
 
     Exports the relations that the run's shards keep, or with `all_scores` every scored one, except those below
-    `threshold`. `parquet` copies whole tables and ignores both. `masks`: the folder of the PNGs that PSG and COCO
-    panoptic name. Raises `FatalError` if the folder exists or cannot be written, if the run lacks the steps that the
-    format needs, or if `all_scores` is set for a format without scores.
+    `threshold`. `parquet` copies whole tables. `masks`: the folder of the PNGs that PSG and COCO panoptic name. Raises
+    `FatalError` if the folder exists or cannot be written, if the run lacks the steps that the format needs, or for a
+    setting that the format has no use for: `all_scores` without scores, `masks` without masks, `threshold` for tables.
     """
     if folder.exists():
         raise FatalError(f"{folder} already exists; name a new folder with --out, or remove this one")
     write: Writer = load_plugin("exports", form)
+    if masks is not None and form not in KEEP_FIELDS:
+        raise FatalError(f"--masks: {form} has no masks, unlike {', '.join(KEEP_FIELDS)}; omit it")
     rows, tally = RunRows(run, all_scores or form == "parquet", masks), Tally()
     with translate_os_errors(f"writing {folder}"), atomic_folder(folder, replace=False) as aside:
         write(rows, aside, threshold, tally)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.interop.json_writer import number, write_list, write_object
-from pipeline.interop.run_rows import RunRows, Tally, numbered_names, size_fields, without_crowds
+from pipeline.interop.run_rows import RunRows, Tally, note_unscored, numbered_names, size_fields, without_crowds
 
 
 def write_hico(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
@@ -24,6 +24,7 @@ def _elements(
     rows: RunRows, dataset: str, threshold: float, tally: Tally, objects: Mapping[str, int], verbs: Mapping[str, int]
 ) -> Iterator[dict[str, Any]]:
     for row, boxes, relations in without_crowds(rows, dataset, threshold, tally):
+        note_unscored(row, relations, tally)
         yield {
             "file_name": row["uri"],
             "img_id": row["image_id"],

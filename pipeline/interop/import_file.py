@@ -76,12 +76,14 @@ def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFi
 
     `dataset` names the dataset. Without it, labels go to the datasets that the file states, other files to "imported".
     Bad entries are quarantined and counted. Raises `FatalError` if the file is of no known kind, if the run already
-    has the steps, or if an image folder has none of the file's images.
+    has the steps, if `files` are given for another kind than labels, or if they have none of the file's images.
     """
     run.store.require_writable()
     if dataset is not None and not DATASET.fullmatch(dataset):
         raise FatalError(f"--dataset {dataset!r}: use letters, digits, '.', '_' and '-', e.g. coco2017")
     kind = kind_of(path)
+    if kind != "labels" and files is not None and (files.folder is not None or files.paths is not None):
+        raise FatalError(f"{path}: holds {kind}, and --images and --paths are for labels; omit them")
     result = ImportResult(run.name, kind)
     tally = Tally()
     if kind == "labels":
@@ -242,7 +244,7 @@ def _step_of(kind: str, path: Path, run: Run, boxed: Mapping[str, Artifact]) -> 
     if kind == "graphs":
         captions = _lookup(run.artifacts("caption"), "captions", "captions")
         return ImportStep(run, "parse", "triplets", TRIPLETS), lambda image_id, value: read_graphs(
-            image_id, value, [caption["text"] for caption in captions(image_id)]
+            image_id, value, captions(image_id)
         )
     if kind == "relations":
         boxes = _lookup(boxed, "images", "boxes")

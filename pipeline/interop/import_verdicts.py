@@ -43,10 +43,10 @@ def import_verdicts(
 ) -> list[Verdict]:
     """The verdicts that an annotation file implies, in the file's order.
 
-    A label of the run is accepted if the file contains it and rejected if not, unless `additions_only` says that it
-    was not made from the run's labels. If the file has another predicate for the pair instead, the verdict is
-    wrong_predicate. A relation that the run lacks is accepted as a new label. Images without an annotation say nothing.
-    Raises `FatalError` for a file that is unreadable or does not match the run.
+    A label of the run is accepted if the file contains it and rejected if not, unless the annotator never saw it, or
+    `additions_only` says that the file was not made from the run's labels. If the file has another predicate for the
+    pair instead, the verdict is wrong_predicate. A relation that the run lacks is accepted as a new label. Images
+    without an annotation say nothing. Raises `FatalError` for a file that is unreadable or does not match the run.
     """
     reviewer = require_reviewer(reviewer)
     form = form or _ENDINGS.get(path.suffix.lower())
@@ -142,11 +142,14 @@ def _differences(
     for relation in own.labels:
         names = categories[relation.subject], categories[relation.object]
         renamed = added[relation.subject, relation.object]
+        label = relation.subject, relation.predicate, relation.object
         if relation in held:
             yield relation, "accept", None, names
-        elif renamed and not additions_only:
+        elif additions_only or (image.shown is not None and label not in image.shown):
+            continue
+        elif renamed:
             yield relation, "wrong_predicate", renamed.pop(0).predicate, names
-        elif not additions_only:
+        else:
             yield relation, "reject", None, names
     for relations in added.values():
         for relation in relations:

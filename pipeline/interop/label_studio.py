@@ -9,12 +9,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 from xml.sax.saxutils import quoteattr
 
 from pipeline.interop.annotated_image import AnnotatedImage
 from pipeline.interop.json_writer import number, write_list
 from pipeline.interop.run_rows import ImageRows, RunRows, Tally, relations_of
-from pipeline.labels.verdicts import Box4
+from pipeline.labels.verdicts import Box4, box4
 from storage.errors import FatalError
 
 LOCAL_FILES = "/data/local-files/?d="
@@ -78,11 +79,13 @@ def _tasks(
         predicates.update(each["predicate"] for each in relations)
         tally.wrote["boxes"] += len(image.items("images", "boxes"))
         tally.wrote["relations"] += len(relations)
+        places = [box4(box) for box in image.items("images", "boxes")]
         data = {
-            "image": f"{LOCAL_FILES}{row['uri']}",
+            "image": f"{LOCAL_FILES}{quote(row['uri'])}",
             "dataset": dataset,
             "image_id": row["image_id"],
             "digest": row["digest"],
+            "labels": [[places[each["subject"]], each["predicate"], places[each["object"]]] for each in relations],
         }
         yield {
             "data": data,
@@ -130,7 +133,8 @@ def _interface(categories: set[str], predicates: set[str]) -> str:
     labels = "".join(f"\n    <Label value={quoteattr(name)}/>" for name in sorted(categories))
     names = "".join(f"\n    <Relation value={quoteattr(name)}/>" for name in sorted(predicates))
     return (
-        f'<View>\n  <Image name="image" value="$image"/>\n  <RectangleLabels name="box" toName="image">{labels}\n'
+        '<View>\n  <Image name="image" value="$image"/>\n'
+        f'  <RectangleLabels name="box" toName="image" canRotate="false">{labels}\n'
         f"  </RectangleLabels>\n  <Relations>{names}\n  </Relations>\n</View>\n"
     )
 
@@ -152,19 +156,23 @@ def _annotated(data: Mapping[str, Any], result: Sequence[Mapping[str, Any]]) -> 
                     relations.append((ends[0], str(name), ends[1]))
                 if link.get("direction") in ("left", "bi"):
                     relations.append((ends[1], str(name), ends[0]))
-    image_id = data.get("image_id")
+    image, image_id, labels = str(data.get("image", "")), data.get("image_id"), data.get("labels")
     return AnnotatedImage(
-        name=str(data.get("image", "")).removeprefix(LOCAL_FILES),
+        name=unquote(image.removeprefix(LOCAL_FILES)) if image.startswith(LOCAL_FILES) else image,
         boxes=tuple(boxes),
         relations=tuple(relations),
         digest=data["digest"] if isinstance(data.get("digest"), str) else None,
         dataset=data["dataset"] if isinstance(data.get("dataset"), str) else None,
         image_id=image_id if isinstance(image_id, int) else None,
+        shown=None if labels is None else frozenset((tuple(one), name, tuple(other)) for one, name, other in labels),
     )
 
 
 def _pixels(region: Mapping[str, Any]) -> Box4:
+    """Raises ValueError for a rotated rectangle, which no box of a run is."""
     value, width, height = region["value"], region["original_width"], region["original_height"]
+    if value.get("rotation"):
+        raise ValueError("a rectangle is rotated; draw it upright")
     sides = (value["x"] * width, value["y"] * height, value["width"] * width, value["height"] * height)
     x, y, w, h = (round(float(side) / 100, 2) for side in sides)
     return x, y, w, h

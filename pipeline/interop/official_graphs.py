@@ -23,19 +23,29 @@ _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nin
 _ARTICLES = ("a", "an", "the")
 
 
-def read_graphs(image_id: int, graphs: Any, texts: Sequence[str]) -> tuple[dict[str, Any], Iterable[Rejected]]:
-    """Converts graphs to a row of `triplets` and rejects. `texts`: captions, if known, for character offsets.
+def read_graphs(
+    image_id: int, graphs: Any, captions: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Any], Iterable[Rejected]]:
+    """Converts graphs to a row of `triplets` and rejects. `captions`: the image's, if known, for character offsets.
 
-    The table has no place for entities without a relation; they are rejected, as are relations of unknown entities.
+    One graph for each of the captions is in their order. Otherwise, graphs have the numbers of draws, of which some are
+    no longer captions. The table has no place for entities without a relation; they are rejected, as are relations of
+    unknown entities.
     """
     draft = Draft(image_id)
     triplets: list[dict[str, Any]] = []
-    for number, graph in enumerate(draft.listed({"graphs": graphs}, "graphs")):
+    listed = draft.listed({"graphs": graphs}, "graphs")
+    is_counted = len(listed) == len(captions)
+    numbers = {place if is_counted else caption["draw"]: place for place, caption in enumerate(captions)}
+    for draw, graph in enumerate(listed):
         with draft.rejecting(graph):
+            if captions and draw not in numbers:
+                raise Unusable("graph of a caption that the run lacks")
+            number = numbers.get(draw, draw)
             entities, relations = (as_object(graph).get(name) for name in ("entities", "relations"))
             if not isinstance(entities, list) or not isinstance(relations, list):
                 raise Unusable("graph malformed")
-            text = texts[number] if number < len(texts) else ""
+            text = captions[number]["text"] if captions else ""
             places = _places(text)
             nouns = dict(enumerate(_noun(entity, text, places) for entity in entities))
             used: set[int | None] = set()

@@ -62,7 +62,7 @@ def read_element(entry: Any) -> LabelledImage | Rejected:
         "dataset": dataset,
         "split": readable(split),
         "image_id": image_id,
-        "uri": _uri(dataset, split, image_id, name),
+        "uri": name or uri_by_id(dataset, split, image_id),
         "digest": "",
         "width": None,
         "height": None,
@@ -81,27 +81,27 @@ class ElementWriter:
         first = FIRST_IDS.get(dataset, 1)
         self._objects, self._relations = count(first), count(first)
 
-    def element(self, image: Mapping[str, Any], relations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Converts one image: its boxes without crowds, and the relations between them in the order of `relations`.
+    def element(
+        self, image: Mapping[str, Any], boxes: Sequence[Mapping[str, Any]], relations: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Converts one image with its boxes, which are no crowds, and the relations between them, in these orders.
 
         Pass the most confident relations first: the authors' loader keeps an image's first 100."""
-        usable = [(index, box) for index, box in enumerate(image["boxes"]) if not box["crowd"]]
-        own = [box["source_id"] for _, box in usable]
+        own = [box["source_id"] for box in boxes]
         known = all(own_id is not None and own_id >= 0 for own_id in own) and len(set(own)) == len(own)
         # An import reads no bytes of images, so its rows have no digest.
-        imported = known and not image["digest"]
-        ids = {index: own[at] if imported else next(self._objects) for at, (index, _) in enumerate(usable)}
+        ids = own if known and not image["digest"] else [next(self._objects) for _ in boxes]
         head: dict[str, Any] = {"image_id": image["image_id"]}
         if self._dataset != VISUAL_GENOME:
-            head |= {"dataset": self._dataset, "data_split": _split(self._dataset, image["split"])}
+            head |= {"dataset": self._dataset, "data_split": official_split(self._dataset, image["split"])}
         return head | {
             "objects": [
                 {
-                    "object_id": ids[index],
+                    "object_id": object_id,
                     **{side: number(box[side]) for side in "xywh"},
                     "names": box["category"],
                 }
-                for index, box in usable
+                for object_id, box in zip(ids, boxes, strict=True)
             ],
             "relationships": [
                 {
@@ -112,13 +112,14 @@ class ElementWriter:
                     **({"confidence": number(r["score"])} if "score" in r else {}),
                 }
                 for r in relations
-                if r["subject"] in ids and r["object"] in ids
             ],
         }
 
-    def vg_element(self, image: Mapping[str, Any], relations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def vg_element(
+        self, image: Mapping[str, Any], boxes: Sequence[Mapping[str, Any]], relations: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
         """Converts one image to the authors' Visual Genome layout: whole pixels, empty synsets, no confidence."""
-        element = self.element(image, relations)
+        element = self.element(image, boxes, relations)
         for box in element["objects"]:
             # With a side that rounds to 0, the box would be empty, and rejected when the file is read.
             box |= {side: round(box[side]) for side in "xy"} | {side: max(round(box[side]), 1) for side in "wh"}
@@ -205,14 +206,13 @@ def _name(value: Any) -> str | None:
     return readable(first) if isinstance(first, str) and readable(first).strip() else None
 
 
-def _uri(dataset: str, split: str, image_id: int, name: str) -> str:
-    """Returns the image's path inside its dataset's folder, by the authors' rules."""
-    if name:
-        return name
+def uri_by_id(dataset: str, split: str, image_id: int) -> str:
+    """Returns the path inside its dataset's folder of an image whose name is not stated, by the authors' rules."""
     return f"{split}/{image_id:012d}.jpg" if dataset == "coco2017" else f"{image_id}.jpg"
 
 
-def _split(dataset: str, split: str) -> str:
+def official_split(dataset: str, split: str) -> str:
+    """Returns the authors' name of a split."""
     return f"{split}2017" if dataset == "coco2017" and split in ("train", "val") else split
 
 

@@ -9,8 +9,15 @@ from typing import Any
 
 from pipeline.interop.json_writer import write_list, write_object
 from pipeline.interop.official_graphs import write_candidates, write_captions, write_graphs, write_groups
-from pipeline.interop.official_labels import VISUAL_GENOME, ElementWriter, name_counts, write_frequencies
-from pipeline.interop.run_rows import RunRows, Tally, relations_of
+from pipeline.interop.official_labels import (
+    VISUAL_GENOME,
+    ElementWriter,
+    name_counts,
+    official_split,
+    uri_by_id,
+    write_frequencies,
+)
+from pipeline.interop.run_rows import NAMED_BY_ID, RunRows, Tally, without_crowds
 
 CAPTIONS, GRAPHS, CANDIDATES = "captions.json", "scene_graphs.json", "candidates.json"
 LABELS, FREQUENCIES, FILES = "labels.json", "keep_names_freq.json", "image_id_to_filepath.json"
@@ -38,7 +45,7 @@ def write_official(rows: RunRows, folder: Path, threshold: float, tally: Tally) 
         for name, (step, written) in fields.items():
             if step in rows.steps() and write_object(place / name, written) == 0:
                 (place / name).unlink()
-        if "ingest" in rows.steps():
+        if dataset in rows.ingested():
             _labels(rows, dataset, place, threshold, tally)
     for partition, artifact in rows.run.artifacts("frequencies").items():
         place = folder / partition.split("/")[0]
@@ -54,8 +61,8 @@ def write_vg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> Non
     rows.require_kept()
     for dataset in rows.ingested():
         writer = ElementWriter(VISUAL_GENOME)
-        elements = (writer.vg_element(*element) for element in _elements(rows, dataset, threshold, tally, vg=True))
-        write_list(folder / f"{dataset}.json", elements)
+        elements = _elements(rows, dataset, VISUAL_GENOME, threshold, tally)
+        write_list(folder / f"{dataset}.json", (writer.vg_element(*element) for element in elements))
 
 
 def _captions(rows: RunRows, dataset: str, tally: Tally) -> Iterator[tuple[str, Any]]:
@@ -94,8 +101,8 @@ def _labels(rows: RunRows, dataset: str, place: Path, threshold: float, tally: T
 
     def elements() -> Iterator[dict[str, Any]]:
         is_vg = official == VISUAL_GENOME
-        for image, labels in _elements(rows, dataset, threshold, tally, is_vg):
-            element = writer.vg_element(image, labels) if is_vg else writer.element(image, labels)
+        for image, *labels in _elements(rows, dataset, official, threshold, tally):
+            element = writer.vg_element(image, *labels) if is_vg else writer.element(image, *labels)
             relations.update(relation["predicate"] for relation in element["relationships"])
             objects.update(box["names"] for box in element["objects"])
             paths[str(image["image_id"])] = image["uri"]
@@ -109,20 +116,17 @@ def _labels(rows: RunRows, dataset: str, place: Path, threshold: float, tally: T
 
 
 def _elements(
-    rows: RunRows, dataset: str, threshold: float, tally: Tally, vg: bool
-) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    for image in rows.images(dataset, "images", "relations"):
-        row, relations = dict(image.rows["images"]), relations_of(image, threshold, tally)
-        crowds = {index for index, box in enumerate(row["boxes"]) if box["crowd"]}
-        tally.note("crowd box", len(crowds))
-        of_crowds = sum(r["subject"] in crowds or r["object"] in crowds for r in relations)
-        tally.note("relation of a crowd box", of_crowds)
-        boxes = len(row["boxes"]) - len(crowds)
-        tally.wrote.update({"images": 1, "boxes": boxes, "relations": len(relations) - of_crowds})
+    rows: RunRows, dataset: str, official: str, threshold: float, tally: Tally
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]]:
+    for row, boxes, relations in without_crowds(rows, dataset, threshold, tally):
         tally.note("size and digest of an image", 1)
         tally.note("origin and calibration of a relation", sum("score" in relation for relation in relations))
-        if vg:
-            sides = [box[side] for box in row["boxes"] for side in "xywh"]
+        is_named = official == "o365" or row["uri"] == uri_by_id(
+            official, official_split(official, row["split"]), row["image_id"]
+        )
+        tally.note(NAMED_BY_ID, int(not is_named))
+        if official == VISUAL_GENOME:
+            sides = [box[side] for box in boxes for side in "xywh"]
             tally.note("fraction of a pixel", sum(side != round(side) for side in sides))
             tally.note("score of a relation", sum("score" in relation for relation in relations))
-        yield row, relations
+        yield row, boxes, relations

@@ -12,20 +12,25 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from pipeline.interop.run_rows import TABLES, ImageRows, RunRows, Tally, relations_of
+from pipeline.interop.run_rows import ImageRows, RunRows, Tally, relations_of
+from pipeline.interop.run_tables import tables_by_name
 from pipeline.labels.label_rows import LABELS, flat_labels
+from storage.errors import FatalError
 from storage.tables import FLAG, FLOAT, INT, LONG, TEXT
 
 
 def write_parquet(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
-    """Writes `images.parquet`, `captions.parquet` etc., with a column for each row's partition."""
-    for table in (*TABLES.values(), "candidates", "dropped"):
+    """Writes every table of the run, with a column for each row's partition, and `labels.parquet`."""
+    if threshold:
+        raise FatalError("--threshold: parquet has every table as it is; omit it, or export csv")
+    for name, parts in tables_by_name(rows.run).items():
         writer: pq.ParquetWriter | None = None
-        for partition, part in rows.artifact_tables(table):
+        for partition, artifact, table in parts:
+            part = artifact.table(table)
             named = part.add_column(0, "partition", pa.array([partition] * len(part), pa.string()))
-            writer = writer or pq.ParquetWriter(folder / f"{table}.parquet", named.schema, compression="zstd")
+            writer = writer or pq.ParquetWriter(folder / f"{name}.parquet", named.schema, compression="zstd")
             writer.write_table(named)
-            tally.wrote[f"rows of {table}"] += len(named)
+            tally.wrote[f"rows of {name}"] += len(named)
         if writer is not None:
             writer.close()
 
@@ -39,13 +44,15 @@ def write_parquet(rows: RunRows, folder: Path, threshold: float, tally: Tally) -
 
 def write_csv(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `labels.csv`: one row per scored label, with names, boxes, score, caption and words."""
+    # Labels that reviewers added have no score, those that are not kept no confidence.
+    names = ("score", "confidence") if rows.choice is None else ("confidence", "score")
     with csv.CSVWriter(folder / "labels.csv", LABELS) as writer:
         for part in flat_labels(rows.run):
             chosen = part if rows.choice is None else part.filter(part["kept"])
             tally.note("relation that the run does not keep", len(part) - len(chosen))
-            confidence = pc.coalesce(chosen["confidence"], chosen["score"])
+            compared = pc.coalesce(*(chosen[name] for name in names))
             # As it is shown: in single precision, a confidence of .9 is below a threshold of .9.
-            above = chosen.filter(pc.greater_equal(pc.round(confidence.cast(pa.float64()), 6), threshold))
+            above = chosen.filter(pc.greater_equal(pc.round(compared.cast(pa.float64()), 6), threshold))
             tally.note(f"relation scored below {threshold:g}", len(chosen) - len(above))
             writer.write_table(above)
             tally.wrote["labels"] += len(above)

@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.evaluation.detections.table import is_rle
 from pipeline.interop.further_fields import PNG, further_fields
 from pipeline.interop.json_writer import number, write_object
-from pipeline.interop.run_rows import RunRows, Tally, numbered_names, relations_of, size_fields
+from pipeline.interop.run_rows import RunRows, Tally, note_unscored, numbered_names, relations_of, size_fields
 
 _IMAGE_FIELDS = (PNG, "coco_image_id")
 _HELD = frozenset(
@@ -56,8 +56,7 @@ def write_psg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> No
                 _write_masks(place / further[PNG], row, fields, segments, tally)
             tally.note("image without masks, which OpenPSG can't load", int(PNG not in further))
             relations = relations_of(image, threshold, tally)
-            tally.note("score, origin and calibration of a relation", sum("score" in each for each in relations))
-            tally.note("digest of an image", int(bool(row["digest"])))
+            note_unscored(row, relations, tally)
             tally.wrote.update({"images": 1, "boxes": len(boxes), "relations": len(relations)})
             data.append(
                 {

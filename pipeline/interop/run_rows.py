@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.data.datasets.record import NO_OBJECT
-from pipeline.labels.kept_labels import choice_of, kept_labels
+from pipeline.labels.kept_labels import added_labels, choice_of, kept_labels
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import candidates, images_with_boxes, require_same_boxes
 from pipeline.runtime.stage import Rejected
@@ -23,6 +21,8 @@ from tagger.labelling.label_choice import shown
 
 NAMES = "names"
 """Document of a run that is made of annotations: the set's own object names and predicates, in the order of its ids."""
+NAMED_BY_ID = "file name (images are named by their ids)"
+"""What is lost where a layout has no file names, and an image is not named as its readers expect."""
 
 
 class Tally:
@@ -92,13 +92,12 @@ class RunRows:
         return list(self._artifacts)
 
     def datasets(self) -> list[str]:
-        """Returns the datasets with rows of any step after `ingest`, or all ingested ones if there is no such step."""
-        steps = [step for step in self._artifacts if step != "ingest"] or ["ingest"]
-        return sorted({partition.split("/")[0] for step in steps for partition in self._artifacts.get(step, ())})
+        """Returns the datasets with rows of any step."""
+        return sorted({partition.split("/")[0] for found in self._artifacts.values() for partition in found})
 
     def ingested(self) -> list[str]:
         """Returns the datasets to export with boxes; empty if the run has no images."""
-        return self.datasets() if "ingest" in self._artifacts else []
+        return sorted({partition.split("/")[0] for partition in self._artifacts.get("ingest", ())})
 
     def folders(self, folder: Path) -> Iterator[tuple[str, Path]]:
         """Yields each dataset to export with boxes, with a new folder for it in `folder`."""
@@ -116,13 +115,6 @@ class RunRows:
                 for image in self._partition(partition, tables):
                     if not tables or tables[0] in image.rows:
                         yield image
-
-    def artifact_tables(self, table: str) -> Iterator[tuple[str, pa.Table]]:
-        """Yields (partition, table) for each partition, as stored."""
-        step = next((step for step, name in TABLES.items() if name == table), "tag")
-        for partition, artifact in self._artifacts.get(step, {}).items():
-            if f"{table}.parquet" in artifact.manifest.files:
-                yield partition, artifact.table(table)
 
     def _partition(self, partition: str, tables: tuple[str, ...]) -> Iterator[ImageRows]:
         rows: dict[int, dict[str, dict[str, Any]]] = {}
@@ -144,8 +136,9 @@ class RunRows:
         settled = self._settled.get(tagged.manifest.partition)
         kept = kept_labels(relations, candidates(tagged), self.choice, settled) if self.choice is not None else {}
         for row in relations.to_pylist():
-            scored, row["not_kept"] = row["relations"], 0
+            row["not_kept"] = 0
             if self.choice is not None:
+                considered = len(row["relations"]) + len(added_labels(row, self.choice, settled))
                 row["relations"] = [
                     {
                         "subject": label.subject,
@@ -155,7 +148,7 @@ class RunRows:
                     }
                     for label in kept[row["image_id"]]
                 ]
-                row["not_kept"] = max(0, len(scored) - len(row["relations"]))
+                row["not_kept"] = considered - len(row["relations"])
             yield row
 
 
@@ -205,10 +198,7 @@ def numbered_names(rows: RunRows, dataset: str, threshold: float) -> tuple[dict[
 def without_crowds(
     rows: RunRows, dataset: str, threshold: float, tally: Tally
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]]:
-    """Yields each image with its boxes that are not crowds, and the relations between them, re-indexed.
-
-    Counts them, and what a layout without scores and digests loses.
-    """
+    """Yields each image with its boxes that are not crowds, and the relations between them, re-indexed. Counts them."""
     for image in rows.images(dataset, "images", "relations"):
         boxes, relations = image.items("images", "boxes"), relations_of(image, threshold, tally)
         usable = [index for index, box in enumerate(boxes) if not box["crowd"]]
@@ -221,10 +211,14 @@ def without_crowds(
         row = dict(image.rows["images"])
         tally.note("crowd box", len(boxes) - len(usable))
         tally.note("relation of a crowd box", len(relations) - len(kept))
-        tally.note("score, origin and calibration of a relation", sum("score" in relation for relation in kept))
-        tally.note("digest of an image", int(bool(row["digest"])))
         tally.wrote.update({"images": 1, "boxes": len(usable), "relations": len(kept)})
         yield row, [boxes[index] for index in usable], kept
+
+
+def note_unscored(row: Mapping[str, Any], relations: Sequence[Mapping[str, Any]], tally: Tally) -> None:
+    """Counts what a layout without scores and digests loses of an image."""
+    tally.note("score, origin and calibration of a relation", sum("score" in relation for relation in relations))
+    tally.note("digest of an image", int(bool(row["digest"])))
 
 
 def size_fields(row: Mapping[str, Any]) -> dict[str, int]:

@@ -54,7 +54,7 @@ def write_vcoco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
     """Writes `vcoco.json` and `instances.json` for each dataset.
 
     A predicate such as "hold obj" or "cut instr" is an action with that role. Other predicates get role "obj", or none
-    if no relation with them has an object. Relations whose subject is not a person are counted as lost.
+    if no relation with them has an object. Relations whose subject is not a person, or is a crowd, are counted as lost.
     """
     rows.require_kept()
     for dataset, place in rows.folders(folder):
@@ -67,7 +67,7 @@ def write_vcoco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
         }
         roles = {name: _role(name, name in with_object) for name in predicates}
         actions: dict[str, _Action] = {}
-        for action, role in roles.values():
+        for action, role in dict.fromkeys(roles.values()):
             actions.setdefault(action, _Action()).roles += [role] if role else []
         for each in actions.values():
             each.objects = [array("q") for _ in each.roles]
@@ -108,6 +108,9 @@ def _add_rows(
         subject, target = relation["subject"], relation["object"]
         if boxes[subject]["category"] != PERSON:
             tally.note("relation whose subject is no person")
+            continue
+        if boxes[subject]["crowd"]:
+            tally.note("relation whose subject is a crowd")
             continue
         action, role = roles[relation["predicate"]]
         targets = done.setdefault((subject, action), {}).setdefault(role, [])

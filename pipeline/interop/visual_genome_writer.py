@@ -8,9 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.datasets.vg150 import DAMAGED, SCALE, TEST
+from pipeline.data.datasets.vg150 import DAMAGED, SCALE, TEST, VALIDATION_IMAGES
 from pipeline.interop.json_writer import number, write_list, write_object
-from pipeline.interop.run_rows import RunRows, Tally, numbered_names, size_fields, without_crowds
+from pipeline.interop.run_rows import (
+    NAMED_BY_ID,
+    RunRows,
+    Tally,
+    note_unscored,
+    numbered_names,
+    size_fields,
+    without_crowds,
+)
 from storage.errors import FatalError
 
 
@@ -36,8 +44,9 @@ def _relationships(
     """Yields the relations of each image, and adds its size and objects to their lists."""
     following = 1
     for row, boxes, relations in without_crowds(rows, dataset, threshold, tally):
+        note_unscored(row, relations, tally)
         image_id = row["image_id"]
-        tally.note(_NAME, int(row["uri"] != f"{image_id}.jpg"))
+        tally.note(NAMED_BY_ID, int(row["uri"] != f"{image_id}.jpg"))
         items = [
             {"object_id": key, "names": [box["category"]], **{side: number(box[side]) for side in "xywh"}}
             for key, box in enumerate(boxes, start=following)
@@ -58,13 +67,11 @@ def _relationships(
         }
 
 
-_NAME = "file name (images are named by their ids)"
-
-
 def write_vg150(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `VG-SGG.h5`, `VG-SGG-dicts.json` and `image_data.json` for each dataset.
 
-    Images of a split other than "test" are for training. Boxes are whole numbers for a longer side of 1024 pixels.
+    Images of a split other than "test" are for training, and of those with relations, readers take the first for "val".
+    Boxes are whole numbers for a longer side of 1024 pixels.
     """
     rows.require_kept()
     try:
@@ -80,17 +87,19 @@ def write_vg150(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
         labels: list[int] = []
         relations: list[tuple[int, int, int]] = []
         for row, own, stated in without_crowds(rows, dataset, threshold, tally):
+            note_unscored(row, stated, tally)
             if row["width"] is None or row["image_id"] in DAMAGED:
                 tally.note("image without a known size, or with the id of a damaged one, which readers skip")
                 tally.wrote.subtract({"images": 1, "boxes": len(own), "relations": len(stated)})
                 continue
-            tally.note(_NAME, int(row["uri"] != f"{row['image_id']}.jpg"))
+            tally.note(NAMED_BY_ID, int(row["uri"] != f"{row['image_id']}.jpg"))
             first = len(boxes), len(relations)
             scale = SCALE / max(row["width"], row["height"])
             sides = np.array([[box[side] for side in "xywh"] for box in own]).reshape(-1, 4) * scale
             # VG150 places boxes by their centres.
             sides[:, :2] += sides[:, 2:] / 2
             whole = np.rint(sides).astype(np.int64)
+            whole[:, 2:] = np.maximum(whole[:, 2:], 1)  # no reader takes an empty box
             rounded = (np.abs(sides - whole) > _ROUNDING).any(axis=1)
             tally.note("box in parts of 1/1024 of the longer side", int(rounded.sum()))
             boxes += whole.tolist()
@@ -105,6 +114,8 @@ def write_vg150(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
             )
             by_image.append((TEST if row["split"] == "test" else 0, *(end for span in spans for end in span)))
             sizes.append({"image_id": row["image_id"], **size_fields(row)})
+        related = sum(split != TEST and first_relation >= 0 for split, _, _, first_relation, _ in by_image)
+        tally.note(_VALIDATION, min(related, VALIDATION_IMAGES))
         if not by_image:
             raise FatalError(
                 f"{dataset}: VG150 states boxes in parts of the longer side, but no image has a known size"
@@ -126,5 +137,6 @@ def write_vg150(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
         write_list(place / "image_data.json", sizes)
 
 
+_VALIDATION = 'training image among the first with relations, which readers take for "val" (read split "trainval")'
 _ROUNDING = 1e-3
 """Of a box's sides in single precision, in parts of 1/1024 of the longer side."""

@@ -103,6 +103,8 @@ def _at(items: list[dict[str, Any]], place: int) -> dict[str, Any] | None:
 
 
 NO_THRESHOLD = {"threshold": 0.0, "thresholds": {}}
+NO_DIGEST = "verdicts identify images by digest, which imported images lack; judge the run of a recipe"
+"""Why labels of imported images take no verdict."""
 
 
 class ReviewableLabel(NamedTuple):
@@ -128,7 +130,8 @@ def reviewable_labels(
     `choice` replaces the settings of the run.
 
     Overrides by reviewers are not applied, because their verdicts measure how good the unchanged labels are. Raises
-    `FatalError` for a run without labels, and for boxes that were recomputed after the labels.
+    `FatalError` for a run without labels, for labels of imported images, and for boxes that were recomputed after the
+    labels.
     """
     choice = choice or choice_or_all(run)
     if all_scores:
@@ -140,6 +143,8 @@ def reviewable_labels(
         said = opinions(found.verified, tagged)
         for row in images.table("images").to_pylist():
             boxes = row["boxes"]
+            if kept.get(row["image_id"]) and not row["digest"]:
+                raise FatalError(f"run {run.name!r}: {NO_DIGEST}")
             for label in kept.get(row["image_id"], ()):
                 ends = boxes[label.subject], boxes[label.object]
                 yield ReviewableLabel(

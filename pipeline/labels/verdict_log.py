@@ -33,6 +33,13 @@ def verdicts_folder(store: Address) -> Path:
     return local_folder(store) / VERDICTS
 
 
+def existing_folder(folder: Path) -> Path:
+    """The folder of verdicts. Raises `FatalError` if there is none."""
+    if not folder.is_dir():
+        raise FatalError(f"no verdicts at {folder}; name their folder with --verdicts")
+    return folder
+
+
 class VerdictLog:
     """The verdicts in a folder. Each call sees what other processes have appended, and reads nothing twice.
 

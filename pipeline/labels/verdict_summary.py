@@ -22,6 +22,7 @@ from pipeline.labels.audit_sample import (
     audit_precision,
     permanent_numbers,
 )
+from pipeline.labels.kept_labels import choice_of
 from pipeline.labels.label_overrides import is_right, is_wrong
 from pipeline.labels.label_rows import ReviewableLabel, reviewable_labels
 from pipeline.labels.team import Team, read_team
@@ -144,9 +145,12 @@ def audit_of(labels: Sequence[ReviewableLabel], standing: StandingVerdicts, team
 
 
 def run_precision(run: Run, verdicts: Path) -> AuditPrecision | None:
-    """The precision of the labels that a run keeps, by the verdicts in a folder; None without any on their sample."""
+    """The precision of the labels that a run keeps, by the verdicts in a folder; None without any on their sample.
+
+    A run without a recipe has imported labels, which take no verdict.
+    """
     standing = VerdictLog(verdicts).standing() if verdicts.is_dir() else {}
-    if not standing or "tag" not in run.steps():
+    if not standing or "tag" not in run.steps() or choice_of(run) is None:
         return None
     found = audit_of(list(reviewable_labels(run)), standing, read_team(verdicts))
     return None if found.precision is None else found

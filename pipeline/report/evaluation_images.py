@@ -184,7 +184,7 @@ def _listed(images: EvaluatedImages, relations: Relations, rows: Integers, style
             ListedRelation(
                 images.objects[int(relations.subject_labels[row])],
                 images.predicates[int(relations.predicates[row])],
-                images.objects[int(relations.object_labels[row])],
+                images.objects[int(relations.object_labels[row])] if relations.object_labels[row] >= 0 else "nothing",
                 style,
                 None if relations.scores is None else float(relations.scores[row]),
                 note,

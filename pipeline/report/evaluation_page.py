@@ -184,6 +184,7 @@ def comparison_page(comparison: Comparison, *, home: str = "", stamp: str = "") 
     by_overlap = [(np.array(OVERLAPS), np.array(each)) for each in comparison.by_overlap]
     judged = [each for each in comparison.classes if not math.isnan(each.differences[0].low)]
     judged.sort(key=lambda each: (-max(abs(one.value) for one in each.differences), each.name))
+    differences = [one for each in judged for one in each.differences]
     return render_page(
         "comparison.html",
         ("report.css", "evaluation.css"),
@@ -199,8 +200,8 @@ def comparison_page(comparison: Comparison, *, home: str = "", stamp: str = "") 
             (_chart(comparison.scored, comparison.models, by_overlap), "least IoU of right boxes"),
         ],
         most=judged[:MOST],
-        clear=sum(any(one.leaves_out_zero for one in each.differences) for each in judged),
-        judged=len(judged),
+        clear=sum(one.leaves_out_zero for one in differences),
+        judged=len(differences),
     )
 
 

@@ -41,7 +41,7 @@ IMAGES = 3
 """Maximum number of best and of worst images."""
 LONGEST_SIDE = 400
 """Longest side of these images, in pixels."""
-_VERSION = 1
+_VERSION = 2
 """Incremented whenever the page of the same evaluation would look different."""
 _DETECTIONS = "detections.parquet"
 HOME = "../index.html"
@@ -172,7 +172,8 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
     scored = set(pq.read_table(file, columns=["image_id"])["image_id"].to_pylist())
     positions = np.flatnonzero(np.isin(truth.image_ids, list(scored)))
     predicted, true = resampled(found.relations, positions), resampled(truth.relations, positions)
-    evaluated = benchmark.hico_det(predicted, true, truth.objects, truth.predicates, Options())
+    options = Options()
+    evaluated = benchmark.hico_det(predicted, true, truth.objects, truth.predicates, options)
     counted = evaluated.counted
     assert counted is not None
     evaluated = _with_further(evaluated, predicted, true, truth, metrics)
@@ -189,6 +190,8 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
         truth.predicates,
         setting="NF" if is_hico else "zero-shot",
         scored=evaluated.scored,
+        suppression=options.suppression,
+        named_rules=options.named_rules("hico-det") if is_hico else (),
     )
     rules = "Scores follow HICO-DET's rules. Predicates are in the run's canonical form, which merges synonyms."
     summary = replace(summary, caveats=(rules, *summary.caveats))

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.labels.audit_sample import permanent_numbers
 from pipeline.labels.label_overrides import WRONG_KINDS
+from pipeline.labels.label_rows import NO_DIGEST
 from pipeline.labels.verdicts import ADJUDICATION, CLASS, JudgedRelation, Kind, Verdict, box4, now
 from pipeline.review.index import LIVE
 from pipeline.review.labels import Label, labels_of
@@ -204,7 +205,7 @@ def _labels(state: ReviewState, numbers: Sequence[int]) -> dict[int, Label]:
     if gone:
         raise ValueError(f"label {gone[0]} no longer exists: the run has been computed again; reload the page")
     if not all(label.digest for label in labels.values()):
-        raise ValueError("verdicts identify images by digest, which imported images lack; judge the run of a recipe")
+        raise ValueError(NO_DIGEST)
     return labels
 
 

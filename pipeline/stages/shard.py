@@ -89,7 +89,7 @@ class ShardStage(Stage):
     """Writes tars with an index and statistics. Images without a box are excluded; unreadable images are rejected."""
 
     name = "shard"
-    version = 5
+    version = 6
     reads = ("images", "relations")
     writes = "shards"
     schema = SHARD_MEMBERS

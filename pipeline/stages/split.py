@@ -64,7 +64,7 @@ class SplitStage(Stage):
     """Writes all triplets of the training sets and the list: which are unseen, and their number of instances."""
 
     name = "split"
-    version = 2
+    version = 3
     reads = ("images",)
     writes = "split"
     schema = SPLIT
@@ -129,11 +129,11 @@ class SplitStage(Stage):
 
     def _split(self, method: str, numbered: list[TripletClass], instances: dict[TripletClass, int]) -> Split:
         if method in PUBLISHED:
-            return published_split(method, numbered, transductive=None)
+            return published_split(method, numbered)
         if self.settings.positions is not None:
-            return split_of_positions(method, read_positions(self.settings.positions), numbered, transductive=None)
+            return split_of_positions(method, read_positions(self.settings.positions), numbered)
         choose = rare_first if method == "rare_first" else non_rare_first
-        return choose(instances, self.settings.unseen, transductive=None)
+        return choose(instances, self.settings.unseen)
 
 
 def _triplets(row: Mapping[str, Any]) -> Iterator[NameTriplet]:

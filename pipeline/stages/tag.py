@@ -114,7 +114,7 @@ class TagStage(LabellingStage):
     """
 
     name = "tag"
-    version = 13
+    version = 14
     reads = ("images", "triplets", "captions")
     writes = "relations"
     loads = "the tagger"

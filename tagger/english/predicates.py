@@ -3,6 +3,7 @@
 `canonical` needs no parser: verb lemmas come from lemminflect, the rest from the small tables below.
 """
 
+import re
 from functools import lru_cache
 
 from tagger.english.lemmas import inflections, participle, verb_lemma
@@ -97,7 +98,9 @@ def canonical(text: str) -> str:
 
 
 def _step(text: str) -> str:
-    tokens = [word for word in tokens_of(text) if word not in DETERMINERS]
+    # A dog "in the back of" a truck is in it; only "in back of" is behind.
+    phrase = re.sub(r"\bin the back of\b", "in", " ".join(tokens_of(text)))
+    tokens = [word for word in phrase.split() if word not in DETERMINERS]
     tokens, was_copula = _without_auxiliaries(tokens)
     tokens = _without_reciprocal(_without_adverbs(tokens))
     if not tokens:

@@ -6,6 +6,7 @@ Shapes: N candidates, T texts, D feature width, H×W pixels. See docs/labels.md,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
+from tagger.labelling.labeller import CACHE_LIMIT
 from tagger.labelling.tagging_image import Labels, Problem, TaggingImage
 from tagger.pair import Pair
 from tagger.relation import Relation
@@ -37,7 +39,7 @@ class ClipLabeller:
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
         self._floor, self._together = floor, crops_together
-        self._features: dict[str, Tensor] = {}
+        self._text_feature = lru_cache(CACHE_LIMIT)(self._encoded)
 
     def label(
         self, images: Sequence[TaggingImage], progress: Callable[[int], None] = lambda done: None
@@ -81,15 +83,13 @@ class ClipLabeller:
             rows.append(F.normalize(self._model.visual_projection(output.pooler_output), dim=-1))
         return torch.cat(rows)
 
-    def _text_feature(self, text: str) -> Tensor:
-        """Returns D, the unit feature of a text; each text is encoded once."""
-        if text not in self._features:
-            config: Any = self._model.config
-            longest = config.text_config.max_position_embeddings
-            tokens = self._tokenizer([text], return_tensors="pt", truncation=True, max_length=longest)
-            output = self._model.text_model(**{name: value.to(self._model.device) for name, value in tokens.items()})
-            self._features[text] = F.normalize(self._model.text_projection(output.pooler_output)[0], dim=-1)
-        return self._features[text]
+    def _encoded(self, text: str) -> Tensor:
+        """Returns D, the unit feature of a text."""
+        config: Any = self._model.config
+        longest = config.text_config.max_position_embeddings
+        tokens = self._tokenizer([text], return_tensors="pt", truncation=True, max_length=longest)
+        output = self._model.text_model(**{name: value.to(self._model.device) for name, value in tokens.items()})
+        return F.normalize(self._model.text_projection(output.pooler_output)[0], dim=-1)
 
 
 def _texts(image: TaggingImage, pair: Pair) -> tuple[str, str]:

@@ -309,8 +309,12 @@ class Extraction:
             for object_ in objects:
                 if subject == object_ and (rule != "reciprocal" or len(subjects) > 1):
                     continue
+                lemmas = self.mentions.lemma(subject), self.mentions.lemma(object_)
+                # Of "a sink and a mirror above the sink", only the mirror is above it.
+                if rule != "reciprocal" and len(subjects) > 1 and lemmas[0] == lemmas[1]:
+                    continue
                 self._linked.add(object_.i)
-                implied = reading(words, self.mentions.lemma(subject), self.mentions.lemma(object_))
+                implied = reading(words, *lemmas)
                 meant = implied or ImpliedRelation(canonical(words), False, rule)
                 ends = (object_, subject) if meant.swapped else (subject, object_)
                 key = (ends[0].i, ends[1].i, meant.predicate)

@@ -95,14 +95,12 @@ def supported_triplets(caption: str, graph: str) -> tuple[list[Triplet], int]:
     for noun, verb, value in stated:
         if verb == _ATTRIBUTE and _find(caption, value, noun=False) is not None:
             attributes.setdefault(phrase_lemma(noun), []).append(value.lower())
+    relations = dict.fromkeys(tuple(fact) for fact in stated if fact[1] != _ATTRIBUTE)
+    read = [_triplet(caption, subject, predicate, object_, attributes) for subject, predicate, object_ in relations]
     supported: dict[tuple[str, str, str], Triplet] = {}
-    for subject, predicate, object_ in stated:
-        if predicate != _ATTRIBUTE:
-            triplet = _triplet(caption, subject, predicate, object_, attributes)
-            if triplet is not None:
-                supported.setdefault((triplet.subject_lemma, triplet.predicate_lemma, triplet.object_lemma), triplet)
-    relations = {tuple(fact) for fact in stated if fact[1] != _ATTRIBUTE}
-    return list(supported.values()), len(facts) - len(stated) + len(relations) - len(supported)
+    for triplet in filter(None, read):
+        supported.setdefault((triplet.subject_lemma, triplet.predicate_lemma, triplet.object_lemma), triplet)
+    return list(supported.values()), len(facts) - len(stated) + read.count(None)
 
 
 def _triplet(

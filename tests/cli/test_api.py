@@ -96,7 +96,11 @@ def test_a_tilde_is_the_home_folder_in_calls_settings_and_commands(tmp_path, mon
     rlip.run("~/coco/recipe.toml", words | {"store": "~/here", "reports": "~/reports"})
     assert rlip.open("~/here").runs() == ["small"] and (tmp_path / "reports" / "small").is_dir()
     output_of("export", "small", "--format", "coco", "--out=~/exported", "--store=~/here", cwd=tmp_path)
-    assert (tmp_path / "exported").is_dir() and not (tmp_path / "~").exists()
+    run = rlip.open("~/here").run("small")
+    assert run.export("~/again", "coco") == tmp_path / "again" and run.report("~/page").is_relative_to(tmp_path)
+    run.explain(1).draw("~/1.png")
+    made = {"exported", "again", "page", "1.png"}
+    assert made <= {path.name for path in tmp_path.iterdir()} and not Path("~").exists()
 
 
 def test_settings_are_values_of_any_kind(tmp_path):

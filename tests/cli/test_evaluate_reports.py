@@ -78,11 +78,11 @@ def test_v_coco(tmp_path):
         }
         for number in IMAGES
     ]  # fmt: skip
-    folder, summary = evaluated(
-        tmp_path, "vcoco", "--ground-truth", save_json(tmp_path / "vcoco.json", [cut]),
-        "--file", f"instances={save_json(tmp_path / 'instances.json', instances)}",
-        "--detections", save_json(tmp_path / "detections.json", found),
+    words = (
+        "--ground-truth", save_json(tmp_path / "vcoco.json", [cut]),
+        "--file", f"instances={save_json(tmp_path / 'instances.json', instances)}", "--detections",
     )  # fmt: skip
+    folder, summary = evaluated(tmp_path, "vcoco", *words, save_json(tmp_path / "detections.json", found))
     role = figure(summary, "role_1")
     assert role["value"] == pytest.approx(5 / 6) and role["low"] < role["value"] < role["high"]
     assert figure(summary, "agent")["value"] == 1.0
@@ -95,6 +95,14 @@ def test_v_coco(tmp_path):
     page = (folder / "index.html").read_text()
     assert "4,946 images and 25 classes. This one has 6 images and 1 class:" in page
     assert page.count("data:image/jpeg;base64,") == 6 and "6.jpg" in page
+    rows = json.loads(detections(tmp_path, files, ("person", "knife"), "cut instr").read_text())
+    lines = tmp_path / "predicted.json"
+    lines.write_text("\n".join(json.dumps(row) for row in rows[:-1]))
+    options = "--allow-missing", "--intervals", "0", "--report", folder, "--json"
+    told = json.loads(output_of("evaluate", "vcoco", *words, lines, *options))
+    assert figure(told, "role_1")["value"] == pytest.approx(5 / 6)
+    assert "images of the ground truth without a row: 1 (6.jpg)" in told["findings"]
+    assert told["report"] == str(folder / "index.html")
 
 
 @pytest.mark.parametrize("stated", [True, False])
@@ -166,6 +174,7 @@ def test_psg_by_boxes_says_so(tmp_path):
     summary = PanopticSet(tmp_path).scored()
     assert figure(summary, "R@20")["value"] == pytest.approx(5 / 6)
     assert summary["caveats"][0] == "Relations are matched by boxes; PSG's own figures use masks."
+    assert (summary["benchmark"], summary["published"], summary["difference"]) == ("psg-boxes", [], "")
 
 
 def test_psg_by_masks_finds_other_relations_than_by_boxes(tmp_path):
@@ -183,6 +192,30 @@ def test_psg_by_masks_finds_other_relations_than_by_boxes(tmp_path):
     summary = files.scored("--masks", tmp_path)
     assert figure(summary, "R@20")["value"] == pytest.approx(3 / 6)
     assert figure(summary, "R@20")["official"] == pytest.approx(3 / 5)  # without the image that has no predictions
+
+
+def test_psg_compares_models_on_the_same_images(tmp_path):
+    files = PanopticSet(tmp_path)
+    files.masked(*[files.person] * 6)
+    words = [
+        "evaluate",
+        "vg",
+        "--format",
+        "psg",
+        "--ground-truth",
+        files.truth,
+        "--masks",
+        tmp_path,
+        "--intervals",
+        "0",
+    ]
+    words += ["--detections", save_json(tmp_path / "one.json", files.rows)]
+    del files.rows[-1]["pairs"][:]
+    words += ["--detections", save_json(tmp_path / "other.json", files.rows), "--report", tmp_path / "compared"]
+    output_of(*words)
+    assert "<h1>PSG: 2 models</h1>" in (tmp_path / "compared/index.html").read_text()
+    refused = rlip(*words, "--official")
+    assert refused.exit_code and "leaves out images without predictions" in refused.output
 
 
 def test_masks_that_would_be_misread_are_refused(tmp_path):
@@ -224,9 +257,15 @@ def test_scores_of_all_predicates_leave_each_pair_its_best(tmp_path):
     named = [f"--file={kind}={save_json(tmp_path / f'{kind}.json', names[kind])}" for kind in names]
     scores = [[0.9] * 7 + [0.95] + [0.9] * 112, [0.1] * 7 + [0.2] + [0.1] * 112]
     found = {"file_name": "1_a.jpg", "boxes": corners, "labels": [0, 1, 0, 1], "verb_scores": scores}
-    _, summary = evaluated(
-        tmp_path, "vrd", "--ground-truth", save_json(tmp_path / "vrd.json", truth), *named,
-        "--detections", save_json(tmp_path / "found.json", [found | {"sub_ids": [0, 2], "obj_ids": [1, 3]}]),
-    )  # fmt: skip
-    assert figure(summary, "relation R@50, k=1")["value"] == 1.0
+    words = "--ground-truth", save_json(tmp_path / "vrd.json", truth), *named, "--detections"
+    matrices = save_json(tmp_path / "found.json", [found | {"sub_ids": [0, 2], "obj_ids": [1, 3]}])
+    _, summary = evaluated(tmp_path, "vrd", *words, matrices)
+    assert figure(summary, "relation R@50, k=1")["value"] == summary["anatomy"]["score"] == 1.0
     assert figure(summary, "relation R@50, k=all")["value"] == 0.5
+    sides = [dict(zip(("category", "score", *"xywh"), ("person", 1.0, *box), strict=True)) for box in boxes[:2]]
+    pair = {"subject": 0, "object": 1, "score": 0.9}
+    for number, cut in ((99, False), (100, True)):
+        pairs = [pair | {"predicate": name} for name in names["predicates"][:number]]
+        rows = save_json(tmp_path / "cut.json", [{"uri": "1_a.jpg", "boxes": sides, "pairs": pairs}])
+        findings = json.loads(output_of("evaluate", "vrd", *words, rows, "--intervals", "0", "--json"))["findings"]
+        assert ("recalls with one predicate per pair are lower bounds" in findings) == cut

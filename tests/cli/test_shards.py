@@ -119,6 +119,8 @@ def test_samples_without_a_partner_are_counted(tmp_path):
         done = rlip(command, tar)
         assert done.exit_code == 0
         assert "1 sample lacks an image" in done.stdout and "1 sample lacks labels" in done.stdout
+    gaps = json.loads(rlip("verify", tar, "--json").stdout)["gaps"]
+    assert [each["gap"] for each in gaps] == ["1 sample lacks an image", "1 sample lacks labels"]
 
 
 def test_refused_entries_are_named_and_the_others_indexed(tmp_path):
@@ -134,6 +136,9 @@ def test_refused_entries_are_named_and_the_others_indexed(tmp_path):
     assert f"{tar}: skipped c.pkl: is pickled" in verified.stderr
     values = json.loads(rlip("verify", tar, "--json").stdout)
     assert values["faults"] == [] and [entry["name"] for entry in values["left_out"]] == ["../b.jpg", "c.pkl"]
+    listed = rlip("ls", tar, "--json")
+    assert [json.loads(line)["key"] for line in listed.stdout.splitlines()] == ["a"]
+    assert "c.pkl: is pickled" in listed.stderr
 
 
 def test_a_damaged_tar_gets_no_index_unless_it_is_asked_for(tar):

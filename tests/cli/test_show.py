@@ -107,6 +107,12 @@ def test_unknown_names_are_answered_with_others(labelled, arguments, message):
         shown(labelled, *arguments)
 
 
+@pytest.mark.parametrize("option", ["checks", "history"])
+def test_what_shows_all_steps_takes_none(labelled, option):
+    with pytest.raises(FatalError, match=f"--{option}: shows all steps of a run; omit tag"):
+        show("toy", "tag", store=labelled.run.store.root, **{option: True})
+
+
 def test_a_stage_of_several_steps_must_be_named_in_full(book):
     book.metrics("pretrain:none", (0, "loss", 1.0))
     assert "step 0 · name loss · value 1" in shown(book, "toy", "pretrain")

@@ -12,6 +12,7 @@ from pipeline.cli.diff import diff
 from pipeline.cli.show import show_run
 from pipeline.cli.verdicts import import_annotations, show_calibration, show_thresholds, show_verdicts
 from pipeline.interop.export_run import export_run
+from pipeline.interop.import_file import import_file
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.label_rows import ReviewableLabel, reviewable_labels
 from pipeline.labels.verdict_log import VerdictLog
@@ -128,6 +129,17 @@ def test_without_enough_verdicts_nothing_is_proposed_and_a_folder_that_is_not_th
         show_thresholds("toy", precision=0.8, fewest=20, store=run.store.root)
 
 
+def test_imported_labels_take_no_verdict_and_are_still_compared(run, tmp_path, printed):
+    export_run(run, "official", tmp_path / "out")
+    import_file(tmp_path / "out/toys/labels.json", Run(run.store, "theirs"))
+    VerdictLog(run.store.root / "verdicts").append([judge(next(reviewable_labels(run)), "accept")])
+    for command in (show_verdicts, show_thresholds, show_calibration):
+        with pytest.raises(FatalError, match=r"run 'theirs': .* which imported images lack"):
+            command("theirs", store=run.store.root)
+    diff("theirs", "toy", store=str(run.store.root), as_json=True)
+    assert printed()["reviewed"]["theirs"] is None
+
+
 def test_an_import_lands_in_the_log(run, tmp_path, printed):
     export_run(run, "label_studio", tmp_path / "out")
     tasks = json.loads((tmp_path / "out/toys/tasks.json").read_bytes())[:5]
@@ -158,5 +170,5 @@ def test_a_difference_tells_what_was_judged_of_it(book, printed):
     ])  # fmt: skip
     diff("before", "after", store=str(book.run.store.root), as_json=True)
     assert printed()["judged"] == {"added": {"right": 1}, "lost": {"wrong": 1}, "re-scored": {"unsure": 1}}
-    diff("before", "after", store=str(book.run.store.root), as_json=True, verdicts=folder / "none")
-    assert printed()["judged"] == {}
+    with pytest.raises(FatalError, match=r"no verdicts at .*none; name their folder"):
+        diff("before", "after", store=str(book.run.store.root), as_json=True, verdicts=folder / "none")

@@ -174,6 +174,9 @@ def test_v_coco_as_published(tmp_path):
     assert first.relations == (AnnotatedRelation(0, "cut instr", 1), AnnotatedRelation(0, "cut obj", -1))
     assert second.relations == (AnnotatedRelation(0, "walk", -1),)
     assert reader.predicates == ("cut instr", "cut obj", "walk") and reader.objects == ("person", "knife")
+    names = ("ann_id", "image_id", "label", "role_object_id")
+    nested = [each | {name: [[item] for item in each[name]] for name in names} for each in VCOCO]
+    assert annotations(vcoco(tmp_path, nested)) == [second, first]
 
 
 def test_v_coco_is_read_for_trainings_without_what_has_no_object(tmp_path):

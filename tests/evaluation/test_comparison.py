@@ -95,6 +95,14 @@ def test_recall_is_split_by_size_and_by_distance_and_predicates_confused_are_cou
     assert found.precision[1][50] == pytest.approx(2 / 3) and found.precision[1][51] == 0
 
 
+def test_chance_decides_on_each_difference_of_each_class():
+    predicted, truth = synthetic(images=120, per_image=30, seed=4)
+    models = [hico(name, predicted, truth) for name in "abc"]
+    found = compare("hico-det", models, NAMES, resamples=5)
+    judged = 2 * sum(not np.isnan(each.differences[0].low) for each in found.classes)
+    assert judged and f"0 of {judged:,} differences" in comparison_page(found)
+
+
 def test_relations_without_an_object_are_of_no_size_or_distance():
     truth = truths([(0, A, NONE, 0, -1, 0), (0, A, B, 0, 1, 0)])
     model = ComparedModel("a", visual_genome(relations([]), truth, ["on"], Options(resamples=0)), relations([]), truth)
@@ -135,6 +143,8 @@ def test_the_command_compares_files_of_detections(tmp_path):
     assert stored["confusions"] == [{"predicate": "hold", "other": "drop", "truths": [0, 3]}]
     assert "worse.json − found.json" in (tmp_path / "report" / "index.html").read_text()
     shown = rlip(*map(str, words), "--json")
-    assert json.loads(shown.stdout) == stored
+    told = json.loads(shown.stdout)
+    assert "worse.json: 6 images, 6 relations are scored" in told.pop("findings")
+    assert told == stored | {"report": None}
     twice = rlip(*map(str, [*words, "--detections", files[0]]))
     assert twice.exit_code and "is named twice" in twice.stderr

@@ -10,7 +10,7 @@ from pair_scenes import interactions
 from benchmarks.evaluation import plain_hico, plain_relations, synthetic
 from pipeline.evaluation.detections.read import read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.evaluation.hico import HicoRules, HicoScores, TripletClass, match_hico
+from pipeline.evaluation.hico import HicoRules, HicoScores, TripletClass, counted, match_hico
 from pipeline.evaluation.relations import Interactions, Relations
 from tests.data.toy_sets import save_json
 
@@ -85,7 +85,7 @@ def test_equals_a_public_evaluator_where_no_scores_are_equal(shared, tmp_path, r
 
 
 @pytest.mark.parametrize("rules", [
-    HicoRules(), HicoRules(suppression=None), HicoRules(suppression=0.2, subject_power=0.5, object_power=1.5),
+    HicoRules(), HicoRules(suppression=None), HicoRules(suppression=0.2),
     HicoRules(per_image=7), HicoRules(overlap=0.8),
 ])  # fmt: skip
 def test_agrees_with_loops_over_images_and_their_interactions(rules):
@@ -154,6 +154,18 @@ def test_invalid_combinations_leave_their_places_among_the_best_to_valid_ones():
     validity[0, 1] = 0
     assert score([predicted], [truth], HicoRules(per_image=1)).mean() == 0.0
     assert score([predicted], [truth], HicoRules(per_image=1, validity=validity)).mean() == pytest.approx(1.0)
+
+
+def test_an_interaction_without_an_object_is_not_one_with_the_last_object():
+    """-1 would index the last column of the table, and the last object of the image before."""
+    row, none = (PERSON, [np.nan] * 4, 0, -1, 2), interactions([], [])
+    found = interactions([row], [0.9])
+    validity = np.array([[1, 1], [1, 1], [1, 0]])
+    assert counted(Relations.of([found]), HicoRules(validity=validity)).scores.tolist() == [0.9]
+    truth = Relations.of([interactions([(PERSON, BOX, 0, 1, 2)]), interactions([]), interactions([row])])
+    for predicted, number in (([none, found, none], 0), ([none, none, found], 1)):
+        matches = match_hico(Relations.of(predicted), truth, HicoRules(known_object=True))
+        assert len(matches.position) == number
 
 
 @pytest.mark.parametrize("predicted, rules, message", [

@@ -287,6 +287,9 @@ WAYS: dict[str, tuple[Way, str]] = {
     "the same of another set": (table(ALLOWED[:3]), "expected numbers of predicates"),
     "the same in another order": (table(ALLOWED[:, ::-1]), "forbids 36 of 36 true interactions"),
     "an option of another benchmark": (option("--boxes-given"), "no such rule, only vg"),
+    "a subject of another benchmark": (
+        lambda f: f.call(f.rows(), "--subject", "dog", benchmark="vg"), "vg has no such rule, only hico-det"
+    ),
     "rare positions without their list": (option("--rare", "rare.txt"), "add --interactions"),
     "V-COCO without boxes": (lambda f: f.call(f.rows(), benchmark="vcoco"), "needs COCO's instances"),
 }  # fmt: skip
@@ -300,14 +303,21 @@ def test_the_authors_table_fits_a_truth_in_another_order_of_objects(files, share
     assert files.call(found, "--allow-missing", "--validity", path, truth=truth) == "mAP 0.5780"
 
 
-def test_relations_that_were_chosen_before_the_table_of_combinations_are_a_lower_bound(files, monkeypatch):
-    monkeypatch.setattr("pipeline.cli.evaluate.PER_IMAGE", len(PAIRS))
+def test_relations_that_were_chosen_before_the_table_of_combinations_are_a_lower_bound(files):
     table(ALLOWED)(files)
-    words = ["--ground-truth", files.folder / "truth.json", "--detections", files.folder / "found.json"]
-    words += ["--format", "hico_instances", "--intervals", "0", "--json"]
-    cut = rlip("evaluate", "hico-det", *map(str, [*words, "--validity", files.folder / "validity.npy"]))
-    assert "chosen before --validity ruled some out" in json.loads(cut.stdout)["findings"]
-    assert "--validity" not in json.loads(rlip("evaluate", "hico-det", *map(str, words)).stdout)["findings"]
+
+    def note(rows: list[Row], *options: object) -> bool:
+        found = save_json(files.folder / "found.json", rows)
+        words = ["--ground-truth", files.folder / "truth.json", "--detections", found, "--format", "hico_instances"]
+        words += ["--intervals", "0", "--json", *options]
+        told = json.loads(rlip("evaluate", "hico-det", *map(str, words)).stdout)
+        assert any("table of allowed combinations" in rule for rule in told["rules"]) != bool(options)
+        findings = told["findings"]
+        return "holds at most 3 relations of an image; if they were chosen before --validity" in findings
+
+    validity = "--validity", files.folder / "validity.npy"
+    assert note(files.rows(), *validity) and not note(files.rows())
+    assert not note(files.matrices(), *validity), "of all scores, the best are chosen after it"
 
 
 def test_a_detector_that_finds_no_true_pair_is_scored_with_a_note(files, monkeypatch):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from relation_rows import NONE, A, B, C, D, half, relations, truths
+from relation_rows import A, B, C, D, half, relations, truths
 
 from pipeline.evaluation.open_images import ChallengeScores, OpenImagesRules, match_challenge, match_open_images
 from pipeline.evaluation.ranking import mean_of
@@ -107,11 +107,6 @@ def test_the_challenge_has_no_pixels_at_both_ends():
     predicted = relations([(0, [0.0, 0, 9, 4], B, 0, 1, 0, 0.5)])
     assert match_open_images(predicted, truth).scores().relations.weighted_mean == 1.0
     assert challenge(predicted, truth).relations == {0: 0.0}
-
-
-def test_an_attribute_has_the_box_of_its_subject():
-    truth = truths([(0, A, NONE, 0, 1, 0)])
-    assert challenge(relations([(0, A, A, 0, 1, 0, 0.5)]), truth).score == pytest.approx(1.0)
 
 
 def test_nothing_predicted_scores_zero_and_nothing_true_scores_nan():

@@ -72,7 +72,7 @@ def test_vcoco_agrees_with_vsrl_eval(shared, tmp_path):
     recorded = recording(shared, "vsrl")
     for name in ("vcoco_annot", "coco", "detections"):
         save_json(tmp_path / f"{name}.json", recorded["inputs"][name])
-    truth = read_vcoco_truth(tmp_path / "vcoco_annot.json", tmp_path / "coco.json", recorded["inputs"]["image_ids"])
+    truth = read_vcoco_truth(tmp_path / "vcoco_annot.json", tmp_path / "coco.json")
     found = read_vcoco_detections(tmp_path / "detections.json", truth)
     scores = match_vcoco(found, truth, VcocoRules(official=True)).scores()
     expected = recorded["outputs"]["ap_in_action_role_order"]

@@ -72,6 +72,15 @@ def test_a_prediction_finds_one_truth_but_officially_all_that_it_overlaps():
         assert match_scene_graphs(found, true, SceneGraphRules(official=True)).scores().figures["R@50"] == 1.0
 
 
+def test_a_relation_that_the_truth_lists_twice_counts_once():
+    truth = truths([(0, A, B, 0, 1, 0), (0, A, B, 0, 1, 0), (0, A, B, 0, 1, 1)])
+    predicted = relations([(0, A, B, 0, 1, 0, 0.9)])
+    for found, true in ((predicted, truth), (rectangles(predicted), rectangles(truth))):
+        assert match_scene_graphs(found, true).scores().figures["ng-R@50"] == 1 / 2
+        official = match_scene_graphs(found, true, SceneGraphRules(official=True)).scores()
+        assert official.figures["ng-R@50"] == 2 / 3
+
+
 def test_zero_shot_recall_is_of_triplets_that_training_lacks():
     truth = truths([(0, A, B, 0, 1, 0), (0, C, D, 2, 3, 1), (1, C, D, 2, 3, 1)], images=2)
     predicted = relations([(0, A, B, 0, 1, 0, 0.9), (1, C, D, 2, 3, 1, 0.9)], images=2)

@@ -2,11 +2,14 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from pipeline.evaluation.benchmark import Options, hico_det
 from pipeline.evaluation.hico import HicoScores, TripletClass
+from pipeline.evaluation.relations import Relations
 from pipeline.evaluation.splits import (
     PUBLISHED,
     Split,
@@ -35,7 +38,7 @@ def scores(**values: float) -> HicoScores:
 def test_published_lists_leave_out_rare_or_frequent_triplets_of_which_every_name_is_seen(shared, name):
     truth = json.loads((shared / "data" / "hico_det" / "ground_truth_800.json").read_text())
     triplets = [TripletClass(0, thing, verb) for _, thing, verb in truth["correspondence"]]
-    split = published_split(name, triplets, transductive=None)
+    split = published_split(name, triplets)
     assert len(split.unseen) == 120
     rare = {triplets[hoi] for hoi in truth["rare"]}
     assert split.unseen <= rare if name == "UC-RF" else split.unseen.isdisjoint(rare)
@@ -49,57 +52,72 @@ def test_unseen_objects_and_verbs_occur_in_no_seen_triplet(shared):
     places = {name: place for place, name in enumerate(sorted({name for both in names for name in both}))}
     triplets = [TripletClass(0, places[thing], places[verb]) for verb, thing in names]
     for split, count, end in (("UO", 12, "object"), ("UV", 20, "predicate")):
-        unseen = published_split(split, triplets, transductive=None).unseen
+        unseen = published_split(split, triplets).unseen
         new = {getattr(triplet, end) for triplet in unseen}
         assert len(new) == count and {t for t in triplets if getattr(t, end) in new} == unseen
     for split in ("UC-RF", "UC-NF", "UO", "UV"):
         with pytest.raises(ValueError, match="in another order"):
-            published_split(split, sorted(triplets), transductive=None)
+            published_split(split, sorted(triplets))
 
 
 def test_without_fine_tuning_every_triplet_is_unseen():
-    split = published_split("NF", TRIPLETS, transductive=False)
+    split = published_split("NF", TRIPLETS)
     means = split.means(scores(t000=0.25, t001=0.75))
     assert means["unseen"] == means["full"] == 0.5
     assert np.isnan(means["seen"])
 
 
 def test_means_of_unseen_seen_and_all_triplets():
-    split = Split(name="own", unseen=frozenset({TripletClass(0, 0, 0), TripletClass(0, 5, 5)}), transductive=True)
+    split = Split(name="own", unseen=frozenset({TripletClass(0, 0, 0), TripletClass(0, 5, 5)}))
     assert split.means(scores(t000=0.1, t001=0.4, t002=0.7)) == pytest.approx(
         {"unseen": 0.1, "seen": 0.55, "full": 0.4}
     )
 
 
+def test_classes_are_grouped_as_means_are():
+    kinds = [(0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1)]
+    box = np.tile([0.0, 0, 9, 9], (4, 1))
+    truth = Relations(1, np.zeros(4, int), box, box, *np.array(kinds).T)
+    rare, unseen = ({TripletClass(*kinds[place]) for place in places} for places in ((0, 1), (1, 2)))
+    split = Split(name="own", unseen=frozenset(unseen))
+    options = Options(rare=frozenset(rare), split=split, resamples=0)
+    found = hico_det(replace(truth, scores=np.ones(4)), truth, ["person", "cup"], ["hold", "lift"], options)
+    assert [each.group for each in found.classes] == [
+        "rare, seen",
+        "rare, unseen",
+        "non-rare, unseen",
+        "non-rare, seen",
+    ]
+
+
 def test_rare_first_takes_the_fewest_instances_and_keeps_every_name_seen():
-    split = rare_first(COUNTS, 2, transductive=False)
+    split = rare_first(COUNTS, 2)
     # Object 2 occurs in a single triplet, so that one stays, though it is the rarest.
     assert split.unseen == {TripletClass(0, 0, 1), TripletClass(0, 1, 0)}
-    assert split.transductive is False
 
 
 def test_non_rare_first_takes_the_most_instances_and_equal_ones_as_given():
-    assert non_rare_first(COUNTS, 1, transductive=True).unseen == {TripletClass(0, 1, 1)}
+    assert non_rare_first(COUNTS, 1).unseen == {TripletClass(0, 1, 1)}
     tied = dict.fromkeys(COUNTS, 4)
-    assert non_rare_first(tied, 1, transductive=True).unseen == {TripletClass(0, 0, 0)}
-    assert non_rare_first(dict(reversed(tied.items())), 1, transductive=True).unseen == {TripletClass(0, 1, 1)}
+    assert non_rare_first(tied, 1).unseen == {TripletClass(0, 0, 0)}
+    assert non_rare_first(dict(reversed(tied.items())), 1).unseen == {TripletClass(0, 1, 1)}
 
 
 def test_names_stay_seen_however_many_triplets_are_left_out():
     draws = np.random.default_rng(5)
     counts = {triplet: int(count) for triplet, count in zip(TRIPLETS, draws.geometric(0.05, 600), strict=True)}
-    split = rare_first(counts, 500, transductive=None)
+    split = rare_first(counts, 500)
     seen = [triplet for triplet in TRIPLETS if triplet not in split.unseen]
     assert len({t.object for t in seen}) == 30 and len({t.predicate for t in seen}) == 20
     with pytest.raises(ValueError, match=r"600 triplets can't be left out, only 5\d\d"):
-        rare_first(counts, 600, transductive=None)
+        rare_first(counts, 600)
 
 
 @pytest.mark.parametrize("text", ["[3, 0]", "3,\n0\n"])
 def test_positions_of_unseen_triplets_are_read_from_a_file(tmp_path, text):
     (tmp_path / "unseen").write_text(text)
     positions = read_positions(tmp_path / "unseen")
-    split = split_of_positions("own", positions, TRIPLETS, transductive=None)
+    split = split_of_positions("own", positions, TRIPLETS)
     assert split.unseen == {TripletClass(0, 0, 3), TripletClass(0, 0, 0)}
 
 
@@ -112,13 +130,13 @@ def test_a_file_without_positions_is_refused(tmp_path, text):
 
 def test_lists_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="no split UA; the splits are NF, UC-RF, UC-NF, UO, UV"):
-        published_split("UA", TRIPLETS, transductive=None)
+        published_split("UA", TRIPLETS)
     with pytest.raises(ValueError, match="this list has 599"):
-        published_split("UC-RF", TRIPLETS[:-1], transductive=None)
+        published_split("UC-RF", TRIPLETS[:-1])
     with pytest.raises(ValueError, match=r"positions \[-1, 600\], but the list has 600"):
-        split_of_positions("own", [600, 0, -1], TRIPLETS, transductive=None)
+        split_of_positions("own", [600, 0, -1], TRIPLETS)
     with pytest.raises(ValueError, match=r"positions \[7\] more than once"):
-        split_of_positions("own", [7, 0, 7], TRIPLETS, transductive=None)
+        split_of_positions("own", [7, 0, 7], TRIPLETS)
 
 
 def test_the_published_lists_name_each_position_once():

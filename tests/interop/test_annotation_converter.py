@@ -109,6 +109,23 @@ def test_subjects_that_are_no_people_are_lost_to_v_coco(tmp_path):
     assert made.lost["relation whose subject is no person"] == 1 and not made.wrote.get("relations")
 
 
+def test_v_coco_has_a_role_once_and_loses_what_crowds_do(tmp_path):
+    boxes = [
+        {"id": key, "image_id": 5, "category_id": 1, "bbox": [key, 1, 9, 9], "iscrowd": key == 3} for key in (1, 2, 3)
+    ]
+    ends = ((1, 2, 0), (2, 1, 1), (3, 1, 0))
+    relations = [{"image_id": 5, "subject_id": s, "object_id": o, "predicate_id": p} for s, o, p in ends]
+    given = {
+        "images": [{"id": 5, "file_name": "a.jpg", "width": 100, "height": 80}], "annotations": boxes,
+        "categories": [{"id": 1, "name": "person"}], "rel_annotations": relations,
+        "rel_categories": [{"id": 0, "name": "hold"}, {"id": 1, "name": "hold obj"}],
+    }  # fmt: skip
+    made = convert_annotations("coco", save_json(tmp_path / "a.json", given), "vcoco", tmp_path / "out")
+    assert made.lost == {"relation whose subject is a crowd": 1} and made.wrote["relations"] == 2
+    (hold,) = json.loads((tmp_path / "out/vcoco.json").read_text())
+    assert hold["role_name"] == ["agent", "obj"] and hold["role_object_id"] == [1, 2, 2, 1]
+
+
 def test_what_can_not_be_converted_leaves_nothing(tmp_path):
     given = save_json(tmp_path / "a.json", HICO)
     with pytest.raises(FatalError, match=r"no export 'yolo'.*hico_det, "):
@@ -174,6 +191,9 @@ def test_psg_comes_back_from_coco_as_it_was(tmp_path):
     assert made.lost == {}
     again = json.loads((tmp_path / "psg/psg.json").read_text())
     assert again == {"data": images[1:], **PSG_NAMES, "test_image_ids": ["8"]}
+    del images[1]["pan_seg_file_name"]
+    bare = save_json(tmp_path / "bare.json", {"data": images, **PSG_NAMES, "test_image_ids": ["8"]})
+    assert convert_annotations("psg", bare, "coco", tmp_path / "no masks", split="test").lost == {}
 
 
 def test_outlines_and_run_lengths_become_the_masks_of_psg(tmp_path):
@@ -252,3 +272,13 @@ def test_vg150_comes_back_from_coco_as_it_was(tmp_path):
         convert_annotations("coco", save_json(tmp_path / "c.json", UNSIZED), "vg150", tmp_path / "unsized")
     made = convert_annotations("hico_instances", save_json(tmp_path / "a.json", HICO), "vg150", tmp_path / "rounded")
     assert made.lost["box in parts of 1/1024 of the longer side"] == 4
+    assert [number for reason, number in made.lost.items() if 'readers take for "val"' in reason] == [1]
+    named = {"dictionary": tmp_path / "rounded/VG-SGG-dicts.json", "image_data": tmp_path / "rounded/image_data.json"}
+    with pytest.raises(FatalError, match="none of its 2 images is of split 'test'"):
+        convert_annotations("vg150", tmp_path / "rounded/VG-SGG.h5", "coco", tmp_path / "none", named, "test")
+    dot = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [9, 9, 1, 1]}
+    wide = {"images": [{"id": 1, "file_name": "1.jpg", "width": 4000, "height": 9}], "annotations": [dot]}
+    wide["categories"] = [{"id": 1, "name": "cup"}]
+    convert_annotations("coco", save_json(tmp_path / "w.json", wide), "vg150", tmp_path / "wide")
+    with h5py.File(tmp_path / "wide/VG-SGG.h5") as file:
+        assert file["boxes_1024"][:].tolist() == [[2, 2, 1, 1]]

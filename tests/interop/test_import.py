@@ -161,6 +161,23 @@ def test_captions_and_graphs_join_the_partitions_of_the_run(tmp_path):
     assert (triplet["subject_start"], triplet["subject_end"], triplet["object_start"]) == (0, 5, -1)
 
 
+def test_graphs_belong_to_their_captions_if_an_earlier_one_was_rejected(tmp_path):
+    ride = {
+        "entities": [{"span": "a man", "span_bounds": [0, 2]}, {"span": "a horse", "span_bounds": [3, 5]}],
+        "relations": [{"subject": 0, "object": 1, "relation": "riding"}],
+    }
+    imported(tmp_path, {"1": ["", "a man riding a horse", "a dog"]})
+    made, run = imported(tmp_path, {"1": [{"entities": [], "relations": []}, ride, {**ride, "relations": []}]})
+    assert made.noted == {"graph of a caption that the run lacks": 1, "entity without a relation": 2}
+    [triplet] = rows(run, "parse", "triplets")[0]["triplets"]
+    assert (triplet["caption"], triplet["object_start"], triplet["object_end"]) == (0, 13, 20)
+
+
+def test_a_folder_of_images_is_for_labels(tmp_path):
+    with pytest.raises(FatalError, match="holds captions, and --images and --paths are for labels"):
+        imported(tmp_path, {"1": ["a cat"]}, files=ImageFiles(tmp_path))
+
+
 def test_a_step_is_imported_once(tmp_path):
     imported(tmp_path, {"1": ["a cat"]})
     with pytest.raises(FatalError, match=r"already has a step 'caption'"):
@@ -278,16 +295,16 @@ def test_no_element_crashes_and_what_it_gives_holds_together(entry):
 
 
 @short
-@given(anything, st.lists(st.text(max_size=30), max_size=2))
-def test_no_caption_graph_or_group_crashes(value, texts):
+@given(anything, st.lists(st.fixed_dictionaries({"text": st.text(max_size=30), "draw": st.integers(0, 3)}), max_size=2))
+def test_no_caption_graph_or_group_crashes(value, captions):
     graph = {
         "entities": [{"span": "a man", "span_bounds": value}, value],
         "relations": [value, {"subject": 0, "object": value}],
     }
     for given_ in (value, [value], [[value, value]], [[[value], [value]]]):
         read_captions(1, given_, "file")
-        read_graphs(1, given_, texts)
+        read_graphs(1, given_, captions)
         read_groups(1, given_)
-    read_graphs(1, [graph], texts)
+    read_graphs(1, [graph], captions)
     relation = {"subject": value, "predicate": "on", "object": {"name": value, "box": value}}
     read_scene_graph(1, {"objects": [value], "relations": [value, relation, [0, "on", value]]}, [])

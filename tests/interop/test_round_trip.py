@@ -16,6 +16,7 @@ from pycocotools.mask import decode
 from run_builder import TWO_PEOPLE, RunBuilder, box, pair, relation, relations
 from toy_store import rewrite
 
+from pipeline.cli.query import tables_of
 from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import DataSource
 from pipeline.interop.annotation_converter import convert_annotations
@@ -112,6 +113,8 @@ def test_labels_as_the_authors_write_them(run, tmp_path):
     }  # fmt: skip
     assert made.lost["relation scored below 0.3"] == 1
     assert made.lost["crowd box"] == made.lost["relation of a crowd box"] == 1
+    name = "file name (images are named by their ids)"
+    assert name not in made.lost and exported(run, "official_vg", tmp_path / "vg").lost[name] == 2
 
 
 def test_the_authors_frequencies_go_through_whole(shared, tmp_path):
@@ -163,6 +166,34 @@ def test_every_score_is_exported_on_request(run, tmp_path, form):
     made = exported(run, form, tmp_path / "out", all_scores=True)
     assert made.labels == "all scores" and "relation that the run does not keep" not in made.lost
     assert made.wrote["relations"] == 3 - made.lost.get("relation of a crowd box", 0)
+
+
+@pytest.mark.parametrize("form", ["official", "coco", "hf", "fiftyone", "cooccurrence"])
+def test_a_dataset_that_was_never_tagged_exports_its_ground_truth(book, tmp_path, form):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    book.add("ingest", "vg/0000", [book.image(2, TWO_PEOPLE, [(0, "lead", 2)], dataset="vg")])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[])
+    made = exported(book.run, form, tmp_path / "out")
+    assert made.wrote.get("relations", made.wrote.get("relations counted")) == 2
+
+
+def test_a_table_that_labels_are_made_from_does_not_know_the_test_set(book, tmp_path):
+    for dataset, predicate in (("vg", "lead"), ("test", "feed")):
+        rows = [book.image(1, TWO_PEOPLE, [(0, predicate, 2)], dataset=dataset)]
+        book.add("ingest", f"{dataset}/0000", rows)
+    book.run.note("recipe", {"data": {"test": ["test"]}})
+    exported(book.run, "cooccurrence", tmp_path / "out")
+    assert read_cooccurrence(tmp_path / "out/cooccurrence.json") == {"person": {"horse": ["lead"]}}
+
+
+def test_labels_that_reviewers_added_are_not_taken_for_kept_ones_of_the_tagger(book, tmp_path):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9), (1, "ride", 2, 0.1))], candidates=[])
+    added = {"image_id": 1, "subject": 1, "predicate": "lead", "object": 2, "holds": True}
+    book.add("shard:pseudo", "toys/0000", [], settings={"threshold": 0.5}, overrides=[added])
+    book.run.note("recipe", {"shard": {"threshold": 0.5, "confidence": "score"}})
+    made = exported(book.run, "coco", tmp_path / "out")
+    assert (made.wrote["relations"], made.lost["relation that the run does not keep"]) == (2, 1)
 
 
 @pytest.mark.parametrize("form", ["official", "csv"])
@@ -239,6 +270,8 @@ def test_a_run_of_segments_is_exported_with_their_masks(run, tmp_path):
     made = export_run(run, "coco", tmp_path / "out", masks=tmp_path / "png")
     masks = [each.get("segmentation") for each in read(tmp_path / "out/coco2017/instances.json")["annotations"]]
     assert masks[:2] == [None, None] and (decode(masks[2]) * 5 == pixels[..., 0]).all()
+    with pytest.raises(FatalError, match="--masks: hf has no masks"):
+        export_run(run, "hf", tmp_path / "hf", masks=tmp_path / "png")
     unread = "mask in a PNG, read with --masks"
     assert unread not in made.lost and exported(run, "coco", tmp_path / "bare").lost[unread] == 1
 
@@ -308,6 +341,18 @@ def test_parquet_copies_every_table_whole(run, tmp_path):
     assert table["partition"].to_pylist() == ["coco2017/0000"] * 2
 
 
+def test_parquet_has_every_table_that_a_query_has_and_no_threshold(labelled, tmp_path):
+    for variant in ("pseudo", "naive"):
+        labelled.add(f"shard:{variant}", "toys/0000", [], overrides=[])
+    exported(labelled.run, "parquet", tmp_path / "out")
+    written = {path.stem: pa.parquet.read_table(path) for path in (tmp_path / "out").iterdir()}
+    assert written.keys() - {"labels"} == dict(tables_of(labelled.run)).keys()
+    assert written.keys() >= {"rejected", "overrides_naive", "shards_pseudo"}
+    assert written["rejected"].to_pylist()[0]["reason"] == "truncated"
+    with pytest.raises(FatalError, match="--threshold: parquet has every table as it is"):
+        exported(labelled.run, "parquet", tmp_path / "above", threshold=0.5)
+
+
 def test_csv_has_a_row_for_each_kept_label(run, tmp_path):
     run.note("recipe", {"shard": {"threshold": 0.4}})
     exported(run, "csv", tmp_path / "kept")
@@ -316,6 +361,8 @@ def test_csv_has_a_row_for_each_kept_label(run, tmp_path):
     assert [(row["predicate"], row["kept"]) for row in kept] == [("ride", True), ("near", True)]
     assert [row["kept"] for row in scored] == [True, True, False] and everything.wrote == {"labels": 3}
     assert (kept[0]["subject_category"], kept[0]["object_h"], kept[0]["caption"]) == ("person", 40.0, TEXTS[0])
+    run.note("recipe", {"shard": {"confidence": "calibrated", "calibration": {"": [1.0, -9.0]}, "threshold": 0}})
+    assert exported(run, "csv", tmp_path / "above", threshold=0.4, all_scores=True).wrote == {"labels": 2}
 
 
 def test_labels_of_earlier_images_are_refused(run, tmp_path):

@@ -72,6 +72,23 @@ def test_what_people_keep_remove_rename_and_add_in_label_studio_become_verdicts(
     assert {kind for _, kind, _ in said(additions)} == {"accept"}
 
 
+def test_labels_that_the_annotator_never_saw_get_no_verdict(run, tmp_path):
+    export_run(run, "label_studio", tmp_path / "tasks", threshold=0.5)
+    tasks = json.loads((tmp_path / "tasks/toys/tasks.json").read_bytes())
+    annotate(tasks[0])
+    assert said(import_verdicts(run, returned(tmp_path, tasks[:1]), None, "ada")) == {("ride", "accept", None)}
+
+
+def test_a_file_name_with_signs_of_urls_comes_back(book, tmp_path):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE) | {"uri": "50% off/a&b #1.png"}])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[pairs(1)])
+    (task,) = tasks_of(book.run, tmp_path)
+    annotate(task)
+    assert task["data"]["image"] == "/data/local-files/?d=50%25%20off/a%26b%20%231.png"
+    task["data"] = {"image": task["data"]["image"]}
+    assert said(import_verdicts(book.run, returned(tmp_path, [task]), None, "ada")) == {("ride", "accept", None)}
+
+
 def test_a_cancelled_or_missing_annotation_says_nothing(run, tmp_path):
     tasks = tasks_of(run, tmp_path)
     for task in tasks:
@@ -100,6 +117,10 @@ def test_a_file_of_another_run_is_refused_with_the_reason(run, tmp_path):
             region["value"]["width"] /= 3
     with pytest.raises(FatalError, match="only 0 of its 3 boxes match boxes of run"):
         import_verdicts(run, returned(tmp_path, tasks[:1]), None, "ada")
+    result[0]["value"]["rotation"] = 30
+    with pytest.raises(FatalError, match="a rectangle is rotated; draw it upright"):
+        import_verdicts(run, returned(tmp_path, tasks[:1]), None, "ada")
+    result[0]["value"]["rotation"] = 0
     tasks[0]["data"] = {"image": "elsewhere.jpg"}
     with pytest.raises(FatalError, match=r"none of its 1 images \(first: elsewhere.jpg\) is in run"):
         import_verdicts(run, returned(tmp_path, tasks[:1]), None, "ada")
@@ -183,6 +204,7 @@ LAUGHS = '<!ENTITY e0 "ha">' + "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' 
     (cvat(cvat_box(0, relations="rides 2"), cvat_box(1, number="2"), cvat_box(2, number="2")), "rides 2.*of one box"),
     (cvat(cvat_box(0, group=1, role="subject", predicate="ride")), "group 1 needs"),
     (cvat('<box label="a"/>'), "xtl"),
+    (cvat('<box label="a" rotation="30.0"/>'), "'1.png': a box is rotated"),
 ])  # fmt: skip
 def test_an_unfit_cvat_file_is_refused_with_the_reason(run, tmp_path, text, reason):
     with pytest.raises(FatalError, match=reason):

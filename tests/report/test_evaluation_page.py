@@ -12,7 +12,7 @@ from run_builder import TWO_PEOPLE, RunBuilder
 
 from pipeline.data.images.opening import BadImage
 from pipeline.evaluation.anatomy import ErrorKind, dissect
-from pipeline.evaluation.published import published_results
+from pipeline.evaluation.published import PublishedTestSet, published_results
 from pipeline.evaluation.summary import ClassScore, Figure, summarise
 from pipeline.report.evaluation_images import EvaluatedImages, best_and_worst_images, shown_image
 from pipeline.report.evaluation_page import evaluation_markdown, evaluation_page, published_tables
@@ -156,6 +156,8 @@ def test_a_relation_without_an_object_has_no_line():
     dissection = dissect(relations([(MAN, nothing, 0, 1, 2, 0.9)]), truth_of([(MAN, nothing, 0, 1, 2)]))
     picture = shown_image(images_of(dissection), 0, 1.0)
     assert (len(picture.boxes), picture.lines) == (1, ())
+    without = dissect(relations([(MAN, nothing, 0, -1, 2, 0.9)]), truth_of([]))
+    assert [each.object for each in shown_image(images_of(without), 0, 0.0).wrong] == ["nothing"]
 
 
 def detections(image_id: int, *pairs: tuple[int, str, int, float]) -> dict[str, Any]:
@@ -199,6 +201,15 @@ def test_each_variant_has_a_page_of_its_first_seed_with_what_was_scored(evaluate
     assert "| person next to person | 0.00 | 1 |" in markdown
     text = (page.parent / "evaluations" / "side_by_side.html").read_text()
     assert "pseudo − none" in text and 'href="../index.html"' in text and "2 images, 2 true relations" in text
+
+
+def test_a_run_on_hico_det_has_results_by_its_rules_only(evaluated, tested, tmp_path, monkeypatch):
+    for module in ("pipeline.report.run_evaluations", "pipeline.evaluation.summary"):
+        monkeypatch.setattr(f"{module}.published_test_set", lambda _: PublishedTestSet("toys", 2, 2, 2))
+    page = write_report(run_view(tested, evaluated.run), None, tmp_path / "report")
+    text = (page.parent / "evaluations" / "pseudo.html").read_text()
+    assert "<th>CDN-S " in text and "<th>QPIC " not in text, "QPIC keeps duplicates"
+    assert "not multiplied by the table of allowed combinations" in text
 
 
 def test_pages_of_the_same_evaluations_are_taken_over_and_others_made_anew(evaluated, tested, tmp_path):

@@ -68,6 +68,13 @@ def test_crops_together_or_one_by_one(clip):
     assert [r.score for r in together.relations] == pytest.approx([r.score for r in alone.relations], abs=1e-5)
 
 
+def test_texts_beyond_the_limit_are_encoded_again(clip, monkeypatch):
+    wanted = ClipLabeller(clip, 0.0).label([image(0), image(1)])
+    monkeypatch.setattr("tagger.labelling.clip_labeller.CACHE_LIMIT", 1)
+    labeller = ClipLabeller(clip, 0.0)
+    assert labeller.label([image(0), image(1)]) == wanted and labeller._text_feature.cache_info().currsize == 1
+
+
 def test_only_what_is_around_both_boxes_is_seen(clip):
     pixels = torch.rand(3, 40, 60, generator=torch.Generator().manual_seed(0))
     changed = pixels.clone()

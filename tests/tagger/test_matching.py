@@ -37,7 +37,7 @@ NOUNS = tomllib.loads(Path(__file__).with_name("nouns.toml").read_text())
     ("man's glove", ["baseball glove"]), ("3 balls", ["sports ball"]), ("carry-on", ["suitcase"]),
     ("blue jacket", []), ("black shirt", []),
     ("bicycle seat", []), ("lynx", []), ("bobcat", []), ("birdbath", []), ("roast turkey", []), ("telephone wire", []),
-    ("bowler hat", []), ("bowler", ["person"]),
+    ("bowler hat", []), ("bowler", ["person"]), ("cow herd", ["cow"]),
 ])  # fmt: skip
 def test_nouns_to_coco_categories(noun, wanted):
     assert match(noun, COCO) == wanted

@@ -46,6 +46,11 @@ def test_what_the_caption_does_not_say_is_left_out_and_counted(fact: str) -> Non
     assert (stated(triplets), refused) == ({"horse near tree"}, 1)
 
 
+def test_a_fact_in_two_forms_counts_once_and_none_of_them_as_left_out() -> None:
+    triplets, refused = supported_triplets(CAPTION, "( man , ride on , horse ) , ( men , riding on , horses )")
+    assert (len(triplets), refused) == (1, 0)
+
+
 @given(st.text(max_size=60), st.text(max_size=80))
 def test_any_graph_of_any_caption_is_read_and_every_word_is_the_captions(caption: str, graph: str) -> None:
     for text in (graph, f"( {caption} , on , {graph} )", f"( {caption[:5]} , {caption[5:9]} , {caption[9:]} )"):

@@ -141,6 +141,38 @@ CASES = {
     "a man is seated on a bench": "man sit on bench",
     "cat and dog looking at each other": "cat look at dog; dog look at cat",
     "a man wearing a tie sitting down outside": "man wear tie",
+    "a few people are sitting at a table": "person sit at table", "a few stop signs on a pole": "stop sign on pole",
+    "a beach with a few people walking on the sand": "person walk on sand",
+    "a toothbrush with a blue bristles": "toothbrush with bristle",
+    "a man on a surfboard riding a wave": "man on surfboard; man ride wave",
+    # verbs read as the noun before them
+    "a woman with an umbrella walks past a car": "woman with umbrella; woman walk past car",
+    "a man on a motorcycle talks to a woman": "man on motorcycle; man talk to woman",
+    "a motorcyclist wearing a helmet stops next to a bus": "motorcyclist wear helmet; motorcyclist next to bus",
+    "a boy with a kite runs on the beach": "boy with kite; boy run on beach",
+    "a room with a table shelves and pots": "room with table shelf; room with pot",
+    # things do not perform verbs
+    "a man wearing a shirt and tie rides a horse": "man wear shirt; man wear tie; man ride horse",
+    "a boy in a shirt and shorts is riding a skateboard": "boy wear shirt; boy wear shorts; boy ride skateboard",
+    "a man holding a wine glass and a plate is talking to a woman":
+        "man hold wine glass; man hold plate; man talk to woman",
+    "a child sitting on a bench and a table is behind a chair": "child sit on bench; table behind chair",
+    "two people wearing helmets riding motor bikes": "person wear helmet; person ride motor bike",
+    "a little girl holding a pink umbrella walking down a street": "girl hold umbrella; girl walk down street",
+    "a man with a backpack riding a bike": "man with backpack; man ride bike",
+    # the nearest thing is what "it" stands for
+    "a man pushing a cart with a dog in it": "man push cart; dog in cart",
+    "a group of people standing around a table with a cake on it": "person around table; cake on table",
+    "a bird walking on the beach with a fish in its mouth": "bird walk on beach; bird with fish; fish in mouth",
+    # "each other" ends its clause
+    "two men standing next to each other holding tennis rackets": "man next to man; man hold tennis racket",
+    "two zebras standing near each other eating grass": "zebra near zebra; zebra eat grass",
+    # a sentence that opens with its place
+    "sitting on a bench, a woman reads a newspaper": "woman sit on bench; woman read newspaper",
+    # a place in a thing is in it
+    "a cow is in the back of a truck": "cow in truck", "a bush in back of a truck": "bush behind truck",
+    # only the new one of two things is placed by the other
+    "a bathroom with a toilet, a sink and a mirror above the sink": "bathroom with toilet; mirror above sink",
     # a pronoun that stands for nobody named before
     "he is wearing a hat": "man wear hat",
     # nouns

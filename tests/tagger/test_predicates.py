@@ -20,7 +20,7 @@ FORMS = {
                 "right next to", "parked next to"],
     "under": ["under", "below", "beneath", "underneath", "standing under", "stand_under"],
     "on": ["on", "ON", "on top of", "atop", "is on", "upon", "placed on"],
-    "in": ["in", "inside", "inside of", "within", "in the middle of"],
+    "in": ["in", "inside", "inside of", "within", "in the middle of", "is in the back of"],
     "behind": ["behind", "standing behind", "in back of", "standing right behind"],
     "in front of": ["in front of", "in the front of", "parked in front of", "standing in front of"],
     "near": ["near", "close to", "nearby", "standing near", "parked by", "by"],

@@ -26,7 +26,7 @@ sleep 0.5; kill -TERM $PPID; exec sleep 60
 
 def script(tmp_path: Path, **changes) -> str:
     options = {"nodes": 2, "gpus": 1, "partition": None, "time": None, "out": tmp_path / "job.sh", "overrides": []}
-    write_slurm_script(RECIPE, **(options | changes))
+    write_slurm_script(**({"path": RECIPE} | options | changes))
     return (tmp_path / "job.sh").read_text()
 
 
@@ -60,6 +60,16 @@ def test_the_first_node_runs_the_recipe_and_the_others_join_it_until_it_ends(tmp
     for section in ("train_tagger", "pretrain.settings"):
         for setting in ("processes=1", "nodes=2", "address=127.0.0.2:20017"):
             assert f"--set {section}.{setting}" in run
+
+
+def test_a_recipe_without_pre_training_gets_none(tmp_path):
+    tagger = ROOT / "recipes" / "paper" / "tagger_swin_l.toml"
+    assert "pretrain" not in script(tmp_path, path=tagger, gpus=8)
+    bare = tmp_path / "bare.toml"
+    bare.write_text('[data]\nsources = [{ name = "set", format = "coco", images = "i", annotations = "a.json" }]\n')
+    assert "pretrain" not in script(tmp_path, path=bare)
+    at_least = ["pretrain.settings.min_nodes=2", "pretrain.settings.micro_batch=4"]
+    assert "--set pretrain.settings.nodes=2" in script(tmp_path, overrides=at_least)
 
 
 def test_what_the_nodes_cannot_share_is_told(tmp_path):

@@ -71,12 +71,10 @@ class VcocoReader(Reader):
                 raise AnnotationError(f"{where}: has no action_name; expected {EXPECTED}")
             action = readable(entry["action_name"])
             roles = [readable(str(role)) for role in entry.get("role_name") or ["agent"]]
-            people, labels, images_of = (entry.get(name) for name in ("ann_id", "label", "image_id"))
-            objects = entry.get("role_object_id")
-            lists = (people, labels, images_of, objects)
+            lists = [entry.get(name) for name in ("ann_id", "label", "image_id", "role_object_id")]
             if not all(isinstance(listed, list) for listed in lists):
                 raise AnnotationError(f"{where} ({action}): ann_id, image_id, label or role_object_id is not a list")
-            assert people is not None and labels is not None and images_of is not None and objects is not None
+            people, labels, images_of, objects = map(_unnested, lists)
             count = len(people)
             if not len(labels) == len(images_of) == count or len(objects) != count * len(roles):
                 raise AnnotationError(
@@ -158,3 +156,8 @@ class VcocoReader(Reader):
                 draft.relate(person, name, target or "nobody")
         size = as_size(entry.get("width")), as_size(entry.get("height"))
         return self.drafted(draft, self.place(accepted[1]), size)
+
+
+def _unnested(listed: Any) -> list[Any]:
+    """The items of a list, of which each may be nested in a list of its own."""
+    return [item for each in listed for item in (each if isinstance(each, list) else [each])]

@@ -52,7 +52,13 @@ class Vg150Reader(VisualGenomeReader):
                 f"{self.annotation_file}: holds {count} images, {self.source.image_data} lists {len(images)} of those "
                 "that are not damaged; they are of different versions"
             )
-        for position in _chosen(columns, self.source.split):
+        chosen = _chosen(columns, self.source.split)
+        if not len(chosen):
+            raise AnnotationError(
+                f"{self.annotation_file}: none of its {count} images is of split {self.source.split!r}; set another: "
+                f'"val" has the first {VALIDATION_IMAGES:,} training images with relations, "trainval" has all of them'
+            )
+        for position in chosen:
             yield self._from_columns(columns, int(position), images[position])
 
     def _dictionary(self) -> tuple[list[str], list[str]]:

@@ -36,6 +36,8 @@ class DetectionsContent:
         """The code of each name."""
         self.parts: list[Relations] = []
         """The pairs, with the places of images in the file, and codes of names."""
+        self.allowed_applied = False
+        """Whether combinations that are not allowed were left out before the best of an image were chosen."""
         self.faults = Faults()
 
     def add(self, part: Relations) -> None:

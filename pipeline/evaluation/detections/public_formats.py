@@ -53,6 +53,7 @@ def read_score_matrices(
     content.objects = {name: code for code, name in enumerate(names)}
     content.predicates = {name: code for code, name in enumerate(truth.predicates)}
     permitted = None if allowed is None else _permitted(allowed, names, truth)
+    content.allowed_applied = allowed is not None
     for number, entry in enumerate(entries):
         found = _scored(entry)
         if found is None:
@@ -110,7 +111,7 @@ def _best(
     names = labels[subjects], labels[objects]
     beyond = (np.minimum(*names) < 0) | (np.maximum(*names) >= len(content.objects))
     content.note("object class out of range", np.flatnonzero(beyond), rows, np.maximum(*names))
-    subjects, objects, scores = subjects[~beyond], objects[~beyond], scores[~beyond].copy()
+    subjects, objects, scores = subjects[~beyond], objects[~beyond], scores[~beyond]
     if len(scores) and scores.shape[1] != predicates:
         raise FatalError(
             f"{content.path}: image {row} scores {scores.shape[1]} predicates, the ground truth has {predicates}"

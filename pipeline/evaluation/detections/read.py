@@ -42,6 +42,8 @@ class DetectionSet:
     """The ground truth, with the sizes of images that only the detections state, and so with boxes in pixels"""
     relations: Relations
     findings: DetectionFindings
+    allowed_applied: bool
+    """Whether `allowed` ruled relations out before the best of an image were chosen"""
 
 
 def read_detections(
@@ -149,7 +151,7 @@ def _over_truth(
     if (findings.faults and not drop_faulty) or (missing and not allow_missing):
         wrong = [*map(str, findings.faults), *([str(missing)] if missing else []), *hints]
         raise FatalError(f"{content.path} can't be scored:\n  " + "\n  ".join(wrong))
-    return DetectionSet(truth, relations, findings)
+    return DetectionSet(truth, relations, findings, content.allowed_applied)
 
 
 def _image_places(content: DetectionsContent, truth: GroundTruth) -> Integers:

@@ -12,20 +12,19 @@ from jinja2 import Template
 _SCRIPT = Path(__file__).with_name("sbatch.sh.jinja")
 _MARGIN = 30
 """Seconds before the time limit, besides the training run's `stop_timeout`, at which Slurm asks it to end."""
-_SECTIONS = ("train_tagger", "pretrain.settings")
-"""Sections of a recipe that describe training runs."""
 
 
-def training_overrides(nodes: int, gpus: int | None) -> list[str]:
-    """Returns the settings, as for `--set`, that let all training runs of a recipe use this many nodes and GPUs."""
-    processes = [f"{section}.processes={gpus}" for section in _SECTIONS] if gpus else []
-    return [*processes, *(f"{section}.nodes={nodes}" for section in _SECTIONS)]
+def training_overrides(sections: Sequence[str], nodes: int, gpus: int | None) -> list[str]:
+    """Returns the settings, as for `--set`, that let the training runs of these sections use so many nodes and GPUs."""
+    processes = [f"{section}.processes={gpus}" for section in sections] if gpus else []
+    return [*processes, *(f"{section}.nodes={nodes}" for section in sections)]
 
 
 def sbatch_script(
     recipe: Path,
     name: str,
     store: str,
+    sections: Sequence[str],
     nodes: int,
     gpus: int | None = None,
     partition: str | None = None,
@@ -34,6 +33,7 @@ def sbatch_script(
     stop_timeout: float = 120.0,
 ) -> str:
     """Returns the script. `name` is that of the run, `store` its folder, `gpus` the number per node.
+    `sections`: those of the recipe that describe its training runs.
 
     Slurm sends SIGTERM to the script `stop_timeout` seconds and some more before the time limit; the training run then
     writes a checkpoint, and the script puts the job back into the queue.
@@ -49,9 +49,9 @@ def sbatch_script(
         "open-mode": "append",
         "signal": f"B:TERM@{math.ceil(stop_timeout) + _MARGIN}",
     }
-    words = [f"--set {shlex.quote(override)}" for override in [*overrides, *training_overrides(nodes, gpus)]]
+    words = [f"--set {shlex.quote(override)}" for override in [*overrides, *training_overrides(sections, nodes, gpus)]]
     if nodes > 1:
-        words += [f'--set {section}.address="$address"' for section in _SECTIONS]
+        words += [f'--set {section}.address="$address"' for section in sections]
     template = Template(_SCRIPT.read_text(), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     script: str = template.render(
         options=[(name, value) for name, value in options.items() if value is not None],
