@@ -153,7 +153,7 @@ class CurveStage(PretrainStage):
     settings: CurveSettings
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        be_deterministic()
+        be_deterministic(torch.device("cpu"))
         torch.set_num_threads(self.settings.threads)
         keep_freed_memory()
         began = time.process_time()

@@ -206,7 +206,7 @@ def measure_loop(folder: Path, given: Namespace) -> Iterator[Row]:
     settings = {"batch": 8, "steps": given.steps + WARM_UP, "schedule": "cosine", "max_grad_norm": 1e6}
     config = make_config(folder / "training", write_set(folder / "set"), log_every=LOG_EVERY, **settings)
     prepare(config)
-    be_deterministic()  # as training processes are
+    be_deterministic(torch.device("cpu"))  # as training processes are
     torch.set_num_threads(1)
     keep_freed_memory()
     bare = BareLoop(config)

@@ -98,10 +98,10 @@ class RelationTagger(Network):
             content.append(text * valid_BN1)
             position.append(self.transformer.coord_proj(inverse_sigmoid(boxes_BN4)) * valid_BN1)
         boxes = PairBoxes(queries.subject_boxes, queries.object_boxes)
-        if self.config.official_compat:
+        if self.config.official_compat:  # in 32 bits also under autocast
             boxes = PairBoxes(
-                self.transformer.reference_points_sub(position[0]).sigmoid(),
-                self.transformer.reference_points_obj(position[1]).sigmoid(),
+                self.transformer.reference_points_sub(position[0]).float().sigmoid(),
+                self.transformer.reference_points_obj(position[1]).float().sigmoid(),
             )
         key_padding_mask_BGP = ~queries.valid.unflatten(1, (groups, -1))
         key_padding_mask_BGQ = torch.cat((key_padding_mask_BGP, key_padding_mask_BGP), dim=2)

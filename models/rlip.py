@@ -68,9 +68,10 @@ class RLIP(Network):
         else:
             position, content, relation = self.query_embed.weight.chunk(3, dim=1)
             position_BQD = position.expand(batch, -1, -1)
+            # In 32 bits also under autocast: bfloat16 would move boxes by pixels.
             boxes = PairBoxes(
-                self.transformer.reference_points_sub(position_BQD[:, :pairs]).sigmoid(),
-                self.transformer.reference_points_obj(position_BQD[:, pairs:]).sigmoid(),
+                self.transformer.reference_points_sub(position_BQD[:, :pairs]).float().sigmoid(),
+                self.transformer.reference_points_obj(position_BQD[:, pairs:]).float().sigmoid(),
             )
         heads = (self.sub_bbox_embed[:layers], self.obj_bbox_embed[:layers])
         detected = self.transformer.ho_decoder(

@@ -82,7 +82,7 @@ def write_scenes(root: Path, settings: SceneSettings, progress: Progress | None 
         return folders
     if not folders.stamp.is_file() and root.exists() and any(root.iterdir()):
         raise FileExistsError(f"{root}: not empty and not a dataset of scenes; choose another folder or empty this one")
-    aside = root.parent / f".{root.name}.{os.getpid()}.part"
+    aside, before = (root.parent / f".{root.name}.{os.getpid()}.{kind}" for kind in ("part", "before"))
     shutil.rmtree(aside, ignore_errors=True)
     try:
         _write(SceneFolders(aside), settings, progress)
@@ -92,10 +92,11 @@ def write_scenes(root: Path, settings: SceneSettings, progress: Progress | None 
         except OSError:
             # It replaces a dataset of other settings, but not one that another process has written meanwhile.
             if not is_written():
-                shutil.rmtree(root)
+                root.rename(before)  # a folder that is removed in part would look like one that is not ours
                 aside.rename(root)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(before, ignore_errors=True)
     return folders
 
 

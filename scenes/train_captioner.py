@@ -66,6 +66,7 @@ def train(
     budget = minutes * 60
     saved = checked = spent
     sums: dict[str, float] = {}
+    logged = step
     stops: list[int] = []
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda number, _: stops.append(number))
@@ -77,10 +78,11 @@ def train(
             losses = _step(learner, optimizer, feed.batch(step), rate * scale)
             step += 1
             spent += time.perf_counter() - began
-            sums = {key: sums.get(key, 0.0) + value.item() / 100 for key, value in losses.items()}
+            sums = {key: sums.get(key, 0.0) + value.item() for key, value in losses.items()}
             if step % 100 == 0:
-                _log(log, {"step": step, "minutes": spent / 60, **sums})
-                sums = {}
+                means = {key: value / (step - logged) for key, value in sums.items()}
+                _log(log, {"step": step, "minutes": spent / 60, **means})
+                sums, logged = {}, step
             if spent - saved > SAVE_SECONDS:
                 save_checkpoint(checkpoint, learner, optimizer, step, spent)
                 saved = spent

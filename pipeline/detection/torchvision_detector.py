@@ -25,7 +25,7 @@ _NO_NAMES = frozenset({"__background__", "N/A"})
 class TorchvisionDetector:
     """A detector of torchvision. Its file keeps the name that torchvision gives it, which identifies the network."""
 
-    def __init__(self, path: Path, device: torch.device, batch: int) -> None:
+    def __init__(self, path: Path, device: torch.device, settings: DetectSettings) -> None:
         """Raises `FatalError` when the name stands for no network, or the file does not hold its weights."""
         from torchvision.models import get_model, get_model_weights
 
@@ -40,14 +40,18 @@ class TorchvisionDetector:
         except (OSError, RuntimeError, TypeError, AttributeError, WeightsError) as error:
             reason = str(error).splitlines()[0] if str(error) else repr(error)
             raise FatalError(f"detector {path}: not the weights of torchvision's {kind} ({reason[:200]})") from error
-        self._model = model.to(device).eval()
-        self._device, self._batch = device, batch
+        self._model, self._device = model.to(device).eval(), device
+        # Its own limits must not exclude boxes that the settings keep.
+        limits = getattr(self._model, "roi_heads", self._model)
+        limits.score_thresh = min(limits.score_thresh, settings.threshold)
+        limits.nms_thresh = max(limits.nms_thresh, settings.duplicates)
+        limits.detections_per_img = max(limits.detections_per_img, settings.max_boxes)
         self.names = tuple("" if name in _NO_NAMES else name for name in names)
 
     @classmethod
     def open(cls, files: DetectorFiles, settings: DetectSettings, worker: int) -> Self:
         """Loads the model. Raises `FatalError` as the constructor does."""
-        return cls(files.place, choose_device(settings.device, worker), settings.batch_size)
+        return cls(files.place, choose_device(settings.device, worker), settings)
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:

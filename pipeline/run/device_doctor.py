@@ -113,7 +113,7 @@ def sharing(device: torch.device) -> CheckOutcome:
 
 def _share(ranks: Ranks) -> list[float]:
     """How far the gradient's norm by DDP and by FSDP2 is from that of one process, as shares of it."""
-    be_deterministic()
+    be_deterministic(ranks.device)
     _, alone = Workload.on(ranks.device, small_config()).gradients()
     ways: tuple[Literal["ddp", "fsdp"], ...] = ("ddp", "fsdp")
     return [abs(SmallTraining(ranks, way, Path()).backward() / float(alone.norm()) - 1) for way in ways]

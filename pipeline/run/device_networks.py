@@ -171,7 +171,7 @@ def recorded(name: str, heads: int, device: torch.device) -> CheckOutcome:
 
 def step(device: torch.device) -> CheckOutcome:
     """Loss and gradients of a training step against those of the CPU, twice for equal bits."""
-    be_deterministic()
+    be_deterministic(device)
     here, there = (Workload.on(each, small_config()) for each in (torch.device("cpu"), device))
     with tf32(False):
         expected, found, again = (work.gradients() for work in (here, there, there))

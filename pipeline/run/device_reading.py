@@ -144,7 +144,7 @@ def reading(kind: AttentionSizes, dtype: torch.dtype, device: torch.device) -> C
         forward = seconds(partial(read, inputs[0], inputs[1], inputs[2], kind.shapes), device)
     fast, plain = (seconds(partial(_read, reader, inputs, kind.shapes), device) for reader in (read, _plainly))
     off = difference(_read(read, inputs, kind.shapes), expected)
-    be_deterministic()
+    be_deterministic(device)
     found, again = (_read(read, inputs, kind.shapes) for _ in range(2))
     is_right, figure = compared(found, again, expected, near)
     ours = seconds(partial(_read, read, inputs, kind.shapes), device)

@@ -46,6 +46,8 @@ class DetectStage(Stage):
             plugin = load_plugin("detectors", name)
             options = options_of(plugin, self.settings.options, "detect.options")
             row_settings |= {"detector": name, **plugin_terms(plugin, options)}
+        elif Path(self.settings.weights or "").suffix == ".pth":
+            row_settings["version"] = 2  # before, torchvision's own limits excluded boxes that the settings keep
         return row_settings
 
     def files(self) -> dict[str, Path]:

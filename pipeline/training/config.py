@@ -26,6 +26,7 @@ VOCABULARY = "vocabulary.json"
 TOKENIZER = "tokenizer"
 SUMMARY = "summary.json"
 PROGRESS = "progress.json"
+WARNINGS = "warnings.jsonl"
 WARNING = "warning: "
 
 
@@ -75,7 +76,11 @@ class TrainingProgress(Settings):
     """Begins with `WARNING` if people must not miss it."""
 
     def write(self, work: Path) -> None:
-        """Replaces the file in the work folder. It need not survive a crash, so nothing is forced to disk."""
+        """Replaces the file in the work folder, and adds a warning to those before. Neither need survive a crash, so
+        nothing is forced to disk."""
+        if self.message.startswith(WARNING):
+            with (work / WARNINGS).open("a") as warnings:
+                warnings.write(f"{self.model_dump_json()}\n")
         aside = work / f".{PROGRESS}.new"
         aside.write_text(self.model_dump_json())
         aside.rename(work / PROGRESS)

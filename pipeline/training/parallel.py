@@ -7,8 +7,8 @@ every parameter that any of them reached holds its part of that mean.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import cache
 from inspect import signature
@@ -55,6 +55,10 @@ class Parallel(ABC):
 
     def syncing(self, is_last: bool) -> AbstractContextManager[None]:
         """The context of the forward pass of a micro-batch."""
+        return nullcontext()
+
+    def measuring(self) -> AbstractContextManager[None]:
+        """The context in which the network is measured."""
         return nullcontext()
 
     def finish(self) -> None:  # noqa: B027 - most ways have nothing left to do
@@ -149,7 +153,8 @@ class Sharded(Parallel):
         mesh = _mesh(ranks, settings)
         self.parts = mesh.shape[-1]
         policy = MixedPrecisionPolicy()
-        if settings.precision == "bfloat16" and ranks.device.type in CASTS_NORMS:
+        self._gathers_bfloat16 = settings.precision == "bfloat16" and ranks.device.type in CASTS_NORMS
+        if self._gathers_bfloat16:
             # Cast inputs would round the places that deformable attention reads.
             policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         for layer in (*_layers(network), *_embedders(network)):
@@ -158,6 +163,14 @@ class Sharded(Parallel):
         # Checks call these themselves, whereas FSDP gathers weights for `forward` alone.
         for method in ("encode_tokens", "predict"):
             register_fsdp_forward_method(network, method)
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Layers that are gathered in bfloat16 compute in it."""
+        with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self._gathers_bfloat16):
+            yield
+        # What is gathered for a forward pass stays until a backward pass, and weights may change before that.
+        self._sharded.reshard()
 
     def whole_state(self) -> Mapping[str, Tensor]:
         """Gathers the parameters in the memory of the first process."""

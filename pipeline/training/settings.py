@@ -140,7 +140,8 @@ class TrainingSettings(ViewSettings):
     tree, which gives the same bits for any number of processes (docs/training.md, Several processes)."""
     deterministic: Literal["bits", "fast"] = runtime("bits")
     """bits: repeated training gives the same bits. fast: a GPU sums gradients in any order, without a sort in each
-    layer's backward pass and with cuDNN's faster convolutions, so last bits differ."""
+    layer's backward pass and with fused attention, which takes less memory, and cuDNN's faster convolutions, so last
+    bits differ."""
     compile: bool = runtime(False)
     """Compile the network's layers with torch.compile (docs/training.md). Not with FSDP2."""
     processes: int = runtime(2, ge=1, le=1024)
@@ -171,7 +172,7 @@ class TrainingSettings(ViewSettings):
     num_workers: int = runtime(0, ge=0)
     """Number of loader processes per training process. 0: it loads images itself, between steps."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
-    """Device to train on. auto: the machine's GPUs if it has any, else its CPU."""
+    """Device to train on. auto: GPUs if the machine, of several nodes the coordinator, has any, else CPUs."""
 
     @model_validator(mode="before")
     @classmethod

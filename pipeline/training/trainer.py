@@ -239,17 +239,10 @@ class Trainer:
         settings, device = self._settings, self._ranks.device
         Draws(settings.seed, self.step, number).seed_torch()
         images, inputs = batch.images(device), batch.inputs.to(device)
-        try:
+        with self._explain_bad_network():
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
                 predictions = self._task.predict(self._parallel.module, images, batch.sizes, inputs)
             return self._task.losses(predictions.float(), inputs)
-        except FloatingPointError as error:
-            raise FatalError(self._diverged(str(error))) from error
-        except FailOnRecompileLimitHit as error:
-            raise FatalError(
-                "torch.compile would create ever more graphs of a layer (TORCH_LOGS=recompiles in the environment says "
-                "why); set compile = false and run again: training continues from its last checkpoint"
-            ) from error
 
     def _exchanged(self, losses: Mapping[int, dict[str, torch.Tensor]], norm: torch.Tensor, stop: bool) -> StepMetrics:
         """Averages the losses over all micro-batches, in the order of their numbers, and learns whether any process was
@@ -305,11 +298,9 @@ class Trainer:
         """Measures the network, if that is due after this step."""
         if self._check is None or not self._check.is_due(self.step, self.total):
             return
-        try:
-            with self._with_averages():
-                self._monitor.log(self.step, self._check.measure(self.network, self.step == self.total, self._ranks))
-        except FloatingPointError as error:
-            raise FatalError(self._diverged(str(error))) from error
+        with self._explain_bad_network(), self._with_averages(), self._parallel.measuring():
+            values = self._check.measure(self.network, self.step == self.total, self._ranks)
+        self._monitor.log(self.step, values)
 
     def _with_averages(self) -> AbstractContextManager[None]:
         return nullcontext() if self._ema is None else self._ema.applied()
@@ -336,6 +327,19 @@ class Trainer:
                 f"{width}x{height} pixels and {texts} texts; set activation_checkpointing = true, or lower micro_batch "
                 f"= {self._settings.micro_batch}, image_size = {self._settings.image_size} or object_texts = "
                 f"{self._settings.object_texts}"
+            ) from error
+
+    @contextmanager
+    def _explain_bad_network(self) -> Iterator[None]:
+        """Turns values that are not finite and too many compiled graphs into a `FatalError` that says what to do."""
+        try:
+            yield
+        except FloatingPointError as error:
+            raise FatalError(self._diverged(str(error))) from error
+        except FailOnRecompileLimitHit as error:
+            raise FatalError(
+                "torch.compile would create ever more graphs of a layer (TORCH_LOGS=recompiles in the environment says "
+                "why); set compile = false and run again: training continues from its last checkpoint"
             ) from error
 
     def _diverged(self, what: str) -> str:

@@ -77,7 +77,7 @@ def run(
     """Does the part of one process in a training run. Rank 0 writes the results to `config.work`."""
     settings = config.settings
     if settings.deterministic == "bits":
-        be_deterministic()
+        be_deterministic(ranks.device)
     torch.set_num_threads(settings.threads)
     assert settings.precision != "auto", "a run plans its settings"
     set_precision(settings.precision)
@@ -92,9 +92,15 @@ def run(
     return trained
 
 
-def be_deterministic() -> None:
-    """Lets the same operations give the same bits in this process. Those that can't on its device warn."""
+def be_deterministic(device: torch.device) -> None:
+    """Lets the same operations on a device give the same bits in this process. Those that can't warn."""
     torch.use_deterministic_algorithms(True, warn_only=True)
+    if device.type == "cuda":
+        # With `warn_only`, the backward passes of fused attention on GPUs warn and still add in any order. A CPU's
+        # have a fixed order, and these flags would turn them off as well.
+        torch.backends.cuda.enable_flash_sdp(False)
+        torch.backends.cuda.enable_mem_efficient_sdp(False)
+        torch.backends.cuda.enable_cudnn_sdp(False)
     # Otherwise thousands of new tensors a step are filled with NaN before they are written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 

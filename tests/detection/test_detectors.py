@@ -134,9 +134,12 @@ def test_torchvisions_detector_is_told_by_its_files_name(tmp_path):
 
     torch.manual_seed(0)
     network = get_model("ssdlite320_mobilenet_v3_large", weights=None, weights_backbone=None, num_classes=91)
+    for weight in network.head.classification_head.parameters():  # otherwise, all scores would be the same
+        torch.nn.init.normal_(weight, std=0.1)
     file = tmp_path / "ssdlite320_mobilenet_v3_large_coco-a79551df.pth"
     torch.save(network.state_dict(), file)
     detector = opened(file, categories=("person", "couch"))
+    network.score_thresh, network.nms_thresh, network.detections_per_img = 0.0, 1.0, 1000  # as EVERY_BOX asks
     assert detector.categories == ("person", "couch")
     image = pictures()[0]
     (named,) = detector.detect([image])
@@ -145,6 +148,7 @@ def test_torchvisions_detector_is_told_by_its_files_name(tmp_path):
         pixels = torch.from_numpy(np.asarray(image, np.float32).transpose(2, 0, 1) / 255)
         (expected,) = network.eval()([pixels])
     fitting = expected["scores"][(expected["labels"] == 1) | (expected["labels"] == 63)].numpy()  # COCO's ids
+    assert len(fitting)
     np.testing.assert_allclose(named.boxes.scores, np.sort(fitting)[::-1], atol=1e-6)
     other = file.rename(tmp_path / "mine.pth")
     with pytest.raises(FatalError, match="its name identifies no detector of torchvision"):

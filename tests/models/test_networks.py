@@ -71,6 +71,21 @@ def test_order_of_labels_moves_their_columns_only(moved_network):
     torch.testing.assert_close(moved.subject_boxes, given.subject_boxes, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["parseda", "parsed", "tagger"])
+def test_boxes_are_32_bit_under_autocast(small_config, small_tagger_config, tokenizer, kind):
+    if kind == "tagger":
+        network = RelationTagger(replace(small_tagger_config, official_compat=True), tokenizer)
+    else:
+        network = RLIP(replace(small_config, architecture=kind), tokenizer)
+    queries = [make_queries(1, 2)] if kind == "tagger" else []
+    texts = network.encode_texts(OBJECTS), network.encode_texts(PREDICATES)
+    with torch.autocast("cpu", torch.bfloat16):
+        predictions = network.predict(torch.randn(1, 3, 64, 96), None, *texts, *queries)
+    layers = (predictions, *predictions.auxiliary)
+    assert predictions.object_logits.dtype == torch.bfloat16
+    assert {boxes.dtype for each in layers for boxes in (each.subject_boxes, each.object_boxes)} == {torch.float32}
+
+
 @pytest.mark.parametrize(
     ("architecture", "fusion"), [("parseda", "alif"), ("parsed", "alif"), ("parseda", "late"), ("parsed", "none")]
 )

@@ -73,6 +73,20 @@ def test_more_images_keep_the_old_ones(tmp_path):
     assert len(after) == 7 and before.items() <= after.items()
 
 
+def test_a_process_killed_while_it_removes_the_old_dataset_leaves_a_new_one(tmp_path, monkeypatch):
+    def killed(folder: Path, ignore_errors: bool = False) -> None:
+        if SceneFolders(folder).stamp.is_file():
+            SceneFolders(folder).stamp.unlink()
+            raise KeyboardInterrupt
+
+    small = SceneSettings(seed=4, train=1, relations=0, test=0)
+    root, more = write_scenes(tmp_path / "set", small).root, small.model_copy(update={"train": 2})
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(shutil, "rmtree", killed)
+        write_scenes(root, more)
+    assert len(list(write_scenes(root, more).coco_images.iterdir())) == 2
+
+
 def test_a_dataset_that_another_process_finished_first_stays(written, tmp_path):
     root, faster = tmp_path / "set", shutil.copytree(written.root, tmp_path / "faster")
     kept = faster.stat().st_ino

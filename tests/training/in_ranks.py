@@ -32,7 +32,7 @@ def in_ranks(count: int, folder: Path, function: Callable[..., None], *given: ob
 def _one(rank: int, count: int, store: str, function: Callable[..., None], given: tuple[object, ...]) -> None:
     torch.set_num_threads(1)
     distributed_c10d._unpickler = None  # so that no object goes from rank to rank, for our code or for torch's
-    be_deterministic()
+    be_deterministic(torch.device("cpu"))
     if count == 1:
         function(Ranks(), *given)
         return

@@ -2,6 +2,7 @@
 
 FAULT is JSON: {"rank": 1, "steps": [3], "what": "kill", "always": false}. A step's fault happens once unless `always` is set.
 With "stranger" at step 0, the rank takes part as someone who does not know the secret of the meeting.
+With "warn", rank 0 also reports a warning at its steps.
 With "late", a rank that fails leaves its peers before its process ends, so that theirs end first.
 Steps take long enough for a test to disturb them, except where a training goes on from a checkpoint.
 With STOP=all, the ranks stop only when every one of them was asked to.
@@ -16,7 +17,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from pipeline.training.config import SUMMARY, Summary, TrainConfig, TrainingProgress
+from pipeline.training.config import SUMMARY, WARNING, Summary, TrainConfig, TrainingProgress
 from pipeline.training.launch.failure import Failure
 from pipeline.training.launch.meeting import join
 from storage.errors import FatalError, RetryableError
@@ -53,7 +54,7 @@ def run(path: Path, config: TrainConfig) -> None:
         dist.barrier()
     first = max((int(path.name.removeprefix("step-")) for path in checkpoints.iterdir()), default=0)
     for step in range(first + 1, settings.steps + 1):
-        fault(work, ranks.rank, step)
+        warns = fault(work, ranks.rank, step) == "warn"
         sums = torch.tensor([1.0, float(bool(asked))])
         if ranks.count > 1:
             dist.all_reduce(sums)
@@ -63,6 +64,8 @@ def run(path: Path, config: TrainConfig) -> None:
         if ranks.rank == 0:
             with (work / "steps.txt").open("a") as steps:
                 steps.write(f"{step} {ranks.count}\n")
+            if warns:
+                TrainingProgress(step=step, total=settings.steps, message=f"{WARNING}step {step}").write(work)
             TrainingProgress(step=step, total=settings.steps, message=f"world {ranks.count}").write(work)
             if step % settings.checkpoint_every == 0 or stop:
                 (checkpoints / f"step-{step:08d}").mkdir(exist_ok=True)
@@ -87,8 +90,8 @@ def fault(work: Path, rank: int, step: int) -> str | None:
     if done.exists() and not ordered.get("always"):
         return None
     done.touch()
-    if ordered["what"] == "stranger":
-        return "stranger"
+    if ordered["what"] in ("stranger", "warn"):
+        return str(ordered["what"])
     if ordered["what"] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if ordered["what"] == "hang":

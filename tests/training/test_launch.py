@@ -31,9 +31,17 @@ def test_a_killed_rank_is_restarted_and_told_as_the_cause(work, order_fault):
     order_fault(rank=1, steps=[4], what="kill")
     told = Told()
     summary = launch(config(work, checkpoint_every=2), told, WORKER)
-    assert summary.resumed_from == 2
+    assert summary.resumed_from == 2 and summary.images_seen == 8 * 4
     assert told.of("restarting") == ["restarting from the last checkpoint, because rank 1 was killed by SIGKILL"]
     assert told.of("restarting")[0] in (work / "train.log").read_text()
+
+
+def test_no_warning_is_hidden_by_what_is_reported_next(work, order_fault, caplog):
+    order_fault(rank=0, steps=[2, 3, 4, 8], what="warn")
+    told = Told()
+    launch(config(work), told, WORKER)
+    assert [record.notice for record in caplog.records] == ["step 2", "step 3", "step 4", "step 8"]
+    assert told.of("warning") == [f"warning: step {step}" for step in (2, 3, 4, 8)]
 
 
 def test_memory_is_named_as_the_cause_only_where_the_kernel_counts_a_kill(tmp_path, monkeypatch):
@@ -86,6 +94,12 @@ def test_a_hung_rank_ends_the_round_after_the_timeout(work, order_fault, monkeyp
     launch(config(work, collective_timeout=3.0), told, WORKER)
     (restart,) = told.of("restarting")
     assert "rank 0 ended with exit code 1" in restart and "imed out" in restart
+
+
+def test_a_rank_that_lacks_the_gpus_of_the_launcher_does_not_train_on_a_cpu(work, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(FatalError, match=r"device = 'cuda': .* finds no such GPU"):
+        launch(config(work), Told(), WORKER)
 
 
 def test_too_few_gpus_are_told_before_any_process_starts(work, monkeypatch):

@@ -53,8 +53,9 @@ def note_dtype(layer: torch.nn.Module, _) -> None:
 
 
 TREE, FSDP, HSDP = {"parallel": "tree"}, {"parallel": "fsdp"}, {"parallel": "hsdp", "processes": 2}
+TAGGER = {"held_out": 0.5, "check_every": 2, "ema": 0.9}
 ROUNDED = {"steps": 2, "precision": "bfloat16", "network": TINY["network"] | {"official_compat": True}}
-TAGGER = {"held_out": 0.5, "check_every": 2}
+ROUNDED |= TAGGER
 CHANGING: list[list[Job]] = [
     [("changing", FSDP, 1), ("changing_tree", TREE, 1)],
     [("changing", {}, 2), ("changing_tree", TREE, 2)],
@@ -137,6 +138,7 @@ def test_held_out_images_are_scored_by_all_processes_together(root, name):
     for each, values in expected.items():
         assert found[each] == pytest.approx(values, abs=2e-3), each
     assert (root / name / CALIBRATION).is_file()
+    assert losses(root / name) == pytest.approx(losses(root / "tagger1"), abs=1e-5), "the step after a measurement"
 
 
 def test_each_process_of_fsdp_writes_its_part(root):
@@ -157,6 +159,8 @@ def test_the_first_node_of_hsdp_writes_all_weights(root):
 
 def test_weights_that_are_gathered_in_sixteen_bits_train_nearly_the_same(root):
     assert losses(root / "rounded2") == pytest.approx(losses(root / "rounded1"), rel=2e-3)
+    rounded, expected = (losses(root / name, "held_out_map") for name in ("rounded2", "rounded1"))
+    assert rounded == pytest.approx(expected, abs=0.05)
 
 
 def test_fsdp_needs_as_many_micro_batches_in_each_process(shard, tmp_path):

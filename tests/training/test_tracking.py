@@ -17,7 +17,7 @@ from warm_process import WarmProcess
 from pipeline.training.monitor import DivergenceAlarm
 from pipeline.training.tracking.flops import StepFlops, count_flops
 from pipeline.training.tracking.throughput import StepTimer, device_peak, known_peak, measured_peak, memory_gib
-from pipeline.training.tracking.trackers import GuardedTracker, open_trackers
+from pipeline.training.tracking.trackers import GuardedTracker, ServiceTracker, open_trackers
 
 CPU = torch.device("cpu")
 SETTINGS = {"lr": 1e-3, "loss": {"box": 2.5}, "steps": 6}
@@ -135,6 +135,34 @@ def test_trackio_goes_on_with_its_run_in_the_folder(tmp_path):
     in_processes(tmp_path, "trackio")
     rows = WarmProcess(trackio_rows, tmp_path).communicate(timeout=120)[0]
     assert rows.split("\n")[-2] == " ".join(str((step, 1 / step)) for step in range(1, 7))
+
+
+class Toy(ServiceTracker):
+    """A service that shows what it was sent."""
+
+    kind = "toy"
+
+    def _open(self) -> list[tuple[int, str]]:
+        self._remember("run")
+        return []
+
+    def _send(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.extend((step, name) for name in values)
+
+    def _finish(self) -> None:
+        self.sent = self._run
+
+
+def test_a_training_that_was_killed_while_it_measured_sends_the_measurement(tmp_path):
+    killed = Toy(tmp_path, "toy", SETTINGS, 0)
+    for step in range(1, 5):
+        killed.log(step, {"loss": 1.0})
+    resumed = Toy(tmp_path, "toy", SETTINGS, 2)
+    for step in range(3, 6):
+        resumed.log(step, {"loss": 1.0})
+        resumed.log(step, {"held_out_map": 0.5})
+    resumed.close()
+    assert resumed.sent == [(4, "held_out_map"), (5, "loss"), (5, "held_out_map")]
 
 
 class Broken:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo import config as dynamo_config
+from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from pipeline.training import parallel
 from pipeline.training.checkpoints.folder import CheckpointFolder
@@ -15,8 +16,9 @@ from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.optimizer import gradient_norm, make_optimizer, set_rates, update
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings
+from pipeline.training.tagger_evaluation import HeldOut
 from pipeline.training.tracking import flops
-from pipeline.training.worker import set_precision
+from pipeline.training.worker import be_deterministic, set_precision
 from storage.errors import FatalError
 from tests.training.conftest import TINY, metrics
 from tests.training.in_ranks import train
@@ -73,6 +75,15 @@ def test_a_layer_that_needs_ever_more_graphs_stops_the_run(work, shard, monkeypa
     message = r"ever more graphs of a layer .*; set compile = false and run again"
     with dynamo_config.patch(recompile_limit=1), pytest.raises(FatalError, match=message):
         run(work, shard, compile=True)
+
+
+def test_it_stops_the_run_also_where_the_network_is_measured(work, shard, monkeypatch):
+    def measure(*_) -> None:
+        raise FailOnRecompileLimitHit("recompile_limit reached")
+
+    monkeypatch.setattr(HeldOut, "measure", measure)
+    with pytest.raises(FatalError, match="ever more graphs of a layer"):
+        run(work, shard, held_out=0.5, check_every=1)
 
 
 @pytest.mark.parametrize("changes", [{"seed": 1}, {"micro_batch": 4}])
@@ -141,6 +152,20 @@ def test_products_on_a_cpu_and_on_a_gpu(as_before, precision, tf32, near):
     assert apart < near
     # Whether a CPU then rounds to bfloat16 is left to its library, which does not on one that lacks matrix units.
     assert (torch.get_float32_matmul_precision() == "medium") == (precision == "medium")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_equal_bits_cost_fused_attention_on_a_gpu_only(device):
+    kernels = ("flash_sdp", "mem_efficient_sdp", "cudnn_sdp")
+    try:
+        be_deterministic(torch.device(device))
+        assert torch.is_deterministic_algorithms_warn_only_enabled() and torch.backends.cuda.math_sdp_enabled()
+        assert {getattr(torch.backends.cuda, f"{kernel}_enabled")() for kernel in kernels} == {device == "cpu"}
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = True
+        for kernel in kernels:
+            getattr(torch.backends.cuda, f"enable_{kernel}")(True)
 
 
 def test_rewinding_forgets_later_steps_and_a_torn_line_and_what_is_measured_again_counts_once(tmp_path):

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from pipeline.runtime import logs
+from pipeline.runtime.devices import choose_device
 from pipeline.runtime.processes import ready_to_fork
 from pipeline.runtime.stage import ReportProgress
 from pipeline.training.address import resolve
@@ -22,6 +23,7 @@ from pipeline.training.config import (
     PROGRESS,
     SUMMARY,
     WARNING,
+    WARNINGS,
     Summary,
     TrainConfig,
     TrainingProgress,
@@ -54,8 +56,10 @@ def launch(config: TrainConfig, report: ReportProgress, worker: str = WORKER) ->
 
     With several nodes, `config.work` is on a file system that all of them share, under the same path.
     """
-    settings = config.settings
-    require_gpus(settings)
+    require_gpus(config.settings)
+    # Another node would choose for itself, and could not take part.
+    settings = config.settings.model_copy(update={"device": choose_device(config.settings.device).type})
+    config = config.model_copy(update={"settings": settings})
     ready_to_fork([WORKER])  # A coordinator that waits for imports looks lost to the other nodes.
     # Those of an earlier attempt would pass for the results of this one.
     for name in (SUMMARY, MODEL, PROGRESS):
@@ -117,9 +121,9 @@ def _watch(ranks: RankProcesses, nodes: Nodes, log: _Log) -> Failure | None:
     while True:
         # Asked before the failures: a rank that fails in between must not count as finished.
         ended = ranks.ended() and nodes.ended()
-        log.follow()
         nodes.tick()
         failures = [*ranks.failures(), *nodes.failures()]
+        log.follow()  # of a rank that failed, to its end
         causes = [failure for failure in failures if failure.kind != "peer"]
         if causes:
             return next((cause for cause in causes if cause.kind == "fatal"), causes[0])
@@ -152,19 +156,26 @@ class _Log:
     def __init__(self, work: Path, report: ReportProgress) -> None:
         self.path = work / LOG
         self.path.touch()
-        self._progress_file, self._report = work / PROGRESS, report
+        self._progress_file, self._warnings_file, self._report = work / PROGRESS, work / WARNINGS, report
+        self._warnings_file.write_bytes(b"")
         self._progress = TrainingProgress(step=0, total=1, message="")
+        self._told = 0
+        """Number of warnings reported."""
 
     def follow(self) -> None:
-        """Reports the latest progress if it is new. The next one would hide a warning, so the run's log has it too."""
-        if not self._progress_file.is_file():
-            return
-        latest = TrainingProgress.model_validate_json(self._progress_file.read_bytes())
+        """Reports every new warning, which the run's log gets too, and the latest progress if it is new."""
+        for line in self._warnings_file.read_bytes().split(b"\n")[self._told : -1]:
+            self._told += 1
+            progress = TrainingProgress.model_validate_json(line)
+            warning = progress.message.removeprefix(WARNING)
+            logs.log.warning(warning, extra={"notice": warning})
+            self._follow(progress)
+        if self._progress_file.is_file():
+            self._follow(TrainingProgress.model_validate_json(self._progress_file.read_bytes()))
+
+    def _follow(self, latest: TrainingProgress) -> None:
         if latest != self._progress:
             self._progress = latest
-            if latest.message.startswith(WARNING):
-                warning = latest.message.removeprefix(WARNING)
-                logs.log.warning(warning, extra={"notice": warning})
             self._report(latest.step, latest.total, latest.message)
 
     def write(self, text: str) -> None:

@@ -33,25 +33,28 @@ class ServiceTracker(ABC):
     """A run of a service, which is opened with the first values. They can't be taken back.
 
     A resumed training run continues it, and repeats the steps since its last checkpoint with the same losses. A JSON
-    file holds the run's id and the last step that was sent, so that no step is sent twice.
+    file holds the run's id, the last step that was sent and the names of its values, so that none is sent twice.
     """
 
     kind: ClassVar[str]
 
     def __init__(self, folder: Path, run_name: str, settings: Mapping[str, Any], first_step: int) -> None:
         self._folder, self._name, self._settings = folder, run_name, settings
-        self._file, self._id, self._known = folder / f"{self.kind}.json", "", 0
+        self._file, self._id = folder / f"{self.kind}.json", ""
+        self._step, self._names = 0, list[str]()
         if first_step and self._file.is_file():  # otherwise, the run is a new one
             with suppress(ValueError, KeyError, TypeError):  # damaged: a new run shows the rest
                 saved = from_json(self._file.read_bytes())
-                self._id, self._known = str(saved["id"]), int(saved["step"])
-        self._step = self._known
+                self._id, self._step, self._names = str(saved["id"]), int(saved["step"]), list(saved.get("names", ()))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Sends the values of a step, unless an earlier attempt did."""
-        if step > self._known:
-            self._send(step, values)
-            self._remember(self._id, step)
+        """Sends the values of a step, except those that an earlier attempt sent."""
+        sent = self._names if step == self._step else []
+        new = {name: value for name, value in values.items() if name not in sent}
+        if step >= self._step and new:
+            self._send(step, new)
+            self._step, self._names = step, [*sent, *new]
+            self._remember(self._id)
 
     def close(self) -> None:
         """Finishes the run."""
@@ -62,9 +65,10 @@ class ServiceTracker(ABC):
     def _run(self) -> Any:
         return self._open()
 
-    def _remember(self, run_id: str, step: int = 0) -> None:
-        self._id, self._step = run_id, max(step, self._step)
-        write_atomic(self._file, json.dumps({"id": self._id, "step": self._step}).encode())
+    def _remember(self, run_id: str) -> None:
+        self._id = run_id
+        known = {"id": run_id, "step": self._step, "names": self._names}
+        write_atomic(self._file, json.dumps(known).encode())
 
     @abstractmethod
     def _open(self) -> Any:
