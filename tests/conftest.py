@@ -49,6 +49,7 @@ LONGEST = (
     "training/test_tracking.py", "interop/test_publish_shards.py", "chain/test_funnel.py",
     "review/test_browser_people.py", "captioning/test_endpoint.py", "run/test_rehearsal.py",
     "review/test_index.py", "detection/test_detectors.py", "cli/test_api.py", "cli/test_plugins.py",
+    "captioning/test_blip_recordings.py", "run/test_checks.py",
 )  # fmt: skip
 """Files that take long, about the longest first. A worker that got one of them last would go on alone."""
 SLOW_FOLDERS = ("chain", "device", "flows", "hostile", "training")
