@@ -83,7 +83,8 @@ def write_scenes(root: Path, settings: SceneSettings, progress: Progress | None 
     if not folders.stamp.is_file() and root.exists() and any(root.iterdir()):
         raise FileExistsError(f"{root}: not empty and not a dataset of scenes; choose another folder or empty this one")
     aside, before = (root.parent / f".{root.name}.{os.getpid()}.{kind}" for kind in ("part", "before"))
-    shutil.rmtree(aside, ignore_errors=True)
+    for left in (aside, before):  # by a killed process of the same number
+        shutil.rmtree(left, ignore_errors=True)
     try:
         _write(SceneFolders(aside), settings, progress)
         SceneFolders(aside).stamp.write_text(stamp)

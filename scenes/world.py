@@ -42,7 +42,7 @@ def make_scene(seed: int, index: int, make_group: MakeGroup = group_of_a_kind) -
     """
     for attempt in range(200):
         try:
-            # Python hashes a text that is a seed with SHA-512, so every machine draws the same.
+            # Python derives a seed from text by SHA-512, so every machine draws the same.
             return _attempt(Random(f"{seed}/{index}/{attempt}"), seed, index, make_group)
         except TooCloseToCallError:
             continue

@@ -247,14 +247,23 @@ class Remote:
             aside = f"{full}.{uuid.uuid4().hex[:8]}.new"
             self._files.pipe_file(aside, data)
             if mode == "create":
-                try:
-                    os.link(aside, full)  # unlike a rename, a link replaces no file
-                finally:
-                    Path(aside).unlink()
+                self._link(aside, full)
             else:
                 self._files.mv(aside, full)
         else:
             self._files.pipe_file(full, data, mode=mode)
+
+    def _link(self, aside: str, full: str) -> None:
+        """Gives a file its name, unless one exists. Where a disk has no links, two writers may both believe so."""
+        try:
+            os.link(aside, full)  # unlike a rename, a link replaces no file
+        except OSError as error:
+            if isinstance(error, FileExistsError) or Path(full).exists():
+                Path(aside).unlink()
+                raise FileExistsError(full) from error
+            self._files.mv(aside, full)
+        else:
+            Path(aside).unlink()
 
     def _make_room(self, full: str) -> None:
         """Make the folder of a file. Not on S3: it has no folders, and the call would create a missing bucket."""

@@ -143,8 +143,11 @@ def _from_json(content: Any, path: Path) -> Iterator[_Stated]:
         raise FatalError(f"{path}: is neither a JSON object nor a list; expected {EXPECTED}")
 
 
-_OF_IMAGE = frozenset({"image_id", "id", "file_name", "width", "height", "dataset", "split", "url", "coco_url"})
-"""Fields of a row that are no captions."""
+_OF_IMAGE = frozenset((
+    "image_id", "id", "file_name", "width", "height", "dataset", "split", "url", "coco_url", "flickr_url", "license",
+    "date_captured",
+))  # fmt: skip
+"""Fields of a row that hold no captions."""
 
 
 def _from_rows(rows: list[Any], path: Path, only_caption: bool) -> Iterator[_Stated]:

@@ -44,7 +44,7 @@ from pipeline.evaluation.splits import (
 )
 from pipeline.evaluation.summary import Figure, summarise
 from pipeline.evaluation.vcoco import VcocoRoles
-from pipeline.evaluation.vcoco_detections import VcocoDetections, read_vcoco_detections
+from pipeline.evaluation.vcoco_detections import EXPECTED, VcocoDetections, read_vcoco_detections
 from pipeline.evaluation.vcoco_truth import VcocoTruth, read_vcoco_truth
 from pipeline.report.evaluation_images import EvaluatedImages
 from pipeline.report.evaluation_page import comparison_page, evaluation_markdown, evaluation_page
@@ -288,8 +288,11 @@ def score(
                 scored = [_scored(benchmark, *named, truth, faults, options) for named in models.items()]
             findings += "\n".join(each.findings for each in scored if each.findings)
             if compared:
-                evaluated = {tuple(np.unique(each.model.predicted.image)) for each in scored}
-                if official and options.masks and len(evaluated) > 1:
+                if (
+                    official
+                    and options.masks
+                    and len({tuple(np.unique(each.model.predicted.image)) for each in scored}) > 1
+                ):
                     raise FatalError(
                         "--official: PSG's evaluator leaves out images without predictions, which differ between these models; "
                         "omit --official"
@@ -368,7 +371,7 @@ def _cut_before(path: Path, found: DetectionSet, options: Options) -> str:
     if options.validity is None or found.allowed_applied or not 0 < most <= PER_IMAGE:
         return ""
     return (
-        f"{path}: holds at most {most} relations of an image; if they were chosen before --validity ruled some out, these "
+        f"{path}: no image has more than {most} relations; if they were chosen before --validity ruled some out, these "
         "figures are lower bounds; `rlip predict --per-image 1000` writes more"
     )
 
@@ -383,7 +386,7 @@ def _cut_pairs(path: Path, predicted: Relations) -> str:
     if pairs[counts == PER_IMAGE].min() == PER_IMAGE:
         return ""
     return (
-        f"{path}: holds at most {PER_IMAGE} relations of an image, of fewer pairs; if it was cut to these, recalls with one "
+        f"{path}: some images have {PER_IMAGE} relations of fewer pairs; if the file was cut to {PER_IMAGE}, recalls with one "
         "predicate per pair are lower bounds; `rlip predict --per-image 5000` writes more, and `evaluate.metrics` in a "
         "recipe scores all"
     )
@@ -415,7 +418,7 @@ def _vcoco_detections(
     path: Path, truth: VcocoTruth, annotations: Path, files: Mapping[str, Path], faults: Mapping[str, Any]
 ) -> tuple[VcocoDetections, str]:
     """The detections in V-COCO's own form, a JSON list, or in that of `rlip predict`, and what was left out, in words."""
-    if path.suffix != ".parquet" and opening(path, "detections") != "{":
+    if path.suffix != ".parquet" and opening(path, EXPECTED) != "{":
         return read_vcoco_detections(path, truth, faults["allow_missing"]), ""
     rows = GroundTruth.open("vcoco", annotations, files)
     read = read_detections(path, rows, **faults)

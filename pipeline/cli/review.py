@@ -86,7 +86,7 @@ def review(
 
     store = existing_store(store_at)
     run = find_run(store, run_name)
-    view = partial(_view_of, run, images or ())
+    view = partial(_view_of, run, _folders_of(run, images or ()))
     recipe = last_recipe(run)
     other = None if against is None else recorded_view(find_run(store, against))
     verdicts = verdicts_at or verdicts_folder(store_at)
@@ -196,13 +196,22 @@ def _user() -> str:
     return name[:64] or "reviewer"
 
 
-def _view_of(run: Run, places: Sequence[str]) -> RunView:
-    """The run with other image folders. Raises `FatalError` for a dataset that it does not label."""
-    view = recorded_view(run)
-    folders = dict(view.image_folders)
+def _folders_of(run: Run, places: Sequence[str]) -> dict[str, str]:
+    """Dataset → folder, by `--images`. Raises `FatalError` for a dataset that the run does not label."""
+    known, folders = recorded_view(run).label_sets, {}
     for each in places:
         name, _, folder = each.partition("=")
-        if not folder or (view.label_sets and name not in view.label_sets):
-            raise FatalError(f"--images {each}: write SET=FOLDER with one of {', '.join(view.label_sets)}")
-        folders[name] = UprightRoot(folder) if isinstance(folders.get(name), UprightRoot) else folder
-    return replace(view, image_folders=folders)
+        if not folder or (known and name not in known):
+            raise FatalError(f"--images {each}: write SET=FOLDER with one of {', '.join(known)}")
+        folders[name] = folder
+    return folders
+
+
+def _view_of(run: Run, folders: Mapping[str, str]) -> RunView:
+    """The run with other image folders, as its last execution left it."""
+    view = recorded_view(run)
+    roots = {
+        name: UprightRoot(folder) if isinstance(view.image_folders.get(name), UprightRoot) else folder
+        for name, folder in folders.items()
+    }
+    return replace(view, image_folders={**view.image_folders, **roots})

@@ -51,7 +51,8 @@ def show(
     STEP may also be the name of a stage if one step of that stage was recorded.
     """
     if step is not None and (history or checks):
-        raise FatalError(f"--{'history' if history else 'checks'}: shows all steps of a run; omit {step}")
+        what = "--history: lists executions" if history else "--checks: shows all steps"
+        raise FatalError(f"{what} of a run; omit {step}")
     opened, console = existing_store(store), Console()
     if history:
         runs = runs_of(opened) if run_name is None else [find_run(opened, run_name.partition("@")[0])]

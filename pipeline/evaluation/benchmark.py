@@ -14,7 +14,7 @@ from pipeline.evaluation.hico import HicoRules, HicoScores, TripletClass, counte
 from pipeline.evaluation.open_images import OpenImagesRules, OpenImagesScores, match_challenge, match_open_images
 from pipeline.evaluation.ranking import Recalls, mean_of
 from pipeline.evaluation.relations import Integers, Relations
-from pipeline.evaluation.scene_graph_recall import SceneGraphRules, match_scene_graphs
+from pipeline.evaluation.scene_graph_recall import SceneGraphRules, listed_once, match_scene_graphs
 from pipeline.evaluation.splits import Split
 from pipeline.evaluation.summary import ClassScore, Figure
 from pipeline.evaluation.vcoco import VcocoRules, match_vcoco
@@ -64,7 +64,7 @@ class Options:
         """The rules that differ from the default ones or those of published results, as sentences."""
         unmasked = benchmark == "hico-det" and self.validity is None
         named = {
-            "Scores are not multiplied by the table of allowed combinations, as published ones are.": unmasked,
+            "Unlike published scores, these are not multiplied by the table of allowed combinations.": unmasked,
             "Scores are those of the authors' evaluator, with its bugs.": self.official,
             "Duplicates are not suppressed.": not self.suppression,
             "Boxes were given (PredCls, SGCls).": self.boxes_given,
@@ -236,7 +236,8 @@ def visual_genome(predicted: Relations, truth: Relations, predicates: Sequence[s
     official: Values = {}
     if not options.official:
         official = match_scene_graphs(predicted, truth, authors, options.seen).scores().figures
-    truths, scored = _by_predicate(truth, predicates), "R@50 by boxes" if options.masks else "R@50"
+    truths = _by_predicate(truth if options.official else listed_once(truth), predicates)
+    scored = "R@50 by boxes" if options.masks else "R@50"
     return _evaluated(measured, official, truths, truth, options, recall, scored, measure=f"R@{rules.limits[-1]}")
 
 

@@ -75,6 +75,12 @@ class SceneGraphMatches:
         return Recalls(figures, by_predicate[self.rules.limits[-1]])
 
 
+def listed_once(truth: Relations) -> Relations:
+    """The relations without those that repeat boxes and predicate of an earlier one."""
+    listed = numbered([pair_numbers(truth), truth.predicates])
+    return truth.take(np.sort(np.unique(listed, return_index=True)[1]))
+
+
 def match_scene_graphs(
     predicted: Relations, truth: Relations, rules: SceneGraphRules | None = None, seen: Integers | None = None
 ) -> SceneGraphMatches:
@@ -87,8 +93,7 @@ def match_scene_graphs(
     if truth.masks is not None and rules.official:  # PSG's evaluator skips images without predictions
         truth = truth.take(np.isin(truth.image, predicted.image))
     if not rules.official:
-        listed = numbered([pair_numbers(truth), truth.predicates])
-        truth = truth.take(np.sort(np.unique(listed, return_index=True)[1]))
+        truth = listed_once(truth)
     found = _found_at(predicted, truth, rules)
     # Ascending by predicate, then by image.
     groups = numbered([truth.predicates, truth.image])

@@ -21,7 +21,7 @@ from pipeline.evaluation.relations import Floats, Integers, Relations, scores_of
 from pipeline.evaluation.vcoco_truth import AGENT, Role, VcocoTruth
 from tagger.english.predicates import canonical
 
-_EXPECTED = "a list of detections with image_id, person_box, <action>_agent and <action>_<role>"
+EXPECTED = "a list of detections with image_id, person_box, <action>_agent and <action>_<role>"
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def read_vcoco_detections(path: Path, truth: VcocoTruth, allow_missing: bool = F
     roles = [f"{action}_{role}" for action, role in truth.roles]
     images, boxes, scores, things = array("q"), array("d"), array("d"), array("d")
     unknown: dict[Any, int] = {}
-    for number, row in enumerate(stream_rows(path, _EXPECTED)):
+    for number, row in enumerate(stream_rows(path, EXPECTED)):
         try:
             image_id = as_id(row["image_id"])
             boxes.extend(_numbers(row, "person_box", 4))
@@ -92,7 +92,7 @@ def read_vcoco_detections(path: Path, truth: VcocoTruth, allow_missing: bool = F
             for name in roles:
                 things.extend(_numbers(row, name, 5))
         except (KeyError, TypeError, ValueError) as error:
-            raise AnnotationError(f"{path}: detection {number}: {error!r}; expected {_EXPECTED}") from error
+            raise AnnotationError(f"{path}: detection {number}: {error!r}; expected {EXPECTED}") from error
         place = position.get(image_id) if image_id is not None else None
         if place is None:
             unknown[row["image_id"]] = number

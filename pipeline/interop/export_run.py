@@ -76,7 +76,7 @@ def export_run(
     if folder.exists():
         raise FatalError(f"{folder} already exists; name a new folder with --out, or remove this one")
     write: Writer = load_plugin("exports", form)
-    if masks is not None and form not in KEEP_FIELDS:
+    if masks is not None and form not in KEEP_FIELDS and write.__module__.startswith(__name__.rpartition(".")[0]):
         raise FatalError(f"--masks: {form} has no masks, unlike {', '.join(KEEP_FIELDS)}; omit it")
     rows, tally = RunRows(run, all_scores or form == "parquet", masks), Tally()
     with translate_os_errors(f"writing {folder}"), atomic_folder(folder, replace=False) as aside:

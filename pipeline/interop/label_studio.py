@@ -18,6 +18,8 @@ from pipeline.interop.run_rows import ImageRows, RunRows, Tally, relations_of
 from pipeline.labels.verdicts import Box4, box4
 from storage.errors import FatalError
 
+_SHOWN = "rlip_labels"
+"""Field of a task with the labels that the annotator starts from. Projects have other fields of their own names."""
 LOCAL_FILES = "/data/local-files/?d="
 """URL of files below Label Studio's LOCAL_FILES_DOCUMENT_ROOT, which must be the folder of the images."""
 
@@ -85,7 +87,7 @@ def _tasks(
             "dataset": dataset,
             "image_id": row["image_id"],
             "digest": row["digest"],
-            "labels": [[places[each["subject"]], each["predicate"], places[each["object"]]] for each in relations],
+            _SHOWN: [[places[each["subject"]], each["predicate"], places[each["object"]]] for each in relations],
         }
         yield {
             "data": data,
@@ -156,7 +158,7 @@ def _annotated(data: Mapping[str, Any], result: Sequence[Mapping[str, Any]]) -> 
                     relations.append((ends[0], str(name), ends[1]))
                 if link.get("direction") in ("left", "bi"):
                     relations.append((ends[1], str(name), ends[0]))
-    image, image_id, labels = str(data.get("image", "")), data.get("image_id"), data.get("labels")
+    image, image_id, labels = str(data.get("image", "")), data.get("image_id"), data.get(_SHOWN)
     return AnnotatedImage(
         name=unquote(image.removeprefix(LOCAL_FILES)) if image.startswith(LOCAL_FILES) else image,
         boxes=tuple(boxes),

@@ -36,7 +36,8 @@ def read_graphs(
     triplets: list[dict[str, Any]] = []
     listed = draft.listed({"graphs": graphs}, "graphs")
     is_counted = len(listed) == len(captions)
-    numbers = {place if is_counted else caption["draw"]: place for place, caption in enumerate(captions)}
+    numbers = {caption["draw"]: place for place, caption in reversed([*enumerate(captions)])}
+    numbers = dict(enumerate(range(len(captions)))) if is_counted else numbers
     for draw, graph in enumerate(listed):
         with draft.rejecting(graph):
             if captions and draw not in numbers:

@@ -160,9 +160,8 @@ class AuditPrecision:
     def in_words(self) -> str:
         """The estimate with its interval and what it rests on."""
         if self.precision is None or self.low is None or self.high is None:
-            return "no label of the random audit has a confident verdict" + (
-                f"; {self.unsure:,} are unsure" * (self.unsure > 0)
-            )
+            unsure = f"; unsure: {self.unsure:,}" if self.unsure else ""
+            return f"no label of the random audit has a confident verdict{unsure}"
         whole = "" if self.covered > 0.9995 else f", for the {self.covered:.0%} of labels whose strata have verdicts"
         unsure = f"; {self.unsure:,} more are unsure" if self.unsure else ""
         return (

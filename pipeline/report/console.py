@@ -99,9 +99,7 @@ def _made(run: Run, figures: Figures) -> Iterator[str]:
 
 
 def _stages(figures: Figures, outcome: RunOutcome) -> Table:
-    stages = table(
-        "Stages", "stage", "partitions", "cached", "rows in", "rows out", "rejected", "wall seconds", "images/s"
-    )
+    stages = table("Stages", "stage", "partitions", "cached", "rows in", "rows out", "rejected", "seconds", "images/s")
     for row in stage_rows(figures.steps, outcome):
         counts = (row.partitions, row.cached, row.rows_in, row.rows_out, row.rejected)
         times = (f"{row.seconds:,.1f}", f"{row.rate:,.1f}" if row.rate else "–")

@@ -57,8 +57,8 @@ class RunOutcome:
 class StepSummary:
     """Totals over the manifests of one recorded step.
 
-    `seconds` is compute time summed over partitions; `rate` is images per second of it. For training, it counts
-    images in every epoch.
+    `seconds` is compute time, summed over partitions and the processes of a training run; `rate` is images per second
+    of it. For training, it counts images in every epoch.
     """
 
     step: str

@@ -186,7 +186,8 @@ class ReviewIndex:
         """
         with self._refreshing:
             self.view.run.store.refresh()
-            recorded = file_stamps(self.view.run.folder / "steps")
+            # An execution writes its recipe after the last step.
+            recorded = file_stamps(self.view.run.folder / "steps") + file_stamps(self.view.run.folder)
             if recorded == self._known:
                 return 0
             self.view = self._read_view()

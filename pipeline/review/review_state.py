@@ -81,6 +81,7 @@ class ReviewState:
     def refresh(self) -> None:
         """Read what the run and other reviewers have added."""
         if self.index.refresh():
+            self.pictures = Pictures(self.view.image_folders)
             self.comparison.refresh()
             self.shares.refresh()
             self.audit.refresh()

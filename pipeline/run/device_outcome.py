@@ -33,11 +33,9 @@ class CheckOutcome:
 
 def judged(is_right: bool, figure: str, suspect: str) -> CheckOutcome:
     """An outcome that is ok, or wrong; then `suspect` is what to look at first."""
-    return (
-        CheckOutcome(figure)
-        if is_right
-        else CheckOutcome(figure, "wrong", f"see whether {suspect} is wrong, then {REPORT}")
-    )
+    if is_right:
+        return CheckOutcome(figure)
+    return CheckOutcome(figure, "wrong", f"see whether {suspect} is wrong, then {REPORT}")
 
 
 class Absent(Exception):

@@ -242,17 +242,6 @@ class Recipe(Settings):
         return values
 
     @model_validator(mode="after")
-    def _exclusions_name_sources(self) -> Recipe:
-        sources = [source.name for source in self.data.sources]
-        for number, each in enumerate(self.shard.exclude):
-            if unknown := [name for name in each.datasets if name not in sources]:
-                raise ValueError(
-                    f"shard.exclude.{number}.datasets: no source named {unknown[0]!r}, so its images would not be "
-                    f"excluded; sources are {sources}"
-                )
-        return self
-
-    @model_validator(mode="after")
     def _bare_images_have_a_detector(self) -> Recipe:
         if (bare := self.data.without_boxes) and self.detect.weights is None:
             raise ValueError(

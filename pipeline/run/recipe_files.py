@@ -91,7 +91,20 @@ def recipe_of(read: RecipeValues) -> Recipe:
             f"trained once per seed of a list; set pretrain.seeds = [{recipe.pretrain.settings.seed}]"
         )
     _warn_of_second_store(recipe.store, read.file.absolute())
+    _warn_of_unknown_datasets(recipe, read.file)
     return recipe.with_paths("file_read", lambda setting, path: _found(path, read.origin(setting)))
+
+
+def _warn_of_unknown_datasets(recipe: Recipe, file: Path) -> None:
+    """Warns of lists that exclude nothing. A recipe may extend one that has more datasets."""
+    sources = [source.name for source in recipe.data.sources]
+    for number, each in enumerate(recipe.shard.exclude):
+        if each.datasets and not set(each.datasets) & set(sources):
+            warnings.warn(
+                f"{file}: shard.exclude.{number} excludes nothing: no source is named {', '.join(each.datasets)}; sources "
+                f"are {', '.join(sources)}",
+                stacklevel=3,
+            )
 
 
 def _warn_of_second_store(store: str, recipe: Path) -> None:

@@ -236,7 +236,7 @@ class ChatEndpoint:
                 status, reason = 0, _in_words(error)
             if status == 200:
                 return response
-            # The four exceptions ask to try again: timeout, conflict, too early, too many requests.
+            # These four mean "try again": timeout, conflict, too early, too many requests.
             if 200 < status < 500 and status not in (408, 409, 425, 429):
                 self._refused += 1
                 if status < 400 or status in (401, 403, 404) or (self._refused >= _ALL and not self._is_useful):

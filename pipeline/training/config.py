@@ -76,11 +76,12 @@ class TrainingProgress(Settings):
     """Begins with `WARNING` if people must not miss it."""
 
     def write(self, work: Path) -> None:
-        """Replaces the file in the work folder, and adds a warning to those before. Neither need survive a crash, so
+        """Replaces the file in the work folder, or adds a warning to those before. Neither needs to survive a crash, so
         nothing is forced to disk."""
         if self.message.startswith(WARNING):
             with (work / WARNINGS).open("a") as warnings:
                 warnings.write(f"{self.model_dump_json()}\n")
+            return
         aside = work / f".{PROGRESS}.new"
         aside.write_text(self.model_dump_json())
         aside.rename(work / PROGRESS)

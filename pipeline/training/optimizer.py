@@ -63,7 +63,7 @@ def update(optimizer: torch.optim.Optimizer, norm: float, largest: float) -> Non
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     divisor: Tensor | None = None
     if factor < 1 and isinstance(gradients[0], DTensor):
-        # Torch's operators mix no sharded tensors with plain ones, such as a divisor.
+        # Torch's operators can't mix sharded tensors with plain ones, such as a divisor.
         torch._foreach_mul_(gradients, factor)
     elif factor < 1:
         divisor = torch.full((), 1 / factor, device=gradients[0].device)

@@ -172,7 +172,7 @@ class TrainingSettings(ViewSettings):
     num_workers: int = runtime(0, ge=0)
     """Number of loader processes per training process. 0: it loads images itself, between steps."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
-    """Device to train on. auto: GPUs if the machine, of several nodes the coordinator, has any, else CPUs."""
+    """Device to train on. auto: GPUs if the machine (with several nodes, the coordinator) has any, else CPUs."""
 
     @model_validator(mode="before")
     @classmethod
@@ -277,7 +277,8 @@ class TrainingSettings(ViewSettings):
 
 
 def fold_of(dataset: str, image_id: int, folds: int) -> int:
-    """Returns which of the taggers never sees an image. It depends on nothing else, so added images change none."""
+    """Returns which of the taggers never sees an image. It depends on nothing else: adding images moves none to another
+    tagger."""
     return int(held_out_place(dataset, image_id) * folds)
 
 

@@ -16,7 +16,8 @@ from tagger.labelling.label_choice import distinct_labels
 from tagger.labelling.tagging_image import TaggingImage
 from tagger.relation import Relation
 
-MOST_CHOICES = len(ascii_lowercase) - 1  # one letter stands for none
+MOST_CHOICES = len(ascii_lowercase) - 1
+"""One letter is left for none."""
 INSTRUCTIONS = """\
 The boxes in this image are numbered at their top left corners. Their left, top, right and bottom sides, in thousandths of
 the image, are

@@ -311,7 +311,7 @@ class Extraction:
                     continue
                 lemmas = self.mentions.lemma(subject), self.mentions.lemma(object_)
                 # Of "a sink and a mirror above the sink", only the mirror is above it.
-                if rule != "reciprocal" and len(subjects) > 1 and lemmas[0] == lemmas[1]:
+                if rule != "reciprocal" and len(subjects) > 1 and lemmas[0] == lemmas[1] and not _is_other(object_):
                     continue
                 self._linked.add(object_.i)
                 implied = reading(words, *lemmas)
@@ -382,3 +382,7 @@ class Extraction:
         if not all(word.pos_ in ("ADP", "PART", "SCONJ") or word.lower_ in PART_NOUNS | {"next"} for word in tail):
             return None
         return start, end
+
+
+def _is_other(noun: Token) -> bool:
+    return any(child.lower_ in ("another", "other") for child in noun.lefts)

@@ -6,8 +6,8 @@ from spacy.tokens import Doc, Token
 
 from tagger.categories.names import ANIMATE, COCO, OBJECTS365, PEOPLE
 from tagger.english.lemmas import known_lemmas, noun_lemma, verb_lemma
-from tagger.english.words import COLOURS, FUNCTION_WORDS, SEVERAL, TOOLS, words
-from tagger.parsing.tree import PART_NOUNS, RECIPROCALS, is_incapable
+from tagger.english.words import COLOURS, FUNCTION_WORDS, GARMENTS, SEVERAL, TOOLS, words
+from tagger.parsing.tree import PART_NOUNS, RECIPROCALS, is_done_by_things, is_incapable
 
 GERUNDS = words(
     "standing sitting laying lying walking running riding holding wearing carrying grazing swimming flying eating "
@@ -353,7 +353,8 @@ def _is_second_subject(noun: Token, following: Token) -> bool:
         return False
     verb = _verb_of(following)
     subjects = (child for child in verb.lefts if child.dep_ in ("nsubj", "nsubjpass"))
-    return is_incapable(noun, verb) and any(subject.i < held.i for subject in subjects)
+    is_able = noun_lemma(noun.lower_) not in GARMENTS and is_done_by_things(verb)
+    return not is_able and is_incapable(noun, verb) and any(subject.i < held.i for subject in subjects)
 
 
 def _verb_of(word: Token) -> Token:

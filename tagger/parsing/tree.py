@@ -364,6 +364,14 @@ _AGENTIVE = words(
     "prepare take pose work write speak smoke sell shop dance"
 )
 
+_OF_THINGS = words("carry fly hit hold play point pull push read touch show")
+"""Of these, things that people have or watch are subjects, too: "a kite flying", "a cart carrying bags"."""
+
+
+def is_done_by_things(verb: Token) -> bool:
+    """Whether not only people and animals perform the verb."""
+    return canonical(verb.lower_) not in _AGENTIVE or canonical(verb.lower_) in _OF_THINGS
+
 
 def is_incapable(noun: Token, verb: Token) -> bool:
     """Whether the noun can't perform the verb: garments perform none, other things none of people and animals."""
@@ -399,6 +407,8 @@ class Subjects:
         while able.i not in passed and not self._mentions.is_animate(able):
             passed.add(able.i)
             if able.dep_ not in ("pobj", "conj", "dobj"):
+                return noun
+            if (able.dep_ == "dobj" or able.head.lower_ == "with") and is_done_by_things(verb):
                 return noun
             able = able.head.head if able.dep_ == "pobj" else able.head
             if able.pos_ in ("VERB", "AUX"):

@@ -39,8 +39,6 @@ def _recipe(tmp_path: Path, text: str) -> Path:
     ('name = "r"\n[shard]\nthreshold = -1', ["shard.threshold = -1", "give at least 0"]),
     ('name = "r"\n[shard]\nrule = "most"', ["shard.rule = 'most'", "give one of 'all', 'best' or 'posterior'"]),
     ('name = "r"\ncaption = 3', ["caption = 3: give a section"]),
-    ('name = "r"\n[[shard.exclude]]\nids = "test.ids"\nreason = "test"\ndatasets = ["cocoa"]',
-     ["shard.exclude.0.datasets", "no source named 'cocoa'", "['coco']"]),
     ('name = "r"\n[pretrain.settings]\nseed = 2', ["r.toml", "pretrain.settings.seed = 2", "pretrain.seeds = [2]"]),
     ('name = "r"\n[pretrain]\nseeds = 3', ["pretrain.seeds = 3: give a list"]),
     ("name = ", ["not a readable TOML"]),
@@ -52,6 +50,14 @@ def test_mistakes_are_named(tmp_path, change, words):
     for word in words:
         assert word in str(caught.value)
     assert "Input should" not in str(caught.value) and "Value error" not in str(caught.value)
+
+
+def test_a_list_for_a_dataset_that_no_source_is_named_by_is_warned_of(tmp_path):
+    listed = 'name = "r"\n[[shard.exclude]]\nids = "test.ids"\nreason = "test"\ndatasets = ["cocoa"]'
+    with pytest.warns(
+        UserWarning, match=r"shard\.exclude\.0 excludes nothing: no source is named cocoa; sources are coco"
+    ):
+        load_recipe(_recipe(tmp_path, GOOD.replace('name = "r"', listed, 1)))
 
 
 def test_a_recipe_may_come_from_a_windows_editor(tmp_path):

@@ -96,6 +96,13 @@ CASES = {
     "giraffes standing next to one another": "giraffe next to giraffe",
     "a person standing next to a toilet lid": "person next to toilet lid",
     "a plate that has vegetables on it": "vegetable on plate",
+    # what people have or watch may do something itself
+    "people watch a kite flying over a beach": "person watch kite; kite fly over beach",
+    "a horse pulling a carriage carrying people": "horse pull carriage; carriage carry person",
+    "a person riding a motorcycle pulling a cart": "person ride motorcycle; motorcycle pull cart",
+    "a girl watching a tv playing a movie": "girl watch tv; tv play movie",
+    "a man driving a car and a truck carries logs": "man drive car; truck carry log",
+    "a man and a woman standing next to another man": "man next to man; woman next to man",
     # several relations
     "a cat sits on a chair next to a sofa": "cat sit on chair; cat next to sofa",
     "a woman holding an umbrella next to a dog": "woman hold umbrella; woman next to dog",

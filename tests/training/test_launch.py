@@ -98,6 +98,7 @@ def test_a_hung_rank_ends_the_round_after_the_timeout(work, order_fault, monkeyp
 
 def test_a_rank_that_lacks_the_gpus_of_the_launcher_does_not_train_on_a_cpu(work, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(FatalError, match=r"device = 'cuda': .* finds no such GPU"):
         launch(config(work), Told(), WORKER)
 

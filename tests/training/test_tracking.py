@@ -163,6 +163,12 @@ def test_a_training_that_was_killed_while_it_measured_sends_the_measurement(tmp_
         resumed.log(step, {"held_out_map": 0.5})
     resumed.close()
     assert resumed.sent == [(4, "held_out_map"), (5, "loss"), (5, "held_out_map")]
+    (tmp_path / "toy.json").write_text('{"id": "run", "step": 5}')
+    earlier = Toy(tmp_path, "toy", SETTINGS, 4)
+    for step in (5, 6):
+        earlier.log(step, {"loss": 1.0})
+    earlier.close()
+    assert earlier.sent == [(6, "loss")], "a file of an earlier version names no values: all were sent"
 
 
 class Broken:

@@ -78,6 +78,7 @@ export function watchGrid(view) {
     if (leaving) return;
     leaving = true;
     await sending;
+    leaving = false;
     location.href = address;
   }
 

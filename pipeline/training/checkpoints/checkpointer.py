@@ -174,7 +174,7 @@ class Checkpointer:
         # On a CPU, streams and events exist, but do nothing.
         self._device: Any = torch.get_device_module(ranks.device)
         self._copied = self._device.Event()
-        # A thread is enough, because writing and checksums release the interpreter.
+        # A thread is enough, because writing and checksums release the GIL.
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: tuple[int, Future[None]] | None = None
         self.waited = 0.0

@@ -85,8 +85,10 @@ def launch(config: TrainConfig, report: ReportProgress, worker: str = WORKER) ->
         if not (config.work / SUMMARY).is_file():
             raise log.given_up("the training run stopped before its last step")
     summary = Summary.model_validate_json((config.work / SUMMARY).read_bytes())
-    # The last round began at the last restart, but the time is that of all rounds.
-    return summary.model_copy(update={"images_seen": (summary.steps - began) * settings.batch})
+    # The last round began at the last restart, but the time is that of all rounds. If the newest checkpoint was damaged,
+    # they began before it.
+    seen = max(summary.images_seen, (summary.steps - began) * settings.batch)
+    return summary.model_copy(update={"images_seen": seen})
 
 
 def _run_round(
@@ -169,11 +171,10 @@ class _Log:
             progress = TrainingProgress.model_validate_json(line)
             warning = progress.message.removeprefix(WARNING)
             logs.log.warning(warning, extra={"notice": warning})
-            self._follow(progress)
-        if self._progress_file.is_file():
-            self._follow(TrainingProgress.model_validate_json(self._progress_file.read_bytes()))
-
-    def _follow(self, latest: TrainingProgress) -> None:
+            self._report(progress.step, progress.total, progress.message)
+        if not self._progress_file.is_file():
+            return
+        latest = TrainingProgress.model_validate_json(self._progress_file.read_bytes())
         if latest != self._progress:
             self._progress = latest
             self._report(latest.step, latest.total, latest.message)

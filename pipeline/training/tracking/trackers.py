@@ -45,7 +45,9 @@ class ServiceTracker(ABC):
         if first_step and self._file.is_file():  # otherwise, the run is a new one
             with suppress(ValueError, KeyError, TypeError):  # damaged: a new run shows the rest
                 saved = from_json(self._file.read_bytes())
-                self._id, self._step, self._names = str(saved["id"]), int(saved["step"]), list(saved.get("names", ()))
+                # Files of earlier versions have no names: then all values of the step were sent.
+                self._id, self._step = str(saved["id"]), int(saved["step"]) + ("names" not in saved)
+                self._names = list(saved.get("names", ()))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Sends the values of a step, except those that an earlier attempt sent."""
