@@ -159,7 +159,7 @@ def test_torchvisions_detector_is_told_by_its_files_name(tmp_path):
 
 
 def test_a_network_of_this_project_finds_the_objects_of_its_world(root):
-    scenes = [make_scene(4242, index) for index in range(20)]
+    scenes = [make_scene(4242, index) for index in range(10)]
     detector = opened(root / "scenes/weights/detector", threshold=0.05)
     found = [named.boxes for named in detector.detect([render(scene) for scene in scenes])]
     places = {name: place for place, name in enumerate(detector.categories)}
