@@ -1,6 +1,7 @@
 """Questions about pairs of boxes, and the probabilities that an answer gives."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -33,6 +34,8 @@ def test_predicates_of_a_pair_compete_with_the_usual_ones_as_far_as_there_is_roo
     assert list(questions_of(IMAGE, USUAL, 1))[:2] == [Question(0, 1, ("ride",)), Question(0, 1, ("on",))]
     wordings = {"person": {"horse": ["rides", "feeding", "is feeding", "wash"]}}
     assert next(questions_of(IMAGE, wordings, 4)).predicates == ("ride", "on", "feeding", "wash")
+    worded = replace(IMAGE, pairs=[replace(PAIRS[0], predicate="is riding")])
+    assert next(questions_of(worded, wordings, 4)).predicates == ("is riding", "feeding", "wash")
     assert [q.predicates for q in questions_of(IMAGE, USUAL, 4, each_label=True)] == [("ride",), ("on",), ("near",)]
 
 
