@@ -76,9 +76,9 @@ mutants: dev ## mutation-test the store's code against its quick tests (MUTANTS=
 hostile: dev ## feed the pipeline hostile input of every kind and print a table of the outcomes
 	$(BIN)/python -m pytest tests/hostile -s
 
-services: ## install Debian's PostgreSQL for the one test that runs a Prefect server on it; without it, that test is skipped
+services: ## install Debian's PostgreSQL for the tests' Prefect server, which otherwise takes SQLite
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
-		apt-get install -qq -y --no-install-recommends postgresql >/dev/null; } || echo "no PostgreSQL: apt install postgresql, or skip its test"
+		apt-get install -qq -y --no-install-recommends postgresql >/dev/null; } || echo "no PostgreSQL, so the tests' Prefect server takes SQLite: apt install postgresql"
 
 lint: dev ## check style, types and import arrows
 	$(BIN)/ruff check .

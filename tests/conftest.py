@@ -43,7 +43,7 @@ LONGEST = (
     "training/test_trainer.py", "chain/test_your_data.py", "chain/test_caching.py", "review/test_browser_search.py",
     "training/test_slurm.py", "training/test_nodes.py", "chain/test_label_folder.py", "review/test_browser_keyboard.py",
     "storage/test_remote_store.py", "storage/test_on_s3.py", "runtime/test_ray_engine.py", "training/test_batches.py",
-    "review/test_browser_grid.py", "flows/test_postgres.py", "models/test_deformable_attention.py",
+    "review/test_browser_grid.py", "models/test_deformable_attention.py",
     "storage/test_torture.py", "cli/test_weights.py", "models/test_onnx_export.py", "models/test_export.py",
     "training/test_launch.py", "models/test_import.py", "data/test_decoder_process.py", "review/test_browser_image.py",
     "training/test_tracking.py", "interop/test_publish_shards.py", "chain/test_funnel.py",

@@ -1,6 +1,7 @@
 """Flows on a real server with a password: in this process, and as deployments on workers that are cancelled or killed.
 
-The server is started once, and a run that waits goes on beside others, since each process that imports Prefect takes seconds.
+Its database is PostgreSQL, as in production, or SQLite where that is not installed. The server is started once, and a run that
+waits goes on beside others, since each process that imports Prefect takes seconds.
 """
 
 import json
@@ -20,6 +21,7 @@ import httpx
 import psutil
 import pytest
 from http_server import answering
+from postgres import Postgres
 from prefect import State, flow, tags
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient
@@ -60,7 +62,14 @@ PASSWORD = "operator:correct horse"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+def postgres() -> Iterator[Postgres | None]:
+    """The server's database; None stands for SQLite."""
+    with Postgres.running() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def server(postgres: Postgres | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """A server set up as docs/operations.md says, to which flows called in this process are connected."""
     home = tmp_path_factory.mktemp("prefect")
     settings = {
@@ -70,6 +79,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT1S",
     }
+    if postgres is not None:
+        settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = postgres.url
     with PrefectServer.running(home, **settings) as server, pytest.MonkeyPatch.context() as patch:
         for name in ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_API_AUTH_STRING"):
             patch.setenv(name, server.environment[name])
@@ -498,6 +509,18 @@ def test_a_training_survives_a_restarted_server_and_a_kill_and_keeps_its_checkpo
         **{f"{step} set/0000 to set/0001": "Cached" for step in ("ingest", "shard:none")},
     }
     wait_for(lambda: not ranks_of(trained) or None, 20, "processes of the cancelled run are still running")
+
+
+def test_the_record_of_flow_runs_survives_a_dump(client, postgres):
+    if postgres is None:
+        pytest.skip("no PostgreSQL here (make services)")
+    dump = "prefect.dump"  # relative to the server's folder, which its user may write
+    postgres.command("pg_dump", *postgres.at, "-Fc", "-f", dump, "prefect")
+    postgres.command("createdb", *postgres.at, "restored")
+    postgres.command("pg_restore", *postgres.at, "-d", "restored", dump)
+    kept = postgres.command("psql", *postgres.at, "-tA", "-c", "select id, state_name from flow_run", "restored")
+    expected = sorted(f"{run.id}|{run.state_name}" for run in client.read_flow_runs())
+    assert sorted(kept.split("\n")) == ["", *expected] != [""]
 
 
 def _pending(folder: Path) -> Path:
