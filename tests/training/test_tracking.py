@@ -140,7 +140,8 @@ def test_trackio_goes_on_with_its_run_in_the_folder(tmp_path):
 class Toy(ServiceTracker):
     """A service that shows what it was sent."""
 
-    kind = "toy"
+    kind = "json"  # a library that is installed
+    variable = ("RLIP_TOY", "")
 
     def _open(self) -> list[tuple[int, str]]:
         self._remember("run")
@@ -163,7 +164,7 @@ def test_a_training_that_was_killed_while_it_measured_sends_the_measurement(tmp_
         resumed.log(step, {"held_out_map": 0.5})
     resumed.close()
     assert resumed.sent == [(4, "held_out_map"), (5, "loss"), (5, "held_out_map")]
-    (tmp_path / "toy.json").write_text('{"id": "run", "step": 5}')
+    (tmp_path / "json.json").write_text('{"id": "run", "step": 5}')
     earlier = Toy(tmp_path, "toy", SETTINGS, 4)
     for step in (5, 6):
         earlier.log(step, {"loss": 1.0})

@@ -37,8 +37,14 @@ class ServiceTracker(ABC):
     """
 
     kind: ClassVar[str]
+    """Name of its library, too."""
+    variable: ClassVar[tuple[str, str]]
+    """Environment variable that the library reads while it is imported, and its value unless the user sets another."""
 
     def __init__(self, folder: Path, run_name: str, settings: Mapping[str, Any], first_step: int) -> None:
+        name, value = self.variable
+        os.environ.setdefault(name, value.format(folder=folder.resolve()))
+        self._library: Any = import_module(self.kind)
         self._folder, self._name, self._settings = folder, run_name, settings
         self._file, self._id = folder / f"{self.kind}.json", ""
         self._step, self._names = 0, list[str]()
@@ -90,21 +96,15 @@ class MlflowTracker(ServiceTracker):
     """
 
     kind = "mlflow"
+    variable = ("MLFLOW_DISABLE_TELEMETRY", "true")
     longest = 6000
     """Characters of a parameter's value that MLflow stores."""
     most = 100
     """Parameters that MLflow takes at once."""
 
-    def __init__(self, folder: Path, run_name: str, settings: Mapping[str, Any], first_step: int) -> None:
-        super().__init__(folder, run_name, settings, first_step)
-        # MLflow reads this while it is imported.
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        self._tracking: Any = import_module("mlflow.tracking")
-        self._entities: Any = import_module("mlflow.entities")
-
     def _send(self, step: int, values: Mapping[str, float]) -> None:
         client, now = self._run, int(time.time() * 1000)
-        metrics = [self._entities.Metric(name, value, now, step) for name, value in values.items()]
+        metrics = [self._library.entities.Metric(name, value, now, step) for name, value in values.items()]
         client.log_batch(self._id, metrics=metrics)
 
     def _finish(self) -> None:
@@ -112,7 +112,7 @@ class MlflowTracker(ServiceTracker):
 
     def _open(self) -> Any:
         uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{(self._folder / 'mlflow.db').resolve()}")
-        client = self._tracking.MlflowClient(tracking_uri=uri)
+        client = self._library.tracking.MlflowClient(tracking_uri=uri)
         if self._id:
             client.update_run(self._id, status="RUNNING")
             return client
@@ -121,7 +121,7 @@ class MlflowTracker(ServiceTracker):
         number = experiment.experiment_id if experiment else client.create_experiment(name)
         self._remember(client.create_run(number, run_name=self._name).info.run_id)
         flat = _flat("", self._settings)
-        parameters = [self._entities.Param(key, str(value)[: self.longest]) for key, value in flat]
+        parameters = [self._library.entities.Param(key, str(value)[: self.longest]) for key, value in flat]
         for first in range(0, len(parameters), self.most):
             client.log_batch(self._id, params=parameters[first : first + self.most])
         return client
@@ -144,19 +144,15 @@ class WandbTracker(ServiceTracker):
     """
 
     kind = "wandb"
-
-    def __init__(self, folder: Path, run_name: str, settings: Mapping[str, Any], first_step: int) -> None:
-        super().__init__(folder, run_name, settings, first_step)
-        # Offline means offline: reports of the library's own errors would be sent all the same.
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        self._wandb: Any = import_module("wandb")
+    # Offline means offline: reports of the library's own errors would be sent all the same.
+    variable = ("WANDB_ERROR_REPORTING", "false")
 
     def _send(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log({**values, "step": step})
 
     def _open(self) -> Any:
         self._remember(self._id or uuid.uuid4().hex[:8])
-        run = self._wandb.init(
+        run = self._library.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=self._name,
             id=self._id,
@@ -164,7 +160,7 @@ class WandbTracker(ServiceTracker):
             dir=str(self._folder),
             mode=os.environ.get("WANDB_MODE", "offline"),
             config=dict(self._settings),
-            settings=self._wandb.Settings(console="off", silent=True, disable_git=True, save_code=False),
+            settings=self._library.Settings(console="off", silent=True, disable_git=True, save_code=False),
         )
         run.define_metric("step", hidden=True)
         run.define_metric("*", step_metric="step")
@@ -178,12 +174,7 @@ class TrackioTracker(ServiceTracker):
     """
 
     kind = "trackio"
-
-    def __init__(self, folder: Path, run_name: str, settings: Mapping[str, Any], first_step: int) -> None:
-        super().__init__(folder, run_name, settings, first_step)
-        # Trackio reads this while it is imported.
-        os.environ.setdefault("TRACKIO_DIR", str((folder / "trackio").resolve()))
-        self._trackio: Any = import_module("trackio")
+    variable = ("TRACKIO_DIR", "{folder}/trackio")
 
     def _send(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
@@ -191,7 +182,7 @@ class TrackioTracker(ServiceTracker):
     def _open(self) -> Any:
         resume = "allow" if self._id else "never"
         self._remember(self._name)
-        return self._trackio.init(
+        return self._library.init(
             project=PROJECT,
             name=self._name,
             config=dict(self._settings),
