@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from models.config import NO_OBJECTS
 from models.losses import SetCriterion, TaggerCriterion
@@ -234,13 +235,10 @@ def normalised_boxes(sample: TrainingSample) -> np.ndarray:
 
 def pair_queries(targets: Sequence[Target]) -> PairQueries:
     """Turns boxes and labels of the targets into queries, padded with empty slots to the longest target."""
-    count = max(1, *(len(target.subject_labels) for target in targets))
 
     def filled(columns: list[Tensor], value: float) -> Tensor:
-        rows = [
-            torch.cat([column, column.new_full((count - len(column), *column.shape[1:]), value)]) for column in columns
-        ]
-        return torch.stack(rows)
+        one = columns[0].new_empty(1, *columns[0].shape[1:])  # so that there is a slot where no target has a pair
+        return pad_sequence([*columns, one], batch_first=True, padding_value=value)[:-1]
 
     return PairQueries(
         subject_boxes=filled([target.subject_boxes for target in targets], 0.5),
