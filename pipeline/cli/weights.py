@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +21,7 @@ from models.config import ConfigError, NetworkConfig
 from models.weights_file import WeightsError, by_part, is_own, read_config, read_shapes
 from pipeline.cli.errors import resumable
 from pipeline.cli.options import AsJson, Direct, Objects, Overrides, Predicates, RecipePath, Tokenizer
-from pipeline.runtime.settings import apply_override
+from pipeline.runtime.settings import apply_override, flat
 from storage.atomic import atomic_file
 from storage.errors import FatalError
 
@@ -197,7 +197,7 @@ def show_weights(file: CheckpointPath, as_json: AsJson = False) -> None:
             what = f"{kind.value} checkpoint of the authors" if kind else "checkpoint of an unknown architecture"
             shapes = {name: tuple(value.shape) for name, value in checkpoint.state.items()}
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-    settings = _flat(config.to_dict()) if config else {}
+    settings = dict(flat(config.to_dict())) if config else {}
     if as_json:
         parts = {part: sum(sizes[name] for name in names) for part, names in by_part(sizes).items()}
         print(json.dumps({"file": str(file), "what": what, "settings": settings, "values": parts}))
@@ -238,13 +238,4 @@ def _as_json(imported: ImportedCheckpoint, out: Path) -> dict[str, Any]:
         "expected_new": imported.new,
         "unexpected": [],
         "left_out": imported.left_out,
-    }
-
-
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings by their dotted names, as in `--set`."""
-    return {
-        f"{name}{'.' if inner else ''}{inner}": value
-        for name, outer in settings.items()
-        for inner, value in (outer.items() if isinstance(outer, dict) else [("", outer)])
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -126,6 +126,20 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         place[last] = value
     else:
         raise FatalError(f"--set {override}: {name!r} is not a field that can be set")
+
+
+def flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields each setting with its dotted name. Sections in a list are numbered as in `--set`; a list of values is one
+    setting."""
+    if isinstance(values, Mapping) and values:
+        members: Any = values.items()
+    elif isinstance(values, list) and any(isinstance(each, Mapping) for each in values):
+        members = enumerate(values)
+    else:
+        yield prefix, values
+        return
+    for name, value in members:
+        yield from flat(value, f"{prefix}.{name}" if prefix else str(name))
 
 
 def has_mark(extra: Any, mark: str) -> bool:

@@ -10,7 +10,7 @@ import os
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from importlib import import_module
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic_core import from_json
 
+from pipeline.runtime.settings import flat
 from storage.atomic import write_atomic
 from storage.errors import FatalError
 
@@ -120,20 +121,11 @@ class MlflowTracker(ServiceTracker):
         experiment = client.get_experiment_by_name(name)
         number = experiment.experiment_id if experiment else client.create_experiment(name)
         self._remember(client.create_run(number, run_name=self._name).info.run_id)
-        flat = _flat("", self._settings)
-        parameters = [self._library.entities.Param(key, str(value)[: self.longest]) for key, value in flat]
+        settings = flat(self._settings)  # because MLflow's parameters are texts
+        parameters = [self._library.entities.Param(key, str(value)[: self.longest]) for key, value in settings]
         for first in range(0, len(parameters), self.most):
             client.log_batch(self._id, params=parameters[first : first + self.most])
         return client
-
-
-def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yields settings by dotted names, because MLflow's parameters are texts."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(f"{prefix}{name}.", value)
-        else:
-            yield f"{prefix}{name}", value
 
 
 class WandbTracker(ServiceTracker):
