@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -65,8 +66,11 @@ class StepInputs:
 class Task(ABC):
     """A network and its loss. It can be handed to other processes."""
 
+    criterion: ClassVar[type[SetCriterion | TaggerCriterion]]
+
     def __init__(self, settings: TrainingSettings, vocabulary: Vocabulary, tokenizer: Path) -> None:
         self._settings, self._vocabulary, self._folder = settings, vocabulary, tokenizer
+        self._criterion = self.criterion(settings.loss, official_compat=settings.official)
         self._tokenizer = LabelTokenizer(tokenizer, settings.network.text)
 
     def build(self, report: Callable[[str], None]) -> Network:
@@ -130,9 +134,7 @@ class StepTexts:
 class PretrainTask(Task):
     """Trains RLIPv2 on shards. It learns boxes from every image, and predicates from images that have relations."""
 
-    def __init__(self, settings: TrainingSettings, vocabulary: Vocabulary, tokenizer: Path) -> None:
-        super().__init__(settings, vocabulary, tokenizer)
-        self._criterion = SetCriterion(settings.loss, official_compat=settings.official)
+    criterion = SetCriterion
 
     def inputs(self, samples: Sequence[TrainingSample], draws: Draws) -> StepInputs:
         """Draws the texts and lists the pairs to find."""
@@ -152,11 +154,8 @@ class PretrainTask(Task):
 class TaggerTask(Task):
     """Trains the R-Tagger on images with ground-truth relations. Pairs without a relation are negatives."""
 
+    criterion = TaggerCriterion
     _settings: TaggerSettings
-
-    def __init__(self, settings: TaggerSettings, vocabulary: Vocabulary, tokenizer: Path) -> None:
-        super().__init__(settings, vocabulary, tokenizer)
-        self._criterion = TaggerCriterion(settings.loss, official_compat=settings.official)
 
     def inputs(self, samples: Sequence[TrainingSample], draws: Draws) -> StepInputs:
         """Draws the texts and the pairs, and adds noise to the boxes and labels that the network gets."""
