@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from queue import Full, Queue
 from threading import Thread
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic_core import from_json
 
@@ -57,7 +57,7 @@ class ServiceTracker(ABC):
                 self._names = list(saved.get("names", ()))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Sends the values of a step, except those that an earlier attempt sent."""
+        """Sends the values of a step, except those that an earlier attempt sent. Steps are counted from 1."""
         sent = self._names if step == self._step else []
         new = {name: value for name, value in values.items() if name not in sent}
         if step >= self._step and new:
@@ -189,16 +189,6 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-class Tracker(Protocol):
-    """Receives values by name during training."""
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Shows the values measured at a step. Steps are counted from 1."""
-
-    def close(self) -> None:
-        """Writes what is still to be written. Nothing is logged afterwards."""
-
-
 class TensorBoardTracker:
     """Writes an event file per attempt, which `tensorboard --logdir FOLDER` shows. Steps that a resumed run repeats are
     shown from its file."""
@@ -229,6 +219,7 @@ class TensorBoardTracker:
         return writer
 
 
+Tracker = ServiceTracker | TensorBoardTracker
 _TRACKERS: dict[str, tuple[Callable[..., Tracker], tuple[str, ...]]] = {
     "tensorboard": (TensorBoardTracker, ("tensorboard",)),
     "wandb": (WandbTracker, ("wandb",)),
