@@ -61,11 +61,6 @@ class Proposal:
     score: float
     right: bool
 
-    @property
-    def predicate(self) -> str:
-        """The predicate that is proposed."""
-        return self.candidate.predicate
-
 
 @dataclass(frozen=True)
 class ScoredPairs:
@@ -245,14 +240,15 @@ def _false(
 
 
 def _calibrated_on(proposed: Sequence[Proposal]) -> Calibration:
-    return Calibration.fit([p.predicate for p in proposed], [p.score for p in proposed], [p.right for p in proposed])
+    predicates = [p.candidate.predicate for p in proposed]
+    return Calibration.fit(predicates, [p.score for p in proposed], [p.right for p in proposed])
 
 
 def _calibrated_on_others(proposed: Sequence[Proposal]) -> list[float]:
     """The probability of each proposal, calibrated on other images."""
     # A calibration fits its own labels too well, so the stack would trust the tagger too much.
     folds = [_calibrated_on([p for p in proposed if p.image % FOLDS != fold]) for fold in range(FOLDS)]
-    return [folds[p.image % FOLDS].probability(p.predicate, p.score) for p in proposed]
+    return [folds[p.image % FOLDS].probability(p.candidate.predicate, p.score) for p in proposed]
 
 
 def _stacked_on(proposed: Sequence[Proposal]) -> Stack:
