@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -55,25 +56,30 @@ class CheckResult:
 
 
 def _rows(made: Artifact, inputs: Mapping[str, Artifact]) -> float | None:
+    """Number of rows that the step yielded."""
     return float(made.manifest.counts.rows_out)
 
 
 def _reject_share(made: Artifact, inputs: Mapping[str, Artifact]) -> float | None:
+    """Share of the rows that were rejected; None without any rows."""
     counts = made.manifest.counts
     return (counts.rows_in - counts.rows_out) / counts.rows_in if counts.rows_in else None
 
 
 def _relations_per_image(made: Artifact, inputs: Mapping[str, Artifact]) -> float | None:
+    """Scored relations per image; None without images, or for an artifact that does not count them."""
     relations, rows = made.manifest.facts.get("relations"), made.manifest.counts.rows_out
     return relations / rows if relations is not None and rows else None
 
 
 def _average_precision(made: Artifact, inputs: Mapping[str, Artifact]) -> float | None:
+    """Average precision of the scored labels; None without a ground-truth relation that a candidate has."""
     audit = _audit([(inputs["images"], made)])
     return audit.tagger.average_precision if audit.reachable else None
 
 
 def _unreachable_share(made: Artifact, inputs: Mapping[str, Artifact]) -> float | None:
+    """Share of the ground-truth predicates that no candidate has; None without ground-truth relations."""
     relations = chain.from_iterable(inputs["images"].table("images")["relations"].to_pylist())
     true = {canonical(relation["predicate"]) for relation in relations} - {""}
     pairs = chain.from_iterable(candidates(made)["pairs"].to_pylist())
@@ -137,7 +143,6 @@ class Gates:
 
     def __init__(self, run: Run, settings: ChecksSection) -> None:
         self._run, self._settings = run, settings
-        self._noted: dict[str, Any] | None = None
         self._failed: dict[tuple[str, str], str] = {}
         """Step and key of an artifact → a description of its failed checks; "" if it passed."""
         self.held: dict[str, dict[str, str]] = {}
@@ -166,7 +171,7 @@ class Gates:
 
     def note(self, step: Step, made: Mapping[str, Artifact], judged: Mapping[str, list[CheckResult]]) -> None:
         """Keep the results with the run, in place of earlier ones of the step, and log what failed."""
-        noted = self._notes()
+        noted = self._notes
         if not judged and step.name not in noted:
             return
         noted[step.name] = {
@@ -193,15 +198,14 @@ class Gates:
 
     def _known(self, step: str, key: str) -> dict[str, float | None]:
         """What was measured of an artifact before, by check: it is not measured again."""
-        for part in self._notes().get(step, {}).values():
+        for part in self._notes.get(step, {}).values():
             if part["key"] == key:
                 return {result["check"]: result["value"] for result in part["results"]}
         return {}
 
+    @cached_property
     def _notes(self) -> dict[str, Any]:
-        if self._noted is None:
-            self._noted = self._run.read_document(CHECKED)
-        return self._noted
+        return self._run.read_document(CHECKED)
 
 
 def require_passed(run: Run, steps: Iterable[Step]) -> None:
