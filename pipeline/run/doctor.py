@@ -29,7 +29,7 @@ from pipeline.run.networks import Finding, networks
 from pipeline.run.recipe import Recipe
 from pipeline.runtime.chat_endpoint import ChatOptions, models_of
 from pipeline.runtime.devices import has_bfloat16
-from pipeline.runtime.engines.ray_cluster import RayNode, connect, live_nodes, look_around, room_for
+from pipeline.runtime.engines.ray_cluster import RayNode, brief, connect, live_nodes, look_around, room_for
 from pipeline.runtime.execute import installed_version
 from pipeline.runtime.stage import GIB
 from pipeline.stages.caption import CaptionStage
@@ -465,8 +465,7 @@ def _answer(ray: Any, node: str, task: Any, probes: Sequence[Path]) -> Iterator[
         return
     except ray.exceptions.RayError as error:
         ray.cancel(task)
-        why = ([line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)])[-1]
-        yield Finding("missing", node, f"can't run rlip ({why}); install rlip {own} and its extras there")
+        yield Finding("missing", node, f"can't run rlip ({brief(error)}); install rlip {own} and its extras there")
         return
     if version_there != own:
         versions = f"has rlip {version_there}, and this machine ({platform.node()}) {own}; install the same"

@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
@@ -81,7 +82,7 @@ def in_fork(seconds: float | None, function: Callable[P, R], *args: P.args, **kw
     """
     context = fork_context()
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_call, args=(theirs, dict(os.environ), function, args, kwargs))
+    process = context.Process(target=_call, args=(theirs, dict(os.environ), partial(function, *args, **kwargs)))
     process.start()
     # With our copy of its end open, the pipe of a dead fork would never end.
     theirs.close()
@@ -98,15 +99,9 @@ def in_fork(seconds: float | None, function: Callable[P, R], *args: P.args, **kw
         process.join()
 
 
-def _call(
-    pipe: Connection,
-    environment: dict[str, str],
-    function: Callable[..., object],
-    args: tuple[object, ...],
-    kwargs: dict[str, object],
-) -> None:
+def _call(pipe: Connection, environment: dict[str, str], function: Callable[[], object]) -> None:
     begin_fork(environment)
-    pipe.send(function(*args, **kwargs))
+    pipe.send(function())
 
 
 def begin_fork(environment: Mapping[str, str], output: Path | None = None) -> None:
