@@ -143,7 +143,7 @@ def test_proposals_are_what_captions_would_propose():
     scored = ScoredPairs(labels, pairs, scores, np.zeros((6, 2), bool))
     stated = {("person", "hold", "dog"), ("dog", "next to", "person")}
     made = list(proposals(0, scored, ["hold", "next to"], stated, {"next to"}))
-    found = {((p.candidate.subject, p.candidate.object), p.predicate, p.right) for p in made}
+    found = {((p.candidate.subject, p.candidate.object), p.candidate.predicate, p.right) for p in made}
     assert found == {
         ((0, 2), "hold", True), ((1, 2), "hold", False), ((2, 0), "next to", False), ((2, 1), "next to", True),
     }  # fmt: skip
