@@ -198,7 +198,7 @@ def test_only_relations_that_were_added_count_as_added(book, opened):
     add_relation(state, "ann", Addition(image=image["image"], subject=0, object=1, predicate="see"))
     book.add("tag", "toys/0000", [relations(1, (0, "feed", 2, 0.9))], settings={"made": 2})
     state.refresh()
-    page = Pages(state).image("ann", state.details.find(image["image"]), None, Search())
+    page = Pages(state).image("ann", Search(), image["image"])
     assert re.findall(r'data-action="remove"[^>]* data-predicate="(\w+)"', page) == ["see"]
 
 
