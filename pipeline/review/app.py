@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Body, HTTPException, Query, Response
@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import ValidationError
 
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.review.decisions import Accepted, Addition, Decided, Decisions, accept_class, add_relation, decide
+from pipeline.review.decisions import Addition, Decisions, accept_class, add_relation, decide
 from pipeline.review.entrance import Reviewer
 from pipeline.review.pages import Pages
 from pipeline.review.pictures import SIDE, NoPicture
@@ -84,7 +84,7 @@ def _add_answers(app: APIRouter, state: ReviewState) -> None:
             raise HTTPException(409, str(error)) from error
 
     @app.post("/verdicts")
-    def verdicts(reviewer: Reviewer, decisions: Decisions) -> Decided:
+    def verdicts(reviewer: Reviewer, decisions: Decisions) -> dict[str, Any]:
         with _recording():
             return decide(state, reviewer, decisions)
 
@@ -93,7 +93,7 @@ def _add_answers(app: APIRouter, state: ReviewState) -> None:
         reviewer: Reviewer,
         label: Annotated[int, Body(ge=0, le=2**62)],
         content: Annotated[str | None, Body(max_length=16)] = None,
-    ) -> Accepted:
+    ) -> dict[str, int]:
         with _recording():
             return accept_class(state, reviewer, label, content)
 
