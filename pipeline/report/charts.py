@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -125,6 +125,33 @@ class Chart:
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     axes: Axes = AXES
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Points over two axes, each with x, y, tooltip and perhaps CSS classes."""
+
+    points: tuple[tuple[Any, ...], ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    axes: Axes
+
+
+def plot(
+    axes: Axes,
+    points: Iterable[tuple[Any, ...]],
+    x_ticks: Iterable[tuple[float, str]],
+    y_ticks: Iterable[tuple[float, str]],
+    x_high: float = 1.0,
+    y_high: float = 1.0,
+) -> Plot:
+    """Lays out points and ticks (value, text) on axes from 0 to `x_high` and `y_high`."""
+    return Plot(
+        tuple((axes.x(x, x_high), axes.y(y, high=y_high), *rest) for x, y, *rest in points),
+        tuple(Tick(axes.x(value, x_high), text) for value, text in x_ticks),
+        tuple(Tick(axes.y(value, high=y_high), text) for value, text in y_ticks),
+        axes,
+    )
 
 
 def line_style(number: int) -> str:

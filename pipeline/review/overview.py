@@ -12,9 +12,10 @@ import numpy as np
 
 from pipeline.labels.audit_sample import AuditPrecision
 from pipeline.labels.label_funnel import LabelFunnel
+from pipeline.report.charts import Plot
 from pipeline.report.names import NAMES
 from pipeline.review.audit import ReviewerProgress
-from pipeline.review.diagrams import Histogram, Plot, graph, histogram, long_tail, shares
+from pipeline.review.diagrams import Histogram, graph, histogram, long_tail, shares
 from pipeline.review.label_facts import MOST_AN_IMAGE, BinnedLabels, LabelFacts, PredicateFacts, ScoreAudit, label_facts
 from pipeline.review.review_state import ReviewState
 from pipeline.review.search import LONGEST_NAME, Search
@@ -164,7 +165,7 @@ def _density(facts: LabelFacts) -> Histogram:
 def _audit_view(audit: ScoreAudit) -> dict[str, Any]:
     """The labels of one dataset compared with its ground truth.
 
-    `marks`: CSS class, x, y and tooltip of single points next to the `curve`; `reliability`: how well scores and
+    `marks`: x, y, tooltip and CSS class of single points next to the `curve`; `reliability`: how well scores and
     calibrated probabilities match the share of correct labels: name, calibration error and plot of each.
     """
     points = [
@@ -172,18 +173,17 @@ def _audit_view(audit: ScoreAudit) -> dict[str, Any]:
         for least, recall, precision in audit.curve()
     ]
     marks = [
-        (style, recall, precision, f"{name}: precision {precision:.3f}, recall {recall:.3f}")
+        (recall, precision, f"{name}: precision {precision:.3f}, recall {recall:.3f}", style)
         for style, name, recall, precision in (
             ("kept", "kept labels", audit.recall, audit.precision),
             ("naive", "naive matching", audit.naive_recall, audit.naive_precision),
         )
         if recall is not None and precision is not None
     ]
-    placed = shares([(x, y, title) for _, x, y, title in marks]).points
     return {
         "audit": audit,
         "curve": shares(points),
-        "marks": [(style, x, y, title) for (style, *_), (x, y, title) in zip(marks, placed, strict=True)],
+        "marks": shares(marks).points,
         "reliability": _reliability(audit),
     }
 
