@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def outcome_json(outcome: RunOutcome, figures: Figures, report: Path | None) -> 
     return {
         "run": outcome.run,
         "computed": outcome.computed,
-        "stages": [row.as_json() for row in stage_rows(figures.steps, outcome)],
+        "stages": [asdict(row) for row in stage_rows(figures.steps, outcome)],
         "figures": figures.as_json(),
         "report": str(report) if report is not None else None,
     }
