@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.labels.label_funnel import PredicateCount
@@ -36,19 +35,15 @@ class Series:
         return Series(self.name, steps, values)
 
 
-def metrics(artifact: Artifact) -> Iterator[pa.Table]:
-    """Yields the metrics tables of an artifact. They are recognised by their columns, not by file name."""
-    for name in sorted(artifact.manifest.files):
-        path = artifact.file(name)
-        is_table = name.endswith(".parquet") and name != REJECTED_FILE
-        if is_table and pq.read_schema(path).names == METRICS.names:
-            yield read_table(path, METRICS)
-
-
 def series(artifact: Artifact) -> list[Series]:
-    """All metrics of an artifact, ordered by step, without values that are not finite."""
+    """All metrics of an artifact, ordered by step, without values that are not finite.
+
+    Tables of metrics are recognised by their columns, not by file name.
+    """
     found = []
-    for table in metrics(artifact):
+    files = (artifact.file(name) for name in sorted(artifact.manifest.files) if name != REJECTED_FILE)
+    for path in (file for file in files if file.suffix == ".parquet" and pq.read_schema(file).names == METRICS.names):
+        table = read_table(path, METRICS)
         names = np.array(table["name"].to_pylist(), dtype=object)
         steps = table["step"].to_numpy().astype(np.float64)
         values = table["value"].to_numpy().astype(np.float64)

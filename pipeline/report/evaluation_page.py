@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +19,6 @@ from pipeline.report.evaluation_images import EvaluatedImages, best_and_worst_im
 from pipeline.report.formatting import without_controls
 from pipeline.report.names import NAMES
 from pipeline.report.page import render, render_page
-from pipeline.report.report_folder import meta_of
 
 MARK = "rlip-evaluation"
 """Name of the meta element that marks an evaluation page; its content is the stamp."""
@@ -51,11 +49,6 @@ class PublishedTable:
     setting: str
     columns: tuple[str, ...]
     rows: tuple[PublishedRow, ...]
-
-
-def stamp_of(page: Path) -> str | None:
-    """The stamp of an evaluation page; None if `page` is not one."""
-    return meta_of(page, MARK)
 
 
 class CostBar(NamedTuple):
@@ -139,7 +132,7 @@ def evaluation_page(
 ) -> str:
     """Renders the page of an evaluation as HTML. Given images, it shows the `count` best and worst.
 
-    `home`: address of a page to link back to; `stamp`: what `stamp_of` returns. The page loads nothing, runs no script
+    `home`: address of a page to link back to; `stamp`: the content of its mark. The page loads nothing, runs no script
     and shows all names as text.
     """
     best, worst = best_and_worst_images(images, count) if images else ([], [])
