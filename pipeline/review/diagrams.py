@@ -18,20 +18,11 @@ _GAP = 18, 34
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of a histogram: outer and inner rectangle (x, y, width, height), tooltip and link target."""
-
-    outer: tuple[float, float, float, float]
-    inner: tuple[float, float, float, float]
-    title: str
-    address: str = ""
-
-
-@dataclass(frozen=True)
 class Histogram:
     """A histogram with a logarithmic y axis. Each column highlights a part of its count."""
 
-    columns: tuple[Column, ...]
+    columns: tuple[tuple[Any, ...], ...]
+    """Outer and inner rectangle of each (x, y, width, height), tooltip and link target, "" for none."""
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
 
@@ -74,7 +65,7 @@ def histogram(rows: Sequence[tuple[int, int, str, str]], ticks: Sequence[tuple[f
         return round(left, 1), top, round(right - left, 1), round(AXES.y(0) - top, 1)
 
     return Histogram(
-        tuple(Column(box(at, count), box(at, part), *words) for at, (count, part, *words) in enumerate(rows)),
+        tuple((box(at, count), box(at, part), *words) for at, (count, part, *words) in enumerate(rows)),
         tuple(Tick(AXES.x(place, number), text) for place, text in ticks),
         tuple(Tick(AXES.y(math.log10(10**p + 1), high=power), _power(p)) for p in range(power)),
     )
