@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -31,10 +31,11 @@ def page_routes(state: ReviewState, signed_in: bool = False) -> APIRouter:
     password, and the pages offer to sign out.
     """
     app, pages = APIRouter(), Pages(state, signed_in)
-    for address, page in {
+    addresses: dict[str, Callable[..., str]] = {
         "/": pages.overview, "/labels": pages.labels, "/images": pages.images, "/images/rows": pages.image_rows,
         "/image": pages.image, "/audit": pages.audit, "/quarantined": pages.quarantined,
-    }.items():  # fmt: skip
+    }  # fmt: skip
+    for address, page in addresses.items():
         app.add_api_route(address, page, response_class=HTMLResponse)
     _add_pictures(app, state)
     _add_answers(app, state)
