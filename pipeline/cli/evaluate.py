@@ -502,7 +502,7 @@ def _with_sizes(truth: GroundTruth, root: ImageFolder | None) -> GroundTruth:
     sizes = np.zeros((len(truth), 2))
     for position in np.flatnonzero((truth.sizes == 1).all(axis=1)):
         try:
-            sizes[position] = probe(root.place(truth.uris[position]), verify="header")[:2]
+            sizes[position] = probe(root.place(truth.uris[position]))[:2]
         except BadImage:  # the detections may state its size
             continue
     return truth.with_sizes(sizes)

@@ -344,7 +344,7 @@ class ImageFiles:
         try:
             if not (self.folder / image["uri"]).exists() and (self.folder / name).exists():
                 image["uri"] = name
-            size = probe(self.folder / image["uri"], verify="header")
+            size = probe(self.folder / image["uri"])
         except BadImage as bad:
             self.missing = self.missing or image["uri"]
             found.rejects.append(Rejected(image["image_id"], f"{bad.reason} (labels kept)", bad.value))

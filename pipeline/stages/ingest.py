@@ -85,7 +85,7 @@ class IngestStage(Stage):
         rows_in = len(inputs.image_ids) + sum(reject.reason in IMAGE_REASONS for reject in rejected)
         for done, stated in enumerate(index.records(inputs.image_ids), start=1):
             digest, probe = self._opened(stated.path)
-            record, reasons = validate(stated, self.settings.limits, self.settings.verify, probe)
+            record, reasons = validate(stated, probe)
             rejected += reasons
             if record is not None:
                 rows.append(_row(record, digest, source))

@@ -110,7 +110,7 @@ class OpenImagesReader(Reader):
         if (record.width, record.height) != (1, 1):
             return record
         try:
-            found = probe(record.path, verify="header")
+            found = probe(record.path)
         except BadImage:  # `validate` rejects it with the reason
             return replace(record, width=None, height=None)
         boxes = tuple(_scaled(box, found.width, found.height) for box in record.boxes)
