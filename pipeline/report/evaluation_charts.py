@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.evaluation.anatomy import Anatomy, ErrorKind
+from pipeline.evaluation.benchmark import ClassScore
 from pipeline.evaluation.diagnostics import Reliability
-from pipeline.evaluation.summary import ClassScore
 from pipeline.report.charts import AXES, Axes, Tick
 from pipeline.report.names import NAMES
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.evaluation.benchmark import ClassScore, Figure
 from pipeline.evaluation.comparison import OVERLAPS, RECALLS, Comparison
 from pipeline.evaluation.published import PublishedResult, Source
-from pipeline.evaluation.summary import ClassScore, EvaluationSummary, Figure
+from pipeline.evaluation.summary import EvaluationSummary
 from pipeline.report.charts import Chart, ChartLine, Series, lay_out, line_style
 from pipeline.report.evaluation_charts import class_chart, class_groups, cost_bars, reliability_chart
 from pipeline.report.evaluation_images import EvaluatedImages, best_and_worst_images
