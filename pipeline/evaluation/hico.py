@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.matching import kept, numbered
+from pipeline.evaluation.matching import kept, triplets_in_images
 from pipeline.evaluation.ranking import PER_IMAGE, Ranking, best_first, eleven_points, mean_of
 from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
 
@@ -154,11 +154,16 @@ def counted(predicted: Relations, rules: HicoRules) -> Relations:
     scored = replace(predicted, scores=_scores(predicted, rules))
     if rules.validity is not None:
         scored = scored.take(scores_of(scored) > 0)
-    best = best_first(scored, rules.per_image)
-    if rules.suppression is None:
-        return best
-    group = numbered([best.image, best.subject_labels, best.object_labels, best.predicates])
-    return best.take(kept(group, [best.subject_boxes, best.object_boxes], POWERS, rules.suppression))
+    return without_duplicates(best_first(scored, rules.per_image), rules.suppression)
+
+
+def without_duplicates(ranked: Relations, suppression: float | None) -> Relations:
+    """Suppresses pairs that a better one of the same triplet overlaps by more than `suppression`; None keeps all."""
+    if suppression is None:
+        return ranked
+    return ranked.take(
+        kept(triplets_in_images(ranked), [ranked.subject_boxes, ranked.object_boxes], POWERS, suppression)
+    )
 
 
 def _scores(predicted: Relations, rules: HicoRules) -> Floats:
