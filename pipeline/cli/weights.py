@@ -9,18 +9,19 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from models.config import ConfigError, NetworkConfig
 from models.weights_file import WeightsError, by_part, is_own, read_config, read_shapes
 from pipeline.cli.errors import resumable
 from pipeline.cli.options import AsJson, Direct, Objects, Overrides, Predicates, RecipePath, Tokenizer
+from pipeline.report.formatting import share, table
 from pipeline.runtime.settings import apply_override, flat
 from storage.atomic import atomic_file
 from storage.errors import FatalError
@@ -39,9 +40,10 @@ def train_tagger(
 ) -> None:
     """Train the Relation Tagger of a recipe, running only the steps it needs. Print its scores and weights file."""
     from pipeline.cli.run import run_context
-    from pipeline.report.console import TrainedTagger
+    from pipeline.report.names import NAMES
     from pipeline.run.context import RunContext
     from pipeline.run.recipe_files import load_recipe
+    from pipeline.training.config import MODEL
 
     context = RunContext(load_recipe(recipe, [*(overrides or []), "run.until=train_tagger"]))
     if (weights := context.recipe.tag.weights) is not None:
@@ -52,11 +54,21 @@ def train_tagger(
     # Of the taggers of several folds, the first.
     trained = next(step.name for step in context.steps if step.stage.name == "train_tagger")
     (artifact,) = context.run.artifacts(trained).values()
-    tagger = TrainedTagger.of(artifact)
+    # The last measurement on held-out images, if any were held out.
+    last = {row["name"]: row["value"] for row in artifact.table("tagger").to_pylist()}
+    images, held_out = artifact.manifest.counts.rows_out, int(last.get("held_out_images", 0))
+    scores = {name: round(last[name], 4) for name in NAMES["tagger"] if name in last}
+    weights_file = str(artifact.file(MODEL))
     if as_json:
-        print(json.dumps(asdict(tagger)))
-    else:
-        tagger.print(Console())
+        print(json.dumps({"weights": weights_file, "images": images, "held_out": held_out, "scores": scores}))
+        return
+    console = Console()
+    if scores:
+        shown = table(f"Tagger of {images:,} images, scored on {held_out:,} held-out images", "metric", "")
+        for name, score in scores.items():
+            shown.add_row(NAMES["tagger"][name], share(score))
+        console.print(shown)
+    console.print(Text(f"Weights: {weights_file}"), soft_wrap=True)
 
 
 @commands.command("import")

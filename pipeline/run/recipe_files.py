@@ -182,7 +182,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeValues:
     # With the name of one that it extends, both would be the same run.
     for file, found in [*((file, {k: v for k, v in base.items() if k != "name"}) for file, base in bases), (path, own)]:
         values = joined(values, found)
-        origins = _without_replaced(origins, found) | {name: str(file) for name, _ in flat(found) if name}
+        origins = _without_replaced(origins, found) | dict.fromkeys(dict(flat(found)), str(file))
     for override in map(_with_present_name, overrides):
         apply_override(values, override)
         origins[override.partition("=")[0]] = SET

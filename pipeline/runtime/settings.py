@@ -128,18 +128,13 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         raise FatalError(f"--set {override}: {name!r} is not a field that can be set")
 
 
-def flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields each setting with its dotted name. Sections in a list are numbered as in `--set`; a list of values is one
-    setting."""
-    if isinstance(values, Mapping) and values:
-        members: Any = values.items()
-    elif isinstance(values, list) and any(isinstance(each, Mapping) for each in values):
-        members = enumerate(values)
-    else:
-        yield prefix, values
-        return
-    for name, value in members:
-        yield from flat(value, f"{prefix}.{name}" if prefix else str(name))
+def flat(values: Mapping[str, Any] | list[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each setting with its dotted name. Sections in a list are numbered; a list of values is one setting."""
+    for name, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+        if value and (isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0], dict))):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def has_mark(extra: Any, mark: str) -> bool:
