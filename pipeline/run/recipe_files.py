@@ -92,6 +92,7 @@ def recipe_of(read: RecipeValues) -> Recipe:
         )
     _warn_of_second_store(recipe.store, read.file.absolute())
     _warn_of_unknown_datasets(recipe, read.file)
+    _warn_of_empty_images(recipe, read.file)
     return recipe.with_paths("file_read", lambda setting, path: _found(path, read.origin(setting)))
 
 
@@ -105,6 +106,17 @@ def _warn_of_unknown_datasets(recipe: Recipe, file: Path) -> None:
                 f"are {', '.join(sources)}",
                 stacklevel=3,
             )
+
+
+def _warn_of_empty_images(recipe: Recipe, file: Path) -> None:
+    """Warns of images without a relation whose boxes are not learned, so that they count as background."""
+    with_relations = set(recipe.pretrain.variants) - {"none"}
+    if with_relations and recipe.shard.without_relations == "keep" and not recipe.pretrain.settings.self_pairs:
+        warnings.warn(
+            f"{file}: without pretrain.settings.self_pairs, an image without a relation teaches that it shows nothing; "
+            'set shard.without_relations = "drop", or self_pairs = true',
+            stacklevel=3,
+        )
 
 
 def _warn_of_second_store(store: str, recipe: Path) -> None:

@@ -100,7 +100,8 @@ class TrainingSettings(ViewSettings):
     predicate_texts: int = Field(167, ge=1)
     """The same for predicates."""
     self_pairs: bool = True
-    """Also learn boxes without a relation, as pairs of a box with itself. The authors ignore them."""
+    """Also learn boxes without a relation, as pairs of a box with itself. The authors ignore them. Variant none always
+    learns them."""
     predicate_form: Literal["predicate", "surface"] = "predicate"
     """Form of predicates. predicate: canonical ("hold"); surface (authors): as worded ("is holding")."""
     soft_targets: bool = False
