@@ -242,7 +242,7 @@ class TrainingSettings(ViewSettings):
     def whole_size(self) -> int:
         """The longest side in pixels at which the network sees whole images after its training: that of a 4:3 image at
         its largest."""
-        return round(max(self.shortest) * 4 / 3) if self.shortest else self.image_size
+        return min(self.image_size, round(max(self.shortest) * 4 / 3)) if self.shortest else self.image_size
 
     @property
     def lr_scale(self) -> float:
