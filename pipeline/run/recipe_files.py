@@ -93,6 +93,8 @@ def recipe_of(read: RecipeValues) -> Recipe:
     _warn_of_second_store(recipe.store, read.file.absolute())
     _warn_of_unknown_datasets(recipe, read.file)
     _warn_of_empty_images(recipe, read.file)
+    if read.origin("pretrain.settings.predicate_form") is None:
+        _warn_of_other_texts(recipe, read.file)
     return recipe.with_paths("file_read", lambda setting, path: _found(path, read.origin(setting)))
 
 
@@ -115,6 +117,16 @@ def _warn_of_empty_images(recipe: Recipe, file: Path) -> None:
         warnings.warn(
             f"{file}: without pretrain.settings.self_pairs, an image without a relation teaches that it shows nothing; "
             'set shard.without_relations = "drop", or self_pairs = true',
+            stacklevel=3,
+        )
+
+
+def _warn_of_other_texts(recipe: Recipe, file: Path) -> None:
+    """Warns of fine-tuning on other predicate texts than those of the evaluation, unless it was chosen."""
+    if "given" in recipe.pretrain.variants and recipe.data.test and recipe.pretrain.settings.predicate_form == "surface":
+        warnings.warn(
+            f"{file}: official = true trains with predicates as worded, but data.test is scored with canonical ones; set "
+            'pretrain.settings.predicate_form = "predicate" for fine-tuning, or "surface" to keep it',
             stacklevel=3,
         )
 

@@ -103,7 +103,8 @@ class TrainingSettings(ViewSettings):
     """Also learn boxes without a relation, as pairs of a box with itself. The authors ignore them. Variant none always
     learns them."""
     predicate_form: Literal["predicate", "surface"] = "predicate"
-    """Form of predicates. predicate: canonical ("hold"); surface (authors): as worded ("is holding")."""
+    """Form of predicates. predicate: canonical ("hold"), as in evaluations; surface (authors): as worded ("is
+    holding")."""
     soft_targets: bool = False
     """Use the confidence of a pseudo-label as its target, instead of 1."""
 

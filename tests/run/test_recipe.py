@@ -71,6 +71,20 @@ def test_images_that_would_teach_that_they_show_nothing_are_warned_of(tmp_path):
             load_recipe(recipe, [*asked, harmless])
 
 
+def test_fine_tuning_on_other_texts_than_those_of_the_evaluation_is_warned_of_unless_chosen(tmp_path):
+    recipe = _recipe(tmp_path, GOOD.replace("tagger =", "test ="))
+    asked = ['pretrain.variants=["given"]', "pretrain.settings.official=true", "shard.without_relations=drop"]
+    with pytest.warns(UserWarning, match=r'r\.toml: .* canonical ones; set pretrain\.settings\.predicate_form = "pred'):
+        load_recipe(recipe, asked)
+    for harmless in (
+        "data.test=[]",
+        'pretrain.variants=["none"]',
+        *(f"pretrain.settings.predicate_form={form}" for form in ("predicate", "surface")),
+    ):
+        with warnings.catch_warnings(action="error"):
+            load_recipe(recipe, [*asked, harmless])
+
+
 def test_a_recipe_may_come_from_a_windows_editor(tmp_path):
     path = _recipe(tmp_path, GOOD)
     path.write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
