@@ -67,6 +67,15 @@ class RecipeValues:
         below = {origin for name, origin in self.origins.items() if name.startswith(f"{setting}.")}
         return below.pop() if len(below) == 1 else None
 
+    def overrides(self) -> dict[str, Any]:
+        """Dotted setting → value of each setting that `--set` decides. A list of values is one setting."""
+        decided = [f"{name}." for name, origin in self.origins.items() if origin == SET]
+        return {
+            name: value
+            for name, value in _leaves(self.values)
+            if any(f"{name}.".startswith(each) or each.startswith(f"{name}.") for each in decided)
+        }
+
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe, with those that it extends, and apply overrides such as `caption.top_p=0.8`.
@@ -123,7 +132,11 @@ def _warn_of_empty_images(recipe: Recipe, file: Path) -> None:
 
 def _warn_of_other_texts(recipe: Recipe, file: Path) -> None:
     """Warns of fine-tuning on other predicate texts than those of the evaluation, unless it was chosen."""
-    if "given" in recipe.pretrain.variants and recipe.data.test and recipe.pretrain.settings.predicate_form == "surface":
+    if (
+        "given" in recipe.pretrain.variants
+        and recipe.data.test
+        and recipe.pretrain.settings.predicate_form == "surface"
+    ):
         warnings.warn(
             f"{file}: official = true trains with predicates as worded, but data.test is scored with canonical ones; set "
             'pretrain.settings.predicate_form = "predicate" for fine-tuning, or "surface" to keep it',
@@ -206,7 +219,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeValues:
     # With the name of one that it extends, both would be the same run.
     for file, found in [*((file, {k: v for k, v in base.items() if k != "name"}) for file, base in bases), (path, own)]:
         values = joined(values, found)
-        origins = _without_replaced(origins, found) | dict.fromkeys(_leaves(found), str(file))
+        origins = _without_replaced(origins, found) | {name: str(file) for name, _ in _leaves(found)}
     for override in map(_with_present_name, overrides):
         apply_override(values, override)
         origins[override.partition("=")[0]] = SET
@@ -255,13 +268,13 @@ def joined(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return {**below, **above, **{name: joined(below[name], above[name]) for name in both}}
 
 
-def _leaves(values: Mapping[str, Any] | list[Any], prefix: str = "") -> Iterator[str]:
-    """The dotted names of all settings. Sections in a list are numbered; a list of values is one setting."""
+def _leaves(values: Mapping[str, Any] | list[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of each setting. Sections in a list are numbered; a list of values is one setting."""
     for name, value in values.items() if isinstance(values, Mapping) else enumerate(values):
         if _has_sections(value):
             yield from _leaves(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}"
+            yield f"{prefix}{name}", value
 
 
 def _has_sections(value: Any) -> bool:
