@@ -240,7 +240,7 @@ class Trainer:
         with self._explain_bad_network():
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
                 predictions = self._task.predict(self._parallel.module, images, batch.sizes, inputs)
-            return self._task.losses(predictions.float(), inputs)
+            return self._task.losses(predictions, inputs)
 
     def _exchanged(self, losses: Mapping[int, dict[str, torch.Tensor]], norm: torch.Tensor, stop: bool) -> StepMetrics:
         """Averages the losses over all micro-batches, in the order of their numbers, and learns whether any process was
