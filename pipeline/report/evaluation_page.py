@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.evaluation.anatomy import Anatomy, ErrorKind
+from pipeline.evaluation.benchmark import ClassScore, Figure
 from pipeline.evaluation.comparison import OVERLAPS, RECALLS, Comparison
 from pipeline.evaluation.diagnostics import Reliability
 from pipeline.evaluation.published import PublishedResult, Source
-from pipeline.evaluation.summary import ClassScore, EvaluationSummary, Figure
+from pipeline.evaluation.summary import EvaluationSummary
 from pipeline.report.charts import AXES, Chart, ChartLine, Plot, Series, lay_out, line_style, plot
 from pipeline.report.evaluation_images import EvaluatedImages, best_and_worst_images
 from pipeline.report.formatting import without_controls

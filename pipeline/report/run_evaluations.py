@@ -184,13 +184,10 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
     summary = summarise(
         "hico-det" if is_hico else ", ".join(names),
         f"{view.run.name}, {step}",
-        evaluated.figures,
-        evaluated.classes,
+        evaluated,
         dissection,
-        evaluated.score,
         truth.predicates,
         setting="NF" if is_hico else "zero-shot",
-        scored=evaluated.scored,
         suppression=options.suppression,
         named_rules=options.named_rules("hico-det") if is_hico else (),
     )
