@@ -1,5 +1,6 @@
 """An invalid recipe fails before any work, with file, field, value and what is allowed."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,30 @@ def test_a_list_for_a_dataset_that_no_source_is_named_by_is_warned_of(tmp_path):
         UserWarning, match=r"shard\.exclude\.0 excludes nothing: no source is named cocoa; sources are coco"
     ):
         load_recipe(_recipe(tmp_path, GOOD.replace('name = "r"', listed, 1)))
+
+
+def test_images_that_would_teach_that_they_show_nothing_are_warned_of(tmp_path):
+    recipe = _recipe(tmp_path, GOOD)
+    asked = ['pretrain.variants=["given"]', "pretrain.settings.official=true"]
+    with pytest.warns(UserWarning, match=r'r\.toml: .* it shows nothing; set shard\.without_relations = "drop"'):
+        load_recipe(recipe, asked)
+    for harmless in ('pretrain.variants=["none"]', "pretrain.settings.self_pairs=true", "shard.without_relations=drop"):
+        with warnings.catch_warnings(action="error"):
+            load_recipe(recipe, [*asked, harmless])
+
+
+def test_fine_tuning_on_other_texts_than_those_of_the_evaluation_is_warned_of_unless_chosen(tmp_path):
+    recipe = _recipe(tmp_path, GOOD.replace("tagger =", "test ="))
+    asked = ['pretrain.variants=["given"]', "pretrain.settings.official=true", "shard.without_relations=drop"]
+    with pytest.warns(UserWarning, match=r'r\.toml: .* canonical ones; set pretrain\.settings\.predicate_form = "pred'):
+        load_recipe(recipe, asked)
+    for harmless in (
+        "data.test=[]",
+        'pretrain.variants=["none"]',
+        *(f"pretrain.settings.predicate_form={form}" for form in ("predicate", "surface")),
+    ):
+        with warnings.catch_warnings(action="error"):
+            load_recipe(recipe, [*asked, harmless])
 
 
 def test_a_recipe_may_come_from_a_windows_editor(tmp_path):
