@@ -66,6 +66,18 @@ def images_with_boxes(run: Run) -> dict[str, Artifact]:
     }
 
 
+_PACKED = "shard:pseudo"
+
+
+def packed_labels(run: Run) -> dict[str, Artifact]:
+    """Partition → its shards of pseudo-labels; empty if the run's last execution packed none.
+
+    A run keeps the shards of earlier executions, which no longer say what it keeps.
+    """
+    last = {row.get("step") for row in run.outcome()}
+    return {} if last and _PACKED not in last else run.artifacts(_PACKED)
+
+
 def byte_copies(digests: Sequence[pa.ChunkedArray]) -> int:
     """Counts images that repeat the bytes of an earlier image, by the digests of the bytes."""
     every = pa.chunked_array([chunk for column in digests for chunk in column.chunks], pa.string())
