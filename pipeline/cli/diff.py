@@ -30,6 +30,7 @@ from pipeline.report.formatting import sanitise, table
 from pipeline.report.label_view import LabelView
 from pipeline.report.steps import summaries
 from pipeline.report.variants import score_name, score_points, variant_scores
+from pipeline.runtime.stage import dataset_of
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.open_store import existing_store, is_remote
@@ -218,7 +219,7 @@ def _counted(title: str, what: str, counted: Mapping[str, Counter[str]]) -> Tabl
 
 
 def difference(before: Run, after: Run) -> Difference:
-    """Compare the relations of two runs, one partition at a time. Artifacts that both runs share are read once.
+    """Compare the relations of two runs, one partition at a time.
 
     Raises `FatalError` if a run has no relations.
     """
@@ -228,22 +229,42 @@ def difference(before: Run, after: Run) -> Difference:
     for run, artifacts in ((before, old), (after, new)):
         if not artifacts:
             raise FatalError(f"run {run.name!r} has no artifacts of step {STEP!r}: nothing to compare")
-    for partition in sorted(old.keys() | new.keys()):
-        one, other = old.get(partition), new.get(partition)
-        labels = _labels(one)
+    for places, ids in _shared(old, new).items():
+        one, other = old.get(places[0]), new.get(places[1])
+        labels = _labels(one, ids)
         if one == other:
             result.same += len(labels)
             continue
-        number = _numbering([each.get(partition) for each in images], [one, other])
-        found = _labels(other)
+        number = _numbering([images[0].get(places[0]), images[1].get(places[1])], [one, other])
+        found = _labels(other, ids)
         keys = {(i, number(i, s), name, number(i, o)): (i, s, name, o) for i, s, name, o in found}
-        others, cause = {key: found[own] for key, own in keys.items()}, _cause(before.store, partition, one, other)
+        others, cause = {key: found[own] for key, own in keys.items()}, _cause(before.store, places, one, other)
         ways = _ways(labels, others)
         result.same += len(labels.keys() & others.keys()) - len(ways["re-scored"])
         for kind, differing in ways.items():
             examples = [Example(*keys.get(key, key), labels.get(key), others.get(key)) for key in sorted(differing)]
             result.add(cause, kind, examples)
     return result
+
+
+def _shared(old: Mapping[str, Artifact], new: Mapping[str, Artifact]) -> dict[tuple[str, str], set[int]]:
+    """A partition of each run ("" where it has none) → the ids of the images in both.
+
+    `old`, `new`: partition → labels. Runs that take different images of a dataset divide it differently.
+    """
+    after = {(dataset_of(name), i): name for name, made in sorted(new.items()) for i in _ids(made)}
+    shared: dict[tuple[str, str], set[int]] = {}
+    for name, made in sorted(old.items()):
+        for image_id in _ids(made):
+            shared.setdefault((name, after.pop((dataset_of(name), image_id), "")), set()).add(image_id)
+    for (_, image_id), name in after.items():
+        shared.setdefault(("", name), set()).add(image_id)
+    return shared
+
+
+def _ids(tagged: Artifact) -> list[int]:
+    ids: list[int] = tagged.table("relations")["image_id"].to_pylist()
+    return ids
 
 
 def _ways(before: Mapping[Relation, float], after: Mapping[Relation, float]) -> dict[str, set[Relation]]:
@@ -280,10 +301,10 @@ def _numbering(images: Sequence[Artifact | None], tagged: Sequence[Artifact | No
 _IMAGE = ["image_id", "digest", "boxes"]
 
 
-def _cause(store: Store, partition: str, before: Artifact | None, after: Artifact | None) -> tuple[str, str]:
+def _cause(store: Store, places: tuple[str, str], before: Artifact | None, after: Artifact | None) -> tuple[str, str]:
     """The stage where a difference began, and the change. Contents are only named, since they vary by partition."""
     if before is None or after is None:
-        return "", f"partitions of {partition.split('/')[0]} that only one run has"
+        return "", f"images of {dataset_of(max(places))} that only one run has"
     causes = list(causes_of(store, before, after))
     if not causes:
         return STEP, "unknown"
@@ -291,9 +312,14 @@ def _cause(store: Store, partition: str, before: Artifact | None, after: Artifac
     return causes[-1].stage, change.name if change.is_content else str(change)
 
 
-def _labels(artifact: Artifact | None) -> Labels:
+def _labels(artifact: Artifact | None, ids: Collection[int]) -> Labels:
     rows = [] if artifact is None else artifact.table("relations").to_pylist()
-    return {(row["image_id"], *ends_of(one)): one["score"] for row in rows for one in row["relations"]}
+    return {
+        (row["image_id"], *ends_of(one)): one["score"]
+        for row in rows
+        if row["image_id"] in ids
+        for one in row["relations"]
+    }
 
 
 class Changed(NamedTuple):
@@ -340,15 +366,17 @@ def _kept_change(before: Run, after: Run) -> KeptChange:
     settled = overrides_of(before), overrides_of(after)
     old, new = before.artifacts(STEP), after.artifacts(STEP)
     images = images_with_boxes(before), images_with_boxes(after)
-    for partition in sorted(old.keys() | new.keys()):
-        one = _kept(old.get(partition), choices[0], settled[0].get(partition))
-        number = _numbering([each.get(partition) for each in images], [old.get(partition), new.get(partition)])
-        found = _kept(new.get(partition), choices[1], settled[1].get(partition))
+    for places, ids in _shared(old, new).items():
+        tagged = [old.get(places[0]), new.get(places[1])]
+        one = _kept(tagged[0], choices[0], settled[0].get(places[0]), ids)
+        number = _numbering([images[0].get(places[0]), images[1].get(places[1])], tagged)
+        found = _kept(tagged[1], choices[1], settled[1].get(places[1]), ids)
         other = {(i, number(i, s), name, number(i, o)) for i, s, name, o in found}
         change.same += len(one & other)
         change.added.update(predicate for _, _, predicate, _ in other - one)
         change.lost.update(predicate for _, _, predicate, _ in one - other)
-        for image_id, said in settled[1].get(partition, {}).items():
+        said_of = settled[1].get(places[1], {})
+        for image_id, said in ((image_id, said_of[image_id]) for image_id in ids if image_id in said_of):
             for way, side, labels in (("added", said.right, other - one), ("lost", said.wrong, one - other)):
                 change.corrected[way] += sum(
                     (image_id, number(image_id, s), name, number(image_id, o)) in labels for s, o, name in side
@@ -358,13 +386,18 @@ def _kept_change(before: Run, after: Run) -> KeptChange:
     return change
 
 
-def _kept(tagged: Artifact | None, choice: ChoiceSettings, settled: Overrides | None) -> set[tuple[int, int, str, int]]:
-    """(Image, subject, predicate, object) of each kept label."""
+def _kept(
+    tagged: Artifact | None, choice: ChoiceSettings, settled: Overrides | None, ids: Collection[int]
+) -> set[tuple[int, int, str, int]]:
+    """(Image, subject, predicate, object) of each kept label of these images."""
     if tagged is None:
         return set()
     kept = kept_labels(tagged.table("relations"), candidates(tagged), choice, settled)
     return {
-        (image_id, label.subject, label.predicate, label.object) for image_id, found in kept.items() for label in found
+        (image_id, label.subject, label.predicate, label.object)
+        for image_id, found in kept.items()
+        if image_id in ids
+        for label in found
     }
 
 
