@@ -141,7 +141,12 @@ STATED = {
 @pytest.mark.parametrize(
     ("content", "datasets", "message"),
     [
-        (STATED, {"a": [(1, "val/000000000001.jpg"), (2, "b.jpg")], "b": [(2, "other/b.jpg"), (3, "c.jpg")]}, None),
+        (STATED, {"a": [(1, "val/000000000001.jpg"), (2, "all/b.jpg")], "b": [(2, "all/b.jpg"), (3, "c.jpg")]}, None),
+        (
+            STATED,
+            {"a": [(2, "a/b.jpg")], "b": [(2, "b/b.jpg")]},
+            r"2 is a/b\.jpg in dataset a, and b/b\.jpg in dataset b",
+        ),
         (
             STATED,
             {"a": [(1, "000000000002.jpg")]},
@@ -160,3 +165,9 @@ def test_captions_are_given_to_no_other_images(tmp_path, content, datasets, mess
     captioner = recorded(written(tmp_path, "stated.json", content))
     with pytest.raises(FatalError, match=message) if message else nullcontext():
         captioner.require_fit(datasets)
+
+
+def test_files_of_captions_that_number_different_images_alike_are_refused(tmp_path):
+    train, val = ({**STATED, "images": [{"id": 1, "file_name": f"{split}_1.jpg"}]} for split in ("train", "val"))
+    with pytest.raises(FatalError, match=r"val\.json: image 1 is val_1\.jpg, and train_1\.jpg in another file"):
+        recorded(written(tmp_path, "train.json", train), written(tmp_path, "val.json", val))
