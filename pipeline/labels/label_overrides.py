@@ -84,7 +84,9 @@ def overrides_table(overrides: Overrides) -> pa.Table:
 
 def overrides_of(run: Run) -> Mapping[str, Overrides]:
     """Partition → the overrides applied to the pseudo-labels in a run's shards; empty without any."""
-    return {name: _recorded(shard) for name, shard in packed_labels(run).items() if OVERRIDES_FILE in shard.manifest.files}
+    return {
+        name: _recorded(shard) for name, shard in packed_labels(run).items() if OVERRIDES_FILE in shard.manifest.files
+    }
 
 
 def _recorded(artifact: Artifact) -> Overrides:
