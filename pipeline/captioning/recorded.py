@@ -4,7 +4,7 @@ A file is one of:
 * COCO captions, an object with `annotations`: [{image_id, caption}, ...];
 * the authors' layout, an object {image id: [caption, ...]};
 * a list of {image_id, caption} or of {image_id, one caption or a list of them by model name, ...};
-* Parquet with the schema of the captions table.
+* Parquet with the schema of the captions table, or as `rlip export --format parquet` writes it.
 """
 
 from __future__ import annotations
@@ -180,7 +180,12 @@ def _from_rows(rows: list[Any], path: Path, only_caption: bool) -> Iterator[_Sta
 
 def _from_parquet(path: Path) -> Iterator[_Stated]:
     try:
-        table = read_table(path, CAPTIONS)
+        table = read_table(path)
+        if is_export := "partition" in table.column_names:
+            table = table.drop_columns("partition")
+        table = table.cast(CAPTIONS)
+        if is_export and len(table["image_id"].unique()) < len(table):
+            raise ValueError("images of two datasets have one id; leave the rows of one dataset")
     except (pa.ArrowException, OSError, ValueError) as error:
         raise FatalError(f"{path}: not a captions table ({error}); expected {EXPECTED}") from error
     # As Python objects, the rows of a large file take several times the memory of the captions that are kept.

@@ -8,10 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
+from run_builder import captions
 
 from pipeline.captioning.captioner import find_captioner
 from pipeline.captioning.recorded import RecordedCaptioner
 from pipeline.captioning.settings import CaptionSettings
+from pipeline.interop.export_run import export_run
 from pipeline.stages.caption import CaptionStage
 from storage.errors import FatalError
 from storage.tables import CAPTIONS, write_table
@@ -77,6 +79,16 @@ def test_the_captions_table_comes_back_as_it_was(tmp_path):
     assert [caption._asdict() for caption in found] == captions
     unasked = recorded(path, of="pair").rejects
     assert [each.reason for each in unasked] == ["caption.of lacks 'image'", "caption.of lacks 'box'"]
+
+
+def test_an_exported_captions_table_is_read_unless_two_datasets_number_alike(tmp_path, book):
+    for partition, image_id in (("toys/0000", 1), ("photos/0000", 2), ("others/0000", 2)):
+        book.add("caption", partition, [captions(image_id, f"image {image_id}")])
+        export_run(book.run, "parquet", tmp_path / partition[0])
+        if partition != "others/0000":
+            assert texts(recorded(tmp_path / partition[0] / "captions.parquet"), image_id) == [f"image {image_id}"]
+    with pytest.raises(FatalError, match="images of two datasets have one id"):
+        recorded(tmp_path / "o" / "captions.parquet")
 
 
 def test_control_characters_are_stripped(tmp_path):
