@@ -179,7 +179,7 @@ class CocoReader(Reader):
         for category, sides, source, is_crowd, is_fake, is_reflected in spilled.of(draft.image_id):
             category_id, numbers, source_id = as_id(category), as_four_numbers(sides), as_id(source)
             if category_id is None or category_id not in categories:
-                draft.reject("unknown category id", category if category_id is None else category_id)
+                draft.reject("unknown category id", category)
             elif numbers is None:
                 draft.reject("box malformed", sides)
             else:
