@@ -78,7 +78,7 @@ USED_BY: dict[str, tuple[Benchmark, ...]] = {
     "--subject": ("hico-det",),
 }
 """Options that only some benchmarks have a rule for."""
-UNKNOWN_IDS = ("unknown category id", "unknown verb id", "unknown category")
+UNKNOWN_IDS = ("unknown category id", "unknown verb id", "unknown category", "relation of unknown category")
 """Rejected parts of a ground truth whose list of names belongs to another file."""
 
 

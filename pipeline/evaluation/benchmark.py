@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from pipeline.evaluation.bootstrap import Interval, OnResample, bootstrap
-from pipeline.evaluation.detections.names import without_case
 from pipeline.evaluation.hico import HicoRules, HicoScores, TripletClass, counted, match_hico
 from pipeline.evaluation.open_images import OpenImagesRules, OpenImagesScores, match_challenge, match_open_images
 from pipeline.evaluation.ranking import Recalls, mean_of
@@ -20,6 +19,7 @@ from pipeline.evaluation.vcoco import VcocoRules, match_vcoco
 from pipeline.evaluation.vcoco_detections import VcocoDetections
 from pipeline.evaluation.vcoco_truth import VcocoTruth
 from pipeline.evaluation.visual_relationships import VrdRules, match_vrd
+from tagger.categories.names import without_case
 
 RESAMPLES = 200
 """Test sets that are drawn for an interval."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from pipeline.labels.labelled_partitions import packed_labels
 from pipeline.labels.verdict_log import VerdictLog
 from pipeline.labels.verdicts import Box4, JudgedRelation, Kind, StandingVerdicts, Verdict, agreed, box4, deciding
 from pipeline.runtime.logs import log
@@ -83,8 +84,9 @@ def overrides_table(overrides: Overrides) -> pa.Table:
 
 def overrides_of(run: Run) -> Mapping[str, Overrides]:
     """Partition → the overrides applied to the pseudo-labels in a run's shards; empty without any."""
-    shards = run.artifacts("shard:pseudo")
-    return {name: _recorded(shard) for name, shard in shards.items() if OVERRIDES_FILE in shard.manifest.files}
+    return {
+        name: _recorded(shard) for name, shard in packed_labels(run).items() if OVERRIDES_FILE in shard.manifest.files
+    }
 
 
 def _recorded(artifact: Artifact) -> Overrides:

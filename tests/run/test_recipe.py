@@ -118,6 +118,14 @@ def test_a_misspelt_recipe_is_guessed(tmp_path, monkeypatch, asked, meant):
     assert f"(did you mean {meant!r}?)" in str(caught.value)
 
 
+def test_naming_only_what_trains_the_tagger_labels_the_other_datasets_or_all(tmp_path):
+    alone = GOOD.replace('label = ["coco"]\n', "")
+    both = alone + '[[data.sources]]\nname = "mine"\nimages = "."\nannotations = "mine.json"\n'
+    assert [load_recipe(_recipe(tmp_path, text)).data.label for text in (alone, both)] == [("coco",), ("mine",)]
+    unlabelled = load_recipe(_recipe(tmp_path, both), ["data.label=[]"]).data
+    assert load_recipe(_recipe(tmp_path, both), ['data.test=["mine"]']).data.label == unlabelled.label == ()
+
+
 def test_a_short_recipe_labels_its_pictures_and_trains_nothing(tmp_path):
     text = '[[data.sources]]\nname = "mine"\nimages = "."\nannotations = "instances.json"\n[tag]\nweights = "demo"\n'
     recipe = load_recipe(_recipe(tmp_path, text))

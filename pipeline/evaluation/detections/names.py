@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.evaluation.relations import Integers
+from tagger.categories.names import without_case
 
 
 def matched(names: Iterable[str], own: Sequence[str], form: Callable[[str], str] | None = None) -> Integers:
@@ -50,8 +51,3 @@ def distinct(names: Iterable[str]) -> tuple[str, ...]:
         if name.strip():
             kept.setdefault(without_case(name), name.strip())
     return tuple(kept.values())
-
-
-def without_case(name: str) -> str:
-    """A name without case, underscores and repeated white space, which do not tell names apart."""
-    return " ".join(name.lower().replace("_", " ").split())
