@@ -52,8 +52,9 @@ class Model:
         network = open_network(weights, tokenizer, device)
 
         @lru_cache(maxsize=4)
-        def predictor(names: Names, subject: str | None) -> Predictor:
-            return Predictor(network, names, image_size or known.image_size, subject=subject, per_image=None)
+        def predictor(names: Names, subject: str | None, assume_subject: bool) -> Predictor:
+            options = {"subject": subject, "assume_subject": assume_subject}
+            return Predictor(network, names, image_size or known.image_size, **options, per_image=None)
 
         self._predictor = predictor
 
@@ -64,6 +65,7 @@ class Model:
         predicates: str | Sequence[str] | None = None,
         *,
         subject: str | None = None,
+        assume_subject: bool = False,
         per_image: int = 100,
         threshold: float = 0.0,
     ) -> Prediction:
@@ -71,6 +73,7 @@ class Model:
 
         `image`: a file, a Pillow image, or an array (height, width, 3) in RGB. `objects`, `predicates`: any names, as a
         list or separated by commas; by default those used in training. `subject`: required name of subjects.
+        `assume_subject`: call every subject so and leave out none, as for weights fine-tuned by RLIPv2's authors.
         `per_image`: number of relations to keep. `threshold`: minimum score of a box or relation.
         """
         listed = (names.split(",") if isinstance(names, str) else names or () for names in (objects, predicates))
@@ -84,7 +87,7 @@ class Model:
             )
         opened, uri = _read(image), str(image) if isinstance(image, str | Path) else "image"
         warn_if_turned(opened)
-        (found,) = self._predictor(names, subject).predict([opened], batch=1)
+        (found,) = self._predictor(names, subject, assume_subject).predict([opened], batch=1)
         return Prediction(opened, uri, relations_above(found.unique(per_image).row(names), threshold))
 
     def __repr__(self) -> str:

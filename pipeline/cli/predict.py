@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,6 +41,10 @@ CONFIDENT = 0.5
 """Least score of a box that is drawn although no drawn relation has it."""
 
 
+FEW_SUBJECTS = 0.01
+"""Share of subjects with the required name below which the name may not be that of the training."""
+
+
 def predict(
     weights: Annotated[
         Path,
@@ -58,6 +62,13 @@ def predict(
     subject: Annotated[
         str | None, typer.Option("--subject", help="Required name of subjects, e.g. person; unset: any.")
     ] = None,
+    assume_subject: Annotated[
+        bool,
+        typer.Option(
+            "--assume-subject",
+            help="Call every subject --subject and exclude none, as for weights fine-tuned by the authors.",
+        ),
+    ] = False,
     image_size: Annotated[
         int | None, typer.Option("--image-size", min=32, help="Longest side in pixels; unset: the training's, or 1333.")
     ] = None,
@@ -90,15 +101,21 @@ def predict(
         )
     network = open_network(path, tokenizer, device)
     # All relations: `unique` may drop many of the best before it keeps `per_image`.
-    predictor = Predictor(network, names, image_size or known.image_size, subject=subject, per_image=None)
+    predictor = Predictor(
+        *(network, names, image_size or known.image_size), subject=subject, assume_subject=assume_subject, per_image=None
+    )
     if draw is not None:
         with translate_os_errors(f"making {draw}"):
             draw.mkdir(parents=True, exist_ok=True)
     left_out: dict[Path, BadImage] = {}
     console = Console(stderr=True)
+    subjects: Counter[bool] = Counter()
     with Progress(console=console, disable=as_json) as progress, DetectionsWriter(out) as writer:
         bar = progress.add_task("images", total=len(files))
         for number, (file, image, found) in enumerate(_found(predictor, files, batch, left_out)):
+            if subject is not None:
+                every = found.boxes.labels[: len(found.boxes.labels) // 2]
+                subjects.update((every == names.objects.index(subject)).tolist())
             row = relations_above(found.unique(per_image).row(names), threshold)
             writer.write({"image_id": None, "uri": str(file), "width": image.width, "height": image.height, **row})
             if draw is not None:
@@ -118,6 +135,13 @@ def predict(
         return
     if left_out:
         console.print(f"Left out {len(left_out)}: {_listed(left_out)}", highlight=False, soft_wrap=True)
+    if subject is not None and subjects[True] < FEW_SUBJECTS * subjects.total():
+        console.print(
+            f"--subject {subject}: the network calls {subjects[False]:,} of {subjects.total():,} subjects otherwise, so "
+            "their relations are excluded; for weights fine-tuned by RLIPv2's authors, add --assume-subject",
+            highlight=False,
+            soft_wrap=True,
+        )
     drawn = "" if draw is None else f"; drawn in {draw}"
     print(f"{len(files) - len(left_out)} images: {out}{drawn}")
 

@@ -47,6 +47,16 @@ def test_what_cannot_be_asked_is_told_before_any_picture_is_read(pictures, tmp_p
     assert not (tmp_path / "found.parquet").exists()
 
 
+def test_a_subject_that_the_network_never_finds_is_told(pictures, tmp_path):
+    words = ("--objects", "sky,man,dog", "--predicates", "hold", "--subject", "man", "--out", tmp_path / "found.json")
+    asked = ("predict", "demo-detector", pictures / "1.jpg", *words)
+    assert "14 of 14 subjects otherwise" in rlip(*asked).output
+    assert not json.loads((tmp_path / "found.json").read_text())["pairs"]
+    assert "otherwise" not in rlip(*asked, "--assume-subject").output
+    row = json.loads((tmp_path / "found.json").read_text())
+    assert row["pairs"] and all(row["boxes"][pair["subject"]]["category"] == "man" for pair in row["pairs"])
+
+
 def test_what_is_below_the_threshold_is_left_out_and_names_in_another_case_are_one(pictures, tmp_path):
     words = (
         "--objects",
