@@ -17,7 +17,9 @@ from rich.table import Table
 
 from pipeline.cli.options import AsJson, Files, further_files, printed
 from pipeline.data.datasets.annotations import opening
+from pipeline.data.datasets.json_stream import stream_rows
 from pipeline.data.datasets.open_images import image_labels
+from pipeline.data.datasets.record import NO_OBJECT
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import BadImage, probe, read_image
 from pipeline.data.images.refs import ImageFolder
@@ -44,7 +46,14 @@ from pipeline.evaluation.splits import (
 )
 from pipeline.evaluation.summary import Figure, summarise
 from pipeline.evaluation.vcoco import VcocoRoles
-from pipeline.evaluation.vcoco_detections import EXPECTED, VcocoDetections, read_vcoco_detections
+from pipeline.evaluation.vcoco_detections import (
+    EXPECTED,
+    VcocoDetections,
+    in_roles,
+    of_persons,
+    read_vcoco_detections,
+    role_words,
+)
 from pipeline.evaluation.vcoco_truth import VcocoTruth, read_vcoco_truth
 from pipeline.report.evaluation_images import EvaluatedImages
 from pipeline.report.evaluation_page import comparison_page, evaluation_markdown, evaluation_page
@@ -78,6 +87,8 @@ USED_BY: dict[str, tuple[Benchmark, ...]] = {
     "--subject": ("hico-det",),
 }
 """Options that only some benchmarks have a rule for."""
+NOTHING = "missing objects"
+"""What RLIPv2's authors call the object of an action without one in V-COCO."""
 UNKNOWN_IDS = ("unknown category id", "unknown verb id", "unknown category")
 """Rejected parts of a ground truth whose list of names belongs to another file."""
 
@@ -419,15 +430,27 @@ def _vcoco_detections(
 ) -> tuple[VcocoDetections, str]:
     """The detections in V-COCO's own form, a JSON list, or in that of `rlip predict`, and what was left out, in words."""
     if path.suffix != ".parquet" and opening(path, EXPECTED) != "{":
-        return read_vcoco_detections(path, truth, faults["allow_missing"]), ""
+        first = next(stream_rows(path, EXPECTED), None)
+        if not (isinstance(first, dict) and "pairs" in first):
+            return read_vcoco_detections(path, truth, faults["allow_missing"]), ""
     rows = GroundTruth.open("vcoco", annotations, files)
+    predicates = dict.fromkeys([*rows.predicates, *role_words(truth)])
+    rows = replace(rows, objects=(*rows.objects, NOTHING), predicates=tuple(predicates))
     read = read_detections(path, rows, **faults)
     found = read.relations
+    without = found.object_labels == rows.objects.index(NOTHING)
+    found = replace(
+        found,
+        object_labels=np.where(without, NO_OBJECT, found.object_labels),
+        object_boxes=np.where(without[:, None], np.nan, found.object_boxes),
+    )
     places = {image_id: place for place, image_id in enumerate(truth.image_ids)}
     image = np.array([places[image_id] for image_id in rows.image_ids.tolist()], np.int64)[found.image]
     order = np.argsort(image, kind="stable")
     moved = replace(found, images=truth.images, image=image).take(order)
-    return VcocoDetections.of(moved, rows.predicates, truth), str(read.findings)
+    others = int(np.count_nonzero(~of_persons(moved, rows.objects)))
+    left_out = f"\n  left out: relations of other subjects than persons: {others:,}" if others else ""
+    return in_roles(moved, rows.objects, rows.predicates, truth), f"{read.findings}{left_out}"
 
 
 def _with_files(

@@ -95,7 +95,16 @@ def test_v_coco(tmp_path):
     page = (folder / "index.html").read_text()
     assert "4,946 images and 25 classes. This one has 6 images and 1 class:" in page
     assert page.count("data:image/jpeg;base64,") == 6 and "6.jpg" in page
-    rows = json.loads(detections(tmp_path, files, ("person", "knife"), "cut instr").read_text())
+    rows = json.loads(detections(tmp_path, files, ("person", "knife"), "cut with").read_text())
+    options = "--intervals", "0", "--json"
+    told = json.loads(output_of("evaluate", "vcoco", *words, save_json(tmp_path / "list.json", rows), *options))
+    complete = figure(told, "role_1")["value"]
+    swapped = [{"subject": 1, "object": 0, "predicate": "cut with", "score": 1.0}]
+    rows[0]["boxes"] += [{"category": "missing objects", "score": 1.0, "x": 0, "y": 0, "w": 1, "h": 1}]
+    rows[0]["pairs"] += [*swapped, {"subject": 0, "object": 2, "predicate": "cut instr", "score": 0.1}]
+    told = json.loads(output_of("evaluate", "vcoco", *words, save_json(tmp_path / "list.json", rows), *options))
+    assert figure(told, "role_1")["value"] == complete == 1.0
+    assert "relations of other subjects than persons: 1" in told["findings"]
     lines = tmp_path / "predicted.json"
     lines.write_text("\n".join(json.dumps(row) for row in rows[:-1]))
     options = "--allow-missing", "--intervals", "0", "--report", folder, "--json"
