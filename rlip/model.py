@@ -76,9 +76,8 @@ class Model:
         `assume_subject`: call every subject so and leave out none, as for weights fine-tuned by RLIPv2's authors.
         `per_image`: number of relations to keep. `threshold`: minimum score of a box or relation.
         """
-        listed = (names.split(",") if isinstance(names, str) else names or () for names in (objects, predicates))
-        given = [distinct(names) for names in listed]
-        names = Names(given[0] or self.objects, given[1] or self.predicates)
+        named = ((objects, self.objects), (predicates, self.predicates))
+        names = Names(*(distinct(_listed(names), known) or known for names, known in named))
         if not names.objects or not names.predicates:
             raise FatalError("the weights have no names; pass objects and predicates, e.g. objects=['person', 'dog']")
         if subject is not None and subject not in names.objects:
@@ -131,6 +130,10 @@ class Prediction(Drawable):
 
     def __repr__(self) -> str:
         return f"Prediction({self.title!r}, {len(self.row['boxes'])} boxes, {len(self.row['pairs'])} relations)"
+
+
+def _listed(names: str | Sequence[str] | None) -> Sequence[str]:
+    return names.split(",") if isinstance(names, str) else names or ()
 
 
 def _read(image: Any) -> Image.Image:

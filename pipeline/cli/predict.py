@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from pipeline.cli.contact_sheet import ARROWS, labelled_cell
 from pipeline.cli.options import AsJson, Objects, Predicates, Tokenizer
 from pipeline.data.datasets.annotations import read_text, readable
 from pipeline.data.datasets.bare_images import SUFFIXES, image_names
+from pipeline.data.datasets.names import read_names
 from pipeline.data.images.folders import LocalFolder
 from pipeline.data.images.opening import BadImage, orientation_of, read_ahead, read_image
 from pipeline.evaluation.detections.names import distinct
@@ -41,6 +43,8 @@ CONFIDENT = 0.5
 """Least score of a box that is drawn although no drawn relation has it."""
 
 
+NUMBERED = re.compile(r"\s*\d+\s+\S")
+"""A name after its id, as in the authors' lists."""
 FEW_SUBJECTS = 0.01
 """Share of subjects with the required name below which the name may not be that of the training."""
 
@@ -102,7 +106,10 @@ def predict(
     network = open_network(path, tokenizer, device)
     # All relations: `unique` may drop many of the best before it keeps `per_image`.
     predictor = Predictor(
-        *(network, names, image_size or known.image_size), subject=subject, assume_subject=assume_subject, per_image=None
+        *(network, names, image_size or known.image_size),
+        subject=subject,
+        assume_subject=assume_subject,
+        per_image=None,
     )
     if draw is not None:
         with translate_os_errors(f"making {draw}"):
@@ -203,7 +210,8 @@ def trained_names(weights: Path) -> TrainedNames:
 
 
 def label_names(kind: str, listed: str | None, known: Sequence[str]) -> tuple[str, ...]:
-    """Names separated by commas, or one per line of a file after `@`; those of the training if none are listed.
+    """Names separated by commas, or one per line of a file after `@`, also with ids ("001 ride"); those of the training if
+    none are listed.
 
     Raises `FatalError` if there are none.
     """
@@ -212,11 +220,14 @@ def label_names(kind: str, listed: str | None, known: Sequence[str]) -> tuple[st
         source = f"{VOCABULARY} next to the weights"
     elif listed.startswith("@"):
         source = listed[1:]
-        names = read_text(Path(source), f"names of {kind}, one per line").splitlines()
+        lines = read_text(Path(source), f"names of {kind}, one per line").splitlines()
+        names = [line for line in lines if line.strip()]
+        if names and all(map(NUMBERED.match, names)):
+            names = [*read_names(Path(source)).values()]
     else:
         listed.encode()  # `errors_reported` tells of text that isn't UTF-8
         names, source = listed.split(","), f"--{kind}"
-    unique = distinct(names)
+    unique = distinct(names, known)
     if not unique:
         raise FatalError(
             f"{source}: has no names of {kind}; pass some, e.g. --{kind} {_EXAMPLES[kind]}, or --{kind} @FILE"
