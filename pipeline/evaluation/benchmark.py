@@ -63,10 +63,12 @@ class Options:
     def named_rules(self, benchmark: str) -> tuple[str, ...]:
         """The rules that differ from the default ones or those of published results, as sentences."""
         unmasked = benchmark == "hico-det" and self.validity is None
+        two = benchmark == "open-images" and not self.suppression and not self.official
         named = {
             "Unlike published scores, these are not multiplied by the table of allowed combinations.": unmasked,
             "Scores are those of the authors' evaluator, with its bugs.": self.official,
             "Duplicates are not suppressed.": not self.suppression,
+            "Only the two best predicates of a pair count.": two,
             "Boxes were given (PredCls, SGCls).": self.boxes_given,
             "Predicates absent from the truth count as 0 in mean recall.": self.absent_as_zero,
             "Relations are matched by boxes; PSG's own figures use masks.": self.masks is False,

@@ -30,6 +30,7 @@ from pipeline.evaluation.matching import (
     kept,
     numbered,
     numbered_alike,
+    pair_numbers,
     phrase_candidates,
     relation_candidates,
 )
@@ -38,6 +39,8 @@ from pipeline.evaluation.relations import Flags, Integers, Relations
 
 RECALLED = 50
 """Number of relations per image that count for recall."""
+PREDICATES_PER_PAIR = 2
+"""Predicates of a pair that count where duplicates are kept."""
 PHRASE_SUPPRESSION = 0.5
 """IoU above which two enclosing boxes of one triplet are duplicates."""
 
@@ -51,7 +54,8 @@ class OpenImagesRules:
     overlap: float = 0.5
     """Minimum IoU of boxes."""
     suppression: float | None = 0.7
-    """Weighted overlap above which two pairs of one triplet are duplicates. None keeps duplicates, also of phrases."""
+    """Weighted overlap above which two pairs of one triplet are duplicates. None keeps duplicates, also of phrases, but
+    only the two best predicates of a pair, as PySGG does, after Zhang et al."""
     official: bool = False
     """Whether to score as the evaluator of RLIPv2's authors does. There, AP is of triplets instead of predicates, by
     eleven points; wrong relations on images without truth are ignored; a phrase gets the matches of another, since
@@ -139,7 +143,10 @@ def match_open_images(
 
 
 def _counted(predicted: Relations, rules: OpenImagesRules) -> Relations:
-    """Returns the best relations of each image, without duplicates."""
+    """Returns the best relations of each image, without duplicates or more than two predicates of a pair."""
+    if rules.suppression is None and not rules.official:
+        every = best_first(predicted)
+        return best_first(every.take(places(pair_numbers(every)) < PREDICATES_PER_PAIR), rules.per_image)
     ranked = best_first(predicted, rules.per_image)
     if rules.suppression is None:
         return ranked

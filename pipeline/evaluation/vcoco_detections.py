@@ -141,7 +141,7 @@ def in_roles(
     words = [_words(role) for role in roles]
     forms = [_form(name) for name in predicates]
     own = {role for role, known in zip(roles, words, strict=True) if (known - {"ride"}) & {*forms}}
-    table = np.full((len(predicates), len(objects) + 1), -1, np.int64)  # the last column is for relations without object
+    table = np.full((len(predicates), len(objects) + 1), -1, np.int64)  # the last column: without object
     for place, name in enumerate(forms):
         meant = [role for role, known in zip(roles, words, strict=True) if name in known]
         plain = [role for role in meant if role not in BOARDS.values()]

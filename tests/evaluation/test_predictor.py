@@ -72,8 +72,9 @@ def test_the_best_relations_come_first_and_a_subject_leaves_pairs_out(network):
 
 
 def test_an_assumed_subject_names_every_subject_and_leaves_no_pair_out(network):
-    (whole, *_), (assumed, *_) = found(network, 2, per_image=None), found(
-        network, 2, per_image=None, subject="bicycle", assume_subject=True
+    (whole, *_), (assumed, *_) = (
+        found(network, 2, per_image=None),
+        found(network, 2, per_image=None, subject="bicycle", assume_subject=True),
     )
     assert set(zip(assumed.subjects, assumed.objects, strict=True)) == set(
         zip(whole.subjects, whole.objects, strict=True)
