@@ -14,7 +14,7 @@ from pipeline.evaluation.hico import HicoRules, HicoScores, TripletClass, counte
 from pipeline.evaluation.open_images import OpenImagesRules, OpenImagesScores, match_challenge, match_open_images
 from pipeline.evaluation.ranking import Recalls, mean_of
 from pipeline.evaluation.relations import Integers, Relations
-from pipeline.evaluation.scene_graph_recall import SceneGraphRules, listed_once, match_scene_graphs
+from pipeline.evaluation.scene_graph_recall import SceneGraphRules, counted_truth, match_scene_graphs
 from pipeline.evaluation.splits import Split
 from pipeline.evaluation.summary import ClassScore, Figure
 from pipeline.evaluation.vcoco import VcocoRules, match_vcoco
@@ -238,7 +238,7 @@ def visual_genome(predicted: Relations, truth: Relations, predicates: Sequence[s
     official: Values = {}
     if not options.official:
         official = match_scene_graphs(predicted, truth, authors, options.seen).scores().figures
-    truths = _by_predicate(truth if options.official else listed_once(truth), predicates)
+    truths = _by_predicate(counted_truth(truth, rules), predicates)
     scored = "R@50 by boxes" if options.masks else "R@50"
     return _evaluated(measured, official, truths, truth, options, recall, scored, measure=f"R@{rules.limits[-1]}")
 
