@@ -85,6 +85,7 @@ USED_BY: dict[str, tuple[Benchmark, ...]] = {
     "--seen": ("vg", "vrd"),
     "--format": ("hico-det", "open-images", "vrd", "vg"),
     "--subject": ("hico-det",),
+    "--setting": ("hico-det",),
 }
 """Options that only some benchmarks have a rule for."""
 NOTHING = "missing objects"
@@ -214,6 +215,10 @@ def score(
         str | None,
         typer.Option("--split", help="hico-det: NF, UC-RF, UC-NF, UO, UV, or a file of unseen positions, from 0."),
     ] = None,
+    setting: Annotated[
+        Literal["full", "1%", "10%"],
+        typer.Option("--setting", help="hico-det: full, or the part of the training images that was learned from."),
+    ] = "full",
     validity: Annotated[
         Path | None, typer.Option("--validity", help="hico-det: .npy with predicates × objects, e.g. corre_hico.npy.")
     ] = None,
@@ -256,7 +261,7 @@ def score(
         "--known-object": known_object, "--interactions": interactions, "--rare": rare, "--split": split,
         "--validity": validity, "--no-suppression": no_suppression, "--verified": verified, "--boxes-given": boxes_given,
         "--absent-as-zero": absent_as_zero, "--seen": seen, "--format": format_name, "--masks": masks,
-        "--subject": subject != "person",
+        "--subject": subject != "person", "--setting": setting != "full",
     }  # fmt: skip
     for option, value in given.items():
         if value and benchmark not in USED_BY[option]:
@@ -325,10 +330,10 @@ def score(
                 write_atomic(report_folder / "index.html", comparison_page(comparison).encode())
                 write_atomic(report_folder / "comparison.json", comparison.as_json().encode())
             else:
-                setting = options.split.name if options.split and options.split.name in PUBLISHED else "full"
+                shown: str = options.split.name if options.split and options.split.name in PUBLISHED else setting
                 if benchmark == "vg":
-                    setting = "boxes given" if boxes_given else "SGDet"
-                _write_report(report_folder, benchmark, scored[0], root, setting, options)
+                    shown = "boxes given" if boxes_given else "SGDet"
+                _write_report(report_folder, benchmark, scored[0], root, shown, options)
     page = None if report_folder is None else report_folder / "index.html"
     figures, rules = tuple(scored[0].model.evaluated.figures), options.named_rules(benchmark)
     return Evaluation(benchmark, rules, figures, findings, page, comparison if compared else None)
