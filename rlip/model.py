@@ -38,7 +38,7 @@ def load(
     """Loads weights of this project: a file, its folder, or sample weights such as "demo-detector".
 
     `tokenizer`: folder of the tokenizer, for weights without one next to them. `image_size`: longest side of input
-    images in pixels; by default that of the training, or 1333. `device`: auto, cpu, cuda or cuda:1.
+    images in pixels; by default that of the training, or 1067. `device`: auto, cpu, cuda or cuda:1.
     """
     return Model(weights_path(weights), None if tokenizer is None else Path(tokenizer), image_size, device)
 
@@ -53,8 +53,8 @@ class Model:
 
         @lru_cache(maxsize=4)
         def predictor(names: Names, subject: str | None, assume_subject: bool) -> Predictor:
-            options = {"subject": subject, "assume_subject": assume_subject}
-            return Predictor(network, names, image_size or known.image_size, **options, per_image=None)
+            size = image_size or known.image_size
+            return Predictor(network, names, size, subject=subject, assume_subject=assume_subject, per_image=None)
 
         self._predictor = predictor
 

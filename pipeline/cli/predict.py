@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from models.network import Network
     from pipeline.evaluation.predictor import Found, Predictor
 
-IMAGE_SIZE = 1333
-"""Default length of the longest side in pixels, from the authors' evaluations, if the weights' folder has none."""
+IMAGE_SIZE = 1067
+"""Default length of the longest side in pixels if the weights' folder has none: that of a 4:3 image whose shortest side
+is 800, as in the authors' evaluations and after a training here by their settings."""
 CONFIDENT = 0.5
 """Least score of a box that is drawn although no drawn relation has it."""
 
@@ -74,7 +75,7 @@ def predict(
         ),
     ] = False,
     image_size: Annotated[
-        int | None, typer.Option("--image-size", min=32, help="Longest side in pixels; unset: the training's, or 1333.")
+        int | None, typer.Option("--image-size", min=32, help="Longest side in pixels; unset: the training's, or 1067.")
     ] = None,
     per_image: Annotated[int, typer.Option("--per-image", min=1, help="Relations to keep per image.")] = 100,
     threshold: Annotated[
@@ -105,12 +106,8 @@ def predict(
         )
     network = open_network(path, tokenizer, device)
     # All relations: `unique` may drop many of the best before it keeps `per_image`.
-    predictor = Predictor(
-        *(network, names, image_size or known.image_size),
-        subject=subject,
-        assume_subject=assume_subject,
-        per_image=None,
-    )
+    size = image_size or known.image_size
+    predictor = Predictor(network, names, size, subject=subject, assume_subject=assume_subject, per_image=None)
     if draw is not None:
         with translate_os_errors(f"making {draw}"):
             draw.mkdir(parents=True, exist_ok=True)
