@@ -20,8 +20,8 @@ from torch import Tensor
 from models.config import NO_OBJECTS
 from models.network import Network
 from models.relation_tagger import PairQueries, RelationTagger
-from pipeline.data.images.opening import BadImage
-from pipeline.data.images.views import load_pixels
+from pipeline.data.images.opening import BadImage, decode_image
+from pipeline.data.images.views import to_pixels
 from pipeline.training.ranks import Arrays, Ranks
 from pipeline.training.sample import SampleBox, TrainingSample
 from pipeline.training.settings import CALIBRATION, TaggerSettings, TrainingSettings
@@ -324,7 +324,7 @@ def _read(source: ShardSamples, image: int, size: int) -> tuple[TrainingSample, 
     read = source.read([image])[0]
     if not isinstance(read, DamagedSample):
         with suppress(BadImage):
-            return read[0], load_pixels(read[1], size)
+            return read[0], to_pixels(decode_image(read[1]), size)
     return TrainingSample(0, "", 64, 64, (SampleBox("", 0, 0, 64, 64),), ()), torch.zeros(3, 64, 64)
 
 
