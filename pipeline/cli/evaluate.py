@@ -451,7 +451,9 @@ def _vcoco_detections(
     moved = replace(found, images=truth.images, image=image).take(order)
     others = int(np.count_nonzero(~of_persons(moved, rows.objects)))
     left_out = f"\n  left out: relations of other subjects than persons: {others:,}" if others else ""
-    return in_roles(moved, rows.objects, rows.predicates, truth), f"{read.findings}{left_out}"
+    used, predicate = np.unique(moved.predicates, return_inverse=True)
+    names = [rows.predicates[place] for place in used]  # what "ride" is depends on the other words of the file
+    return in_roles(replace(moved, predicates=predicate), rows.objects, names, truth), f"{read.findings}{left_out}"
 
 
 def _with_files(

@@ -150,7 +150,7 @@ def in_roles(
         for thing, role in BOARDS.items() if name == "ride" else ():
             if role in meant and role not in own and thing in objects:
                 table[place, objects.index(thing)] = roles.index(role)
-    if (table < 0).all():
+    if len(table) and (table < 0).all():
         raise ValueError(
             f"no predicate of the test set is a role of V-COCO; they are {', '.join([*predicates][:5])}, ..., and the roles "
             f"{', '.join(' '.join(role) for role in truth.roles[:5])}, ..."

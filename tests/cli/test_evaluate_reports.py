@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import vcoco_files
 from PIL import Image
 from pycocotools.mask import encode
 from rlip_command import output_of, rlip
@@ -112,6 +113,21 @@ def test_v_coco(tmp_path):
     assert figure(told, "role_1")["value"] == pytest.approx(5 / 6)
     assert "images of the ground truth without a row: 1 (6.jpg)" in told["findings"]
     assert told["report"] == str(folder / "index.html")
+
+
+def test_v_coco_takes_riding_a_board_for_that_boards_role(tmp_path):
+    listed = {"role_name": ["agent", "instr"], "image_id": [[7]], "ann_id": [[1]], "role_object_id": [1, 3]}
+    actions = [listed | {"action_name": "ride", "label": [[0]]}, listed | {"action_name": "surf", "label": [[1]]}]
+    truth, instances, _ = vcoco_files.files(tmp_path, actions=actions)
+    content = instances.read_text().replace('"bat"', '"surfboard"')
+    instances.write_text(content.replace('{"id": 7', '{"file_name": "7.jpg", "id": 7'))
+    ends = [("person", 0, 10, 40, 80), ("surfboard", 180, 10, 20, 80)]
+    boxes = [dict(zip(("category", *"xywh"), end, strict=True)) | {"score": 1.0} for end in ends]
+    pairs = [{"subject": 0, "object": 1, "predicate": "ride", "score": 0.9}]
+    row = {"image_id": 7, "uri": "7.jpg", "width": 200, "height": 100, "boxes": boxes, "pairs": pairs}
+    words = ("--ground-truth", truth, "--file", f"instances={instances}", "--intervals", "0", "--json")
+    told = output_of("evaluate", "vcoco", *words, "--detections", save_json(tmp_path / "found.json", [row]))
+    assert figure(json.loads(told), "role_1_25")["value"] == 1.0
 
 
 @pytest.mark.parametrize("stated", [True, False])
