@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ from rich.progress import Progress
 
 from pipeline.cli.errors import resumable
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath, Url
-from pipeline.data.partitioning import PARTITION_MAPS, PartitionMap, load_partition_map, partition_maps_of
+from pipeline.data.partitioning import PARTITION_MAPS, PartitionMap, partition_maps_of
 from pipeline.runtime.stage import dataset_of
 from storage.damage import PARTITION_MAP_LIMITS, PARTITION_MAP_REMEDY
 from storage.errors import FatalError
@@ -164,23 +165,48 @@ def _places(run: Run) -> list[tuple[str, str]]:
 
 def _push_partition_maps(run: Run, remote: ObjectStoreArtifacts) -> None:
     """Copy the partition maps of a run's datasets, so that other runs on them find the artifacts."""
-    folder = run.store.root / PARTITION_MAPS
-    names = [path.name for path in folder.glob("*.json")]
-    datasets = {dataset_of(partition) for step in run.steps() for partition in run.keys(step)}
-    for name in dict.fromkeys(name for dataset in datasets for name in partition_maps_of(names, dataset)):
-        remote.files.write(f"{PARTITION_MAPS}/{name}", (folder / name).read_bytes())
+    root = run.store.root
+    names = [path.name for path in (root / PARTITION_MAPS).glob("*.json")]
+    ours = _read(root, _maps_of(names, {dataset_of(partition) for step in run.steps() for partition in run.keys(step)}))
+    for path, data in _extended(ours, run.store.address, remote.files.read_many(ours), remote.url).items():
+        remote.files.write(path, data)
 
 
-def _pull_partition_maps(store: Store, remote: ObjectStoreArtifacts, datasets: set[str]) -> None:
-    """Copy partition maps that this store lacks or has in part. Raises `FatalError` for invalid ones."""
-    names = remote.files.listing(PARTITION_MAPS)
-    wanted = [f"{PARTITION_MAPS}/{name}" for dataset in datasets for name in partition_maps_of(names, dataset)]
-    for path, data in remote.files.read_many(wanted).items():
-        theirs = parse_json(data, PartitionMap, f"{remote.url}/{path}", PARTITION_MAP_REMEDY, PARTITION_MAP_LIMITS)
-        mine = load_partition_map(store.root / path).partitions
-        # Maps are only extended, so a longer one that begins alike is a later one.
-        if theirs.partitions[: len(mine)] == mine and len(theirs.partitions) > len(mine):
-            store.put(store.root / path, data)
+def _pull_partition_maps(store: Store, remote: ObjectStoreArtifacts, datasets: Iterable[str]) -> None:
+    """Copy the partition maps of datasets to this store. Raises `FatalError` for invalid ones."""
+    theirs = remote.files.read_many(_maps_of(remote.files.listing(PARTITION_MAPS), datasets))
+    for path, data in _extended(theirs, remote.url, _read(store.root, theirs), store.address).items():
+        store.put(store.root / path, data)
+
+
+def _maps_of(names: Iterable[str], datasets: Iterable[str]) -> list[str]:
+    """The paths in a store of datasets' partition maps, of which all maps' file names are given."""
+    known = list(names)
+    return [f"{PARTITION_MAPS}/{name}" for dataset in datasets for name in partition_maps_of(known, dataset)]
+
+
+def _read(root: Path, paths: Iterable[str]) -> dict[str, bytes]:
+    return {path: (root / path).read_bytes() for path in paths if (root / path).is_file()}
+
+
+def _extended(source: Mapping[str, bytes], origin: str, there: Mapping[str, bytes], target: str) -> dict[str, bytes]:
+    """The partition maps, by path, that begin as those at the target do. Warns of others, unless these are longer."""
+    found = {}
+    for path, data in source.items():
+        new, old = (
+            parse_json(each, PartitionMap, f"{place}/{path}", PARTITION_MAP_REMEDY, PARTITION_MAP_LIMITS).partitions
+            for each, place in ((data, origin), (there.get(path, b"{}"), target))
+        )
+        # Maps are only extended, so one that begins as the other does is a later version of it.
+        if new[: len(old)] == old:
+            found[path] = data
+        elif old[: len(new)] != new:
+            warnings.warn(
+                f"{origin} and {target} partition a dataset differently ({path}), and each keeps its map; runs on the "
+                f"images of {target} do not find the artifacts of {origin}",
+                stacklevel=2,
+            )
+    return found
 
 
 def _show(copy: Callable[[Report], Copied], as_json: bool) -> None:
