@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -38,7 +39,7 @@ class Copied:
     copied: int
     """Number of artifacts that the destination lacked."""
     behind: tuple[str, ...] = ()
-    """Earlier states of the run (`name@2`) whose artifacts the destination lacks in part."""
+    """Records of the run (`name@2`) whose artifacts the destination lacks in part."""
 
 
 @resumable()
@@ -85,14 +86,22 @@ def push_run(
     """Copy the artifacts of all states of the run that the remote lacks, then its records. Can be resumed.
 
     `last`: only of the newest state. A `RunRecord` is copied alone. Raises `FatalError` if the store lacks an artifact
-    of the newest state, or if an artifact to copy is damaged; earlier states that the store has lost are skipped.
+    of the newest state, if an artifact to copy is damaged, or if the remote has a later state or another run of this
+    name; earlier states that the store has lost are skipped.
     """
+    name = run.folder.name
+    ahead = _place_ahead(run, remote, remote.files.listing(f"runs/{name}/records"))
+    if ahead == "there" and not isinstance(run, RunRecord):
+        raise FatalError(
+            f"{remote.url} has a later state of run {name!r} than {run.store.address}; pull it first: rlip store pull "
+            f"{name} {remote.url}"
+        )
     files = run.files()  # of this moment: a run that goes on must not publish what it makes meanwhile
-    newest = _places(run)
-    earlier = {} if isinstance(run, RunRecord) else {record.name: _places(record) for record in run.records()}
-    asked = list(dict.fromkeys([*newest, *(place for places in earlier.values() if not last for place in places)]))
+    places, records = _places(run), {record.name: _places(record) for record in Run(run.store, name).records()}
+    others = [] if last or isinstance(run, RunRecord) else [place for each in records.values() for place in each]
+    asked = list(dict.fromkeys([*places, *others]))
     there = {
-        stage: remote.keys(stage) for stage in {stage for places in (newest, *earlier.values()) for stage, _ in places}
+        stage: remote.keys(stage) for stage in {stage for each in (places, *records.values()) for stage, _ in each}
     }
     lacking = [(stage, key) for stage, key in asked if key not in there[stage]]
     copied = 0
@@ -104,7 +113,7 @@ def push_run(
             remote.put(artifact)
             there[stage].add(key)
             copied += 1
-        elif (stage, key) in newest:
+        elif (stage, key) in places:
             raise FatalError(
                 f"run {run.name!r} needs {stage} {key[:12]}, which the store has lost; run its recipe again"
             )
@@ -112,7 +121,7 @@ def push_run(
         remote.files.write(path, data)
     _push_partition_maps(run, remote)
     report(len(lacking), len(lacking))
-    behind = (name for name, places in earlier.items() if any(key not in there[stage] for stage, key in places))
+    behind = (name for name, needed in records.items() if any(key not in there[stage] for stage, key in needed))
     return Copied(len(asked), copied, tuple(behind))
 
 
@@ -122,7 +131,7 @@ def pull_run(
     """Copy the artifacts that the local store lacks, then record the run with its history.
 
     All records, and each artifact with its manifest, are checked before they become visible. Raises `FatalError` naming
-    what it refuses.
+    what it refuses, such as an earlier state than the one here, or another run of this name.
 
     With a `number`, copies the artifacts of that record, and an existing run here keeps its state. Can be resumed.
     """
@@ -130,6 +139,12 @@ def pull_run(
     if not steps:
         raise FatalError(
             f"{remote.url} has records of run {run.name!r} but no newest state; pull one, e.g. {run.name}@1"
+        )
+    ahead = _place_ahead(run, remote, [path.removeprefix("records/") for path in history])
+    if ahead == "here" and not number:
+        raise FatalError(
+            f"{run.store.address} has a later state of run {run.name!r} than {remote.url}; push it: rlip store push "
+            f"{run.name} {remote.url}"
         )
     places = list(dict.fromkeys((s.stage, key) for s in steps.values() for key in s.partitions.values()))
     have = {
@@ -156,6 +171,23 @@ def pull_run(
         run.store.put(run.folder / path, data)
     report(len(lacking), len(lacking))
     return Copied(len(places), len(lacking))
+
+
+def _place_ahead(
+    run: Run, remote: ObjectStoreArtifacts, theirs: Collection[str]
+) -> Literal["here", "there", "neither"]:
+    """Which place has a newest record of the run that the other one lacks. `theirs`: the records at the remote.
+
+    Raises `FatalError` if both have one: a copy would mix two runs.
+    """
+    ours = [path.name for path in (run.folder / "records").glob("*.json")]
+    is_here, is_there = (bool(a) and max(a) not in b for a, b in ((ours, theirs), (theirs, ours)))
+    if is_here and is_there:
+        raise FatalError(
+            f"{run.store.address} and {remote.url} have different runs {run.folder.name!r}, or it was continued in both "
+            "places; run the recipe of one under another name (--set name=...), which reuses its artifacts"
+        )
+    return "here" if is_here else "there" if is_there else "neither"
 
 
 def _places(run: Run) -> list[tuple[str, str]]:
@@ -219,4 +251,4 @@ def _show(copy: Callable[[Report], Copied], as_json: bool) -> None:
         rest = "; the others already existed" if copied.copied < copied.artifacts else ""
         print(f"{copied.copied} of {copied.artifacts} artifacts copied{rest}")
         if copied.behind:
-            print(f"Artifacts of these earlier states are missing, so they can't be pulled: {', '.join(copied.behind)}")
+            print(f"Artifacts of these records are missing there, so they can't be pulled: {', '.join(copied.behind)}")
