@@ -282,7 +282,7 @@ class FetchedRun(NamedTuple):
     documents: dict[str, Any]
     """Name → JSON document, such as the recipe."""
     history: dict[str, bytes]
-    """The records of executions, oldest first, by path within the run's folder."""
+    """The records of executions, oldest first, by path within the run's folder, up to the one that was asked for."""
 
 
 def parse_run(records: Mapping[str, bytes], url: str, number: str = "") -> FetchedRun:
@@ -301,7 +301,8 @@ def parse_run(records: Mapping[str, bytes], url: str, number: str = "") -> Fetch
             raise FatalError(f"{url}: the run has {len(executions)} records, not a record {number!r}")
         chosen = executions[int(number) - 1]
         facts = {name: chosen.facts[name] for name in ("recipe", "outcome") if name in chosen.facts}
-        return FetchedRun(dict(chosen.steps), facts, history)
+        until = dict(list(history.items())[: int(number)])  # later records would claim the run's newest state
+        return FetchedRun(dict(chosen.steps), facts, until)
     steps: dict[str, StepKeys] = {}
     documents = {}
     for path, data in records.items():

@@ -97,6 +97,7 @@ def push_run(
             f"{name} {remote.url}"
         )
     files = run.files()  # of this moment: a run that goes on must not publish what it makes meanwhile
+    _push_partition_maps(run, remote)  # first, since it checks them
     places, records = _places(run), {record.name: _places(record) for record in Run(run.store, name).records()}
     others = [] if last or isinstance(run, RunRecord) else [place for each in records.values() for place in each]
     asked = list(dict.fromkeys([*places, *others]))
@@ -119,7 +120,6 @@ def push_run(
             )
     for path, data in files.items():
         remote.files.write(path, data)
-    _push_partition_maps(run, remote)
     report(len(lacking), len(lacking))
     behind = (name for name, needed in records.items() if any(key not in there[stage] for stage, key in needed))
     return Copied(len(asked), copied, tuple(behind))
@@ -133,7 +133,7 @@ def pull_run(
     All records, and each artifact with its manifest, are checked before they become visible. Raises `FatalError` naming
     what it refuses, such as an earlier state than the one here, or another run of this name.
 
-    With a `number`, copies the artifacts of that record, and an existing run here keeps its state. Can be resumed.
+    With a `number`, copies the state of that record; a run here that has it already keeps its own. Can be resumed.
     """
     steps, documents, history = parse_run(remote.run_records(run.name), remote.url, number)
     if not steps:
@@ -162,7 +162,7 @@ def pull_run(
         report(done, len(lacking))
         remote.get(stage, key, run.store)
     _pull_partition_maps(run.store, remote, {dataset_of(part) for step in steps.values() for part in step.partitions})
-    if not number or not run.exists:
+    if not number or ahead == "there":
         for step, entry in steps.items():
             run.record(step, entry.stage, entry.partitions)
         for name, document in documents.items():
@@ -176,7 +176,7 @@ def pull_run(
 def _place_ahead(
     run: Run, remote: ObjectStoreArtifacts, theirs: Collection[str]
 ) -> Literal["here", "there", "neither"]:
-    """Which place has a newest record of the run that the other one lacks. `theirs`: the records at the remote.
+    """Which place's newest record of the run the other place lacks. `theirs`: names of the records at the remote.
 
     Raises `FatalError` if both have one: a copy would mix two runs.
     """
@@ -184,8 +184,8 @@ def _place_ahead(
     is_here, is_there = (bool(a) and max(a) not in b for a, b in ((ours, theirs), (theirs, ours)))
     if is_here and is_there:
         raise FatalError(
-            f"{run.store.address} and {remote.url} have different runs {run.folder.name!r}, or it was continued in both "
-            "places; run the recipe of one under another name (--set name=...), which reuses its artifacts"
+            f"{run.store.address} and {remote.url} hold different runs named {run.folder.name!r}, or the run was continued "
+            "in both places; run the recipe of one under another name (--set name=...), which reuses its artifacts"
         )
     return "here" if is_here else "there" if is_there else "neither"
 
@@ -222,7 +222,10 @@ def _read(root: Path, paths: Iterable[str]) -> dict[str, bytes]:
 
 
 def _extended(source: Mapping[str, bytes], origin: str, there: Mapping[str, bytes], target: str) -> dict[str, bytes]:
-    """The partition maps, by path, that begin as those at the target do. Warns of others, unless these are longer."""
+    """The source's maps, by path, that are later versions of those at the target, or equal.
+
+    Warns of maps that differ; says nothing where the target has the later version.
+    """
     found = {}
     for path, data in source.items():
         new, old = (

@@ -185,11 +185,23 @@ def test_a_copy_goes_forward_only_and_never_mixes_two_runs(store, tmp_path):
     push_run(find_run(store, "toy@1"), remote)
     run.append("completed")
     for refused in (run, find_run(store, "toy@1")):
-        with pytest.raises(FatalError, match=r"have different runs 'toy', or it was continued in both places"):
+        with pytest.raises(FatalError, match=r"hold different runs named 'toy', or the run was continued in both"):
             push_run(refused, remote)
-    with pytest.raises(FatalError, match=r"have different runs 'toy'"):
+    with pytest.raises(FatalError, match=r"hold different runs named 'toy'"):
         pull_run(run, remote, number="3")
     assert len(run.records()) == len(here.records()) == 3
+
+
+def test_a_state_pulled_by_its_number_is_not_taken_for_a_later_one(store, tmp_path):
+    remote = ObjectStoreArtifacts(str(tmp_path / "remote"))
+    push_run(find_run(store, "toy"), remote)
+    here = Run(LocalStore(tmp_path / "here"), "toy")
+    pull_run(here, remote, number="1")
+    assert [record.facts["recipe"] for record in here.records()] == [{"top_p": 0.9}]
+    with pytest.raises(FatalError, match=r"has a later state of run 'toy' .*pull it first"):
+        push_run(here, remote)
+    pull_run(here, remote, number="2")
+    assert here.keys("caption") == find_run(here.store, "toy@2").keys("caption") == find_run(store, "toy").keys("caption")
 
 
 def test_a_record_pulled_alone_is_the_run_with_the_recipe_that_made_it(store, tmp_path):

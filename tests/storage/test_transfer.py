@@ -114,6 +114,13 @@ def test_a_partition_map_is_only_replaced_by_one_that_begins_alike(run, pulls, u
         assert copied([1, 2], [4], [5]) == [[1, 2], [3]]
 
 
+def test_a_damaged_partition_map_stops_a_push_before_any_artifact(run, url):
+    run.store.put(run.store.root / f"cuts/toys-{0:012}.json", b"{")
+    with pytest.raises(FatalError, match=r"cuts/toys-0+\.json: damaged"):
+        push_run(run, remote := ObjectStoreArtifacts(url))
+    assert remote.keys("ingest") == set()
+
+
 def test_an_artifact_that_the_store_has_lost_is_not_pushed(run, url):
     artifact = next(iter(run.artifacts("parse").values()))
     (artifact.folder / "manifest.json").unlink()
