@@ -138,7 +138,7 @@ class KeptChange:
 
 @dataclass
 class Difference:
-    """The differences between two runs: relations by cause, the labels they keep, settings of their steps, figures."""
+    """The differences between two runs: relations by cause, kept labels, settings and figures."""
 
     settings: tuple[Changed, ...]
     figures: tuple[Changed, ...]
@@ -296,23 +296,23 @@ def difference(before: Run, after: Run) -> Difference:
 
 
 def _shared(old: Mapping[str, Artifact], new: Mapping[str, Artifact]) -> dict[tuple[str, str], set[int]]:
-    """A partition of each run ("" where it has none) → the ids of the images in both.
+    """A partition of each run → the ids of their common images, and of those that have no counterpart.
 
+    An image that one run lacks goes with a partition of that run that shares other images with its own; "" for none.
     `old`, `new`: partition → labels. Runs that take different images of a dataset divide it differently.
     """
-    after = {(dataset_of(name), i): name for name, made in sorted(new.items()) for i in _ids(made)}
+    artifacts = {made.key: made for made in (*old.values(), *new.values())}  # those of both runs are read once
+    ids = {key: made.table("relations")["image_id"].to_pylist() for key, made in artifacts.items()}
+    one, other = (
+        {(dataset_of(name), i): name for name, made in sorted(run.items()) for i in ids[made.key]} for run in (old, new)
+    )
+    common = [(one[image], other[image]) for image in one if image in other]
+    after, before = dict(common), {name: partner for partner, name in common}
     shared: dict[tuple[str, str], set[int]] = {}
-    for name, made in sorted(old.items()):
-        for image_id in _ids(made):
-            shared.setdefault((name, after.pop((dataset_of(name), image_id), "")), set()).add(image_id)
-    for (_, image_id), name in after.items():
-        shared.setdefault(("", name), set()).add(image_id)
+    for dataset, image_id in one | other:
+        was, now = (places.get((dataset, image_id), "") for places in (one, other))
+        shared.setdefault((was or before.get(now, ""), now or after.get(was, "")), set()).add(image_id)
     return shared
-
-
-def _ids(tagged: Artifact) -> list[int]:
-    ids: list[int] = tagged.table("relations")["image_id"].to_pylist()
-    return ids
 
 
 def _ways(before: Mapping[Relation, float], after: Mapping[Relation, float]) -> dict[str, set[Relation]]:

@@ -93,6 +93,18 @@ def test_images_are_compared_that_stand_in_other_partitions(book):
     ]
 
 
+def test_an_image_that_only_one_run_labels_has_the_cause_of_its_partition(book):
+    both = []
+    for name, ids in (("before", [1]), ("after", [1, 2])):
+        run = Run(book.run.store, name)
+        rows = [relations(i, (0, "ride", 1, 0.9)) for i in ids]
+        RunBuilder(run, book.pictures).add("tag", "toys/0000", rows, settings={"floor": 0.1 * len(ids)})
+        both.append(run)
+    for runs, kind in ((both, "added"), (both[::-1], "lost")):
+        (cause,) = difference(*runs).by_size
+        assert (cause.stage, cause.counts) == ("tag", {kind: 1})
+
+
 def test_labels_of_images_that_were_ingested_again_are_not_compared(labelled):
     earlier = Run(labelled.run.store, "earlier")
     RunBuilder(earlier, labelled.pictures).add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))])
