@@ -68,7 +68,8 @@ def label_recipe(
     """
     name = run_name or _run_name(folder)
     images = folder if "://" in folder else str(Path(folder).resolve())
-    names = distinct((categories or "").split(","))
+    listed = (categories or "").split(",")
+    names = distinct(listed, known=listed)  # as they are, so that an earlier run's boxes are found
     detect: dict[str, Any] = {"weights": detector, "categories": names, "hub": hub}
     caption: dict[str, Any] = {"hub": hub}
     values: dict[str, Any] = {

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import dropwhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,10 +20,9 @@ from pipeline.cli.contact_sheet import ARROWS, labelled_cell
 from pipeline.cli.options import AsJson, Objects, Predicates, Tokenizer
 from pipeline.data.datasets.annotations import read_text, readable
 from pipeline.data.datasets.bare_images import SUFFIXES, image_names
-from pipeline.data.datasets.names import read_names
 from pipeline.data.images.folders import LocalFolder
 from pipeline.data.images.opening import BadImage, orientation_of, read_ahead, read_image
-from pipeline.evaluation.detections.names import distinct
+from pipeline.evaluation.detections.names import distinct, matched
 from pipeline.evaluation.detections.table import DetectionsWriter
 from pipeline.interop.shard_samples import SeenLabels, SeenRelation
 from pipeline.report.formatting import sanitise
@@ -42,12 +42,10 @@ IMAGE_SIZE = 1067
 is 800, as in the authors' evaluations and after a training here by their settings."""
 CONFIDENT = 0.5
 """Least score of a box that is drawn although no drawn relation has it."""
-
-
-NUMBERED = re.compile(r"\s*\d+\s+\S")
-"""A name after its id, as in the authors' lists."""
+NUMBERED = re.compile(r"\s*\d+\s+(?=\S)")
+"""The id before a name, as in the authors' lists."""
 FEW_SUBJECTS = 0.01
-"""Share of subjects with the required name below which the name may not be that of the training."""
+"""If a smaller share of subjects has the required name, the training may have used another one."""
 
 
 def predict(
@@ -71,7 +69,7 @@ def predict(
         bool,
         typer.Option(
             "--assume-subject",
-            help="Call every subject --subject and exclude none, as for weights fine-tuned by the authors.",
+            help="Give every subject the name in --subject and exclude none, e.g. for weights fine-tuned by the authors.",
         ),
     ] = False,
     image_size: Annotated[
@@ -92,6 +90,8 @@ def predict(
 
     Each object has one box and no relation with itself. Unreadable images are named and skipped.
     """
+    if assume_subject and subject is None:
+        raise FatalError("--assume-subject: gives every subject the name in --subject; add it, e.g. --subject person")
     files = list(_files(images))
     from pipeline.evaluation.predictor import Names, Predictor  # loads torch, which a wrong name need not wait for
 
@@ -100,10 +100,13 @@ def predict(
     names = Names(
         label_names("objects", objects, known.objects), label_names("predicates", predicates, known.predicates)
     )
-    if subject is not None and subject not in names.objects:
-        raise FatalError(
-            f"--subject {subject}: is not among the objects ({', '.join(names.objects)}); add it to --objects"
-        )
+    if subject is not None:
+        (place,) = matched([subject], names.objects)
+        if place < 0:
+            raise FatalError(
+                f"--subject {subject}: is not among the objects ({', '.join(names.objects)}); add it to --objects"
+            )
+        subject = names.objects[place]
     network = open_network(path, tokenizer, device)
     # All relations: `unique` may drop many of the best before it keeps `per_image`.
     size = image_size or known.image_size
@@ -133,19 +136,19 @@ def predict(
             progress.update(bar, completed=number + 1 + len(left_out))
         if len(left_out) == len(files):
             raise FatalError(f"none of {len(files)} images can be read: {_listed(left_out)}")
+    if subject is not None and subjects[True] < FEW_SUBJECTS * subjects.total():
+        console.print(
+            f"--subject {subject}: the network gives {subjects[False]:,} of {subjects.total():,} subjects another name, so "
+            "their relations are excluded; for weights fine-tuned by RLIPv2's authors, add --assume-subject",
+            highlight=False,
+            soft_wrap=True,
+        )
     if as_json:
         reasons = {str(file): str(bad) for file, bad in left_out.items()}
         print(json.dumps({"detections": str(out), "images": len(files) - len(left_out), "left_out": reasons}))
         return
     if left_out:
         console.print(f"Left out {len(left_out)}: {_listed(left_out)}", highlight=False, soft_wrap=True)
-    if subject is not None and subjects[True] < FEW_SUBJECTS * subjects.total():
-        console.print(
-            f"--subject {subject}: the network calls {subjects[False]:,} of {subjects.total():,} subjects otherwise, so "
-            "their relations are excluded; for weights fine-tuned by RLIPv2's authors, add --assume-subject",
-            highlight=False,
-            soft_wrap=True,
-        )
     drawn = "" if draw is None else f"; drawn in {draw}"
     print(f"{len(files) - len(left_out)} images: {out}{drawn}")
 
@@ -219,8 +222,9 @@ def label_names(kind: str, listed: str | None, known: Sequence[str]) -> tuple[st
         source = listed[1:]
         lines = read_text(Path(source), f"names of {kind}, one per line").splitlines()
         names = [line for line in lines if line.strip()]
-        if names and all(map(NUMBERED.match, names)):
-            names = [*read_names(Path(source)).values()]
+        if 2 * sum(map(bool, map(NUMBERED.match, names))) > len(names):
+            without_header = dropwhile(lambda line: not NUMBERED.match(line), names)
+            names = [NUMBERED.sub("", line, count=1) for line in without_header]
     else:
         listed.encode()  # `errors_reported` tells of text that isn't UTF-8
         names, source = listed.split(","), f"--{kind}"

@@ -50,17 +50,27 @@ def test_what_cannot_be_asked_is_told_before_any_picture_is_read(pictures, tmp_p
 def test_a_subject_that_the_network_never_finds_is_told(pictures, tmp_path):
     words = ("--objects", "sky,man,dog", "--predicates", "hold", "--subject", "man", "--out", tmp_path / "found.json")
     asked = ("predict", "demo-detector", pictures / "1.jpg", *words)
-    assert "14 of 14 subjects otherwise" in rlip(*asked).output
+    for options in ((), ("--json",)):
+        assert "gives 14 of 14 subjects another name" in rlip(*asked, *options).stderr
     assert not json.loads((tmp_path / "found.json").read_text())["pairs"]
-    assert "otherwise" not in rlip(*asked, "--assume-subject").output
+    assert "another name" not in rlip(*asked, "--assume-subject").output
     row = json.loads((tmp_path / "found.json").read_text())
     assert row["pairs"] and all(row["boxes"][pair["subject"]]["category"] == "man" for pair in row["pairs"])
+
+
+def test_a_subject_is_found_in_the_form_of_the_objects_and_is_needed_to_assume_one(pictures, tmp_path):
+    words = ("--objects", "traffic_light,man", "--predicates", "hold", "--out", tmp_path / "found.json")
+    output_of("predict", "demo-detector", pictures / "1.jpg", *words, "--subject", "traffic_light")
+    done = rlip("predict", tmp_path / "no weights", pictures / "1.jpg", *words, "--assume-subject")
+    assert done.exit_code == 1 and "add it, e.g. --subject person" in done.output
 
 
 def test_the_text_encoder_gets_words_and_neither_ids_nor_underscores(tmp_path):
     listed = tmp_path / "verbs.txt"
     listed.write_text("001  adjust        \n007  brush_with    \n\n")
     assert label_names("predicates", f"@{listed}", ()) == ("adjust", "brush with")
+    listed.write_text(" vb_id  verb\n--------------\n 001  adjust\n 001  brush_with\n 003  carry\n")
+    assert label_names("predicates", f"@{listed}", ()) == ("adjust", "brush with", "carry")
     listed.write_text("brush_with\n2 dogs\n")
     assert label_names("predicates", f"@{listed}", ()) == ("brush with", "2 dogs")
     assert label_names("predicates", "brush_with,sit_at", ("sit_at",)) == ("brush with", "sit_at")

@@ -49,6 +49,7 @@ def distinct(names: Iterable[str], known: Collection[str] = ()) -> tuple[str, ..
 
     Of names that differ only in case or underscores, the first is kept.
     """
+    known = set(map(str.strip, known))
     kept: dict[str, str] = {}
     for name in map(str.strip, names):
         spaced = name if name in known else name.replace("_", " ").strip()
