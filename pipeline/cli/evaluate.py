@@ -27,6 +27,7 @@ from pipeline.evaluation import benchmark as benchmarks
 from pipeline.evaluation.anatomy import dissect
 from pipeline.evaluation.benchmark import Evaluated, Figure, Options, numbered_triplets
 from pipeline.evaluation.comparison import ComparedModel, Comparison, compare
+from pipeline.evaluation.detections.content import Faults
 from pipeline.evaluation.detections.names import counted_names, matched
 from pipeline.evaluation.detections.plausible import refuse_implausible
 from pipeline.evaluation.detections.read import DetectionSet, read_detections
@@ -213,7 +214,11 @@ def score(
     ] = None,
     setting: Annotated[
         Literal["full", "1%", "10%"],
-        typer.Option("--setting", help="hico-det: full, or the part of the training images that was learned from."),
+        typer.Option(
+            "--setting",
+            help="hico-det: share of the training images that the network was fine-tuned on; selects the published results to "
+            "compare with.",
+        ),
     ] = "full",
     validity: Annotated[
         Path | None, typer.Option("--validity", help="hico-det: .npy with predicates × objects, e.g. corre_hico.npy.")
@@ -262,6 +267,12 @@ def score(
     for option, value in given.items():
         if value and benchmark not in USED_BY[option]:
             raise FatalError(f"{option}: {benchmark} has no such rule, only {', '.join(USED_BY[option])}; omit it")
+    if setting != "full" and split in PUBLISHED:
+        raise FatalError("--setting, --split: published results are of one of the two; omit the other")
+    if setting != "full" and (report_folder is None or len(detections) > 1):
+        raise FatalError(
+            "--setting: only the report of one model compares with published results; add --report, or omit it"
+        )
     if masks and format_name != "psg":
         raise FatalError("--masks: only PSG's annotations name masks; add --format psg, or omit it")
     root, panoptic = (
@@ -449,11 +460,16 @@ def _vcoco_detections(
     image = np.array([places[image_id] for image_id in rows.image_ids.tolist()], np.int64)[found.image]
     order = np.argsort(image, kind="stable")
     moved = replace(found, images=truth.images, image=image).take(order)
-    others = int(np.count_nonzero(~of_persons(moved, rows.objects)))
-    left_out = f"\n  left out: relations of other subjects than persons: {others:,}" if others else ""
+    others = moved.image[~of_persons(moved, rows.objects)]
+    left_out = Faults()
+    uris = (truth.uris[place] for place in np.unique(others))
+    left_out.add("relations whose subject is not a person", len(others), uris)
+    findings = replace(
+        read.findings, relations=len(moved) - len(others), faults=(*read.findings.faults, *left_out.values())
+    )
     used, predicate = np.unique(moved.predicates, return_inverse=True)
     names = [rows.predicates[place] for place in used]  # what "ride" is depends on the other words of the file
-    return in_roles(replace(moved, predicates=predicate), rows.objects, names, truth), f"{read.findings}{left_out}"
+    return in_roles(replace(moved, predicates=predicate), rows.objects, names, truth), str(findings)
 
 
 def _with_files(

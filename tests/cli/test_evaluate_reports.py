@@ -105,7 +105,7 @@ def test_v_coco(tmp_path):
     rows[0]["pairs"] += [*swapped, {"subject": 0, "object": 2, "predicate": "cut instr", "score": 0.1}]
     told = json.loads(output_of("evaluate", "vcoco", *words, save_json(tmp_path / "list.json", rows), *options))
     assert figure(told, "role_1")["value"] == complete == pytest.approx(5 / 6)
-    assert "relations of other subjects than persons: 1" in told["findings"]
+    assert "relations whose subject is not a person: 1 (1.jpg)" in told["findings"]
     lines = tmp_path / "predicted.json"
     lines.write_text("\n".join(json.dumps(row) for row in rows[:-1]))
     options = "--allow-missing", "--intervals", "0", "--report", folder, "--json"

@@ -324,6 +324,9 @@ def test_the_report_of_a_few_shot_training_is_of_its_setting(files):
     report = files.folder / "report"
     assert files.call(files.rows(), "--setting", "10%", "--report", report) == RIGHT
     assert json.loads((report / "evaluation.json").read_text())["setting"] == "10%"
+    assert "only the report of one model" in files.call(files.rows(), "--setting", "10%")
+    words = "--split", "UC-RF", "--setting", "10%", "--report", report
+    assert "published results are of one of the two" in files.call(files.rows(), *words)
     assert "--setting: vcoco has no such rule" in files.call(files.rows(), "--setting", "1%", benchmark="vcoco")
 
 
