@@ -56,7 +56,9 @@ class Relations:
         """Joins the interactions of images, in their order."""
         images, none, no_box = len(by_image), np.zeros(0, np.int64), np.zeros((0, 4))
         parts = [cls(images, np.full(len(each), image), **vars(each)) for image, each in enumerate(by_image)]
-        return cls.joined(parts or [cls(0, none, no_box, no_box, none, none, none, np.zeros(0))])
+        joined = cls.joined(parts or [cls(0, none, no_box, no_box, none, none, none, np.zeros(0))])
+        labels = ("subject_labels", "object_labels", "predicates")  # an empty list of an image becomes floats
+        return replace(joined, **{name: getattr(joined, name).astype(np.int64, copy=False) for name in labels})
 
     @classmethod
     def joined(cls, parts: Sequence[Relations]) -> Relations:

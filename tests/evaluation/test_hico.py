@@ -37,6 +37,12 @@ def test_predictions_on_an_image_without_truth_count_as_wrong_unless_told_otherw
     assert score(predicted, truths, HicoRules(official=True)).mean() == pytest.approx(1.0)
 
 
+def test_labels_stay_integers_where_an_image_without_relations_has_empty_lists():
+    none = Interactions(*(np.zeros((0, 4)),) * 2, *(np.array([]),) * 3)
+    joined = Relations.of([interactions([(PERSON, BOX, 0, 1, 2)]), none])
+    assert {each.dtype for each in (joined.subject_labels, joined.object_labels, joined.predicates)} == {np.dtype(int)}
+
+
 def test_no_predictions_score_zero_and_no_truth_scores_nan():
     assert score([interactions([], [])], [interactions([(PERSON, BOX, 0, 1, 2)])]).mean() == 0.0
     assert np.isnan(score([interactions([(PERSON, BOX, 0, 1, 2)], [0.5])], [interactions([])]).mean())
