@@ -29,7 +29,6 @@ class EvaluationSummary:
     """`hico-det`, `v-coco`, `open-images`, `vrd`, `vg`, or another name"""
     subject: str
     """What was evaluated: a run, weights or a file of detections"""
-    backbone: str = ""
     setting: str
     """As in `published.toml`, e.g. full or UC-RF"""
     figures: tuple[Figure, ...]

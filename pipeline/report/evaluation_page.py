@@ -38,6 +38,7 @@ class PublishedRow:
 
     method: str
     backbone: str
+    """Empty for our own result"""
     cells: tuple[float | None, ...]
     note: int
     """Number of its source; 0 for our own result."""
@@ -158,8 +159,8 @@ def evaluation_page(
 
 def evaluation_markdown(summary: EvaluationSummary) -> str:
     """Returns the scores, the comparison, the costs of errors, the caveats and the classes as Markdown."""
-    about = (summary.subject, summary.backbone, f"setting {summary.setting}")
-    return render("evaluation.md", FILTERS, about=", ".join(filter(None, about)), **_tables_of(summary))
+    about = f"{summary.subject}, setting {summary.setting}"
+    return render("evaluation.md", FILTERS, about=about, **_tables_of(summary))
 
 
 def _tables_of(summary: EvaluationSummary) -> dict[str, Any]:
@@ -197,7 +198,7 @@ def published_tables(summary: EvaluationSummary) -> tuple[PublishedTable, ...]:
             for result in results
         ]
         if setting == summary.setting:
-            rows.insert(0, PublishedRow(summary.subject, summary.backbone, _ours(summary.figures, names), 0))
+            rows.insert(0, PublishedRow(summary.subject, "", _ours(summary.figures, names), 0))
         tables.append(PublishedTable(setting, tuple(NAMES["published"][name] for name in names), tuple(rows)))
     return tuple(tables)
 
