@@ -147,7 +147,10 @@ def _seen(labels: TrainingSample) -> SeenLabels:
 
 
 def _training(run: Run, step_name: str | None) -> tuple[str, Artifact]:
-    """A training by its step's name; None: the only one. Raises `FatalError` that lists those of the run."""
+    """The name and artifact of a training step; without a name, of the only one.
+
+    Raises `FatalError` that lists those of the run.
+    """
     name = step_name if step_name is not None else _only_one(run)
     artifact = next(iter(run.artifacts(name).values()), None)
     if artifact is None or run.stage(name) not in _VERSIONS:

@@ -179,9 +179,8 @@ class Predictor:
 
     def _best(self, pairs: Pairs) -> Found:
         count = len(pairs.subject_labels)
-        places = np.arange(count)
-        if self._subject is not None:
-            places = places[pairs.subject_labels.numpy() == self._subject]
+        named = pairs.subject_labels.numpy()
+        places = np.arange(count) if self._subject is None else np.flatnonzero(named == self._subject)
         scores = pairs.predicate_scores.double().numpy()[places]
         pair, predicate = best_entries(scores, scores.size if self._per_image is None else self._per_image)
         if self._every_pair:

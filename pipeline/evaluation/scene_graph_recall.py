@@ -40,7 +40,8 @@ class SceneGraphRules:
     """IoU above which two predicted boxes of a label are one object. None where boxes were given (PredCls, SGCls)."""
     official: bool = False
     """Whether duplicates count, as in the evaluators of Neural Motifs and its successors: each box is an object of its
-    own, and a prediction finds every truth that it overlaps. By masks, as in PSG's, which reads no relation twice."""
+    own, and a prediction finds every truth that it overlaps. With masks, a repeated relation counts once, as in PSG's
+    evaluator."""
     predicates: int | None = None
     """Number of predicates that mean recall divides by, so that predicates absent from the truth count as 0, as in the
     evaluator of Tang et al. None leaves them out."""
@@ -76,8 +77,8 @@ class SceneGraphMatches:
 
 
 def counted_truth(truth: Relations, rules: SceneGraphRules) -> Relations:
-    """The relations without those that repeat boxes and predicate of an earlier one, which only the evaluators by boxes
-    count again."""
+    """The relations without those that repeat boxes and predicate of an earlier one, which only the official
+    evaluators that use boxes count."""
     if rules.official and truth.masks is None:
         return truth
     listed = numbered([pair_numbers(truth), truth.predicates])

@@ -75,8 +75,8 @@ class TestSet:
     ) -> Iterator[tuple[int, Found]]:
         """Yields the position of each chosen image, all by default, with what a network finds in it.
 
-        Images that can't be read are `rejected`. `predictor`: of `names`; `batch`: images that pass through the network
-        together.
+        Images that can't be read are `rejected`. `predictor` must have been made with `names`. `batch`: images that
+        pass through the network together.
         """
         positions = list(range(len(self.rows)) if chosen is None else chosen)
         self.rejected.clear()  # a training run evaluates the same set again and again

@@ -49,7 +49,7 @@ class StepProgress:
 class RunProgress:
     """The steps of a run. `planned`: step → the steps that it needs, from the run's recipe; empty if unknown.
 
-    They are read again only after the run has changed. Thread-safe.
+    The steps are read again, with all manifests, only after the run has changed. Thread-safe.
     """
 
     def __init__(self, run: Run, planned: Mapping[str, Collection[str]]) -> None:

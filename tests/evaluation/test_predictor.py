@@ -80,7 +80,7 @@ def test_an_assumed_subject_names_every_subject_and_leaves_no_pair_out(network):
         zip(whole.subjects, whole.objects, strict=True)
     )
     assert (assumed.boxes.labels[assumed.subjects] == NAMES.objects.index("bicycle")).all()
-    with pytest.raises(FatalError, match="state the subject"):
+    with pytest.raises(FatalError, match="assume_subject needs a subject"):
         found(network, 2, assume_subject=True)
 
 

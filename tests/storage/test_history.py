@@ -201,7 +201,9 @@ def test_a_state_pulled_by_its_number_is_not_taken_for_a_later_one(store, tmp_pa
     with pytest.raises(FatalError, match=r"has a later state of run 'toy' .*pull it first"):
         push_run(here, remote)
     pull_run(here, remote, number="2")
-    assert here.keys("caption") == find_run(here.store, "toy@2").keys("caption") == find_run(store, "toy").keys("caption")
+    assert (
+        here.keys("caption") == find_run(here.store, "toy@2").keys("caption") == find_run(store, "toy").keys("caption")
+    )
 
 
 def test_a_record_pulled_alone_is_the_run_with_the_recipe_that_made_it(store, tmp_path):
