@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from pipeline.labels.labelled_partitions import images_with_boxes, is_made_from
 from pipeline.labels.verdict_log import VerdictLog
 from pipeline.labels.verdicts import Box4, JudgedRelation, Kind, StandingVerdicts, Verdict, agreed, box4, deciding
 from pipeline.runtime.logs import log
@@ -82,9 +83,16 @@ def overrides_table(overrides: Overrides) -> pa.Table:
 
 
 def overrides_of(run: Run) -> Mapping[str, Overrides]:
-    """Partition → the overrides applied to the pseudo-labels in a run's shards; empty without any."""
-    shards = run.artifacts("shard:pseudo")
-    return {name: _recorded(shard) for name, shard in shards.items() if OVERRIDES_FILE in shard.manifest.files}
+    """Partition → the overrides applied to the pseudo-labels in a run's shards; empty without any.
+
+    Shards of earlier images are left out: the indices of their boxes may mean other boxes by now.
+    """
+    shards, images = run.artifacts("shard:pseudo"), images_with_boxes(run)
+    return {
+        name: _recorded(shard)
+        for name, shard in shards.items()
+        if OVERRIDES_FILE in shard.manifest.files and name in images and is_made_from(shard, "images", images[name])
+    }
 
 
 def _recorded(artifact: Artifact) -> Overrides:

@@ -93,6 +93,19 @@ def test_a_label_that_reviewers_added_is_in_every_table(labelled):
     assert len(exported) == sum(row["kept"] for row in rows) == 3
 
 
+def test_overrides_in_shards_of_earlier_images_no_longer_count(book):
+    for version, boxes in enumerate((TWO_PEOPLE, [TWO_PEOPLE[1], TWO_PEOPLE[0]])):
+        book.add("ingest", "toys/0000", [book.image(1, boxes)], settings={"version": version})
+        read = {"images": [book.run.artifacts("ingest")["toys/0000"].content]}
+        book.add("tag", "toys/0000", [relations(1, (0, "lead", 1, 0.9))], settings={"version": version}, inputs=read)
+        if version == 0:
+            said = [{"image_id": 1, "subject": 0, "predicate": "lead", "object": 1, "holds": False},
+                    {"image_id": 1, "subject": 0, "predicate": "feed", "object": 2, "holds": True}]  # fmt: skip
+            book.add("shard:pseudo", "toys/0000", [], settings={}, overrides=said, inputs=read)
+        kept = [(row["predicate"], row["kept"]) for table in flat_labels(book.run) for row in table.to_pylist()]
+        assert kept == [[("lead", False), ("feed", True)], [("lead", True)]][version]
+
+
 def test_a_rejected_label_takes_no_place_of_another(images):
     overrides, _ = placed(images, said(relation(0, "ride", 2), "reject"))
     of_pair = pa.Table.from_pylist([relations(7, (0, "riding", 2, 0.9), (0, "feeding", 2, 0.5))], schema=RELATIONS)
