@@ -119,7 +119,9 @@ class RunRows:
     def _partition(self, partition: str, tables: tuple[str, ...]) -> Iterator[ImageRows]:
         rows: dict[int, dict[str, dict[str, Any]]] = {}
         ingested, tagged = (self._artifacts.get(step, {}).get(partition) for step in ("ingest", "tag"))
-        if ingested is not None and tagged is not None and (not tables or "relations" in tables):
+        if tables and "relations" not in tables:
+            tagged = None
+        if ingested is not None and tagged is not None:
             require_same_boxes(ingested, tagged)
         for step, found in self._artifacts.items():
             artifact = found.get(partition)
@@ -128,6 +130,9 @@ class RunRows:
                     for row in self._kept(artifact) if table == "relations" else artifact.table(table).to_pylist():
                         rows.setdefault(row["image_id"], {})[table] = row
         for image_id, by_table in rows.items():
+            if tagged is not None:
+                # Stage `tag` rejected an image without a row. It has no labels, and its ground truth is not one.
+                by_table.setdefault("relations", {"image_id": image_id, "relations": [], "not_kept": 0})
             yield ImageRows(image_id, by_table)
 
     def _kept(self, tagged: Artifact) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ from run_builder import TWO_PEOPLE, RunBuilder, pairs, relations
 from pipeline.interop.export_run import export_run
 from pipeline.interop.import_verdicts import import_verdicts
 from pipeline.labels.verdicts import Verdict
+from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
 from storage.runs import Run
 
@@ -77,6 +78,17 @@ def test_labels_that_the_annotator_never_saw_get_no_verdict(run, tmp_path):
     tasks = json.loads((tmp_path / "tasks/toys/tasks.json").read_bytes())
     annotate(tasks[0])
     assert said(import_verdicts(run, returned(tmp_path, tasks[:1]), None, "ada")) == {("ride", "accept", None)}
+
+
+def test_an_image_that_the_tagger_rejected_does_not_export_its_ground_truth_as_labels(book, tmp_path):
+    book.add("ingest", "toys/0000", [book.image(number, TWO_PEOPLE, [(0, "hold", 1)]) for number in (1, 2)])
+    failed = [Rejected(2, "no usable response", "?")]
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[pairs(1)], rejected=failed, rows_in=2)
+    tasks = tasks_of(book.run, tmp_path)
+    assert [task["data"]["rlip_labels"] for task in tasks][1] == []
+    for task in tasks:
+        annotate(task)
+    assert said(import_verdicts(book.run, returned(tmp_path, tasks), None, "ada")) == {("ride", "accept", None)}
 
 
 def test_a_file_name_with_signs_of_urls_comes_back(book, tmp_path):
