@@ -179,6 +179,13 @@ def test_attributes_and_groups_of_cvat_state_relations(run, tmp_path):
     }  # fmt: skip
 
 
+def test_images_of_a_half_finished_cvat_job_without_a_box_say_nothing(run, tmp_path):
+    first = cvat(cvat_box(0, number="1", relations="ride 2"), cvat_box(2, number="2"))
+    untouched = '<image id="1" name="2.png" width="200" height="120"></image></annotations>'
+    (tmp_path / "cvat.xml").write_text(first.replace("</annotations>", untouched))
+    assert {each.image_id for each in import_verdicts(run, tmp_path / "cvat.xml", None, "ada")} == {1}
+
+
 def test_verdicts_reach_the_image_that_was_annotated_and_not_its_namesake_or_copy(book, tmp_path):
     named = {1: "seq1/a.png", 2: "same.png", 3: "copy.png"}
     digests = {1: "1" * 64, 2: "2" * 64, 3: "2" * 64}
