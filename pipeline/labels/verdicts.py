@@ -186,8 +186,11 @@ def looked_at(said: Mapping[str, Verdict]) -> dict[str, Verdict]:
 
 
 def asked_again(said: Mapping[str, Verdict]) -> dict[str, Verdict]:
-    """The verdicts on a settled label by those who were asked for it in their audit after that."""
-    settled = min((verdict.time for verdict in said.values() if verdict.queue == ADJUDICATION), default=None)
+    """The verdicts on a settled label by those who were asked for it in their audit after that.
+
+    An adjudicator who is unsure settles nothing.
+    """
+    settled = min((v.time for v in said.values() if v.queue == ADJUDICATION and v.kind != "unsure"), default=None)
     blind = {name: verdict for name, verdict in said.items() if verdict.queue == AUDIT}
     return {name: verdict for name, verdict in blind.items() if settled is not None and verdict.time > settled}
 

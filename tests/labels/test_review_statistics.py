@@ -243,6 +243,8 @@ def test_labels_that_were_settled_and_asked_again_measure_a_person_and_not_the_a
     }
     assert asked_again(two) == {} and asked_again(two | later).keys() == {"dan", "eva"}
     assert summarize([], {one: two | later}, ()).honeypots == {"dan": (1, 1), "eva": (1, 0)}
+    doubted = two | later | said(one, "adjudication", cy="unsure")
+    assert summarize([], {one: doubted}, ()).honeypots == {}, "nobody could answer as it was settled"
     dan, eva = later["dan"], later["eva"]
     assert reviewer_agreement({one: two}) == reviewer_agreement({one: two | {"dan": dan, "eva": eva}})
 

@@ -12,7 +12,7 @@ from run_builder import TWO_PEOPLE, relations
 from pipeline.cli.report import recorded_view
 from pipeline.interop.import_file import import_file
 from pipeline.labels.team import Team, write_team
-from pipeline.review import decisions
+from pipeline.review import audit, decisions
 from pipeline.review.access import Access
 from pipeline.review.app import page_routes
 from pipeline.review.decisions import Addition, Decided, Decisions, accept_class, add_relation, decide
@@ -179,6 +179,18 @@ def test_adjudication_settles_only_what_reviewers_disagree_on(opened, labelled):
     given = [{"label": label, "kind": "reject", "queue": "adjudication"} for label in (contested, agreed)]
     decide(state, "lead", Decisions.model_validate({"decisions": given}))
     assert [one.queue for one in state.reviews.log.standing_of("lead")] == ["adjudication", "image"]
+
+
+def test_what_a_lead_is_unsure_of_is_not_asked_again(opened, labelled, monkeypatch):
+    monkeypatch.setattr(audit, "AGAIN", 1)
+    state = opened()
+    settled, doubted = state.listing.labels(Search(order="image"), 0, 2).numbers
+    for reviewer, kinds in (("ann", ("accept",) * 2), ("bob", ("reject",) * 2), ("lead", ("accept", "unsure"))):
+        queue = "adjudication" if reviewer == "lead" else "grid"
+        given = [{"label": n, "kind": kind, "queue": queue} for n, kind in zip((settled, doubted), kinds, strict=True)]
+        decide(state, reviewer, Decisions.model_validate({"decisions": given}))
+    asked = {row["relation"] for row in state.index.rows("SELECT relation FROM live.honeypots")}
+    assert settled in asked and doubted not in asked
 
 
 def test_a_lead_settles_blindly_what_they_accepted_with_its_class(opened, labelled):
