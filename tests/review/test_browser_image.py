@@ -175,10 +175,12 @@ def test_a_missing_relation_is_added_and_removed(window, server):
 
 def test_none_of_the_pairs_rejects_every_label_that_says_so(window, server):
     window.open("/labels?predicate=wash")
+    window.press("c")
+    window.press(*"no water", Keys.ENTER)
     window.reach_image(window.find(".chip a.crop").click)
     shown = window.query()
     window.press("w", "n")
     window.until(lambda: window.query() != shown)
-    assert server.kinds("wash") == ["reject"]
+    assert server.kinds("wash") == ["reject"] and server.log()[-1]["note"] == "no water"
     window.press("z")
     window.until(lambda: server.kinds("wash") == ["reject", "undo"])

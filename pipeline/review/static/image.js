@@ -98,8 +98,8 @@ export function watchImage(view) {
     if (busy || readOnly || !chosen) return;
     busy = true;
     const label = Number(chosen.dataset.label);
-    const { content, note } = chosen.dataset;
-    const decided = await decide([{ label, content, seconds: watch.seconds(), queue: view.dataset.queue, note, ...decision }]);
+    const { content } = chosen.dataset;
+    const decided = await decide([{ label, content, seconds: watch.seconds(), queue: view.dataset.queue, ...decision }]);
     busy = false;
     if (!decided) return;
     stopPicking();
@@ -292,9 +292,7 @@ export function watchImage(view) {
 
   showChosen();
   if (chosen) chosen.parentElement.scrollTop = chosen.offsetTop - chosen.parentElement.offsetTop - chosen.offsetHeight;
-  const [hash, note] = location.hash.split("=");
-  if (hash === "#wrong-pair" && chosen && !readOnly) {
-    if (note) chosen.dataset.note = decodeURIComponent(note);
+  if (location.hash === "#wrong-pair" && chosen && !readOnly) {
     history.replaceState({}, "", location.pathname + location.search);
     pick(false);
   }
