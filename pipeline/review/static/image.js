@@ -212,11 +212,14 @@ export function watchImage(view) {
     if (await send("relations", relation)) await visit(location.pathname + location.search, "image");
   }
 
-  // The caption's relation holds for no pair of this image: every label that says the same is rejected.
+  // The caption's relation holds for no pair of this image: every label that says the same is rejected. Who settles a
+  // disagreement answers for that label alone, since others may be settled.
   async function rejectAll() {
     if (busy) return;
     busy = true;
-    const alike = items.filter((item) => item === chosen || (item.dataset.words === chosen.dataset.words && !item.dataset.kind));
+    const isAlone = view.dataset.queue === "adjudication";
+    const isAlike = ({ dataset: { words, kind } }) => !isAlone && words === chosen.dataset.words && !kind;
+    const alike = items.filter((item) => item === chosen || isAlike(item));
     const seconds = watch.seconds() / alike.length;
     const decided = await decide(alike.map(({ dataset: { label, content } }) => (
       { label: Number(label), content, kind: "reject", seconds, queue: view.dataset.queue }
