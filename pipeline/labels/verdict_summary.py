@@ -264,8 +264,12 @@ class ProposedThreshold:
 def fitted_on_verdicts(
     labels: Sequence[ReviewableLabel], standing: StandingVerdicts
 ) -> tuple[Calibration, Mapping[str, list[float]]]:
-    """A calibration fitted to the confident verdicts, and the judged confidences by predicate."""
-    judged = [(each, audited(standing[each.relation])[0]) for each in labels if each.relation in standing]
+    """A calibration fitted to the confident verdicts, and the judged confidences by predicate.
+
+    Labels of copies of an image are one, since they share their verdicts.
+    """
+    distinct = {each.relation: each for each in labels if each.relation in standing}.values()
+    judged = [(each, audited(standing[each.relation])[0]) for each in distinct]
     confident = [(each, outcome == RIGHT) for each, outcome in judged if outcome in (RIGHT, WRONG)]
     names = [each.relation.predicate for each, _ in confident]
     scores = [each.confidence for each, _ in confident]

@@ -204,7 +204,10 @@ def _reopen(state: ReviewState, reviewer: str, label: Label) -> int:
 
 
 def _alike(state: ReviewState, label: Label, condition: str, reviewer: str) -> list[Label]:
-    """The labels of a reviewer's share with a label's predicate and categories that meet a condition."""
+    """The labels of a reviewer's share with a label's predicate and categories that meet a condition.
+
+    Labels of copies of an image are one, since they share their verdicts.
+    """
     search = Search(
         predicate=label.predicate, subject=label.subject_category, object=label.object_category, share="mine"
     )
@@ -213,7 +216,8 @@ def _alike(state: ReviewState, label: Label, condition: str, reviewer: str) -> l
         f"SELECT relation FROM relations WHERE {where} AND {condition} ORDER BY relation",
         {**values, "viewer": reviewer},
     )
-    return labels_of(state.index, [row["relation"] for row in rows])
+    labels = labels_of(state.index, [row["relation"] for row in rows])
+    return list({label.judged: label for label in labels}.values())
 
 
 def _labels(state: ReviewState, shown: Mapping[int, str | None]) -> dict[int, Label]:

@@ -127,6 +127,20 @@ def test_a_class_is_accepted_but_for_a_sample_and_is_open_again_when_one_of_thes
     assert len(state.reviews.log.standing_of("ann")) == 2
 
 
+def test_copies_of_a_label_that_is_to_be_checked_are_not_accepted_with_its_class(book, opened):
+    digests = {n: f"{n // 2:064x}" for n in range(2, 6)}
+    book.add("ingest", "toys/0000", [book.image(n, TWO_PEOPLE) | {"digest": digest} for n, digest in digests.items()])
+    book.add("tag", "toys/0000", [relations(n, (0, "ride", 2, 0.99)) for n in digests])
+    state = opened()
+    taken = accept_class(state, "ann", state.listing.labels(Search(), 0, 1).numbers[0])
+    assert (taken.accepted, taken.asked) == (1, 1)
+    assert state.listing.count_now(Search(order="check").seen_by("ann", 0)) == 2, "both copies of one"
+    asked = state.listing.labels(Search(order="check").seen_by("ann", 0), 0, 1).numbers[0]
+    wrong = {"label": asked, "kind": "reject", "queue": "check"}
+    assert decide(state, "ann", Decisions.model_validate({"decisions": [wrong]})).reopened == 1
+    assert [verdict.kind for verdict in state.reviews.log.standing_of("ann")] == ["reject"]
+
+
 def test_a_class_is_open_again_wherever_its_reviewer_finds_a_wrong_label(book, opened):
     numbers = range(1, 32)
     book.add("ingest", "toys/0000", [book.image(n, TWO_PEOPLE) | {"digest": f"{n:064x}"} for n in numbers])
