@@ -170,7 +170,7 @@ def accept_class(state: ReviewState, reviewer: str, number: int, content: str | 
 
 
 def add_relation(state: ReviewState, reviewer: str, addition: Addition) -> None:
-    """Records a relation between two boxes of an image that no label of the run names.
+    """Records a relation between two boxes of an image that no label of the run names, unless it stands already.
 
     Raises ValueError for an image that has changed, for boxes that it lacks, for one box as both ends, and for a relation
     that is a label.
@@ -192,7 +192,9 @@ def add_relation(state: ReviewState, reviewer: str, addition: Addition) -> None:
         relation, addition.kind, reviewer, now(), *names,
         queue="image", run=state.view.run.name, dataset=detail.dataset, image_id=detail.image_id,
     )  # fmt: skip
-    state.reviews.log.append([verdict])
+    said = state.reviews.log.standing_on([relation]).get(relation, {})
+    if not _stands(verdict, said.get(reviewer), None):
+        state.reviews.log.append([verdict])
 
 
 def _reopen(state: ReviewState, reviewer: str, label: Label) -> int:

@@ -228,6 +228,14 @@ def test_only_relations_that_were_added_count_as_added(book, opened):
     assert re.findall(r'data-action="remove"[^>]* data-predicate="(\w+)"', page) == ["see"]
 
 
+def test_a_relation_that_is_added_twice_is_removed_at_once(opened, labelled):
+    state = opened()
+    image = state.index.rows("SELECT image FROM images WHERE image_id = 1")[0]["image"]
+    for kind in ("accept", "accept", "undo", "undo"):
+        add_relation(state, "ann", Addition(image=image, subject=0, object=1, predicate="see", kind=kind))
+    assert [verdict.kind for verdict in state.reviews.log.verdicts()] == ["accept", "undo"]
+
+
 def test_the_overview_counts_the_checks_of_a_members_own_share(book, opened, tmp_path):
     numbers = range(1, 61)
     book.add("ingest", "toys/0000", [book.image(n, TWO_PEOPLE) | {"digest": f"{n:064x}"} for n in numbers])
