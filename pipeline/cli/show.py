@@ -102,10 +102,10 @@ def show_run(console: Console, run: Run, step: str | None, as_json: bool) -> Non
 
 def _show_precision(console: Console, human: AuditPrecision) -> None:
     console.print(Text(f"Reviewers: {human.in_words()}"), soft_wrap=True)
-    made = table("Precision by reviewers", "predicate", "judged", "right", "95 % interval")
+    made = table("Precision by reviewers", "predicate", "judged", "right", "precision", "95 % interval")
     for each in human.predicates[:PREDICATES]:
-        cells = f"{each.judged:,}", f"{each.right:,}", f"{each.low:.3f} to {each.high:.3f}"
-        made.add_row(Text(sanitise(each.predicate)), *cells)
+        numbers = f"{each.judged:,}", f"{each.right:,}", f"{each.precision:.3f}"
+        made.add_row(Text(sanitise(each.predicate)), *numbers, f"{each.low:.3f} to {each.high:.3f}")
     console.print(made)
 
 

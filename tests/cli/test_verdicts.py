@@ -81,7 +81,7 @@ def test_a_reviewer_without_times_has_no_pace(run, capsys):
     assert bob.split()[6:8] == ["–", "–"] and "judged in all runs" in said
 
 
-def test_views_of_a_run_say_what_reviewers_found(run, recipe, printed, tmp_path):
+def test_views_of_a_run_say_what_reviewers_found(run, recipe, printed, capsys, tmp_path):
     labels = list(reviewable_labels(run))
     VerdictLog(run.store.root / "verdicts").append([judge(label, truth(label)) for label in labels])
     right = sum(truth(label) == "accept" for label in labels) / len(labels)
@@ -91,6 +91,11 @@ def test_views_of_a_run_say_what_reviewers_found(run, recipe, printed, tmp_path)
     rides = next(each for each in found["predicates"] if each["predicate"] == "ride")
     # All of its labels are judged.
     assert rides["low"] == rides["high"] == rides["precision"] == pytest.approx(rides["right"] / rides["judged"])
+    show_run(Console(width=200), run, "tag", as_json=False)
+    shown = capsys.readouterr().out.partition("Precision by reviewers")[2]
+    (row,) = (line.split() for line in shown.splitlines() if line.startswith("ride "))
+    share = f"{rides['precision']:.3f}"
+    assert row[1:] == [str(rides["judged"]), str(rides["right"]), share, share, "to", share]
     diff("toy", "toy", store=str(run.store.root), as_json=True)
     assert printed()["reviewed"] == {"toy": found}
     page = write_report(run_view(recipe, run), None, tmp_path / "report").read_text()
