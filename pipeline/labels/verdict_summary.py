@@ -26,7 +26,7 @@ from pipeline.labels.kept_labels import choice_of
 from pipeline.labels.label_overrides import is_right, is_wrong
 from pipeline.labels.label_rows import ReviewableLabel, reviewable_labels
 from pipeline.labels.team import Team, read_team
-from pipeline.labels.verdict_log import VerdictLog
+from pipeline.labels.verdict_log import VERDICTS, VerdictLog, existing_folder
 from pipeline.labels.verdicts import ADJUDICATION, AUDIT, StandingVerdicts, Verdict, asked_again, deciding, looked_at
 from storage.runs import Run
 from tagger.labelling.calibration import Calibration
@@ -144,15 +144,17 @@ def audit_of(labels: Sequence[ReviewableLabel], standing: StandingVerdicts, team
     return audit_precision(strata, numbers[lowest], outcomes, seats, predicates, blind)
 
 
-def run_precision(run: Run, verdicts: Path) -> AuditPrecision | None:
+def run_precision(run: Run, verdicts: Path | None = None) -> AuditPrecision | None:
     """The precision of the labels that a run keeps, by the verdicts in a folder; None without any on their sample.
 
-    A run without a recipe has imported labels, which take no verdict.
+    `verdicts`: None for the store's own. A run without a recipe has imported labels, which take no verdict. Raises
+    `FatalError` for a folder that is not there.
     """
-    standing = VerdictLog(verdicts).standing() if verdicts.is_dir() else {}
+    folder = run.store.root / VERDICTS if verdicts is None else existing_folder(verdicts)
+    standing = VerdictLog(folder).standing()
     if not standing or "tag" not in run.steps() or choice_of(run) is None:
         return None
-    found = audit_of(list(reviewable_labels(run)), standing, read_team(verdicts))
+    found = audit_of(list(reviewable_labels(run)), standing, read_team(folder))
     return None if found.precision is None else found
 
 

@@ -9,7 +9,8 @@ from rich.console import Console
 from run_builder import TWO_PEOPLE, RunBuilder, pairs, relations
 
 from pipeline.cli.diff import diff
-from pipeline.cli.show import show_run
+from pipeline.cli.report import report
+from pipeline.cli.show import show, show_run
 from pipeline.cli.verdicts import import_annotations, show_calibration, show_thresholds, show_verdicts
 from pipeline.interop.export_run import export_run
 from pipeline.interop.import_file import import_file
@@ -103,6 +104,20 @@ def test_views_of_a_run_say_what_reviewers_found(run, recipe, printed, capsys, t
         "Precision by reviewers" in page
         and f"<b>{right:.2f}</b><span>precision by reviewers, before corrections" in page
     )
+
+
+def test_views_of_a_run_read_the_folder_of_verdicts_that_is_named(run, recipe, printed, tmp_path):
+    run.note("recipe", recipe.model_dump(mode="json"))
+    VerdictLog(tmp_path / "elsewhere").append([judge(label, truth(label)) for label in reviewable_labels(run)])
+    named = {"store": str(run.store.root), "verdicts": tmp_path / "elsewhere"}
+    show("toy", "tag", **named, as_json=True)
+    assert "reviewed" in printed()
+    show("toy", "tag", store=str(run.store.root), as_json=True)
+    assert "reviewed" not in printed()
+    report("toy", out=tmp_path / "report", **named)
+    assert "precision by reviewers" in (tmp_path / "report" / "index.html").read_text()
+    with pytest.raises(FatalError, match="no verdicts at .*missing"):
+        show("toy", "tag", store=str(run.store.root), verdicts=tmp_path / "missing")
 
 
 def test_thresholds_reach_the_precision_and_fit_into_a_recipe(run, capsys):
