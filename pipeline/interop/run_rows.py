@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.data.datasets.record import NO_OBJECT
-from pipeline.labels.kept_labels import added_labels, choice_of, kept_labels
+from pipeline.labels.kept_labels import added_labels, choice_of, kept_labels, with_added_images
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import candidates, images_with_boxes, require_same_boxes
 from pipeline.runtime.stage import Rejected
@@ -137,8 +137,8 @@ class RunRows:
 
     def _kept(self, tagged: Artifact) -> Iterator[dict[str, Any]]:
         """The rows of `relations`, reduced to the kept labels, with their confidence as score."""
-        relations = tagged.table("relations")
         settled = self._settled.get(tagged.manifest.partition)
+        relations = with_added_images(tagged.table("relations"), settled)
         kept = kept_labels(relations, candidates(tagged), self.choice, settled) if self.choice is not None else {}
         for row in relations.to_pylist():
             row["not_kept"] = 0
