@@ -91,7 +91,8 @@ def overrides_of(run: Run) -> Mapping[str, Overrides]:
     return {
         name: _recorded(shard)
         for name, shard in shards.items()
-        if OVERRIDES_FILE in shard.manifest.files and name in images and is_made_from(shard, "images", images[name])
+        if OVERRIDES_FILE in shard.manifest.files
+        and (name not in images or is_made_from(shard, "images", images[name]))
     }
 
 
