@@ -26,7 +26,7 @@ from pipeline.labels.kept_labels import choice_of
 from pipeline.labels.label_overrides import is_right, is_wrong
 from pipeline.labels.label_rows import ReviewableLabel, reviewable_labels
 from pipeline.labels.team import Team, read_team
-from pipeline.labels.verdict_log import VERDICTS, VerdictLog, existing_folder
+from pipeline.labels.verdict_log import VerdictLog, folder_to_read
 from pipeline.labels.verdicts import ADJUDICATION, AUDIT, StandingVerdicts, Verdict, asked_again, deciding, looked_at
 from storage.runs import Run
 from tagger.labelling.calibration import Calibration
@@ -150,7 +150,7 @@ def run_precision(run: Run, verdicts: Path | None = None) -> AuditPrecision | No
     `verdicts`: None for the store's own. A run without a recipe has imported labels, which take no verdict. Raises
     `FatalError` for a folder that is not there.
     """
-    folder = run.store.root / VERDICTS if verdicts is None else existing_folder(verdicts)
+    folder = folder_to_read(run.store, verdicts)
     standing = VerdictLog(folder).standing()
     if not standing or "tag" not in run.steps() or choice_of(run) is None:
         return None

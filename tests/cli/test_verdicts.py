@@ -116,7 +116,7 @@ def test_views_of_a_run_read_the_folder_of_verdicts_that_is_named(run, recipe, p
     assert "reviewed" not in printed()
     report("toy", out=tmp_path / "report", **named)
     assert "precision by reviewers" in (tmp_path / "report" / "index.html").read_text()
-    with pytest.raises(FatalError, match="no verdicts at .*missing"):
+    with pytest.raises(FatalError, match=r"no verdicts at .*missing"):
         show("toy", "tag", store=str(run.store.root), verdicts=tmp_path / "missing")
 
 
