@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import cast
 from uuid import UUID
 
@@ -97,7 +98,7 @@ def emit_step_completed(recipe: Recipe, outcome: StepOutcome) -> None:
         "prefect.resource.id": f"rlip.step.{recipe.name}.{outcome.step}",
         "prefect.resource.name": f"{outcome.step} of {recipe.name}",
     }
-    emit_event("rlip.step.completed", resource, payload=outcome.as_json())
+    emit_event("rlip.step.completed", resource, payload=asdict(outcome))
 
 
 def publish_stage(recipe: Recipe, outcomes: Sequence[StepOutcome]) -> None:

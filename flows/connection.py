@@ -19,6 +19,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from flows.server import TemporaryServer
+from pipeline.runtime.processes import environment
 from storage.errors import FatalError, RetryableError
 from storage.secrets import redacted
 
@@ -49,32 +50,29 @@ def connected(home: Path) -> Iterator[Callable[[], str]]:
     `FatalError` when the configured server does not answer, is too old, or refuses the credentials, and
     `RetryableError` when a server is lost later.
     """
-    before, is_imported = dict(os.environ), "prefect" in sys.modules
-    os.environ.update({name: value for name, value in DEFAULTS.items() if name not in os.environ})
+    is_imported = "prefect" in sys.modules
     try:
-        api = configured("PREFECT_API_URL")
-        if api is not None:
-            require_server(api)
-            yield lambda: api.rstrip("/").removesuffix("/api")
-            return
-        with TemporaryServer(home, os.environ) as server:
-            os.environ["PREFECT_HOME"], os.environ["PREFECT_API_URL"] = str(home), server.api
-            reread_settings()
-            try:
-                yield server.ready
-            finally:
-                _send_what_is_queued()
+        with environment({name: value for name, value in DEFAULTS.items() if name not in os.environ}):
+            api = configured("PREFECT_API_URL")
+            if api is not None:
+                require_server(api)
+                yield lambda: api.rstrip("/").removesuffix("/api")
+                return
+            with (
+                TemporaryServer(home, os.environ) as server,
+                environment({"PREFECT_HOME": str(home), "PREFECT_API_URL": server.api}),
+            ):
+                reread_settings()
+                try:
+                    yield server.ready
+                finally:
+                    _send_what_is_queued()
     except httpx.TransportError as error:
         raise RetryableError(
             f"Prefect's server no longer responds ({error}). Committed results are kept: start the server, or run with "
             "--direct"
         ) from error
     finally:
-        for name in (*DEFAULTS, "PREFECT_HOME", "PREFECT_API_URL"):
-            if name in before:
-                os.environ[name] = before[name]
-            else:
-                os.environ.pop(name, None)
         if is_imported:  # otherwise this would read the settings for the first time and create ~/.prefect
             reread_settings()
 

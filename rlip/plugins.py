@@ -5,9 +5,8 @@ from pipeline.data.datasets.reader import Reader as Reader
 from pipeline.data.datasets.record import AnnotatedRelation as AnnotatedRelation, Box as Box, ImageRecord as ImageRecord
 from pipeline.detection.detector import Detector as Detector
 from pipeline.detection.weights_files import DetectorFiles as DetectorFiles
-from pipeline.evaluation.benchmark import Evaluated as Evaluated, Metric as Metric
+from pipeline.evaluation.benchmark import Evaluated as Evaluated, Figure as Figure, Metric as Metric
 from pipeline.evaluation.detection import Detections as Detections
-from pipeline.evaluation.summary import Figure as Figure
 from pipeline.interop.export_run import Writer as Writer
 from pipeline.interop.run_rows import RunRows as RunRows, Tally as Tally, relations_of as relations_of
 from pipeline.runtime.settings import Settings as Settings

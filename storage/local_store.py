@@ -31,7 +31,9 @@ class LocalStore:
 
     def __init__(self, root: Path, disk: Disk = LOCAL) -> None:
         self.root = root.absolute()
+        """Where the store lies; of a `RemoteStore`, where this machine keeps its copies and works."""
         self.address = str(self.root)
+        """The address that opens this store in any process."""
         self.disk = disk
         self._artifacts = self.root / "artifacts"
         self._pending = self.root / "pending"
@@ -40,6 +42,7 @@ class LocalStore:
                 disk.make_durable(folder)
 
     def require_writable(self) -> None:
+        """Find out before any work whether the store can be written. Raises `FatalError`."""
         with self._writing():
             probe = self._pending / f".probe-{uuid.uuid4().hex}"
             probe.touch()
@@ -56,50 +59,62 @@ class LocalStore:
             ) from error
 
     def folder(self, stage: str, key: str) -> Path:
+        """Where an artifact is on this machine. Raises `FatalError` for names that could lead elsewhere."""
         require_valid_address(stage, key)
         return self._artifacts / stage / key
 
     def find(self, stage: str, key: str) -> Artifact | None:
+        """The committed artifact, or None. A folder without a manifest does not count as one."""
         folder = self.folder(stage, key)
         return Artifact(folder) if (folder / MANIFEST).is_file() else None
 
     def find_all(self, stage: str, keys: Iterable[str]) -> dict[str, Artifact]:
+        """Key → committed artifact, for those keys that have one."""
         found = {key: self.find(stage, key) for key in keys}
         return {key: artifact for key, artifact in found.items() if artifact is not None}
 
     def recover(self, stage: str, key: str) -> Artifact | None:
+        """The artifact, if another process has committed it since, or died with a commit that can be finished."""
         return self.find(stage, key)
 
     def fetch_artifacts(self, folders: Sequence[Path]) -> tuple[Artifact, ...]:
+        """The artifacts at these places, with all their files on this machine's disk."""
         return tuple(Artifact(folder) for folder in folders)
 
     def refresh(self) -> None:
         """Nothing to fetch: what other processes write to this disk is visible at once."""
 
     def stages(self) -> list[str]:
+        """Names of the stages that have artifacts."""
         return sorted(folder.name for folder in self._artifacts.iterdir() if STAGE_NAME.fullmatch(folder.name))
 
     def artifacts(self, stage: str) -> Iterator[Artifact]:
+        """Every committed artifact of a stage, ordered by key."""
         for folder in sorted((self._artifacts / stage).glob("*")):
             if (folder / MANIFEST).is_file():
                 yield Artifact(folder)
 
     def entries(self, stage: str) -> Iterator[StoredEntry]:
+        """What is at each place of a stage, ordered by key. Reads no data."""
         for folder in sorted((self._artifacts / stage).iterdir()):
             yield StoredEntry(stage, folder.name, (folder / MANIFEST).is_file(), size_of(folder), last_used(folder))
 
     def used(self, stage: str, key: str) -> float:
+        """Unix time at which an artifact was made or last found by a run."""
         return last_used(self.folder(stage, key))
 
     def manifest_bytes(self, stage: str, key: str) -> bytes:
+        """The manifest as it is in the store now, whatever this machine has cached."""
         return read_within_limit(self.folder(stage, key) / MANIFEST)
 
     def measure(self, stage: str, key: str, name: str, digest: str) -> tuple[int, str] | None:
+        """Size and sha256 of a data file, read again; None where it is missing. `digest` is what the manifest says."""
         path = self.folder(stage, key) / name
         return (path.stat().st_size, digest_file(path)) if path.is_file() else None
 
     @contextmanager
     def draft(self) -> Iterator[Path]:
+        """A folder to write an artifact's files in. Whatever `commit` did not take is removed on exit."""
         folder = self._pending / f"draft-{uuid.uuid4().hex}"
         with ExitStack() as held:
             # Between making its lock file and holding it, a draft looks like that of a dead process.
@@ -153,6 +168,7 @@ class LocalStore:
             ) from error
 
     def drop_scratch(self, key: str) -> None:
+        """Remove the scratch folder of a key whose artifact is committed."""
         self.disk.remove_tree(self._pending / f"scratch-{key}")
         self.disk.remove(self._pending / f"scratch-{key}.lock")
 
@@ -180,6 +196,7 @@ class LocalStore:
         return Artifact(target)
 
     def put(self, path: Path, data: bytes) -> None:
+        """Write a record at `path` below `root`: readers see the old bytes or the new ones."""
         with translate_os_errors(f"writing {path}"), self.draft() as draft:
             self.disk.make_durable(path.parent)
             self.disk.write(draft / path.name, data)
@@ -193,9 +210,11 @@ class LocalStore:
                 os.utime(artifact.folder / MANIFEST)
 
     def discard(self, stage: str, key: str) -> None:
+        """Remove an artifact, or the remains of one."""
         self.remove(self.folder(stage, key))
 
     def remove_run(self, name: str) -> None:
+        """Remove a run's records. Its artifacts stay."""
         self.remove(self.root / "runs" / name)
 
     def remove(self, folder: Path) -> None:
@@ -213,6 +232,7 @@ class LocalStore:
             self.disk.remove(folder.with_suffix(".lock"))
 
     def idle_scratch(self) -> Iterator[Path]:
+        """Scratch folders in which no live process works."""
         for folder in sorted(self._pending.glob("scratch-*")):
             if folder.is_dir():
                 try:
@@ -223,6 +243,7 @@ class LocalStore:
                 yield folder
 
     def sweep(self) -> int:
+        """Remove drafts that dead processes left behind, and return how many. Scratch folders stay for resuming."""
         cleaned = 0
         with self._gate(fcntl.LOCK_EX):
             # Names with either end: a process may die between making the lock and the folder.
@@ -241,6 +262,7 @@ class LocalStore:
         return iter(())
 
     def clean_up(self, before: float) -> None:
+        """Remove what dead processes left behind, and notes and copies from before `before` (a Unix time)."""
         self.sweep()
 
     @contextmanager

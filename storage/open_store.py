@@ -30,16 +30,13 @@ def open_store(address: Address) -> Store:
 
 def existing_store(address: Address) -> Store:
     """A store that already exists, with its runs as they are now. Raises `FatalError` if there is no store."""
-    if not is_remote(address):
-        folder = local_folder(address)
-        if not (folder / "artifacts").is_dir():
-            raise FatalError(f"no store at {folder}; name it with --store, or create one with rlip run")
-        return LocalStore(folder)
-    store = open_store(address)
-    store.refresh()
-    if not store.stages() and not (store.root / "runs").is_dir():
-        raise FatalError(f"no store at {address}; name it with --store, or create one with rlip run")
-    return store
+    place = address if is_remote(address) else local_folder(address)
+    if is_remote(address) or (local_folder(address) / "artifacts").is_dir():
+        store = open_store(address)
+        store.refresh()
+        if not is_remote(address) or store.stages() or (store.root / "runs").is_dir():
+            return store
+    raise FatalError(f"no store at {place}; name it with --store, or create one with rlip run")
 
 
 def local_folder(address: Address) -> Path:

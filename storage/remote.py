@@ -134,11 +134,7 @@ class Remote:
                     raise
                 return bytes(self._files.cat_file(self._path(path)))  # S3 rejects a range of an empty file
 
-        try:
-            data = self._do(ask)
-        except FileNotFoundError:
-            return None
-        return data
+        return self._found(ask)
 
     def read_range(self, path: str, start: int, size: int) -> bytes:
         """Bytes of a file from `start` on, fewer where it ends. Raises FileNotFoundError where there is none.
@@ -221,10 +217,7 @@ class Remote:
                     size += len(data)
             return size, digest.hexdigest()
 
-        try:
-            return self._do(ask)
-        except FileNotFoundError:
-            return None
+        return self._found(ask)
 
     def remove(self, paths: Iterable[str]) -> None:
         """Remove files in the given order. A missing file is not an error."""
@@ -272,6 +265,11 @@ class Remote:
 
     def _path(self, path: str) -> str:
         return f"{self._root}/{path}"
+
+    def _found(self, ask: Callable[[], T]) -> T | None:
+        with suppress(FileNotFoundError):
+            return self._do(ask)
+        return None
 
     def _do(self, action: Callable[[], T]) -> T:
         def once() -> T:

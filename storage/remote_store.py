@@ -83,7 +83,6 @@ class RemoteStore:
         self._patience = patience
         self._manifest_cache, self._file_cache = self.root / "manifests", self.root / "files"
         self._verified = VerifiedFiles()
-        self._mirror = Mirror(self.remote.files, self.root, disk)
 
     def require_writable(self) -> None:
         self._local.require_writable()
@@ -93,7 +92,7 @@ class RemoteStore:
 
     def refresh(self) -> None:
         """Update this machine's copies of runs and partition maps: list each once, read what changed there or here."""
-        self._mirror.refresh()
+        mirror(self.remote.files, self.root, self.disk)
 
     def find(self, stage: str, key: str) -> Artifact | None:
         data = self.remote.manifest(stage, key)
@@ -364,39 +363,30 @@ class _Mirrored(BaseModel):
     files: dict[str, tuple[str, str]]
 
 
-class Mirror:
-    """Copies in `root` of the records at a URL. A copy that changed here is replaced, too."""
+def mirror(files: Remote, root: Path, disk: Disk) -> None:
+    """Update the copies in `root` of the records at a URL. A copy that changed here is replaced, too.
 
-    def __init__(self, files: Remote, root: Path, disk: Disk) -> None:
-        self._files = files
-        self._root = root
-        self._disk = disk
-        self._state = root / "mirrored.json"
-
-    def refresh(self) -> None:
-        """Update the copies. Lists each folder once, then reads the files that changed there or here."""
-        known: dict[str, tuple[str, str]] = {}
-        with suppress(FileNotFoundError, FatalError):
-            known = read_json(self._state, _Mirrored).files
-        began = time.time()
-        there = {f"{top}/{path}": entry.token for top in _FOLDERS for path, entry in self._files.listing(top).items()}
-        now = {path: (token, _check_of(self._inside(path))) for path, token in there.items()}
-        changed = [path for path, state in now.items() if known.get(path) != state]
-        for path, data in self._files.read_many(changed).items():
-            write_atomic(self._inside(path), data, self._disk)
-            now[path] = (there[path], xxh3_128_hexdigest(data))
-        for top in _FOLDERS:
-            for mine in (self._root / top).rglob("*.json"):
-                is_older = mine.stat().st_mtime < began  # a run writes its records there first, then here
-                if is_older and mine.relative_to(self._root).as_posix() not in there:
-                    mine.unlink(missing_ok=True)
-        write_atomic(self._state, sealed_json({"files": now}), self._disk)
-
-    def _inside(self, path: str) -> Path:
-        """Where a file is copied to. Raises `FatalError` for a name that leads out of the store."""
-        if any(part in (".", "..") for part in path.split("/")):
-            raise FatalError(f"{self._files.url}: a record is named {path!r}, which leads out of the store; remove it")
-        return self._root / path
+    Lists each folder once, then reads the files that changed there or here. Raises `FatalError` for a name that leads
+    out of the store.
+    """
+    state, known = root / "mirrored.json", dict[str, tuple[str, str]]()
+    with suppress(FileNotFoundError, FatalError):
+        known = read_json(state, _Mirrored).files
+    began = time.time()
+    there = {f"{top}/{path}": entry.token for top in _FOLDERS for path, entry in files.listing(top).items()}
+    if out := [path for path in there if {".", ".."} & {*path.split("/")}]:
+        raise FatalError(f"{files.url}: a record is named {out[0]!r}, which leads out of the store; remove it")
+    now = {path: (token, _check_of(root / path)) for path, token in there.items()}
+    changed = [path for path, is_now in now.items() if known.get(path) != is_now]
+    for path, data in files.read_many(changed).items():
+        write_atomic(root / path, data, disk)
+        now[path] = (there[path], xxh3_128_hexdigest(data))
+    for top in _FOLDERS:
+        for mine in (root / top).rglob("*.json"):
+            is_older = mine.stat().st_mtime < began  # a run writes its records there first, then here
+            if is_older and mine.relative_to(root).as_posix() not in there:
+                mine.unlink(missing_ok=True)
+    write_atomic(state, sealed_json({"files": now}), disk)
 
 
 def _check_of(path: Path) -> str:

@@ -60,13 +60,13 @@ class ResumePoint:
     def fetch(self) -> None:
         """Put the copies in place, unless this machine made or already fetched them. Ignores damaged copies."""
         data = self._files.read(f"{self._place}/{_RECORD}")
-        if data is not None and data != self._known():
+        if data is not None and data != self._read(_LAST_RECORD):
             self._install(data)
-        self._sent = self._state()
+        self._sent = self._read(self._list)
 
     def send(self) -> None:
         """Copy the files to the store if the list has changed since the last transfer."""
-        state = self._state()
+        state = self._read(self._list)
         if state is None or state == self._sent:
             return
         aside = self._folder / ".sending"
@@ -78,7 +78,7 @@ class ResumePoint:
             record[name] = digest_file(aside / name)
         for name, digest in record.items():
             self._files.upload(aside / name, self._copy_of(name, digest))
-        data, before = json.dumps(record).encode(), self._known()
+        data, before = json.dumps(record).encode(), self._read(_LAST_RECORD)
         self._files.write(f"{self._place}/{_RECORD}", data)
         write_atomic(self._folder / _LAST_RECORD, data)
         shutil.rmtree(aside)
@@ -114,7 +114,7 @@ class ResumePoint:
     def _remove_others(self, record: dict[str, str]) -> None:
         """Removes files that only this machine's list names, since they belong to another checkpoint than the
         copies."""
-        state = self._state()
+        state = self._read(self._list)
         for name in _listed(state) if state else ():
             if name not in record:
                 LOCAL.remove(self._folder / name)
@@ -124,14 +124,9 @@ class ResumePoint:
     def _copy_of(self, name: str, digest: str) -> str:
         return f"{self._place}/{digest[:16]}-{name.replace('/', '-')}"
 
-    def _known(self) -> bytes | None:
-        """The record that this machine last wrote or fetched."""
-        path = self._folder / _LAST_RECORD
-        return path.read_bytes() if path.is_file() else None
-
-    def _state(self) -> bytes | None:
-        """The list; None where there is none."""
-        path = self._folder / self._list
+    def _read(self, name: str) -> bytes | None:
+        """A file of the folder: the list, or the record that this machine last wrote or fetched; None without it."""
+        path = self._folder / name
         return path.read_bytes() if path.is_file() else None
 
 

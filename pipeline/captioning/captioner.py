@@ -69,6 +69,7 @@ class CaptionerPlugin(OpenedPlugin):
 
     def __init__(self, settings: CaptionSettings) -> None:
         super().__init__(settings.options, "caption")
+        self.settings = settings
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """Faults of existing files, for `rlip doctor`: the setting that names the file, and the fault."""

@@ -8,16 +8,11 @@ from typing import Any
 
 from pipeline.captioning.captioner import Captioner, CaptionerPlugin
 from pipeline.captioning.model_folder import find_lavis_model, find_lavis_python, find_model, model_fault
-from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.datasets.source import file_fault, text_fault
 
 
 class _Own(CaptionerPlugin):
     """A captioner whose settings are those of the section."""
-
-    def __init__(self, settings: CaptionSettings) -> None:
-        super().__init__(settings)
-        self.settings = settings
 
     def row_settings(self) -> dict[str, Any]:
         return self.settings.row_settings()

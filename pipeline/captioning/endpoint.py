@@ -13,7 +13,6 @@ from PIL import Image
 
 from pipeline.captioning.captioner import Caption, CaptionerPlugin, ImageInput
 from pipeline.captioning.recorded import LONGEST_TEXT, clean
-from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.datasets.annotations import read_text
 from pipeline.runtime.chat_endpoint import Answer, ChatEndpoint, ChatOptions, jpeg, shrunk
 from pipeline.runtime.settings import file_read
@@ -43,10 +42,6 @@ class OpenAi(CaptionerPlugin):
     Options = EndpointOptions
     batches_at_once = 3
 
-    def __init__(self, settings: CaptionSettings) -> None:
-        super().__init__(settings)
-        self._journal = settings.answers
-
     def files(self) -> dict[str, Path]:
         """The file of the prompt."""
         assert isinstance(self.options, EndpointOptions)
@@ -54,8 +49,8 @@ class OpenAi(CaptionerPlugin):
 
     def open(self, worker: int = 0) -> EndpointCaptioner:
         """Opens the journal."""
-        assert isinstance(self.options, EndpointOptions) and self._journal is not None, "a recipe resolves it"
-        return EndpointCaptioner(self.options, self._journal)
+        assert isinstance(self.options, EndpointOptions) and self.settings.answers is not None, "a recipe resolves it"
+        return EndpointCaptioner(self.options, self.settings.answers)
 
 
 class EndpointCaptioner:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -33,7 +31,6 @@ from storage.shards.sample_map import SampleMap
 
 if TYPE_CHECKING:
     from pipeline.training.batches import Shown, StepImage
-    from pipeline.training.shards import ShardSamples
 
 _VERSIONS = {stage.name: stage.version for stage in (PretrainStage, TrainTaggerStage)}
 
@@ -50,25 +47,23 @@ def batch(
     as_json: AsJson = False,
 ) -> None:
     """Name the images of a training step, and draw them as the network saw them, with their boxes and relations."""
-    from pipeline.training.batches import step_images  # loads torch
-
-    training = RecordedTraining.find(find_run(existing_store(store), run_name), step_name)
-    if training.steps is not None and not 1 <= step <= training.steps:
-        raise FatalError(
-            f"{training.step_name} of run {run_name!r} has steps 1 to {training.steps}, but no step {step}"
-        )
-    with training.samples() as samples:
-        images = step_images(samples, training.settings, step)
+    run = find_run(existing_store(store), run_name)
+    name, artifact = _training(run, step_name)
+    # Trainings of earlier versions recorded neither the number of steps nor which samples were left out as damaged.
+    steps, left_out = artifact.manifest.facts.get("steps"), artifact.manifest.facts.get("damaged", {})
+    if steps is not None and not 1 <= step <= steps:
+        raise FatalError(f"{name} of run {run_name!r} has steps 1 to {steps}, but no step {step}")
+    images = _images(run, name, artifact, step)
     drawn = _draw(images, out) if out is not None else 0
     if as_json:
-        print(json.dumps(_values(training, step, images, out), ensure_ascii=False))
+        values = {"run": run.name, "step_name": name, "step": step, "steps": steps}
+        values |= {"drawn": None if out is None else str(out), "images": [_values(each, left_out) for each in images]}
+        print(json.dumps(values, ensure_ascii=False))
         return
-    of = f" of {training.steps:,}" if training.steps is not None else ""
-    print(
-        f"Step {step:,}{of} of {training.step_name}, run {run_name}: {counted(len(images), 'image')}{_batch_size(images)}"
-    )
+    of = f" of {steps:,}" if steps is not None else ""
+    print(f"Step {step:,}{of} of {name}, run {run_name}: {counted(len(images), 'image')}{_batch_size(images)}")
     for image in images:
-        print(f"  {sanitise(image.dataset)}/{image.image_id}: {_in_words(image, training)}")
+        print(f"  {sanitise(image.dataset)}/{image.image_id}: {_in_words(image, left_out)}")
     if out is not None:
         print(f"{counted(drawn, 'image')} drawn to {out}")
 
@@ -83,9 +78,9 @@ def _batch_size(images: Sequence[StepImage]) -> str:
     return f", at most {width}x{height} pixels, {padding:.0%} padding"
 
 
-def _in_words(image: StepImage, training: RecordedTraining) -> str:
-    if image.key in training.left_out:
-        return f"left out: {sanitise(training.left_out[image.key])}"
+def _in_words(image: StepImage, left_out: Mapping[str, str]) -> str:
+    if image.key in left_out:
+        return f"left out: {sanitise(left_out[image.key])}"
     if image.shown is None:
         return f"can't be read: {sanitise(image.damage)}"
     view, labels = image.shown.view, image.shown.labels
@@ -99,26 +94,16 @@ def _in_words(image: StepImage, training: RecordedTraining) -> str:
     return f"{', '.join(parts)} (epoch {image.epoch + 1})"
 
 
-def _values(training: RecordedTraining, step: int, images: Sequence[StepImage], out: Path | None) -> dict[str, Any]:
+def _values(image: StepImage, left_out: Mapping[str, str]) -> dict[str, Any]:
     return {
-        "run": training.run.name,
-        "step_name": training.step_name,
-        "step": step,
-        "steps": training.steps,
-        "drawn": None if out is None else str(out),
-        "images": [
-            {
-                "dataset": image.dataset,
-                "image_id": image.image_id,
-                "key": image.key,
-                "tar": image.tar,
-                "epoch": image.epoch + 1,
-                "left_out": training.left_out.get(image.key),
-                "damage": image.damage or None,
-                **(_shown(image.shown) if image.shown else {}),
-            }
-            for image in images
-        ],
+        "dataset": image.dataset,
+        "image_id": image.image_id,
+        "key": image.key,
+        "tar": image.tar,
+        "epoch": image.epoch + 1,
+        "left_out": left_out.get(image.key),
+        "damage": image.damage or None,
+        **(_shown(image.shown) if image.shown else {}),
     }
 
 
@@ -161,62 +146,40 @@ def _seen(labels: TrainingSample) -> SeenLabels:
     )
 
 
-@dataclass(frozen=True)
-class RecordedTraining:
-    """A training run that a run has finished."""
+def _training(run: Run, step_name: str | None) -> tuple[str, Artifact]:
+    """A training by its step's name; None: the only one. Raises `FatalError` that lists those of the run."""
+    name = step_name if step_name is not None else _only_one(run)
+    artifact = next(iter(run.artifacts(name).values()), None)
+    if artifact is None or run.stage(name) not in _VERSIONS:
+        raise FatalError(f"run {run.name!r} has no training {name!r}; its training runs: {_listed(run)}")
+    version = artifact.manifest.terms["version"]
+    if version != _VERSIONS[run.stage(name)]:
+        raise FatalError(
+            f"{name} of run {run.name!r} was trained by version {version} of its stage, but this one is "
+            f"version {_VERSIONS[run.stage(name)]}, which orders images differently; use the rlip that trained it"
+        )
+    return name, artifact
 
-    run: Run
-    step_name: str
-    """The step of the run, e.g. pretrain:pseudo."""
-    settings: TrainingSettings
-    shards: tuple[Artifact, ...]
-    facts: Mapping[str, Any]
 
-    @classmethod
-    def find(cls, run: Run, step_name: str | None) -> RecordedTraining:
-        """Finds a training by its step's name; None: the only one. Raises `FatalError` that lists those of the run."""
-        name = step_name if step_name is not None else _only_one(run)
-        artifact = next(iter(run.artifacts(name).values()), None)
-        if artifact is None or run.stage(name) not in _VERSIONS:
-            raise FatalError(f"run {run.name!r} has no training {name!r}; its training runs: {_listed(run)}")
-        terms = artifact.manifest.terms
-        if terms["version"] != _VERSIONS[run.stage(name)]:
-            raise FatalError(
-                f"{name} of run {run.name!r} was trained by version {terms['version']} of its stage, but this one is "
-                f"version {_VERSIONS[run.stage(name)]}, which orders images differently; use the rlip that trained it"
-            )
-        model = TaggerSettings if run.stage(name) == TrainTaggerStage.name else TrainingSettings
-        try:
-            # Keys leave out the number of processes, and one process can share any batch.
-            settings = model.model_validate({"processes": 1, **terms["settings"]})
-        except ValidationError as error:
-            raise FatalError(f"{name} of run {run.name!r} has settings of another version: {error}") from error
-        return cls(run, name, settings, _shards(run, artifact), artifact.manifest.facts)
+def _images(run: Run, name: str, artifact: Artifact, step: int) -> list[StepImage]:
+    """The images of a training's step. Raises `FatalError` when its shards are missing."""
+    from pipeline.training.batches import step_images  # loads torch
+    from pipeline.training.shards import ShardSamples, map_samples, range_cache, shards_of
 
-    @property
-    def steps(self) -> int | None:
-        """The number of its steps; None where it was not recorded."""
-        steps = self.facts.get("steps")
-        return steps if isinstance(steps, int) else None
-
-    @property
-    def left_out(self) -> Mapping[str, str]:
-        """Key → reason, of the samples that were left out because they were damaged."""
-        damaged = self.facts.get("damaged")
-        return damaged if isinstance(damaged, dict) else {}
-
-    @contextmanager
-    def samples(self) -> Iterator[ShardSamples]:
-        """Opens the training set. Raises `FatalError` when its shards are missing."""
-        from pipeline.training.shards import ShardSamples, map_samples, range_cache, shards_of
-
-        kind: Literal["pretrain", "tagger"] = "tagger" if isinstance(self.settings, TaggerSettings) else "pretrain"
-        with TemporaryDirectory(prefix="rlip-") as folder:
-            work = Path(folder)
-            config = TrainConfig(kind=kind, settings=self.settings, work=work, shards=tuple(shards_of(self.shards)))
-            map_samples(config)
-            opened = SampleMap(work / SAMPLES)
-            yield ShardSamples(opened, range_cache(config), self.settings.predicate_form)
+    kind: Literal["pretrain", "tagger"] = "tagger" if run.stage(name) == TrainTaggerStage.name else "pretrain"
+    try:
+        # Keys leave out the number of processes, and one process can share any batch.
+        settings = (TaggerSettings if kind == "tagger" else TrainingSettings).model_validate(
+            {"processes": 1, **artifact.manifest.terms["settings"]}
+        )
+    except ValidationError as error:
+        raise FatalError(f"{name} of run {run.name!r} has settings of another version: {error}") from error
+    shards = tuple(shards_of(_shards(run, artifact)))
+    with TemporaryDirectory(prefix="rlip-") as folder:
+        config = TrainConfig(kind=kind, settings=settings, work=Path(folder), shards=shards)
+        map_samples(config)
+        samples = ShardSamples(SampleMap(config.work / SAMPLES), range_cache(config), settings.predicate_form)
+        return step_images(samples, settings, step)
 
 
 def _shards(run: Run, artifact: Artifact) -> tuple[Artifact, ...]:

@@ -44,8 +44,8 @@ DETAILED = 5
 KINDS = ("added", "lost", "re-scored")
 STEP = "tag"
 
-Labels = dict[tuple[int, int, str, int], float]
-"""Image, subject box, predicate, object box → score."""
+Label = tuple[int, int, str, int]
+"""Image, subject box, predicate, object box."""
 Scores = dict[JudgedRelation, float]
 Relation = TypeVar("Relation", bound=Hashable)
 
@@ -101,11 +101,48 @@ class CauseSummary:
         return f"{self.stage}: {self.what}" if self.stage else self.what
 
 
+class Changed(NamedTuple):
+    """A setting or figure of two runs. A value is None if a run lacks it."""
+
+    name: str
+    before: Any
+    after: Any
+
+
 @dataclass
-class Difference:
-    """The differences between the relations of two runs: how many are equal, and the others by cause."""
+class KeptChange:
+    """How many labels both runs keep, and how many only one keeps, by predicate."""
 
     same: int = 0
+    added: Counter[str] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
+    corrected: Counter[str] = field(default_factory=Counter)
+    """added, lost: how many of these reviewers settled in the second run."""
+
+    def add(
+        self, before: set[Label], after: set[Label], numbers: Callable[[int, int], int], settled: Overrides
+    ) -> None:
+        """Count the labels of a partition. `numbers`: see `_numbering`; `settled`: by reviewers of the second run."""
+        added, lost = after - before, before - after
+        self.same += len(after) - len(added)
+        self.added.update(predicate for _, _, predicate, _ in added)
+        self.lost.update(predicate for _, _, predicate, _ in lost)
+        for image_id, said in settled.items():
+            for way, side, labels in (("added", said.right, added), ("lost", said.wrong, lost)):
+                for subject, object_, name in side:
+                    if (image_id, numbers(image_id, subject), name, numbers(image_id, object_)) in labels:
+                        self.corrected[way] += 1
+
+
+@dataclass
+class Difference:
+    """The differences between two runs: relations by cause, the labels they keep, settings of their steps, figures."""
+
+    settings: tuple[Changed, ...]
+    figures: tuple[Changed, ...]
+    kept: KeptChange = field(default_factory=KeptChange)
+    same: int = 0
+    """Relations that are equal."""
     causes: dict[tuple[str, str], CauseSummary] = field(default_factory=dict)
     """(Stage, what changed there) → the relations that differ because of it."""
 
@@ -131,7 +168,10 @@ class Difference:
     def as_json(self) -> dict[str, Any]:
         """The difference as JSON values."""
         causes = [cause.as_json() for cause in self.by_size]
-        return {"same": self.same, "causes": causes, "predicates": self.predicates}
+        listed = {name: [row._asdict() for row in getattr(self, name)] for name in ("settings", "figures")}
+        return {
+            "same": self.same, "causes": causes, "predicates": self.predicates, "kept": vars(self.kept), **listed,
+        }  # fmt: skip
 
 
 def diff(
@@ -147,12 +187,12 @@ def diff(
     """
     opened = existing_store(store)
     runs = find_run(opened, before), find_run(opened, after)
-    found, beside = difference(*runs), RunDiff.of(*runs)
+    found = difference(*runs)
     judged = judged_difference(*runs, VerdictLog(folder_to_read(opened, verdicts)).standing())
     reviewed = {run.name: run_precision(run, verdicts) for run in runs}
     if as_json:
         people = {name: None if human is None else asdict(human) for name, human in reviewed.items()}
-        values = {**found.as_json(), **beside.as_json(), "judged": judged, "reviewed": people}
+        values = {**found.as_json(), "judged": judged, "reviewed": people}
         print(json.dumps(values, ensure_ascii=False, default=str))
         return
     console = Console()
@@ -174,7 +214,7 @@ def diff(
     for name, human in reviewed.items():
         if human is not None:
             print(f"reviewers of {name}: {human.in_words()}")
-    _print_comparison(console, before, after, beside)
+    _print_comparison(console, before, after, found)
 
 
 def _in_words(value: Any) -> str:
@@ -184,14 +224,14 @@ def _in_words(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
-def _print_comparison(console: Console, before: str, after: str, beside: RunDiff) -> None:
-    kept = beside.kept
+def _print_comparison(console: Console, before: str, after: str, found: Difference) -> None:
+    kept = found.kept
     alone = f"{kept.lost.total():,} by {before} only, {kept.added.total():,} by {after} only"
     print(f"{kept.same:,} labels are kept by both, {alone}")
     if kept.corrected:
         added, lost = kept.corrected["added"], kept.corrected["lost"]
         print(f"of these, reviewers' verdicts added {added:,} and removed {lost:,}")
-    for title, rows in (("Settings that differ", beside.settings), ("Figures", beside.figures)):
+    for title, rows in (("Settings that differ", found.settings), ("Figures", found.figures)):
         made = table(title, "name", escape(sanitise(before)), escape(sanitise(after)))
         for row in rows:
             made.add_row(Text(sanitise(row.name)), *(Text(sanitise(_in_words(v))) for v in (row.before, row.after)))
@@ -208,23 +248,29 @@ def _counted(title: str, what: str, counted: Mapping[str, Counter[str]]) -> Tabl
 
 
 def difference(before: Run, after: Run) -> Difference:
-    """Compare the relations of two runs, one partition at a time. Artifacts that both runs share are read once.
+    """Compare two runs, one partition at a time.
 
     Raises `FatalError` if a run has no relations.
     """
-    result = Difference()
     old, new = before.artifacts(STEP), after.artifacts(STEP)
     images = images_with_boxes(before), images_with_boxes(after)
     for run, artifacts in ((before, old), (after, new)):
         if not artifacts:
             raise FatalError(f"run {run.name!r} has no artifacts of step {STEP!r}: nothing to compare")
+    choices = choice_or_all(before), choice_or_all(after)
+    settled = overrides_of(before), overrides_of(after)
+    result = Difference(tuple(_settings(before, after)), tuple(_figures(before, after)))
     for partition in sorted(old.keys() | new.keys()):
         one, other = old.get(partition), new.get(partition)
+        number = _numbering([each.get(partition) for each in images], [one, other])
+        kept = _kept(one, choices[0], settled[0].get(partition))
+        kept_after = _kept(other, choices[1], settled[1].get(partition))
+        renumbered = {(i, number(i, s), name, number(i, o)) for i, s, name, o in kept_after}
+        result.kept.add(kept, renumbered, number, settled[1].get(partition, {}))
         labels = _labels(one)
         if one == other:
             result.same += len(labels)
             continue
-        number = _numbering([each.get(partition) for each in images], [one, other])
         found = _labels(other)
         keys = {(i, number(i, s), name, number(i, o)): (i, s, name, o) for i, s, name, o in found}
         others, cause = {key: found[own] for key, own in keys.items()}, _cause(before.store, partition, one, other)
@@ -281,75 +327,13 @@ def _cause(store: Store, partition: str, before: Artifact | None, after: Artifac
     return causes[-1].stage, change.name if change.is_content else str(change)
 
 
-def _labels(artifact: Artifact | None) -> Labels:
+def _labels(artifact: Artifact | None) -> dict[Label, float]:
+    """The relations of a partition with their scores."""
     rows = [] if artifact is None else artifact.table("relations").to_pylist()
     return {(row["image_id"], *ends_of(one)): one["score"] for row in rows for one in row["relations"]}
 
 
-class Changed(NamedTuple):
-    """A setting or figure of two runs. A value is None if a run lacks it."""
-
-    name: str
-    before: Any
-    after: Any
-
-
-@dataclass
-class KeptChange:
-    """How many labels both runs keep, and how many only one keeps, by predicate."""
-
-    same: int = 0
-    added: Counter[str] = field(default_factory=Counter)
-    lost: Counter[str] = field(default_factory=Counter)
-    corrected: Counter[str] = field(default_factory=Counter)
-    """added, lost: how many of these reviewers settled in the second run."""
-
-
-@dataclass(frozen=True)
-class RunDiff:
-    """The labels that two runs keep, the settings in which their steps differ, and their figures."""
-
-    kept: KeptChange
-    settings: tuple[Changed, ...]
-    figures: tuple[Changed, ...]
-
-    @classmethod
-    def of(cls, before: Run, after: Run) -> RunDiff:
-        """Compares two runs that have labels."""
-        return cls(_kept_change(before, after), tuple(_settings(before, after)), tuple(_figures(before, after)))
-
-    def as_json(self) -> dict[str, Any]:
-        """The comparison as JSON values."""
-        listed = {name: [row._asdict() for row in getattr(self, name)] for name in ("settings", "figures")}
-        return {"kept": vars(self.kept), **listed}
-
-
-def _kept_change(before: Run, after: Run) -> KeptChange:
-    change = KeptChange()
-    choices = choice_or_all(before), choice_or_all(after)
-    settled = overrides_of(before), overrides_of(after)
-    old, new = before.artifacts(STEP), after.artifacts(STEP)
-    images = images_with_boxes(before), images_with_boxes(after)
-    for partition in sorted(old.keys() | new.keys()):
-        one = _kept(old.get(partition), choices[0], settled[0].get(partition))
-        number = _numbering([each.get(partition) for each in images], [old.get(partition), new.get(partition)])
-        found = _kept(new.get(partition), choices[1], settled[1].get(partition))
-        other = {(i, number(i, s), name, number(i, o)) for i, s, name, o in found}
-        change.same += len(one & other)
-        change.added.update(predicate for _, _, predicate, _ in other - one)
-        change.lost.update(predicate for _, _, predicate, _ in one - other)
-        for image_id, said in settled[1].get(partition, {}).items():
-            for way, side, labels in (("added", said.right, other - one), ("lost", said.wrong, one - other)):
-                change.corrected[way] += sum(
-                    (image_id, number(image_id, s), name, number(image_id, o)) in labels for s, o, name in side
-                )
-    # The plus drops counts of 0.
-    change.corrected = +change.corrected
-    return change
-
-
-def _kept(tagged: Artifact | None, choice: ChoiceSettings, settled: Overrides | None) -> set[tuple[int, int, str, int]]:
-    """(Image, subject, predicate, object) of each kept label."""
+def _kept(tagged: Artifact | None, choice: ChoiceSettings, settled: Overrides | None) -> set[Label]:
     if tagged is None:
         return set()
     kept = kept_labels(tagged.table("relations"), candidates(tagged), choice, settled)

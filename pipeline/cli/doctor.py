@@ -32,19 +32,20 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Check that data, weights, store, disk, versions and machine suit a recipe, and say how to fix what is missing."""
-    if device and recipe is None and not overrides:
-        return _try_device(minutes, as_json)
-    if device or recipe is None:
+    if device != (recipe is None) or (device and overrides):
         raise FatalError("rlip doctor: name a recipe, or use --device alone")
-    _examine(recipe, overrides or [], as_json)
+    if recipe is None:
+        from pipeline.run.device_doctor import examine_device
+        from pipeline.runtime.devices import choose_device
 
-
-def _examine(recipe: Path, overrides: list[str], as_json: bool) -> None:
+        chosen = choose_device("auto")
+        show_lines(examine_device(chosen, minutes), as_json, str(chosen))
+        return
     from pipeline.run.context import RunContext
     from pipeline.run.doctor import examine
     from pipeline.run.recipe_files import load_recipe
 
-    findings = list(examine(RunContext(load_recipe(recipe, overrides))))
+    findings = list(examine(RunContext(load_recipe(recipe, overrides or []))))
     if as_json:
         print(json.dumps([vars(finding) for finding in findings]))
     else:
@@ -55,14 +56,6 @@ def _examine(recipe: Path, overrides: list[str], as_json: bool) -> None:
     missing = [finding for finding in findings if finding.state == "missing"]
     if missing:
         raise FatalError(f"{recipe}: {len(missing)} requirement(s) missing; the list above says how to fix each")
-
-
-def _try_device(minutes: float, as_json: bool) -> None:
-    from pipeline.run.device_doctor import examine_device
-    from pipeline.runtime.devices import choose_device
-
-    device = choose_device("auto")
-    show_lines(examine_device(device, minutes), as_json, str(device))
 
 
 def show_lines(lines: Iterable[TimedOutcome], as_json: bool, subject: str) -> None:

@@ -23,7 +23,7 @@ from pipeline.data.images.opening import BadImage, probe, read_image
 from pipeline.data.images.refs import ImageFolder
 from pipeline.evaluation import benchmark as benchmarks
 from pipeline.evaluation.anatomy import dissect
-from pipeline.evaluation.benchmark import Evaluated, Options, numbered_triplets
+from pipeline.evaluation.benchmark import Evaluated, Figure, Options, numbered_triplets
 from pipeline.evaluation.comparison import ComparedModel, Comparison, compare
 from pipeline.evaluation.detections.names import counted_names, matched
 from pipeline.evaluation.detections.plausible import refuse_implausible
@@ -42,7 +42,7 @@ from pipeline.evaluation.splits import (
     read_positions,
     split_of_positions,
 )
-from pipeline.evaluation.summary import Figure, summarise
+from pipeline.evaluation.summary import summarise
 from pipeline.evaluation.vcoco import VcocoRoles
 from pipeline.evaluation.vcoco_detections import EXPECTED, VcocoDetections, read_vcoco_detections
 from pipeline.evaluation.vcoco_truth import VcocoTruth, read_vcoco_truth
@@ -116,14 +116,10 @@ def _write_report(
     summary = summarise(
         _published_name(benchmark, options.masks),
         name,
-        evaluated.figures,
-        evaluated.classes,
+        evaluated,
         shown.dissection,
-        evaluated.score,
         shown.predicates,
         setting=setting,
-        scored=evaluated.scored,
-        measure=evaluated.measure,
         suppression=options.suppression if benchmark in USED_BY["--no-suppression"] else None,
         named_rules=options.named_rules(benchmark),
         official=options.official,
@@ -502,7 +498,7 @@ def _with_sizes(truth: GroundTruth, root: ImageFolder | None) -> GroundTruth:
     sizes = np.zeros((len(truth), 2))
     for position in np.flatnonzero((truth.sizes == 1).all(axis=1)):
         try:
-            sizes[position] = probe(root.place(truth.uris[position]), verify="header")[:2]
+            sizes[position] = probe(root.place(truth.uris[position]))[:2]
         except BadImage:  # the detections may state its size
             continue
     return truth.with_sizes(sizes)

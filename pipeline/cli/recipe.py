@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -21,6 +21,7 @@ from pipeline.run.dag import build_steps
 from pipeline.run.networks import random_starts
 from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import RecipeValues, load_recipe, read_recipe, recipe_of
+from pipeline.runtime.settings import flat
 from pipeline.training.settings import AS_THE_AUTHORS
 from storage.errors import FatalError
 from storage.secrets import redacted
@@ -128,21 +129,8 @@ def resolve(path: Path, overrides: Sequence[str] = ()) -> dict[str, Resolved]:
     """Dotted name → value and origin of each setting of a recipe. Raises `FatalError` as `load_recipe` does."""
     values = read_recipe(path, overrides)
     resolved = recipe_of(values)
-    settings = _flat(resolved.model_dump(mode="json"))
+    settings = flat(resolved.model_dump(mode="json"))
     return {name: Resolved(value, _origin(name, values, resolved)) for name, value in settings}
-
-
-def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Each setting with its dotted name. Sections in a list are numbered as in `--set`."""
-    if isinstance(values, Mapping) and values:
-        members: Any = values.items()
-    elif isinstance(values, list) and any(isinstance(each, Mapping) for each in values):
-        members = enumerate(values)
-    else:
-        yield prefix, values
-        return
-    for name, value in members:
-        yield from _flat(value, f"{prefix}.{name}" if prefix else str(name))
 
 
 def _origin(name: str, values: RecipeValues, resolved: Recipe) -> str:

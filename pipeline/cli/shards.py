@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +17,7 @@ from rich.console import Console
 from pipeline.cli.batch import batch
 from pipeline.cli.contact_sheet import contact_sheet, labelled_cell
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath, VerdictsFolder
-from pipeline.cli.shard_contents import Contents, contents_of, gaps_of
-from pipeline.data.images.opening import LOOSEST_LIMITS, BadImage, decode_image
+from pipeline.data.images.opening import LOOSEST_LIMITS, BadImage, decode_image, probe_bytes
 from pipeline.interop.publish_shards import (
     CHECKSUMS,
     ENERGON_FOLDER,
@@ -31,6 +31,7 @@ from pipeline.interop.publish_shards import (
 )
 from pipeline.interop.shard_samples import (
     MAX_LABELS_SIZE,
+    SeenLabels,
     TarSample,
     read_labels,
     read_member,
@@ -54,6 +55,120 @@ TOP = 10
 LOADER = "Also write the index of this loader: wids or energon. Can be repeated."
 Tars = Annotated[list[Path], typer.Argument(metavar="TAR...", help="WebDataset tars, of this project or any other.")]
 commands = typer.Typer(no_args_is_help=True)
+
+
+@dataclass
+class Contents:
+    """The contents of one or more tars."""
+
+    samples: int = 0
+    bytes: int = 0
+    extensions: Counter[str] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
+    """Image formats by content, and reasons why images are unusable."""
+    refused: Counter[str] = field(default_factory=Counter)
+    images: int = 0
+    labels: int = 0
+    """Number of samples with labels in this project's format."""
+    lacking: Counter[str] = field(default_factory=Counter)
+    """Number of samples without an image ("image") and without labels ("labels")."""
+    boxes: int = 0
+    relations: int = 0
+    categories: Counter[str] = field(default_factory=Counter)
+    predicates: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Contents) -> None:
+        """Adds the contents of another tar."""
+        for name, value in vars(other).items():
+            if isinstance(value, Counter):
+                getattr(self, name).update(value)
+            else:
+                setattr(self, name, getattr(self, name) + value)
+
+    def gaps(self) -> list[str]:
+        """Says how many samples lack what others have."""
+        gaps = []
+        if self.images and self.lacking["image"]:
+            gaps.append(f"{_samples(self.lacking['image'])} an image")
+        if self.labels and self.lacking["labels"]:
+            gaps.append(f"{_samples(self.lacking['labels'])} labels")
+        return gaps
+
+    def as_json(self) -> dict[str, Any]:
+        """The contents as JSON values, most frequent names first."""
+        plain = asdict(self)
+        return {n: dict(getattr(self, n).most_common()) if isinstance(v, Counter) else v for n, v in plain.items()}
+
+
+def _contents_of(tar: Path, report: Report) -> tuple[Contents, list[Refused]]:
+    """Reads the contents of a tar, and where it is damaged."""
+    contents, damaged = Contents(bytes=tar.stat().st_size if tar.is_file() else 0), []
+    samples = tar_samples(tar)
+    # Before the tar is opened here, so that `tar_samples` says what is wrong with a path.
+    entry = next(samples, None)
+    with tar.open("rb") as file:
+        while entry is not None:
+            if isinstance(entry, TarSample):
+                _count(contents, entry, file.fileno())
+                report(entry.members[-1].offset, contents.bytes)
+            elif entry.damaged:
+                damaged.append(entry)
+            else:
+                contents.refused[entry.reason] += 1
+            entry = next(samples, None)
+    return contents, damaged
+
+
+def _count(contents: Contents, sample: TarSample, descriptor: int) -> None:
+    contents.samples += 1
+    contents.extensions.update(member.extension for member in sample.members)
+    image = sample.image()
+    if image is None:
+        contents.lacking["image"] += 1
+    else:
+        contents.images += 1
+        contents.formats[_format(read_member(descriptor, image, LOOSEST_LIMITS.max_bytes))] += 1
+    seen = _labels_of(sample, descriptor)
+    if seen is None:
+        contents.lacking["labels"] += 1
+        return
+    contents.labels += 1
+    contents.boxes += len(seen.boxes)
+    contents.relations += len(seen.relations)
+    contents.categories.update(box.category for box in seen.boxes)
+    contents.predicates.update(relation.predicate for relation in seen.relations)
+
+
+def _labels_of(sample: TarSample, descriptor: int) -> SeenLabels | None:
+    """The labels of a sample in this project's format; None for others and for none."""
+    labels = sample.labels()
+    data = read_member(descriptor, labels, MAX_LABELS_SIZE) if labels is not None else None
+    return read_labels(data) if data is not None else None
+
+
+def _format(data: bytes | None) -> str:
+    if data is None:
+        return "not usable: too large"
+    try:
+        return probe_bytes(data, verify="header").format
+    except BadImage as bad:
+        return f"not usable: {bad.reason}"
+
+
+def _gaps_of(tar: Path) -> list[str]:
+    """Says how many samples lack an image or labels that others in the tar have, judging by names only."""
+    contents = Contents()
+    for sample in tar_samples(tar):
+        if isinstance(sample, TarSample):
+            has_image, has_labels = sample.image() is not None, sample.labels() is not None
+            contents.images += has_image
+            contents.labels += has_labels
+            contents.lacking.update(image=not has_image, labels=not has_labels)
+    return contents.gaps()
+
+
+def _samples(count: int) -> str:
+    return "1 sample lacks" if count == 1 else f"{count:,} samples lack"
 
 
 @commands.command("index")
@@ -120,8 +235,7 @@ def _list_samples(tar: Path, as_json: bool) -> list[str]:
             members = [{"extension": m.extension, "offset": m.offset, "size": m.size} for m in entry.members]
             print(json.dumps({"tar": str(tar), "key": entry.key, "members": members}))
         else:
-            listed = "  ".join(f"{sanitise(m.extension)} {bytes_in_words(m.size)}" for m in entry.members)
-            print(f"{sanitise(entry.key, 400)}  {listed}")
+            print(f"{sanitise(entry.key, 400)}  {_members(entry, '  ')}")
     return damaged
 
 
@@ -133,7 +247,7 @@ def describe_shards(tars: Tars, as_json: AsJson = False) -> None:
     for tar in _each_once(tars):
         try:
             with _progress(tar, as_json) as report:
-                contents, damages = contents_of(tar, report)
+                contents, damages = _contents_of(tar, report)
         except FatalError as error:
             failed.append(str(error))
             rows.append({"tar": str(tar), "error": str(error)})
@@ -181,7 +295,7 @@ def verify_shards(
             note(tar, what, is_shown=number < SHOWN)
         samples += len(set(index["key"].to_pylist()))
         tars += 1
-        own_gaps = gaps_of(tar)
+        own_gaps = _gaps_of(tar)
         if as_json:
             gaps += [{"path": str(tar), "gap": gap} for gap in own_gaps]
             left_out += [{"path": str(tar), "name": entry.name, "reason": entry.reason} for entry in compared.left_out]
@@ -220,9 +334,7 @@ def preview_shard(
     cells = []
     with tar.open("rb") as file:
         for sample in shown:
-            image, labels = sample.image(), sample.labels()
-            data = read_member(file.fileno(), labels, MAX_LABELS_SIZE) if labels is not None else None
-            seen = read_labels(data) if data is not None else None
+            image, seen = sample.image(), _labels_of(sample, file.fileno())
             pixels = read_member(file.fileno(), image, LOOSEST_LIMITS.max_bytes) if image is not None else None
             if pixels is None:
                 print(f"{sanitise(sample.key)}: no image; {_members(sample)}")
@@ -240,8 +352,8 @@ def preview_shard(
     print(f"{counted(len(cells), 'sample')} drawn to {out}")
 
 
-def _members(sample: TarSample) -> str:
-    return ", ".join(f"{sanitise(m.extension)} {bytes_in_words(m.size)}" for m in sample.members)
+def _members(sample: TarSample, between: str = ", ") -> str:
+    return between.join(f"{sanitise(m.extension)} {bytes_in_words(m.size)}" for m in sample.members)
 
 
 @commands.command("publish")

@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from models.config import ConfigError, NetworkConfig
 from models.weights_file import WeightsError, by_part, is_own, read_config, read_shapes
 from pipeline.cli.errors import resumable
 from pipeline.cli.options import AsJson, Direct, Objects, Overrides, Predicates, RecipePath, Tokenizer
-from pipeline.runtime.settings import apply_override
+from pipeline.report.formatting import share, table
+from pipeline.runtime.settings import apply_override, flat
 from storage.atomic import atomic_file
 from storage.errors import FatalError
 
@@ -39,9 +40,10 @@ def train_tagger(
 ) -> None:
     """Train the Relation Tagger of a recipe, running only the steps it needs. Print its scores and weights file."""
     from pipeline.cli.run import run_context
-    from pipeline.report.console import TrainedTagger
+    from pipeline.report.names import NAMES
     from pipeline.run.context import RunContext
     from pipeline.run.recipe_files import load_recipe
+    from pipeline.training.config import MODEL
 
     context = RunContext(load_recipe(recipe, [*(overrides or []), "run.until=train_tagger"]))
     if (weights := context.recipe.tag.weights) is not None:
@@ -52,11 +54,21 @@ def train_tagger(
     # Of the taggers of several folds, the first.
     trained = next(step.name for step in context.steps if step.stage.name == "train_tagger")
     (artifact,) = context.run.artifacts(trained).values()
-    tagger = TrainedTagger.of(artifact)
+    # The last measurement on held-out images, if any were held out.
+    last = {row["name"]: row["value"] for row in artifact.table("tagger").to_pylist()}
+    images, held_out = artifact.manifest.counts.rows_out, int(last.get("held_out_images", 0))
+    scores = {name: round(last[name], 4) for name in NAMES["tagger"] if name in last}
+    weights_file = str(artifact.file(MODEL))
     if as_json:
-        print(json.dumps(asdict(tagger)))
-    else:
-        tagger.print(Console())
+        print(json.dumps({"weights": weights_file, "images": images, "held_out": held_out, "scores": scores}))
+        return
+    console = Console()
+    if scores:
+        shown = table(f"Tagger of {images:,} images, scored on {held_out:,} held-out images", "metric", "")
+        for name, score in scores.items():
+            shown.add_row(NAMES["tagger"][name], share(score))
+        console.print(shown)
+    console.print(Text(f"Weights: {weights_file}"), soft_wrap=True)
 
 
 @commands.command("import")
@@ -197,7 +209,7 @@ def show_weights(file: CheckpointPath, as_json: AsJson = False) -> None:
             what = f"{kind.value} checkpoint of the authors" if kind else "checkpoint of an unknown architecture"
             shapes = {name: tuple(value.shape) for name, value in checkpoint.state.items()}
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-    settings = _flat(config.to_dict()) if config else {}
+    settings = dict(flat(config.to_dict())) if config else {}
     if as_json:
         parts = {part: sum(sizes[name] for name in names) for part, names in by_part(sizes).items()}
         print(json.dumps({"file": str(file), "what": what, "settings": settings, "values": parts}))
@@ -238,13 +250,4 @@ def _as_json(imported: ImportedCheckpoint, out: Path) -> dict[str, Any]:
         "expected_new": imported.new,
         "unexpected": [],
         "left_out": imported.left_out,
-    }
-
-
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings by their dotted names, as in `--set`."""
-    return {
-        f"{name}{'.' if inner else ''}{inner}": value
-        for name, outer in settings.items()
-        for inner, value in (outer.items() if isinstance(outer, dict) else [("", outer)])
     }

@@ -55,7 +55,7 @@ def partition_dataset(
     The digest of a partition holds the content of each image file that the limits let ingest read. A part of a dataset
     (`share`, `only`) has partitions of its own. Raises `FatalError` for a list that does not fit.
     """
-    open_folder(source.images).refresh()
+    open_folder(source.image_root).refresh()
     index = open_index(source, indexes)
     index.require_one_image()
     # Datasets of other recipes may have the same name. The path of their annotations, or images, distinguishes them,

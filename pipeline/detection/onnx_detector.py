@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from PIL import Image
 from pipeline.data.datasets.annotations import read_json, read_text
 from pipeline.data.images.views import DEVIATION, MEAN
 from pipeline.detection.settings import DetectSettings
-from pipeline.detection.weights_files import NAMES_SUFFIX, PIPELINE, DetectorFiles
+from pipeline.detection.weights_files import NAMES_SUFFIX, PIPELINE, DetectorFiles, FileDetector
 from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.relations import Floats, Integers
 from pipeline.runtime.devices import choose_device
@@ -162,23 +162,18 @@ _Layout = _Ultralytics | _RfDetr | _Mmdeploy
 ValueError for what has another form."""
 
 
-class OnnxDetector:
+class OnnxDetector(FileDetector):
     """A graph whose outputs have one of the known layouts. It sees one image per pass."""
 
-    def __init__(self, files: DetectorFiles, device: torch.device, duplicates: float) -> None:
-        """`duplicates`: as in the settings. Raises `FatalError` for a graph that is no such detector, or lacks names."""
-        self._path, self._duplicates = files.place, duplicates
-        self._session = _session(files.place, device)
+    def __init__(self, files: DetectorFiles, settings: DetectSettings, worker: int) -> None:
+        """Raises `FatalError` for a graph that is no such detector, or lacks names."""
+        self._path, self._duplicates = files.place, settings.duplicates
+        self._session = _session(files.place, choose_device(settings.device, worker))
         try:
             self._layout = _layout(self._session, files)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, SyntaxError, RecursionError) as error:
             raise FatalError(f"detector {self._path}: {_reason(error)} (setting: detect.weights)") from error
         self.names = self._layout.names
-
-    @classmethod
-    def open(cls, files: DetectorFiles, settings: DetectSettings, worker: int) -> Self:
-        """Loads the graph. Raises `FatalError` as the constructor does."""
-        return cls(files, choose_device(settings.device, worker), settings.duplicates)
 
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
         """Finds the boxes of images. Raises `FatalError` for outputs of another form than the graph's layout."""

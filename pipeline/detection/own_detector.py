@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Self
 
-import torch
 from PIL import Image
 
 from models.config import ConfigError
@@ -14,7 +11,7 @@ from models.weights import load
 from models.weights_file import WeightsError
 from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.detection.settings import DetectSettings
-from pipeline.detection.weights_files import DetectorFiles
+from pipeline.detection.weights_files import DetectorFiles, FileDetector
 from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.predictor import Names, Predictor
 from pipeline.runtime.devices import choose_device
@@ -26,43 +23,35 @@ PREDICATES = ("on",)
 """The predicates in its texts. A network needs at least one, and no box is chosen by its predicates."""
 
 
-class OwnDetector:
+class OwnDetector(FileDetector):
     """A pre-trained network with the names of objects as its texts, which are encoded once."""
 
-    def __init__(
-        self,
-        weights: Path,
-        tokenizer: Path,
-        names: Sequence[str],
-        image_size: int,
-        device: torch.device,
-        batch: int,
-    ) -> None:
+    def __init__(self, files: DetectorFiles, settings: DetectSettings, worker: int) -> None:
         """Raises `FatalError` when the file holds no network that detects, or a damaged one."""
+        weights = files.files[MODEL]
+        (tokenizer,) = {path.parent for name, path in files.files.items() if name not in (MODEL, VOCABULARY)}
         try:
             network = load(weights, tokenizer)
         except (WeightsError, ConfigError, OSError) as error:
             raise FatalError(f"detect.weights: {error}") from error
-        self.names, self._batch = tuple(names), batch
+        names, image_size = _names_and_size(files, settings)
+        network, self.names, self._batch = (
+            network.to(choose_device(settings.device, worker)),
+            names,
+            settings.batch_size,
+        )
         try:
-            self._predictor = Predictor(network.to(device), Names(self.names, PREDICATES), image_size, per_image=1)
+            self._predictor = Predictor(network, Names(names, PREDICATES), image_size, per_image=1)
         except FatalError as error:
             raise FatalError(f"detect.weights = {weights}: {error}") from error
-
-    @classmethod
-    def open(cls, files: DetectorFiles, settings: DetectSettings, worker: int) -> Self:
-        """Loads the weights. Raises `FatalError` as the constructor does."""
-        (tokenizer,) = {path.parent for name, path in files.files.items() if name not in (MODEL, VOCABULARY)}
-        device = choose_device(settings.device, worker)
-        return cls(files.files[MODEL], tokenizer, *_names_and_size(files, settings), device, settings.batch_size)
 
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
         """Finds the boxes of images. An object of several pairs occurs once for each of them."""
         return [image.boxes for image in self._predictor.predict(images, self._batch)]
 
 
-def _names_and_size(files: DetectorFiles, settings: DetectSettings) -> tuple[Sequence[str], int]:
+def _names_and_size(files: DetectorFiles, settings: DetectSettings) -> tuple[tuple[str, ...], int]:
     """The names that a network of this project looks for, and the longest side at which it sees images."""
     path = files.files.get(VOCABULARY)
     known = TrainedNames(settings.image_size) if path is None else TrainedNames.read(path)
-    return settings.categories or known.objects or list(COCO_CATEGORIES.values()), known.image_size
+    return tuple(settings.categories or known.objects or COCO_CATEGORIES.values()), known.image_size

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,7 +12,7 @@ from PIL import Image
 from pipeline.data.datasets.annotations import as_id, shown
 from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.detection.settings import DetectSettings
-from pipeline.detection.weights_files import DetectorFiles
+from pipeline.detection.weights_files import DetectorFiles, FileDetector
 from pipeline.evaluation.detection import Detections
 from storage.errors import FatalError
 
@@ -23,12 +22,12 @@ EXPECTED = (
 )
 
 
-class RecordedDetector:
+class RecordedDetector(FileDetector):
     """The boxes of a file. Images are found by their file name, where either side may have more folders before it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, files: DetectorFiles, settings: DetectSettings, worker: int) -> None:
         """Raises `FatalError` for a file of another kind, or an entry that lacks a field or belongs to no other."""
-        ids: dict[str, set[Any]] = defaultdict(set)
+        path, ids = files.place, defaultdict[str, set[Any]](set)
         endings: dict[str, set[Any]] = defaultdict(set)
         sizes: dict[Any, tuple[int | None, int | None]] = {}
         names: dict[int, str] = {}
@@ -58,11 +57,6 @@ class RecordedDetector:
         self._path, self._ids, self._endings, self._sizes, self._rows = path, ids, endings, sizes, rows
         self._labels = {category: label for label, category in enumerate(names)}
         self.names = tuple(names.values())
-
-    @classmethod
-    def open(cls, files: DetectorFiles, settings: DetectSettings, worker: int) -> Self:
-        """Reads the file. Raises `FatalError` as the constructor does."""
-        return cls(files.place)
 
     def of(self, images: Sequence[Image.Image], uris: Sequence[str]) -> list[Detections]:
         """Returns the boxes of images by file name. Raises `FatalError` for an image that the file does not list, lists

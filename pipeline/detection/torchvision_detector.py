@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from models.torch_file import read_torch_file
 from models.weights_file import WeightsError
 from pipeline.detection.settings import DetectSettings
 from pipeline.detection.transformers_detector import to_detections
-from pipeline.detection.weights_files import DetectorFiles
+from pipeline.detection.weights_files import DetectorFiles, FileDetector
 from pipeline.evaluation.detection import Detections
 from pipeline.runtime.devices import choose_device
 from storage.errors import FatalError
@@ -22,13 +21,14 @@ from storage.errors import FatalError
 _NO_NAMES = frozenset({"__background__", "N/A"})
 
 
-class TorchvisionDetector:
+class TorchvisionDetector(FileDetector):
     """A detector of torchvision. Its file keeps the name that torchvision gives it, which identifies the network."""
 
-    def __init__(self, path: Path, device: torch.device, settings: DetectSettings) -> None:
+    def __init__(self, files: DetectorFiles, settings: DetectSettings, worker: int) -> None:
         """Raises `FatalError` when the name stands for no network, or the file does not hold its weights."""
         from torchvision.models import get_model, get_model_weights
 
+        path, self._device = files.place, choose_device(settings.device, worker)
         kind = _network(path)
         (published,) = list(get_model_weights(kind))
         names: list[str] = published.meta["categories"]
@@ -40,18 +40,13 @@ class TorchvisionDetector:
         except (OSError, RuntimeError, TypeError, AttributeError, WeightsError) as error:
             reason = str(error).splitlines()[0] if str(error) else repr(error)
             raise FatalError(f"detector {path}: not the weights of torchvision's {kind} ({reason[:200]})") from error
-        self._model, self._device = model.to(device).eval(), device
+        self._model = model.to(self._device).eval()
         # Its own limits must not exclude boxes that the settings keep.
         limits = getattr(self._model, "roi_heads", self._model)
         limits.score_thresh = min(limits.score_thresh, settings.threshold)
         limits.nms_thresh = max(limits.nms_thresh, settings.duplicates)
         limits.detections_per_img = max(limits.detections_per_img, settings.max_boxes)
         self.names = tuple("" if name in _NO_NAMES else name for name in names)
-
-    @classmethod
-    def open(cls, files: DetectorFiles, settings: DetectSettings, worker: int) -> Self:
-        """Loads the model. Raises `FatalError` as the constructor does."""
-        return cls(files.place, choose_device(settings.device, worker), settings)
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:

@@ -7,36 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from pipeline.detection.settings import DetectSettings
-from pipeline.detection.weights_files import DetectorFiles
+from pipeline.detection.weights_files import DetectorFiles, FileDetector
 from pipeline.evaluation.detection import Detections
 from pipeline.runtime.devices import choose_device
 from storage.errors import FatalError
 
 
-class TransformersDetector:
+class TransformersDetector(FileDetector):
     """A model of `AutoModelForObjectDetection` with its image processor, from a local folder."""
 
-    def __init__(self, folder: Path, device: torch.device, batch: int) -> None:
+    def __init__(self, files: DetectorFiles, settings: DetectSettings, worker: int) -> None:
         """Raises `FatalError` when the folder holds no model for object detection, or a damaged one."""
         from transformers import AutoImageProcessor, AutoModelForObjectDetection
 
-        self._processor, self._model = load_model(folder, AutoImageProcessor, AutoModelForObjectDetection, device)
-        self._device, self._batch = device, batch
+        self._device, self._batch = choose_device(settings.device, worker), settings.batch_size
+        classes = AutoImageProcessor, AutoModelForObjectDetection
+        self._processor, self._model = load_model(files.place, *classes, self._device)
         labels: dict[int, str] = self._model.config.id2label
         # Numbers may have gaps, as COCO's ids have.
         self.names = tuple(labels.get(number, "") for number in range(max(labels, default=-1) + 1))
-
-    @classmethod
-    def open(cls, files: DetectorFiles, settings: DetectSettings, worker: int) -> Self:
-        """Loads the model. Raises `FatalError` as the constructor does."""
-        return cls(files.place, choose_device(settings.device, worker), settings.batch_size)
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:

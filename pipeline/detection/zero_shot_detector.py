@@ -6,8 +6,6 @@ Shapes: B images, Q queries, T tokens, N names.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
@@ -15,29 +13,26 @@ from PIL import Image
 
 from pipeline.detection.settings import DetectSettings
 from pipeline.detection.transformers_detector import load_model, to_detections
-from pipeline.detection.weights_files import DetectorFiles
+from pipeline.detection.weights_files import DetectorFiles, FileDetector
 from pipeline.evaluation.detection import Detections
 from pipeline.runtime.devices import choose_device
 from storage.errors import FatalError
 
 
-class ZeroShotDetector:
+class ZeroShotDetector(FileDetector):
     """A model of `AutoModelForZeroShotObjectDetection`, from a local folder, and the names that it looks for."""
 
-    def __init__(self, folder: Path, names: Sequence[str], device: torch.device, batch: int) -> None:
+    def __init__(self, files: DetectorFiles, settings: DetectSettings, worker: int) -> None:
         """Raises `FatalError` without names, or when the folder holds no such model, or a damaged one."""
         from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
+        folder, names = files.place, settings.categories
         if not names:
             raise FatalError(f"detector {folder}: needs names to look for; set detect.categories, e.g. person, bicycle")
-        self._processor, self._model = load_model(folder, AutoProcessor, AutoModelForZeroShotObjectDetection, device)
-        self._device, self._batch, self.names = device, batch, tuple(names)
+        self._device, self._batch, self.names = choose_device(settings.device, worker), settings.batch_size, names
+        models = AutoModelForZeroShotObjectDetection
+        self._processor, self._model = load_model(folder, AutoProcessor, models, self._device)
         self._is_grounded = "grounding-dino" in self._model.config.model_type
-
-    @classmethod
-    def open(cls, files: DetectorFiles, settings: DetectSettings, worker: int) -> Self:
-        """Loads the model. Raises `FatalError` as the constructor does."""
-        return cls(files.place, settings.categories, choose_device(settings.device, worker), settings.batch_size)
 
     @torch.inference_mode()
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:

@@ -164,14 +164,12 @@ def anatomy(dissection: Dissection, score: Score) -> Anatomy:
 
 
 def dissect(predicted: Relations, truth: Relations, per_image: int | None = 100) -> Dissection:
-    """Gives each prediction that counts its kind of error. Raises ValueError on unequal image counts or missing scores.
+    """Gives each prediction that counts its kind of error. Raises ValueError if predictions have no scores.
 
     A prediction is right as in HICO-DET: all names agree, both boxes overlap enough, and no better prediction found the
     truth that it overlaps most. The best `per_image` predictions of each image count; None: all. For HICO-DET, the
     caller leaves out what its rules do not count (`Evaluated.counted`).
     """
-    if predicted.images != truth.images:
-        raise ValueError(f"predictions cover {predicted.images} images, the truth {truth.images}")
     counted = best_first(predicted, per_image)
     kind = np.full(len(counted), _CODE[ErrorKind.BACKGROUND], dtype=np.int8)
     target = np.full(len(counted), -1, dtype=np.int64)

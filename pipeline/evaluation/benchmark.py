@@ -16,7 +16,6 @@ from pipeline.evaluation.ranking import Recalls, mean_of
 from pipeline.evaluation.relations import Integers, Relations
 from pipeline.evaluation.scene_graph_recall import SceneGraphRules, listed_once, match_scene_graphs
 from pipeline.evaluation.splits import Split
-from pipeline.evaluation.summary import ClassScore, Figure
 from pipeline.evaluation.vcoco import VcocoRules, match_vcoco
 from pipeline.evaluation.vcoco_detections import VcocoDetections
 from pipeline.evaluation.vcoco_truth import VcocoTruth
@@ -95,6 +94,36 @@ class Measured(NamedTuple):
     """Of triplets, roles or predicates"""
     predicates: Values
     """HICO-DET: the mean over a predicate's triplets; empty where the classes are predicates"""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A score of a benchmark, in [0, 1], with the bounds of its bootstrap interval where the caller computed one."""
+
+    name: str
+    """Its name in `published.toml`, e.g. `non_rare`"""
+    label: str
+    """What readers see, e.g. `non-rare`"""
+    value: float
+    low: float | None = None
+    high: float | None = None
+    official: float | None = None
+    """The value by the authors' evaluator with its bugs, where it differs"""
+
+    def __post_init__(self) -> None:
+        if (self.low is None) != (self.high is None):
+            raise ValueError(f"figure {self.name}: an interval needs both bounds, or none")
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """The average precision, or recall, of one class (a triplet, role or predicate), in [0, 1]."""
+
+    name: str
+    average_precision: float
+    truths: int
+    group: str = ""
+    """Its group in the benchmark, e.g. `rare`"""
 
 
 @dataclass(frozen=True)

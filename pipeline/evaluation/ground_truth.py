@@ -18,7 +18,7 @@ from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.data.datasets.psg import EXPECTED
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import NO_OBJECT, Box
-from pipeline.data.datasets.record_index import open_annotations
+from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import annotation_source
 from pipeline.data.images.opening import BadImage
 from pipeline.data.images.refs import ImageFolder, uri_of
@@ -76,7 +76,7 @@ class GroundTruth:
         used by the format, or of another kind.
         """
         source = annotation_source(format_name, annotations, files or {}).model_copy(update={"split": "test"})
-        reader = open_annotations(source)
+        reader = open_source(source, with_images=False)
         if unreadable := source.unreadable():
             raise FatalError(f"ground truth ({format_name}): {'; '.join(unreadable)}")
         return cls.read(reader)

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.matching import kept, numbered
-from pipeline.evaluation.ranking import PER_IMAGE, Ranking, best_first, eleven_points, mean_of
+from pipeline.evaluation.matching import kept, triplets_in_images
+from pipeline.evaluation.ranking import PER_IMAGE, Ranking, best_first, check_test_set, eleven_points, mean_of
 from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
 
 POWERS = (1.0, 0.5)
@@ -100,13 +100,12 @@ class HicoMatches(Ranking):
 def match_hico(predicted: Relations, truth: Relations, rules: HicoRules | None = None) -> HicoMatches:
     """Decides which predictions count, and which of those are right.
 
-    Raises ValueError if the numbers of images differ, scores are missing or not finite, or `validity` lacks a label.
+    Raises ValueError as `check_test_set` does.
     """
     from pipeline.evaluation.loops import find, sort_by_digits  # Numba takes half a second to load
 
     rules = rules or HicoRules()
-    if predicted.images != truth.images:
-        raise ValueError(f"predictions cover {predicted.images} images, the ground truth {truth.images}")
+    check_test_set(predicted, truth)
     kinds, numbers = _numbering(truth)
     number, true_number = _numbered(predicted, numbers), _numbered(truth, numbers)
     # By digits, which takes less time than comparisons
@@ -148,35 +147,27 @@ def match_hico(predicted: Relations, truth: Relations, rules: HicoRules | None =
 def counted(predicted: Relations, rules: HicoRules) -> Relations:
     """The predictions that count, the best of each image first, with the scores they count with.
 
-    The rules leave out those over the limit, duplicates of better ones, and combinations that are not valid. Raises
-    ValueError as `match_hico` does.
+    The rules leave out those over the limit, duplicates of better ones, and combinations that are not valid.
     """
     scored = replace(predicted, scores=_scores(predicted, rules))
     if rules.validity is not None:
         scored = scored.take(scores_of(scored) > 0)
-    best = best_first(scored, rules.per_image)
-    if rules.suppression is None:
-        return best
-    group = numbered([best.image, best.subject_labels, best.object_labels, best.predicates])
-    return best.take(kept(group, [best.subject_boxes, best.object_boxes], POWERS, rules.suppression))
+    return without_duplicates(best_first(scored, rules.per_image), rules.suppression)
+
+
+def without_duplicates(ranked: Relations, suppression: float | None) -> Relations:
+    """Suppresses pairs that a better one of the same triplet overlaps by more than `suppression`; None keeps all."""
+    if suppression is None:
+        return ranked
+    return ranked.take(
+        kept(triplets_in_images(ranked), [ranked.subject_boxes, ranked.object_boxes], POWERS, suppression)
+    )
 
 
 def _scores(predicted: Relations, rules: HicoRules) -> Floats:
     scores = scores_of(predicted)
-    if not np.isfinite(scores).all():
-        first = int(np.flatnonzero(~np.isfinite(scores))[0])
-        raise ValueError(
-            f"{np.count_nonzero(~np.isfinite(scores))} scores are not finite, first that of relation {first} (image "
-            f"{predicted.image[first]})"
-        )
     if rules.validity is None or not len(scores):
         return scores
-    sizes = (int(predicted.predicates.max()) + 1, int(predicted.object_labels.max()) + 1)
-    if any(needed > there for needed, there in zip(sizes, rules.validity.shape, strict=True)):
-        raise ValueError(
-            f"validity is {' × '.join(map(str, rules.validity.shape))}, but predictions have labels for {sizes[0]} predicates "
-            f"and {sizes[1]} objects"
-        )
     factors = rules.validity[predicted.predicates, predicted.object_labels]
     # An interaction without an object (-1) is no combination, so the table says nothing about it.
     return np.asarray(scores * np.where(predicted.object_labels < 0, 1, factors))

@@ -122,6 +122,11 @@ def phrase_candidates(predicted: Relations, truth: Relations, overlap: float, pi
     return every.take(every.overlap >= overlap)
 
 
+def triplets_in_images(relations: Relations) -> Integers:
+    """Returns N: equal numbers for relations of one image with the same triplet."""
+    return numbered(_labels(relations))
+
+
 def pair_numbers(relations: Relations) -> Integers:
     """Returns N: equal numbers for relations of one image between the same boxes with the same labels."""
     boxes = np.concatenate([relations.subject_boxes, relations.object_boxes], axis=1)

@@ -19,19 +19,19 @@ the image or be verified there; or one of them must be verified as absent, which
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.evaluation.hico import POWERS, TripletClass
+from pipeline.evaluation.hico import TripletClass, without_duplicates
 from pipeline.evaluation.matching import (
     MatchCandidates,
     enclosing,
     kept,
-    numbered,
     numbered_alike,
     phrase_candidates,
     relation_candidates,
+    triplets_in_images,
 )
 from pipeline.evaluation.ranking import PER_IMAGE, Ranking, best_first, check_test_set, eleven_points, mean_of, places
 from pipeline.evaluation.relations import Flags, Integers, Relations
@@ -129,22 +129,15 @@ def match_open_images(
     """Decides which relations and phrases are right. Raises ValueError as `check_test_set` does."""
     rules = rules or OpenImagesRules()
     check_test_set(predicted, truth)
-    ranked = _counted(predicted, rules)
-    recalled = _relations(_counted(predicted, replace(rules, per_image=RECALLED)), truth, rules)
+    ranked, best = (
+        without_duplicates(best_first(predicted, limit), rules.suppression) for limit in (rules.per_image, RECALLED)
+    )
+    recalled = _relations(best, truth, rules)
     kinds: tuple[Hashable, ...] = tuple(np.unique(truth.predicates).tolist())
     if rules.official:
         kinds = tuple(TripletClass(*row) for row in np.unique(truth.triplets, axis=0).tolist())
     relations, phrases = _relations(ranked, truth, rules), _phrases(ranked, truth, rules)
     return OpenImagesMatches(relations, phrases, recalled, kinds, rules.official)
-
-
-def _counted(predicted: Relations, rules: OpenImagesRules) -> Relations:
-    """Returns the best relations of each image, without duplicates."""
-    ranked = best_first(predicted, rules.per_image)
-    if rules.suppression is None:
-        return ranked
-    boxes = [ranked.subject_boxes, ranked.object_boxes]
-    return ranked.take(kept(_kinds(ranked), boxes, POWERS, rules.suppression))
 
 
 def _relations(ranked: Relations, truth: Relations, rules: OpenImagesRules) -> Ranking:
@@ -155,7 +148,7 @@ def _relations(ranked: Relations, truth: Relations, rules: OpenImagesRules) -> R
 
 def _phrases(ranked: Relations, truth: Relations, rules: OpenImagesRules) -> Ranking:
     if rules.suppression is not None:
-        ranked = ranked.take(kept(_kinds(ranked), [enclosing(ranked)], [1.0], PHRASE_SUPPRESSION))
+        ranked = ranked.take(kept(triplets_in_images(ranked), [enclosing(ranked)], [1.0], PHRASE_SUPPRESSION))
     candidates = phrase_candidates(ranked, truth, rules.overlap)
     if rules.official and rules.suppression is not None:
         candidates = _misplaced(candidates, ranked, truth)
@@ -175,8 +168,7 @@ def _misplaced(candidates: MatchCandidates, phrases: Relations, truth: Relations
     There, the triplets of an image follow one another by their best scores, each with all its phrases. Phrases whose
     triplet no image has are skipped and find nothing.
     """
-    kinds = _kinds(phrases)
-    _, first, kind = np.unique(kinds, return_index=True, return_inverse=True)
+    _, first, kind = np.unique(triplets_in_images(phrases), return_index=True, return_inverse=True)
     before = np.lexsort((np.arange(len(phrases)), first[kind], phrases.image))
     now = np.empty(len(phrases), np.int64)
     now[before] = np.arange(len(phrases))
@@ -185,11 +177,6 @@ def _misplaced(candidates: MatchCandidates, phrases: Relations, truth: Relations
     wrong = MatchCandidates(moved[order], candidates.truth[order], candidates.overlap[order])
     known = np.isin(*numbered_alike(_triplet_columns(phrases), _triplet_columns(truth)))
     return wrong.take(known[wrong.prediction])
-
-
-def _kinds(relations: Relations) -> Integers:
-    """Returns N: equal numbers for relations of one image with the same triplet."""
-    return numbered([relations.image, *_triplet_columns(relations)])
 
 
 def _triplet_columns(relations: Relations) -> list[Integers]:

@@ -54,21 +54,9 @@ class Relations:
     @classmethod
     def of(cls, by_image: Sequence[Interactions]) -> Relations:
         """Joins the interactions of images, in their order."""
-        columns = {
-            field.name: None
-            if any(getattr(each, field.name) is None for each in by_image)
-            else np.concatenate(
-                [
-                    np.zeros((0, 4) if field.name.endswith("boxes") else 0),
-                    *(getattr(each, field.name) for each in by_image),
-                ]
-            )
-            for field in fields(Interactions)
-        }
-        for name in ("subject_labels", "object_labels", "predicates"):
-            columns[name] = np.asarray(columns[name], np.int64)
-        image = np.repeat(np.arange(len(by_image)), [len(each) for each in by_image])
-        return cls(images=len(by_image), image=image, **columns)  # type: ignore[arg-type]
+        images, none, no_box = len(by_image), np.zeros(0, np.int64), np.zeros((0, 4))
+        parts = [cls(images, np.full(len(each), image), **vars(each)) for image, each in enumerate(by_image)]
+        return cls.joined(parts or [cls(0, none, no_box, no_box, none, none, none, np.zeros(0))])
 
     @classmethod
     def joined(cls, parts: Sequence[Relations]) -> Relations:

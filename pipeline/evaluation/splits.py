@@ -106,25 +106,17 @@ def read_positions(file: Path) -> list[int]:
     return list(found)
 
 
-def rare_first(counts: Mapping[TripletClass, int], number: int) -> Split:
-    """Leaves out the `number` triplets with the fewest instances in training, whose names all remain seen.
+def split_by_counts(counts: Mapping[TripletClass, int], number: int, *, rare_first: bool) -> Split:
+    """Leaves out the `number` triplets with the fewest (or most) instances in training, whose names all remain seen.
 
-    Triplets are taken one after the other, by ascending count, and equal ones in the order of `counts`. One is passed
-    over if its subject, object or predicate would occur in no seen triplet any more. Raises ValueError if fewer can be
-    left out.
+    Triplets are taken one after the other, by ascending (or descending) count, and equal ones in the order of `counts`.
+    One is passed over if its subject, object or predicate would occur in no seen triplet any more. Raises ValueError if
+    fewer can be left out.
 
     On HICO-DET this rule gives the published lists, except for the order of equal counts, and for triplets with "no
     interaction", of which we had no counts.
     """
-    return _greedy("rare first", sorted(counts, key=lambda triplet: counts[triplet]), number)
-
-
-def non_rare_first(counts: Mapping[TripletClass, int], number: int) -> Split:
-    """Leaves out the `number` triplets with the most instances in training, by the rule of `rare_first`."""
-    return _greedy("non-rare first", sorted(counts, key=lambda triplet: -counts[triplet]), number)
-
-
-def _greedy(name: str, order: Sequence[TripletClass], number: int) -> Split:
+    order = sorted(counts, key=lambda triplet: counts[triplet] if rare_first else -counts[triplet])
     remaining = [Counter(labels) for labels in zip(*order, strict=True)]
     unseen: list[TripletClass] = []
     for triplet in order:
@@ -139,7 +131,7 @@ def _greedy(name: str, order: Sequence[TripletClass], number: int) -> Split:
             f"{number} triplets can't be left out, only {len(unseen)}: each name must occur in one of the {len(order)} "
             "triplets that is seen"
         )
-    return Split(name=name, unseen=frozenset(unseen))
+    return Split(name="rare first" if rare_first else "non-rare first", unseen=frozenset(unseen))
 
 
 def read_interactions(path: Path) -> list[tuple[str, str]]:

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from pipeline.evaluation.anatomy import Anatomy, Dissection, ErrorKind, Score as ScoreFunction, anatomy
+from pipeline.evaluation.anatomy import Anatomy, Dissection, ErrorKind, anatomy
+from pipeline.evaluation.benchmark import ClassScore, Evaluated, Figure
 from pipeline.evaluation.diagnostics import PairQuality, Reliability, calibration, pair_quality
 from pipeline.evaluation.published import PublishedResult, known_caveats, published_results, published_test_set
 from pipeline.evaluation.relations import Relations
@@ -20,37 +21,7 @@ RARE_TRUTHS = 10
 """Classes with fewer truths have an average precision that one image can change."""
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A score of a benchmark, in [0, 1], with the bounds of its bootstrap interval where the caller computed one."""
-
-    name: str
-    """Its name in `published.toml`, e.g. `non_rare`"""
-    label: str
-    """What readers see, e.g. `non-rare`"""
-    value: float
-    low: float | None = None
-    high: float | None = None
-    official: float | None = None
-    """The value by the authors' evaluator with its bugs, where it differs"""
-
-    def __post_init__(self) -> None:
-        if (self.low is None) != (self.high is None):
-            raise ValueError(f"figure {self.name}: an interval needs both bounds, or none")
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """The average precision, or recall, of one class (a triplet, role or predicate), in [0, 1]."""
-
-    name: str
-    average_precision: float
-    truths: int
-    group: str = ""
-    """Its group in the benchmark, e.g. `rare`"""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluationSummary:
     """The outcome of one evaluation."""
 
@@ -58,7 +29,7 @@ class EvaluationSummary:
     """`hico-det`, `v-coco`, `open-images`, `vrd`, `vg`, or another name"""
     subject: str
     """What was evaluated: a run, weights or a file of detections"""
-    backbone: str
+    backbone: str = ""
     setting: str
     """As in `published.toml`, e.g. full or UC-RF"""
     figures: tuple[Figure, ...]
@@ -94,21 +65,16 @@ class EvaluationSummary:
 def summarise(
     benchmark: str,
     subject: str,
-    figures: Sequence[Figure],
-    classes: Sequence[ClassScore],
+    evaluated: Evaluated,
     dissection: Dissection,
-    score: ScoreFunction,
     predicates: Sequence[str],
     *,
-    backbone: str = "",
     setting: str = "full",
-    scored: str = "mAP",
-    measure: str = "AP",
     suppression: bool | None = None,
     named_rules: Sequence[str] = (),
     official: bool = False,
 ) -> EvaluationSummary:
-    """Collects an evaluation. `score`, named `scored`, prices the errors (`anatomy`); `measure` names the class scores.
+    """Collects an evaluation, whose score prices the errors (`anatomy`).
 
     `named_rules` says which rules are not the default ones; `official` whether they are those of the authors' evaluator.
     Published results are left out unless the test set is the benchmark's and they suppressed duplicates as this
@@ -118,31 +84,30 @@ def summarise(
     scores = np.zeros(0) if predicted.scores is None else predicted.scores
     known = published_test_set(benchmark)
     images = len(np.unique(truth.image)) if known and known.related else truth.images
-    difference = known.difference(images, len(classes)) if known else ""
+    difference = known.difference(images, len(evaluated.classes)) if known else ""
     is_share = bool(len(scores)) and bool(((scores >= 0) & (scores <= 1)).all())
     return EvaluationSummary(
         benchmark=benchmark,
         subject=subject,
-        backbone=backbone,
         setting=setting,
-        figures=tuple(figures),
-        classes=tuple(classes),
+        figures=evaluated.figures,
+        classes=evaluated.classes,
         images=truth.images,
         truths=len(truth),
         predictions=len(predicted),
-        anatomy=anatomy(dissection, score),
+        anatomy=anatomy(dissection, evaluated.score),
         pairs=pair_quality(dissection),
         calibration=calibration(scores, dissection.right) if is_share else None,
         predicates=tuple(predicates),
         caveats=(
             *named_rules,
             *known_caveats(benchmark),
-            *_measured_caveats(dissection, truth, classes, measure, official),
+            *_measured_caveats(dissection, truth, evaluated.classes, evaluated.measure, official),
         ),
         published=() if difference else published_results(benchmark, suppression),
         difference=difference,
-        scored=scored,
-        measure=measure,
+        scored=evaluated.scored,
+        measure=evaluated.measure,
     )
 
 

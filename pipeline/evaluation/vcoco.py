@@ -96,11 +96,13 @@ class VcocoMatches:
 def match_vcoco(predicted: VcocoDetections, truth: VcocoTruth, rules: VcocoRules | None = None) -> VcocoMatches:
     """Decides which detections are right. Equal scores keep the order of the detections.
 
-    Predictions on images without a person, where vsrl_eval stops with an error, are wrong. Raises ValueError if images,
-    actions or roles do not fit, or a box of a person is NaN.
+    Predictions on images without a person, where vsrl_eval stops with an error, are wrong. Raises ValueError if a box of
+    a person is NaN.
     """
     rules = rules or VcocoRules()
-    _check(predicted, truth)
+    for boxes in (predicted.agent_boxes, predicted.roles.subject_boxes):
+        if unknown := int(np.isnan(boxes).any(axis=1).sum()):
+            raise ValueError(f"{unknown} of {len(boxes)} detections have a person box with NaN")
     order = np.argsort(predicted.roles.predicates, kind="stable")
     bounds = np.searchsorted(predicted.roles.predicates[order], np.arange(len(truth.roles) + 1))
     # Sorted again, because relations are by ascending image.
@@ -188,23 +190,6 @@ def _counted(person: Integers, truth: VcocoTruth) -> Flags:
 def _overlaps(left: Floats, right: Floats) -> Floats:
     # Boxes that share a single row of pixels overlap here, unlike in HICO-DET.
     return aligned_iou(left, right, least=-1.0)
-
-
-def _check(predicted: VcocoDetections, truth: VcocoTruth) -> None:
-    if predicted.roles.images != truth.images:
-        raise ValueError(f"detections of {predicted.roles.images} images, but ground truth of {truth.images}")
-    expected = (len(predicted.agent_image), len(truth.actions))
-    if predicted.agent_scores.shape != expected:
-        raise ValueError(f"agent scores have the shape {predicted.agent_scores.shape}, expected {expected}")
-    predicates = predicted.roles.predicates
-    if len(predicates) and not 0 <= predicates.min() <= predicates.max() < len(truth.roles):
-        raise ValueError(
-            f"predicates go from {predicates.min()} to {predicates.max()}, but there are {len(truth.roles)} roles"
-        )
-    for boxes in (predicted.agent_boxes, predicted.roles.subject_boxes):
-        unknown = int(np.isnan(boxes).any(axis=1).sum())
-        if unknown:
-            raise ValueError(f"{unknown} of {len(boxes)} detections have a person box with NaN")
 
 
 def _known(precision: Mapping[str, float] | Mapping[Role, float]) -> list[float]:

@@ -9,14 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipeline.data.datasets.reader import Reader
-from pipeline.data.datasets.record_index import open_annotations
+from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import annotation_source
-from pipeline.data.images.refs import uri_of
 from pipeline.interop.export_run import KEEP_FIELDS, Exported, export_run
 from pipeline.interop.further_fields import further_fields
 from pipeline.interop.import_file import PARTITION, ImportStep
 from pipeline.interop.run_rows import NAMES, RunRows, Tally
 from pipeline.runtime.plugins import load_plugin
+from pipeline.stages.ingest import image_row
 from storage.atomic import atomic_folder
 from storage.errors import FatalError
 from storage.local_store import LocalStore
@@ -56,7 +56,10 @@ def convert_annotations(
         raise FatalError(f"annotations ({source_format}): {'; '.join(unreadable)}")
     tally = Tally()
     with TemporaryDirectory() as scratch, atomic_folder(out, replace=False) as folder:
-        run, whole = _run_of(open_annotations(source), Path(scratch) / "store", tally), Path(scratch) / "export"
+        run, whole = (
+            _run_of(open_source(source, with_images=False), Path(scratch) / "store", tally),
+            Path(scratch) / "export",
+        )
         if target_format not in KEEP_FIELDS:
             for field, count in further_fields(RunRows(run), source.name, tally).counts.items():
                 tally.note(f"field {field}", count)
@@ -85,20 +88,7 @@ def _run_of(reader: Reader, store: Path, tally: Tally) -> Run:
                 f"{source.annotations}: boxes are shares of images of unknown size; add image_data, a file with images' "
                 "sizes"
             )
-        rows = [
-            {
-                "dataset": source.name,
-                "split": record.split,
-                "image_id": record.image_id,
-                "uri": uri_of(record.path, source.images),
-                "width": record.width,
-                "height": record.height,
-                "boxes": [box._asdict() for box in record.boxes],
-                "relations": [relation._asdict() for relation in record.relations],
-            }
-            for record in part
-        ]
-        step.put(f"{source.name}/{number:06d}", rows, ())
+        step.put(f"{source.name}/{number:06d}", [image_row(record, source) for record in part], ())
         number += 1
         for record in part:
             tally.note_all(record.rejects)

@@ -7,12 +7,12 @@ no database ids.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.interop.json_writer import number, write_list
-from pipeline.interop.run_rows import ImageRows, RunRows, Tally, relations_of
+from pipeline.interop.run_rows import RunRows, Tally, of_known_size
 
 
 def write_fiftyone(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
@@ -25,15 +25,8 @@ def write_fiftyone(rows: RunRows, folder: Path, threshold: float, tally: Tally) 
 
 
 def _samples(rows: RunRows, dataset: str, threshold: float, tally: Tally) -> Iterator[dict[str, Any]]:
-    for image in rows.images(dataset, "images", "relations"):
+    for image, boxes, relations in of_known_size(rows, dataset, threshold, tally):
         row = image.rows["images"]
-        if not row["width"] or not row["height"]:
-            tally.note("image without a known size")
-            continue
-        boxes = image.items("images", "boxes")
-        relations = relations_of(image, threshold, tally)
-        tally.wrote["boxes"] += len(boxes)
-        tally.wrote["relations"] += len(relations)
         yield {
             "filepath": f"data/{row['uri']}",
             "tags": [row["split"]] if row["split"] else [],
@@ -41,7 +34,7 @@ def _samples(rows: RunRows, dataset: str, threshold: float, tally: Tally) -> Ite
             "image_id": row["image_id"],
             "digest": row["digest"],
             "boxes": _detections([_box(row, box, place) for place, box in enumerate(boxes)]),
-            "relations": _detections([_relation(row, image, relation) for relation in relations]),
+            "relations": _detections([_relation(row, boxes, relation) for relation in relations]),
         }
 
 
@@ -54,9 +47,10 @@ def _box(row: Mapping[str, Any], box: Mapping[str, Any], place: int) -> dict[str
     return {**_detection(row, box["category"], corners), "index": place, "iscrowd": bool(box["crowd"])}
 
 
-def _relation(row: Mapping[str, Any], image: ImageRows, relation: Mapping[str, Any]) -> dict[str, Any]:
+def _relation(
+    row: Mapping[str, Any], boxes: Sequence[Mapping[str, Any]], relation: Mapping[str, Any]
+) -> dict[str, Any]:
     """A relation as a detection around both of its boxes. `subject` and `object` are the `index` of these boxes."""
-    boxes = image.items("images", "boxes")
     ends = boxes[relation["subject"]], boxes[relation["object"]]
     corners = (
         min(end["x"] for end in ends),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.data.datasets.annotations import AnnotationError, as_four_numbers, as_id, readable
 from pipeline.data.datasets.coco import CocoReader
 from pipeline.data.datasets.coco_panoptic import segment_ids
-from pipeline.data.datasets.record_index import open_annotations
+from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import annotation_source
 from pipeline.data.datasets.spill import Spill
 from pipeline.data.images.folders import open_folder
@@ -51,22 +51,16 @@ class FurtherFields:
     both have the same id and the same sides.
     """
 
-    def __init__(self, reader: CocoReader | None = None, masks: ImageFolder | None = None) -> None:
-        """Reads the annotation file. Of a damaged one, what precedes its error is known.
+    def __init__(self, tally: Tally, reader: CocoReader | None = None, masks: ImageFolder | None = None) -> None:
+        """Reads the annotation file. Of a damaged one, what precedes its error is known. Notes what no export writes.
 
         `masks`: the folder of the PNGs that PSG and COCO panoptic name, from which boxes get a `segmentation`.
         """
-        self._masks = masks
+        self._tally, self._masks = tally, masks
         self.header: dict[str, Any] = {}
         """`info` and `licenses`, if the file states them."""
         self.counts: Counter[str] = Counter()
         """`info`, `licenses`, or list and field, e.g. "annotations.segmentation" → the number of entries that have it."""
-        self.lost: Counter[str] = Counter()
-        """The same of relations, whose further fields no export writes."""
-        self.is_damaged = False
-        """Whether the file could not be read to its end."""
-        self.unwritable = 0
-        """Number of entries whose further fields JSON can't hold, such as NaN."""
         self._categories: dict[str, dict[str, Any]] = {}
         self._images, self._boxes = Spill(), Spill()
         try:
@@ -75,7 +69,7 @@ class FurtherFields:
                     value = value | {"name": reader.category_name(readable(str(value.get("name"))))}
                 self._keep(name, value)
         except AnnotationError:
-            self.is_damaged = True
+            tally.note("further fields after the damage in the annotation file")
 
     def image(self, image_id: int) -> dict[str, Any]:
         """The further fields of an image; empty if it is unknown."""
@@ -129,7 +123,8 @@ class FurtherFields:
             self.header[name] = value if name == "info" else [*self.header.get(name, ()), value]
             self.counts[name] += 1
         elif name in _OF_RELATIONS and isinstance(value, dict):
-            self.lost.update(f"{name}.{field}" for field in value.keys() - _OF_RELATIONS[name])
+            for field in value.keys() - _OF_RELATIONS[name]:
+                self._tally.note(f"field {name}.{field}")
         elif name in _IN_TABLES and isinstance(value, dict):
             further = {key: each for key, each in value.items() if key not in _IN_TABLES[name] and each not in _EMPTY}
             key = as_id(value.get("id"))
@@ -151,7 +146,7 @@ class FurtherFields:
         try:
             json.dumps(value, allow_nan=False)
         except ValueError:
-            self.unwritable += 1
+            self._tally.note("further fields that JSON can't hold")
             return False
         return True
 
@@ -173,12 +168,9 @@ def further_fields(rows: RunRows, dataset: str, tally: Tally) -> FurtherFields:
                 tally.note(f"masks, info, licenses and further fields, because {path.absolute()} is gone")
                 continue
             form, split = source["format"] if field == "annotations" else "coco", source.get("split", "train")
-            reader = open_annotations(annotation_source(form, path, {}).model_copy(update={"split": split}))
+            reader = open_source(
+                annotation_source(form, path, {}).model_copy(update={"split": split}), with_images=False
+            )
             assert isinstance(reader, CocoReader)
-            fields = FurtherFields(reader, None if rows.masks is None else open_folder(rows.masks))
-            tally.note("further fields after the damage in the annotation file", int(fields.is_damaged))
-            for name, count in fields.lost.items():
-                tally.note(f"field {name}", count)
-            tally.note("further fields that JSON can't hold", fields.unwritable)
-            return fields
-    return FurtherFields()
+            return FurtherFields(tally, reader, None if rows.masks is None else open_folder(rows.masks))
+    return FurtherFields(tally)

@@ -25,7 +25,7 @@ from pipeline.interop.official_labels import (
     read_element,
     read_frequencies,
 )
-from pipeline.interop.run_rows import Tally
+from pipeline.interop.run_rows import TABLES, Tally
 from pipeline.interop.scene_graphs import read_scene_graph, stream_scene_graphs
 from pipeline.labels.labelled_partitions import images_with_boxes
 from pipeline.runtime.execute import WorkItem, execute
@@ -259,10 +259,9 @@ def _partitions_of(run: Run) -> dict[int, str]:
     step = next((name for name in ("ingest", "caption", "parse") if run.artifacts(name)), None)
     if step is None:
         return {}
-    table = {"ingest": "images", "caption": "captions", "parse": "triplets"}[step]
     found: dict[int, str] = {}
     for partition, artifact in run.artifacts(step).items():
-        for image_id in artifact.table(table)["image_id"].to_pylist():
+        for image_id in artifact.table(TABLES[step])["image_id"].to_pylist():
             if found.setdefault(image_id, partition) != partition:
                 raise FatalError(
                     f"run {run.name!r} has image {image_id} in {found[image_id]} and {partition}: a file keyed by "
@@ -344,7 +343,7 @@ class ImageFiles:
         try:
             if not (self.folder / image["uri"]).exists() and (self.folder / name).exists():
                 image["uri"] = name
-            size = probe(self.folder / image["uri"], verify="header")
+            size = probe(self.folder / image["uri"])
         except BadImage as bad:
             self.missing = self.missing or image["uri"]
             found.rejects.append(Rejected(image["image_id"], f"{bad.reason} (labels kept)", bad.value))

@@ -14,7 +14,7 @@ from xml.sax.saxutils import quoteattr
 
 from pipeline.interop.annotated_image import AnnotatedImage
 from pipeline.interop.json_writer import number, write_list
-from pipeline.interop.run_rows import ImageRows, RunRows, Tally, relations_of
+from pipeline.interop.run_rows import RunRows, Tally, of_known_size
 from pipeline.labels.verdicts import Box4, box4
 from storage.errors import FatalError
 
@@ -70,18 +70,12 @@ def _tasks(
     rows: RunRows, dataset: str, threshold: float, tally: Tally, categories: set[str], predicates: set[str]
 ) -> Iterator[dict[str, Any]]:
     """Yields a task for each image of known size, and collects the names that occur."""
-    for image in rows.images(dataset, "images", "relations"):
+    for image, boxes, relations in of_known_size(rows, dataset, threshold, tally):
         row = image.rows["images"]
-        if not row["width"] or not row["height"]:
-            tally.note("image without a known size")
-            continue
-        relations = relations_of(image, threshold, tally)
         tally.note("score of a relation", sum("score" in each for each in relations))
-        categories.update(box["category"] for box in image.items("images", "boxes"))
+        categories.update(box["category"] for box in boxes)
         predicates.update(each["predicate"] for each in relations)
-        tally.wrote["boxes"] += len(image.items("images", "boxes"))
-        tally.wrote["relations"] += len(relations)
-        places = [box4(box) for box in image.items("images", "boxes")]
+        places = [box4(box) for box in boxes]
         data = {
             "image": f"{LOCAL_FILES}{quote(row['uri'])}",
             "dataset": dataset,
@@ -91,11 +85,13 @@ def _tasks(
         }
         yield {
             "data": data,
-            "predictions": [{"model_version": rows.run.name, "result": _result(image, row, relations)}],
+            "predictions": [{"model_version": rows.run.name, "result": _result(row, boxes, relations)}],
         }
 
 
-def _result(image: ImageRows, row: Mapping[str, Any], relations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _result(
+    row: Mapping[str, Any], boxes: Sequence[Mapping[str, Any]], relations: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """The regions and relations of an image, with coordinates in percent of its size."""
     width, height = row["width"], row["height"]
     regions = [
@@ -116,7 +112,7 @@ def _result(image: ImageRows, row: Mapping[str, Any], relations: Sequence[Mappin
                 "rectanglelabels": [box["category"]],
             },
         }
-        for place, box in enumerate(image.items("images", "boxes"))
+        for place, box in enumerate(boxes)
     ]
     links = [
         {

@@ -6,6 +6,7 @@ Facets are OpenLineage's descriptions of tables and jobs: schema, version, colum
 from __future__ import annotations
 
 import json
+import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,18 +33,34 @@ from openlineage.client.facet_v2 import (
     source_code_location_job,
 )
 
-from pipeline.interop.column_sources import WRITTEN, schema_of, sources_of
+from pipeline.labels.label_overrides import OVERRIDES
 from pipeline.runtime.execute import installed_version
-from pipeline.stages.order import chain_order
+from pipeline.stages.order import STAGES, chain_order
 from storage.artifact import Artifact
 from storage.digests import digest_json
 from storage.manifest import Manifest
 from storage.runs import Run as StoredRun, RunRecord
+from storage.tables import CANDIDATES, DETECTIONS, DROPPED, REJECTED, SHARD_STATISTICS
 
 JOBS = "rlip"
 """The namespace of jobs."""
 _ENDS = {"failed": RunState.FAIL, "stopped": RunState.ABORT}
 """Status of an execution → the event that ends it; all others completed."""
+WRITTEN: Mapping[str, tuple[str, pa.Schema]] = {stage.name: (stage.writes, stage.schema) for stage in STAGES}
+"""Stage → name and schema of its main table."""
+BESIDE: Mapping[str, pa.Schema] = {
+    "candidates": CANDIDATES,
+    "detections": DETECTIONS,
+    "dropped": DROPPED,
+    "excluded": REJECTED,
+    "overrides": OVERRIDES,
+    "rejected": REJECTED,
+    "statistics": SHARD_STATISTICS,
+}
+"""Tables that a stage writes in addition to its main one, by name."""
+_LISTED = tomllib.loads(Path(__file__).with_name("column_sources.toml").read_text(encoding="utf-8"))
+SOURCES: Mapping[str, Mapping[str, Mapping[str, str]]] = _LISTED | {"shard_tagger": _LISTED["shard"]}
+"""Stage → table → column → columns of the tables that the stage reads, each as `table.column`."""
 
 
 class RunLineage:
@@ -52,7 +69,7 @@ class RunLineage:
     def __init__(self, run: StoredRun) -> None:
         self._run = run
         self._of_key = {key: step for step in run.steps() for key in run.keys(step).values()}
-        self._records = [] if isinstance(run, RunRecord) else run.records()
+        self._records = [run] if isinstance(run, RunRecord) else run.records()
 
     def events(self, by_partition: bool = False) -> Iterator[RunEvent]:
         """Yield a START event and an end event for the run and, between them, for each step or each of its partitions.
@@ -143,8 +160,6 @@ class RunLineage:
         """
         keys = {partition: artifact.key for partition, artifact in group.items()}
         end = next((_time(record) for record in self._records if keys.items() <= record.keys(step).items()), None)
-        if end is None and isinstance(self._run, RunRecord):
-            end = _time(self._run)
         if end is None:
             store = self._run.store
             used = max(store.used(artifact.manifest.stage, artifact.key) for artifact in group.values())
@@ -157,8 +172,7 @@ class RunLineage:
 
     @property
     def _status(self) -> str:
-        last = self._run if isinstance(self._run, RunRecord) else next(reversed(self._records), None)
-        return str(last.facts.get("status", "")) if last is not None else ""
+        return str(self._records[-1].facts.get("status", "")) if self._records else ""
 
     @cached_property
     def _run_id(self) -> str:
@@ -208,7 +222,9 @@ class LineageTable:
         facets: dict[str, DatasetFacet] = {
             "version": dataset_version_dataset.DatasetVersionDatasetFacet(datasetVersion=digest)
         }
-        if (schema := schema_of(self.stage, self.table)) is not None:
+        name, schema = WRITTEN.get(self.stage, ("", None))
+        # Undeclared is e.g. a table that an earlier version wrote.
+        if (schema := schema if self.table == name else BESIDE.get(self.table)) is not None:
             facets["schema"] = schema_dataset.SchemaDatasetFacet(fields=_fields(schema))
         return facets
 
@@ -242,10 +258,10 @@ def output_dataset(table: LineageTable, inputs: Sequence[LineageTable]) -> Outpu
 def _column_lineage(table: LineageTable, inputs: Sequence[LineageTable]) -> dict[str, DatasetFacet]:
     """The facet with the source columns of each column; empty if no table was read."""
     fields = {}
-    for column, sources in sources_of(table.stage, table.table).items():
+    for column, sources in SOURCES.get(table.stage, {}).get(table.table, {}).items():
         found = [
             column_lineage_dataset.InputField(each.namespace, each.name, source)
-            for read, source in (name.split(".") for name in sources)
+            for read, source in (name.split(".") for name in sources.split())
             for each in inputs
             if each.table == read
         ]

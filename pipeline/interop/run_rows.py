@@ -200,6 +200,19 @@ def numbered_names(rows: RunRows, dataset: str, threshold: float) -> tuple[dict[
     return numbered, {name: number for number, name in enumerate(verbs, start=1)}
 
 
+def of_known_size(
+    rows: RunRows, dataset: str, threshold: float, tally: Tally
+) -> Iterator[tuple[ImageRows, list[dict[str, Any]], list[dict[str, Any]]]]:
+    """Yields each image of known size with its boxes and relations, which it counts."""
+    for image in rows.images(dataset, "images", "relations"):
+        if not image.rows["images"]["width"] or not image.rows["images"]["height"]:
+            tally.note("image without a known size")
+            continue
+        boxes, relations = image.items("images", "boxes"), relations_of(image, threshold, tally)
+        tally.wrote.update({"boxes": len(boxes), "relations": len(relations)})
+        yield image, boxes, relations
+
+
 def without_crowds(
     rows: RunRows, dataset: str, threshold: float, tally: Tally
 ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]]:

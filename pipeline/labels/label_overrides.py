@@ -158,9 +158,9 @@ def settled(standing: StandingVerdicts) -> SettledVerdicts:
     corrected: set[JudgedRelation] = set()
     for relation, every in standing.items():
         said = deciding(every)
-        if is_right(said):
+        if (votes := votes_for(said)) > 0:
             right.setdefault(relation.image, set()).add(relation)
-        elif is_wrong(said):
+        elif votes < 0:
             wrong.setdefault(relation.image, set()).add(relation)
             corrected.update(_correction(said, agreed(said)))
     for relation in corrected:
@@ -169,18 +169,8 @@ def settled(standing: StandingVerdicts) -> SettledVerdicts:
     return SettledVerdicts(_frozen(right), _frozen(wrong))
 
 
-def is_right(said: Mapping[str, Verdict]) -> bool:
-    """Whether most confident reviewers accept a label."""
-    return _votes(said) > 0
-
-
-def is_wrong(said: Mapping[str, Verdict]) -> bool:
-    """Whether most confident reviewers call a label wrong, in whatever way."""
-    return _votes(said) < 0
-
-
-def _votes(said: Mapping[str, Verdict]) -> int:
-    """Number of reviewers who accept a label minus those who call it wrong."""
+def votes_for(said: Mapping[str, Verdict]) -> int:
+    """Number of reviewers who accept a label minus those who call it wrong, in whatever way."""
     kinds = [verdict.kind for verdict in said.values()]
     return kinds.count("accept") - sum(kind in WRONG_KINDS for kind in kinds)
 

@@ -23,7 +23,7 @@ from pipeline.labels.audit_sample import (
     permanent_numbers,
 )
 from pipeline.labels.kept_labels import choice_of
-from pipeline.labels.label_overrides import is_right, is_wrong
+from pipeline.labels.label_overrides import votes_for
 from pipeline.labels.label_rows import ReviewableLabel, reviewable_labels
 from pipeline.labels.team import Team, read_team
 from pipeline.labels.verdict_log import VerdictLog, folder_to_read
@@ -63,10 +63,8 @@ class VerdictSummary:
 
 def outcome_of(said: Mapping[str, Verdict]) -> int:
     """What settles a label, by adjudication or majority: RIGHT, WRONG, or UNSURE for a tie."""
-    said = deciding(said)
-    if is_right(said):
-        return RIGHT
-    return WRONG if is_wrong(said) else UNSURE
+    votes = votes_for(deciding(said))
+    return RIGHT if votes > 0 else WRONG if votes < 0 else UNSURE
 
 
 PAUSE = 120.0

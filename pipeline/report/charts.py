@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.labels.label_funnel import PredicateCount
@@ -36,19 +35,15 @@ class Series:
         return Series(self.name, steps, values)
 
 
-def metrics(artifact: Artifact) -> Iterator[pa.Table]:
-    """Yields the metrics tables of an artifact. They are recognised by their columns, not by file name."""
-    for name in sorted(artifact.manifest.files):
-        path = artifact.file(name)
-        is_table = name.endswith(".parquet") and name != REJECTED_FILE
-        if is_table and pq.read_schema(path).names == METRICS.names:
-            yield read_table(path, METRICS)
-
-
 def series(artifact: Artifact) -> list[Series]:
-    """All metrics of an artifact, ordered by step, without values that are not finite."""
+    """All metrics of an artifact, ordered by step, without values that are not finite.
+
+    Tables of metrics are recognised by their columns, not by file name.
+    """
     found = []
-    for table in metrics(artifact):
+    files = (artifact.file(name) for name in sorted(artifact.manifest.files) if name != REJECTED_FILE)
+    for path in (file for file in files if file.suffix == ".parquet" and pq.read_schema(file).names == METRICS.names):
+        table = read_table(path, METRICS)
         names = np.array(table["name"].to_pylist(), dtype=object)
         steps = table["step"].to_numpy().astype(np.float64)
         values = table["value"].to_numpy().astype(np.float64)
@@ -125,6 +120,33 @@ class Chart:
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     axes: Axes = AXES
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Points over two axes, each with x, y, tooltip and perhaps CSS classes."""
+
+    points: tuple[tuple[Any, ...], ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    axes: Axes
+
+
+def plot(
+    axes: Axes,
+    points: Iterable[tuple[Any, ...]],
+    x_ticks: Iterable[tuple[float, str]],
+    y_ticks: Iterable[tuple[float, str]],
+    x_high: float = 1.0,
+    y_high: float = 1.0,
+) -> Plot:
+    """Lays out points and ticks (value, text) on axes from 0 to `x_high` and `y_high`."""
+    return Plot(
+        tuple((axes.x(x, x_high), axes.y(y, high=y_high), *rest) for x, y, *rest in points),
+        tuple(Tick(axes.x(value, x_high), text) for value, text in x_ticks),
+        tuple(Tick(axes.y(value, high=y_high), text) for value, text in y_ticks),
+        axes,
+    )
 
 
 def line_style(number: int) -> str:

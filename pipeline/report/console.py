@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,8 @@ from rich.text import Text
 from pipeline.report.figures import DatasetAudit, Figures
 from pipeline.report.formatting import sanitise, share, table
 from pipeline.report.label_view import methods_table
-from pipeline.report.names import NAMES
 from pipeline.report.steps import RunOutcome, outdated_in_words, scored_estimate, stage_rows
 from pipeline.report.variants import VariantScores, score_name, score_names, score_text
-from pipeline.training.config import MODEL
-from storage.artifact import Artifact
 from storage.runs import Run
 
 
@@ -71,7 +68,7 @@ def outcome_json(outcome: RunOutcome, figures: Figures, report: Path | None) -> 
     return {
         "run": outcome.run,
         "computed": outcome.computed,
-        "stages": [row.as_json() for row in stage_rows(figures.steps, outcome)],
+        "stages": [asdict(row) for row in stage_rows(figures.steps, outcome)],
         "figures": figures.as_json(),
         "report": str(report) if report is not None else None,
     }
@@ -145,36 +142,3 @@ def _variants(variants: tuple[VariantScores, ...]) -> Table:
             Text(variant.variant), str(variant.seeds), *(score_text(variant.scores.get(name), name) for name in names)
         )
     return scores
-
-
-@dataclass(frozen=True)
-class TrainedTagger:
-    """A trained tagger. `scores` is the last measurement on held-out images; empty when none were held out."""
-
-    weights: str
-    images: int
-    """Number of training images."""
-    held_out: int
-    scores: dict[str, float]
-
-    @classmethod
-    def of(cls, tagger: Artifact) -> TrainedTagger:
-        """Reads the result from the artifact of stage `train_tagger`."""
-        last = {row["name"]: row["value"] for row in tagger.table("tagger").to_pylist()}
-        return cls(
-            weights=str(tagger.file(MODEL)),
-            images=tagger.manifest.counts.rows_out,
-            held_out=int(last.get("held_out_images", 0)),
-            scores={name: round(last[name], 4) for name in NAMES["tagger"] if name in last},
-        )
-
-    def print(self, console: Console) -> None:
-        """Prints the scores; the path of the weights comes last."""
-        if self.scores:
-            scores = table(
-                f"Tagger of {self.images:,} images, scored on {self.held_out:,} held-out images", "metric", ""
-            )
-            for name, score in self.scores.items():
-                scores.add_row(NAMES["tagger"][name], share(score))
-            console.print(scores)
-        console.print(Text(f"Weights: {self.weights}"), soft_wrap=True)

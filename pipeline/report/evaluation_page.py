@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.evaluation.anatomy import Anatomy, ErrorKind
+from pipeline.evaluation.benchmark import ClassScore, Figure
 from pipeline.evaluation.comparison import OVERLAPS, RECALLS, Comparison
+from pipeline.evaluation.diagnostics import Reliability
 from pipeline.evaluation.published import PublishedResult, Source
-from pipeline.evaluation.summary import ClassScore, EvaluationSummary, Figure
-from pipeline.report.charts import Chart, ChartLine, Series, lay_out, line_style
-from pipeline.report.evaluation_charts import class_chart, class_groups, cost_bars, reliability_chart
+from pipeline.evaluation.summary import EvaluationSummary
+from pipeline.report.charts import AXES, Chart, ChartLine, Plot, Series, lay_out, line_style, plot
 from pipeline.report.evaluation_images import EvaluatedImages, best_and_worst_images
 from pipeline.report.formatting import without_controls
 from pipeline.report.names import NAMES
 from pipeline.report.page import render, render_page
-from pipeline.report.report_folder import meta_of
 
 MARK = "rlip-evaluation"
 """Name of the meta element that marks an evaluation page; its content is the stamp."""
@@ -52,9 +52,75 @@ class PublishedTable:
     rows: tuple[PublishedRow, ...]
 
 
-def stamp_of(page: Path) -> str | None:
-    """The stamp of an evaluation page; None if `page` is not one."""
-    return meta_of(page, MARK)
+class CostBar(NamedTuple):
+    """One kind of error. `length` is its cost relative to the largest, in [0, 1]."""
+
+    kind: str
+    explanation: str
+    number: int
+    cost: float
+    length: float
+
+
+def _cost_bars(anatomy: Anatomy) -> list[CostBar]:
+    """Returns the kinds of errors that occur, most costly first. A repair that lowers the score has no bar."""
+    largest = max((*anatomy.costs.values(), 0.0)) or 1.0
+    present = [kind for kind in ErrorKind if anatomy.counts[kind]]
+    return [
+        CostBar(
+            kind.value,
+            NAMES["errors"][kind.value],
+            anatomy.counts[kind],
+            anatomy.costs[kind],
+            max(anatomy.costs[kind], 0) / largest,
+        )
+        for kind in sorted(present, key=lambda kind: -anatomy.costs[kind])
+    ]
+
+
+_SHARES = [(quarter / 4, f"{25 * quarter}") for quarter in range(5)]
+"""Ticks of an axis of shares, in percent."""
+
+
+def _reliability_plot(found: Reliability) -> Plot:
+    """The share of right predictions over their mean score, with one dot per non-empty bin."""
+    points = (
+        (
+            each.confidence,
+            each.precision,
+            f"score {each.low:.1f} to {each.high:.1f}: {each.precision:.1%} of {each.predictions} are right",
+            "dot",
+        )
+        for each in found.bins
+        if each.predictions
+    )
+    return plot(AXES, points, [(quarter / 4, f"{quarter / 4:g}") for quarter in range(5)], _SHARES)
+
+
+def _class_plot(classes: Sequence[ClassScore], measure: str) -> Plot | None:
+    """Each class's `measure` over its number of truths, on a logarithmic axis. None without classes."""
+    known = [each for each in classes if each.truths > 0 and math.isfinite(each.average_precision)]
+    if not known:
+        return None
+    decades = max(1, math.ceil(math.log10(max(each.truths for each in known))))
+    groups = list(dict.fromkeys(each.group for each in known))
+    points = (
+        (
+            math.log10(each.truths) / decades,
+            each.average_precision,
+            f"{each.name}: {measure} {100 * each.average_precision:.1f}, {each.truths} truths",
+            f"dot dot-{min(groups.index(each.group), 3)}",
+        )
+        for each in known
+    )
+    return plot(AXES, points, [(power / decades, f"{10**power}") for power in range(decades + 1)], _SHARES)
+
+
+def _class_groups(classes: Sequence[ClassScore]) -> list[tuple[str, int, float]]:
+    """Returns each group of classes, its number of classes and its mean AP, in the order of the chart's colours."""
+    groups = dict.fromkeys(each.group for each in classes)
+    values = {name: [each.average_precision for each in classes if each.group == name] for name in groups}
+    return [(name, len(found), float(np.mean(found))) for name, found in values.items()]
 
 
 def evaluation_page(
@@ -67,7 +133,7 @@ def evaluation_page(
 ) -> str:
     """Renders the page of an evaluation as HTML. Given images, it shows the `count` best and worst.
 
-    `home`: address of a page to link back to; `stamp`: what `stamp_of` returns. The page loads nothing, runs no script
+    `home`: address of a page to link back to; `stamp`: the content of its mark. The page loads nothing, runs no script
     and shows all names as text.
     """
     best, worst = best_and_worst_images(images, count) if images else ([], [])
@@ -81,9 +147,9 @@ def evaluation_page(
         tiles=summary.figures[:TILES],
         official=any(figure.official is not None for figure in summary.figures),
         intervals=any(figure.low is not None for figure in summary.figures),
-        reliability=reliability_chart(summary.calibration) if summary.calibration else None,
-        chart=class_chart(summary.classes, summary.measure),
-        groups=class_groups(summary.classes),
+        reliability=_reliability_plot(summary.calibration) if summary.calibration else None,
+        chart=_class_plot(summary.classes, summary.measure),
+        groups=_class_groups(summary.classes),
         predicates=_predicate_rows(summary),
         galleries=[("Best images", best), ("Worst images", worst)],
         **_tables_of(summary),
@@ -103,7 +169,7 @@ def _tables_of(summary: EvaluationSummary) -> dict[str, Any]:
         "title": NAMES["benchmarks"].get(summary.benchmark, summary.benchmark),
         "tables": published_tables(summary),
         "sources": _sources(summary.published),
-        "bars": cost_bars(summary.anatomy),
+        "bars": _cost_bars(summary.anatomy),
         "worst_classes": summary.worst(WORST),
         "classes": sorted(summary.classes, key=lambda each: (-each.average_precision, each.name)),
     }

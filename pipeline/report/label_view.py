@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -79,27 +79,27 @@ class LabelView:
             f"{count:,} {f'kept ({self.choice})' if name == 'kept' else name}" for name, count in self.counts.levels()
         )
         console.print(Text(sanitise(" → ".join(levels))))
-        parts = [self._losses()] if self.counts.lost else []
+        parts: list[RenderableType] = [self._losses()] if self.counts.lost else []
         parts += [self._spread(), self._usual()]
         for dataset in sorted(self.audits.keys() | self.coverage.keys()):
             parts += [_audited(dataset, self.audits[dataset], self.choice)] if dataset in self.audits else []
             parts += _covered(dataset, self.coverage[dataset]) if dataset in self.coverage else []
         if not self.audits:
-            parts.append(Group(Text("No audit: the labelled datasets have no relations to compare with")))
+            parts.append(Text("No audit: the labelled datasets have no relations to compare with"))
         for part in parts:
             console.print()
             console.print(part)
         console.print()
 
-    def _losses(self) -> Group:
+    def _losses(self) -> Table:
         losses = table("What led to nothing, and why", "of", "number", "reason")
         for level, reasons in self.counts.lost.items():
             for place, (reason, count) in enumerate(reasons.items()):
                 losses.add_row("" if place else level, f"{count:,}", Text(sanitise(reason)))
         losses.columns[2].justify = "left"
-        return Group(losses)
+        return losses
 
-    def _spread(self) -> Group:
+    def _spread(self) -> Table:
         longest = max(self.scores) or 1
         histogram = table("Scores", "from", "labels", "")
         for place, count in enumerate(self.scores):
@@ -107,15 +107,15 @@ class LabelView:
             bar = "█" * max(round(_BAR * count / longest), count > 0)
             histogram.add_row(f"{place / BINS:.1f}", f"{count:,}", Text(bar))
         histogram.columns[2].justify = "left"
-        return Group(histogram)
+        return histogram
 
-    def _usual(self) -> Group:
+    def _usual(self) -> Table:
         most = f", most frequent of {len(self.predicates):,}" if len(self.predicates) > MAX_PREDICATES else ""
         frequent = table(f"Predicates{most}", "predicate", "kept", "in the ground truth")
         known = any(each.given for each in self.predicates)
         for each in self.predicates[:MAX_PREDICATES]:
             frequent.add_row(Text(sanitise(each.predicate)), f"{each.kept:,}", f"{each.given:,}" if known else "–")
-        return Group(frequent)
+        return frequent
 
 
 def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
@@ -168,7 +168,7 @@ def methods_table(title: str, audit: LabelAudit, choice: str) -> Table:
     return methods
 
 
-def _covered(dataset: str, coverage: LabelCoverage) -> list[Group]:
+def _covered(dataset: str, coverage: LabelCoverage) -> list[Table]:
     spread = table(
         f"Coverage of {sanitise(dataset)}, per image of {coverage.images:,} tagged ones with boxes",
         "relations", "number", "mean", "median", "without", "predicates", "tail",
@@ -192,4 +192,4 @@ def _covered(dataset: str, coverage: LabelCoverage) -> list[Group]:
         repeated = place and coverage.geometry[place - 1].measure == row.measure
         kept, naive = (f"{row.kept:,}", share(row.precision)), (f"{row.naive:,}", share(row.naive_precision))
         pairs.add_row("" if repeated else row.measure, row.bin, *kept, *naive)
-    return [Group(spread), Group(missing), *([Group(pairs)] if coverage.geometry else [])]
+    return [spread, missing, *([pairs] if coverage.geometry else [])]

@@ -26,8 +26,9 @@ from pipeline.evaluation.published import published_test_set
 from pipeline.evaluation.relations import Integers, Relations
 from pipeline.evaluation.summary import EvaluationSummary, summarise
 from pipeline.report.evaluation_images import EvaluatedImages
-from pipeline.report.evaluation_page import comparison_page, evaluation_markdown, evaluation_page, stamp_of
+from pipeline.report.evaluation_page import MARK, comparison_page, evaluation_markdown, evaluation_page
 from pipeline.report.galleries import absence
+from pipeline.report.report_folder import meta_of
 from pipeline.report.variants import steps_of_seeds
 from pipeline.report.view import RunView
 from pipeline.runtime.plugins import load_plugin
@@ -116,7 +117,7 @@ def _page(
     try:
         if (
             earlier
-            and stamp_of(earlier / page.name) == stamp
+            and meta_of(earlier / page.name, MARK) == stamp
             and all((earlier / each.name).is_file() for each in files)
         ):
             for each in files:
@@ -183,13 +184,10 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
     summary = summarise(
         "hico-det" if is_hico else ", ".join(names),
         f"{view.run.name}, {step}",
-        evaluated.figures,
-        evaluated.classes,
+        evaluated,
         dissection,
-        evaluated.score,
         truth.predicates,
         setting="NF" if is_hico else "zero-shot",
-        scored=evaluated.scored,
         suppression=options.suppression,
         named_rules=options.named_rules("hico-det") if is_hico else (),
     )

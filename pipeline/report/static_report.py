@@ -10,12 +10,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.labels.audit_sample import AuditPrecision
 from pipeline.labels.verdict_summary import run_precision
 from pipeline.report.charts import predicate_bars
 from pipeline.report.figures import figures_of, headline, run_stamp
 from pipeline.report.formatting import share
-from pipeline.report.galleries import Galleries, draw_galleries, highlights
+from pipeline.report.galleries import draw_galleries, highlights
 from pipeline.report.page import render_page
 from pipeline.report.quarantine import quarantine
 from pipeline.report.report_folder import (
@@ -28,7 +27,7 @@ from pipeline.report.report_folder import (
     store_address,
     write_digests,
 )
-from pipeline.report.run_evaluations import RunEvaluation, write_run_evaluations
+from pipeline.report.run_evaluations import write_run_evaluations
 from pipeline.report.steps import ESTIMATE, RunOutcome, outdated_in_words, scored_estimate, stage_rows
 from pipeline.report.training_charts import training_curves
 from pipeline.report.variants import score_name, score_names, score_text
@@ -80,54 +79,41 @@ def write_report(
             (aside / "images").mkdir()
             galleries = draw_galleries(view, samples, seed, aside)
             evaluations = write_run_evaluations(view, aside / "evaluations", earlier, samples)
-            text = _render(view, outcome, galleries, evaluations, stamp, written, against, human)
+            figures = figures_of(view)
+            text = render_page(
+                "report.html",
+                ("report.css", "pictures.css"),
+                _FILTERS,
+                rules=highlights(galleries.most_arrows),
+                mark=MARK,
+                stamp=stamp,
+                store_mark=STORE_MARK,
+                store=store_address(view.run),
+                name=view.run.name,
+                digest=digest_json(view.recipe),
+                recipe=json.dumps(view.recipe, indent=2, ensure_ascii=False) if view.recipe else "",
+                written=written,
+                hosts=sorted({host for step in figures.steps for host in step.hosts}),
+                figures=figures,
+                frequent=FREQUENT,
+                headline=headline(figures, human),
+                human=human,
+                scores=score_names(figures.variants),
+                evaluations=evaluations,
+                stages=stage_rows(figures.steps, outcome),
+                outdated=outdated_in_words(figures.steps),
+                estimated=scored_estimate(view.run),
+                curves=training_curves([view.run, *against]),
+                compared=bool(against),
+                bars=predicate_bars(figures.predicates),
+                quarantine=quarantine(view.run),
+                galleries=galleries,
+            )
             (aside / "index.html").write_text(text, encoding="utf-8")
             write_digests(aside)
     except OSError as error:
         raise FatalError(f"{folder}: the report can't be written ({error}); name another folder: {ADVICE}") from error
     return page
-
-
-def _render(
-    view: RunView,
-    outcome: RunOutcome | None,
-    galleries: Galleries,
-    evaluations: Sequence[RunEvaluation],
-    stamp: str,
-    written: datetime | None,
-    against: Sequence[Run],
-    human: AuditPrecision | None,
-) -> str:
-    figures = figures_of(view)
-    return render_page(
-        "report.html",
-        ("report.css", "pictures.css"),
-        _FILTERS,
-        rules=highlights(galleries.most_arrows),
-        mark=MARK,
-        stamp=stamp,
-        store_mark=STORE_MARK,
-        store=store_address(view.run),
-        name=view.run.name,
-        digest=digest_json(view.recipe),
-        recipe=json.dumps(view.recipe, indent=2, ensure_ascii=False) if view.recipe else "",
-        written=written,
-        hosts=sorted({host for step in figures.steps for host in step.hosts}),
-        figures=figures,
-        frequent=FREQUENT,
-        headline=headline(figures, human),
-        human=human,
-        scores=score_names(figures.variants),
-        evaluations=evaluations,
-        stages=stage_rows(figures.steps, outcome),
-        outdated=outdated_in_words(figures.steps),
-        estimated=scored_estimate(view.run),
-        curves=training_curves([view.run, *against]),
-        compared=bool(against),
-        bars=predicate_bars(figures.predicates),
-        quarantine=quarantine(view.run),
-        galleries=galleries,
-    )
 
 
 _FILTERS: Mapping[str, Callable[..., Any]] = {

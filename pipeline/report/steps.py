@@ -31,10 +31,6 @@ class StepOutcome:
     recorded: bool = False
     """Whether `seconds` and `rate` come from an earlier run."""
 
-    def as_json(self) -> dict[str, Any]:
-        """The row as plain values."""
-        return asdict(self)
-
 
 @dataclass
 class RunOutcome:
@@ -50,7 +46,7 @@ class RunOutcome:
 
     def as_rows(self) -> list[dict[str, Any]]:
         """The steps as plain values."""
-        return [step.as_json() for step in self.steps]
+        return list(map(asdict, self.steps))
 
 
 @dataclass(frozen=True)

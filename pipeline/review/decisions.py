@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -73,35 +73,11 @@ class Addition(BaseModel):
     kind: Literal["accept", "undo"] = "accept"
 
 
-class State(BaseModel):
-    """The verdicts on a label: the reviewer's own ("" for none), and those of others in words."""
-
-    label: int
-    kind: str
-    time: str
-    correction: str
-    others: list[str]
-
-
-class Decided(BaseModel):
-    """Each label's state after its verdict reached the disk, and the reviewer's pace: verdicts and median seconds."""
-
-    states: list[State]
-    verdicts: int
-    median_seconds: float | None
-    reopened: int
-    """Labels that were accepted with one of these and are open again, because it is wrong."""
-
-
-class Accepted(BaseModel):
-    """How many labels of a class were accepted, and how many are to be asked."""
-
-    accepted: int
-    asked: int
-
-
-def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> Decided:
+def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> dict[str, Any]:
     """Record all verdicts or none. A verdict that already stands is not recorded again, so the page may retry.
+
+    Returns the answer: each label's state after its verdict reached the disk, the reviewer's number of verdicts and
+    median seconds, and how many labels that were accepted with one of these are open again, because it is wrong.
 
     Raises ValueError for a label that no longer exists or is imported, for a correction that changes nothing, and for
     the adjudication of a label that the reviewer has judged or somebody else has settled.
@@ -136,22 +112,22 @@ def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> Decided:
     standing = state.reviews.of(list(labels.values()))
     own = state.reviews.log.standing_of(reviewer)
     paces = [one.seconds for one in own if one.seconds is not None]
-    return Decided(
-        states=[
-            State(label=one.label, **verdict_state(standing.get(one.label, {}), reviewer, one.queue or ""))
+    return {
+        "states": [
+            {"label": one.label, **verdict_state(standing.get(one.label, {}), reviewer, one.queue or "")}
             for one in decisions.decisions
         ],
-        verdicts=len(own),
-        median_seconds=round(statistics.median(paces), 2) if paces else None,
-        reopened=reopened,
-    )
+        "verdicts": len(own),
+        "median_seconds": round(statistics.median(paces), 2) if paces else None,
+        "reopened": reopened,
+    }
 
 
-def accept_class(state: ReviewState, reviewer: str, number: int, content: str | None = None) -> Accepted:
+def accept_class(state: ReviewState, reviewer: str, number: int, content: str | None = None) -> dict[str, int]:
     """Accepts all labels of the reviewer's share that are as sure as `SURE` and have a label's predicate and categories.
 
-    One in `ASKED` of them, and at least one, stays open to be asked. Raises ValueError for an unsure label, and if fewer
-    than two are open.
+    One in `ASKED` of them, and at least one, stays open to be asked. Returns how many were accepted and are to be asked.
+    Raises ValueError for an unsure label, and if fewer than two are open.
     """
     (label,) = _labels(state, {number: content}).values()
     if label.probability < SURE:
@@ -166,7 +142,7 @@ def accept_class(state: ReviewState, reviewer: str, number: int, content: str | 
         raise ValueError("your share has only one open label of this class; judge it")
     run = state.view.run.name
     state.reviews.record(accepted, [verdict_on(each, "accept", reviewer, run, queue=CLASS) for each in accepted])
-    return Accepted(accepted=len(accepted), asked=len(asked))
+    return {"accepted": len(accepted), "asked": len(asked)}
 
 
 def add_relation(state: ReviewState, reviewer: str, addition: Addition) -> None:

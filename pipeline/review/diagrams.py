@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from pipeline.report.charts import Axes, Tick
+from pipeline.report.charts import Axes, Plot, Tick, plot
 from pipeline.review.run_progress import StepProgress
 
 AXES = Axes(width=420, height=210, left=52, right=10, top=22, bottom=36)
@@ -17,29 +18,11 @@ _GAP = 18, 34
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of a histogram: outer and inner rectangle (x, y, width, height), tooltip and link target."""
-
-    outer: tuple[float, float, float, float]
-    inner: tuple[float, float, float, float]
-    title: str
-    address: str = ""
-
-
-@dataclass(frozen=True)
 class Histogram:
     """A histogram with a logarithmic y axis. Each column highlights a part of its count."""
 
-    columns: tuple[Column, ...]
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A line through points, each (x, y, tooltip)."""
-
-    points: tuple[tuple[float, float, str], ...]
+    columns: tuple[tuple[Any, ...], ...]
+    """Outer and inner rectangle of each (x, y, width, height), tooltip and link target, "" for none."""
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
 
@@ -82,21 +65,16 @@ def histogram(rows: Sequence[tuple[int, int, str, str]], ticks: Sequence[tuple[f
         return round(left, 1), top, round(right - left, 1), round(AXES.y(0) - top, 1)
 
     return Histogram(
-        tuple(Column(box(at, count), box(at, part), *words) for at, (count, part, *words) in enumerate(rows)),
+        tuple((box(at, count), box(at, part), *words) for at, (count, part, *words) in enumerate(rows)),
         tuple(Tick(AXES.x(place, number), text) for place, text in ticks),
         tuple(Tick(AXES.y(math.log10(10**p + 1), high=power), _power(p)) for p in range(power)),
     )
 
 
-def shares(points: Sequence[tuple[float, float, str]]) -> Plot:
-    """A plot of points (x, y, tooltip) with coordinates from 0 to 1."""
-    placed = tuple((AXES.x(x), AXES.y(y), title) for x, y, title in points)
-    ticks = [place / 5 for place in range(6)]
-    return Plot(
-        placed,
-        tuple(Tick(AXES.x(at), f"{at:g}") for at in ticks),
-        tuple(Tick(AXES.y(at), f"{at:g}") for at in ticks),
-    )
+def shares(points: Sequence[tuple[Any, ...]]) -> Plot:
+    """A plot of points (x, y, tooltip, ...) with coordinates from 0 to 1."""
+    ticks = [(place / 5, f"{place / 5:g}") for place in range(6)]
+    return plot(AXES, points, ticks, ticks)
 
 
 def long_tail(counts: Sequence[int]) -> Plot:
@@ -105,19 +83,9 @@ def long_tail(counts: Sequence[int]) -> Plot:
     powers = [max(1, math.ceil(math.log10(max(value, 2)))) for value in (len(found), max(found, default=1))]
     spaced = {round(10 ** (step / 40)) for step in range(40 * powers[0])} | {len(found)}
     ranks = sorted(rank for rank in spaced if 1 <= rank <= len(found))
-    placed = tuple(
-        (
-            AXES.x(math.log10(rank), powers[0]),
-            AXES.y(math.log10(found[rank - 1]), high=powers[1]),
-            f"rank {rank:,}: {found[rank - 1]:,}",
-        )
-        for rank in ranks
-    )
-    return Plot(
-        placed,
-        tuple(Tick(AXES.x(p, powers[0]), _power(p)) for p in range(powers[0] + 1)),
-        tuple(Tick(AXES.y(p, high=powers[1]), _power(p)) for p in range(powers[1] + 1)),
-    )
+    points = ((math.log10(rank), math.log10(found[rank - 1]), f"rank {rank:,}: {found[rank - 1]:,}") for rank in ranks)
+    x_ticks, y_ticks = ([(power, _power(power)) for power in range(high + 1)] for high in powers)
+    return plot(AXES, points, x_ticks, y_ticks, *powers)
 
 
 def graph(steps: Sequence[StepProgress]) -> Graph:

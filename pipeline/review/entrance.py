@@ -12,6 +12,7 @@ import http
 import secrets
 import unicodedata
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import parse_qsl, urlencode
 
 import uvicorn
@@ -88,8 +89,11 @@ def server_settings(app: ASGIApp, address: str, port: int) -> uvicorn.Config:
 
 
 def reviewer_of(request: Request) -> str:
-    """The name of a request's reviewer; for `fastapi.Depends`. Raises KeyError without a session."""
+    """The name of a request's reviewer. Raises KeyError without a session."""
     return str(request.session["reviewer"])
+
+
+Reviewer = Annotated[str, Depends(reviewer_of)]
 
 
 def require_same_origin(request: Request) -> None:

@@ -27,7 +27,6 @@ class Page:
     """A range of a search's results, as numbers of labels or images. `total` counts all results."""
 
     numbers: tuple[int, ...]
-    start: int
     total: int
 
     @property
@@ -113,7 +112,7 @@ class Listing:
                 )
                 entry.numbers = found.column(0).to_numpy()
                 entry.total = found["total"][0].as_py() if len(found) else 0
-            return Page(tuple(entry.numbers[start : start + size].tolist()), start, entry.total)
+            return Page(tuple(entry.numbers[start : start + size].tolist()), entry.total)
 
     def _entry(self, kind: str, search: Search) -> _Found:
         return self._found(kind, search, self._index.generation)

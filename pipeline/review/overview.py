@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import numpy as np
 
 from pipeline.labels.audit_sample import AuditPrecision
 from pipeline.labels.label_funnel import LabelFunnel
+from pipeline.report.charts import Plot
 from pipeline.report.names import NAMES
 from pipeline.review.audit import ReviewerProgress
-from pipeline.review.diagrams import Graph, Histogram, Plot, graph, histogram, long_tail, shares
+from pipeline.review.diagrams import Histogram, graph, histogram, long_tail, shares
 from pipeline.review.label_facts import MOST_AN_IMAGE, BinnedLabels, LabelFacts, PredicateFacts, ScoreAudit, label_facts
 from pipeline.review.review_state import ReviewState
-from pipeline.review.run_progress import StepProgress
 from pipeline.review.search import LONGEST_NAME, Search
 
 BARS = 20
@@ -27,81 +27,22 @@ MOST_PREDICATES = 20
 _ADDRESSES = {"images": "images", "scored": "labels", "kept": f"labels?{Search(kept='yes').query()}"}
 
 
-@dataclass(frozen=True)
-class FunnelLoss:
-    """Why some items of a level led no further, with the address that lists them ("" if no search finds them)."""
+class Level(NamedTuple):
+    """A level of the funnel. `address` lists its items.
 
-    reason: str
-    number: int
-    address: str = ""
-
-
-@dataclass(frozen=True)
-class Level:
-    """A level of the funnel."""
+    `losses`: why some of them led no further, how many, and the address that lists them, "" if no search finds them.
+    """
 
     name: str
     number: int
     address: str
-    losses: tuple[FunnelLoss, ...]
+    losses: Sequence[tuple[str, int, str]]
     note: str = ""
 
     @property
     def lost(self) -> int:
         """Number of items that led no further."""
-        return sum(loss.number for loss in self.losses)
-
-
-@dataclass(frozen=True)
-class PredicateBar:
-    """A predicate and the length of its bar: a share of the longest, on a logarithmic scale."""
-
-    facts: PredicateFacts
-    length: float
-    address: str
-
-
-@dataclass(frozen=True)
-class CalibrationError:
-    """How well scores or calibrated probabilities match the share of correct labels."""
-
-    name: str
-    error: float
-    plot: Plot
-
-
-@dataclass(frozen=True)
-class AuditView:
-    """The labels of one dataset compared with its ground truth."""
-
-    audit: ScoreAudit
-    curve: Plot
-    marks: tuple[tuple[str, float, float, str], ...]
-    """(CSS class, x, y, tooltip) of single points next to the curve."""
-    reliability: tuple[CalibrationError, ...]
-
-
-@dataclass(frozen=True)
-class Overview:
-    """Everything that the overview page shows."""
-
-    steps: tuple[StepProgress, ...]
-    graph: Graph
-    choice: str
-    """Which labels are kept, as a phrase."""
-    levels: tuple[Level, ...]
-    predicates: tuple[PredicateBar, ...]
-    number_of_predicates: int
-    tail: Plot
-    scores: Histogram
-    score_rows: tuple[tuple[str, int, int, str], ...]
-    """The histogram as a table: bin, labels, kept labels, address."""
-    density: Histogram
-    mean_density: float | None
-    """Mean number of kept labels per image."""
-    audits: tuple[AuditView, ...]
-    comparison: Mapping[str, Any] | None
-    differences: tuple[Mapping[str, Any], ...]
+        return sum(number for _, number, _ in self.losses)
 
 
 @dataclass(frozen=True)
@@ -140,40 +81,36 @@ def work_of(state: ReviewState, reviewer: str) -> ReviewWork:
     )
 
 
-def overview_of(state: ReviewState) -> Overview:
-    """The overview of a run's present state. Counts over all labels are cached until the run changes."""
+def overview_of(state: ReviewState) -> dict[str, Any]:
+    """What the overview page shows of a run's present state. Counts over all labels are cached until the run changes."""
     facts, steps = label_facts(state.index), state.progress.steps()
-    histogram_of_scores, score_rows = _scores(facts.scores)
+    score_rows = _score_rows(facts.scores)
     images = sum(facts.density)
     kept = sum(each.kept for each in facts.predicates)
-    return Overview(
-        steps=steps,
-        graph=graph(steps),
-        choice=state.view.choice.in_words(),
-        levels=_levels(facts.funnel, facts.quarantined),
-        predicates=_bars(facts.predicates),
-        number_of_predicates=sum(each.kept > 0 for each in facts.predicates),
-        tail=long_tail([each.kept for each in facts.predicates]),
-        scores=histogram_of_scores,
-        score_rows=score_rows,
-        density=_density(facts),
-        mean_density=kept / images if images else None,
-        audits=tuple(_audit_view(audit) for audit in facts.audits),
-        comparison=state.comparison.summary(),
-        differences=tuple(state.comparison.differences()),
-    )
+    return {
+        "steps": steps,
+        "graph": graph(steps),
+        "choice": state.view.choice.in_words(),
+        "levels": list(_levels(facts.funnel, facts.quarantined)),
+        "predicates": _bars(facts.predicates),
+        "number_of_predicates": sum(each.kept > 0 for each in facts.predicates),
+        "tail": long_tail([each.kept for each in facts.predicates]),
+        "scores": _scores(score_rows),
+        "score_rows": score_rows,
+        "density": _density(facts),
+        "mean_density": kept / images if images else None,
+        "audits": [_audit_view(audit) for audit in facts.audits],
+        "comparison": state.comparison.summary(),
+        "differences": state.comparison.differences(),
+    }
 
 
-def _levels(funnel: LabelFunnel, quarantined: frozenset[str]) -> tuple[Level, ...]:
-    found = []
+def _levels(funnel: LabelFunnel, quarantined: frozenset[str]) -> Iterator[Level]:
     for name, number in funnel.levels():
-        losses = tuple(
-            FunnelLoss(reason, count, _loss_address(name, reason, quarantined))
-            for reason, count in funnel.lost.get(name, {}).items()
-        )
+        lost = funnel.lost.get(name, {}).items()
+        losses = [(reason, count, _loss_address(name, reason, quarantined)) for reason, count in lost]
         note = f"with {funnel.unproposed:,} that no caption proposes" if name == "scored" and funnel.unproposed else ""
-        found.append(Level(NAMES["levels"][name], number, _ADDRESSES.get(name, ""), losses, note))
-    return tuple(found)
+        yield Level(NAMES["levels"][name], number, _ADDRESSES.get(name, ""), losses, note)
 
 
 def _loss_address(level: str, reason: str, quarantined: frozenset[str]) -> str:
@@ -182,13 +119,12 @@ def _loss_address(level: str, reason: str, quarantined: frozenset[str]) -> str:
     return f"quarantined?{urlencode({'reason': reason})}" if reason in quarantined else ""
 
 
-def _bars(predicates: Sequence[PredicateFacts]) -> tuple[PredicateBar, ...]:
+def _bars(predicates: Sequence[PredicateFacts]) -> list[tuple[PredicateFacts, float, str]]:
+    """The most frequent predicates, each with the length of its bar, a share of the longest on a logarithmic scale, and
+    the address of its kept labels."""
     shown = [each for each in predicates if each.kept][:MOST_PREDICATES]
     longest = max((np.log10(each.kept + 1) for each in shown), default=1.0)
-    lengths = (round(float(np.log10(each.kept + 1) / longest), 3) for each in shown)
-    return tuple(
-        PredicateBar(each, length, _kept_of(each.predicate)) for each, length in zip(shown, lengths, strict=True)
-    )
+    return [(each, round(float(np.log10(each.kept + 1) / longest), 3), _kept_of(each.predicate)) for each in shown]
 
 
 def _kept_of(predicate: str) -> str:
@@ -196,16 +132,21 @@ def _kept_of(predicate: str) -> str:
     return "" if len(predicate) > LONGEST_NAME else f"labels?{Search(predicate=predicate, kept='yes').query()}"
 
 
-def _scores(binned: BinnedLabels) -> tuple[Histogram, tuple[tuple[str, int, int, str], ...]]:
-    rows = []
-    for place, (lost, kept) in enumerate(binned.spread(BARS).tolist()):
-        rows.append((f"{place / BARS:.2f}", lost + kept, kept, f"labels?{_bin_search(place).query()}"))
+def _score_rows(binned: BinnedLabels) -> list[tuple[str, int, int, str]]:
+    """The histogram of scores as a table: bin, labels, kept labels, address."""
+    return [
+        (f"{place / BARS:.2f}", lost + kept, kept, f"labels?{_bin_search(place).query()}")
+        for place, (lost, kept) in enumerate(binned.spread(BARS).tolist())
+    ]
+
+
+def _scores(rows: Sequence[tuple[str, int, int, str]]) -> Histogram:
     ticks = [(place * BARS / 5, f"{place / 5:g}") for place in range(6)]
     drawn = [
         (labels, kept, f"from {least}: {labels:,} labels, {kept:,} kept", address if labels else "")
         for least, labels, kept, address in rows
     ]
-    return histogram(drawn, ticks), tuple(rows)
+    return histogram(drawn, ticks)
 
 
 def _bin_search(place: int) -> Search:
@@ -221,29 +162,33 @@ def _density(facts: LabelFacts) -> Histogram:
     return histogram([(images, images, f"{name} kept: {images:,} images", "") for name, images in counted], ticks)
 
 
-def _audit_view(audit: ScoreAudit) -> AuditView:
+def _audit_view(audit: ScoreAudit) -> dict[str, Any]:
+    """The labels of one dataset compared with its ground truth.
+
+    `marks`: x, y, tooltip and CSS class of single points next to the `curve`; `reliability`: how well scores and
+    calibrated probabilities match the share of correct labels: name, calibration error and plot of each.
+    """
     points = [
         (recall, precision, f"score ≥ {least:.2f}: precision {precision:.3f}, recall {recall:.3f}")
         for least, recall, precision in audit.curve()
     ]
     marks = [
-        (style, recall, precision, f"{name}: precision {precision:.3f}, recall {recall:.3f}")
+        (recall, precision, f"{name}: precision {precision:.3f}, recall {recall:.3f}", style)
         for style, name, recall, precision in (
             ("kept", "kept labels", audit.recall, audit.precision),
             ("naive", "naive matching", audit.naive_recall, audit.naive_precision),
         )
         if recall is not None and precision is not None
     ]
-    placed = shares([(x, y, title) for _, x, y, title in marks]).points
-    return AuditView(
-        audit,
-        shares(points),
-        tuple((style, x, y, title) for (style, *_), (x, y, title) in zip(marks, placed, strict=True)),
-        tuple(_reliability(audit)),
-    )
+    return {
+        "audit": audit,
+        "curve": shares(points),
+        "marks": shares(marks).points,
+        "reliability": _reliability(audit),
+    }
 
 
-def _reliability(audit: ScoreAudit) -> list[CalibrationError]:
+def _reliability(audit: ScoreAudit) -> list[tuple[str, float, Plot]]:
     found = []
     for name, labels in (("scores", audit.score), ("calibrated probabilities", audit.probability)):
         error = labels.calibration_error()
@@ -252,6 +197,6 @@ def _reliability(audit: ScoreAudit) -> list[CalibrationError]:
                 (mean, share, f"mean {mean:.3f}, correct {share:.3f}, {n:,} labels")
                 for mean, share, n in labels.reliability()
             ]
-            found.append(CalibrationError(name, error, shares(points)))
+            found.append((name, error, shares(points)))
     # Uncalibrated labels have their scores as probabilities, which would be drawn twice.
     return found[:1] if np.array_equal(audit.score.totals, audit.probability.totals) else found

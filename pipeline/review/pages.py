@@ -6,15 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
+from fastapi import Depends, HTTPException, Query, Request
 from markupsafe import Markup
+from pydantic import ValidationError
 
 from pipeline.labels.verdict_summary import summarize
 from pipeline.labels.verdicts import ADJUDICATION, AUDIT, Verdict, box4, looked_at
 from pipeline.report.drawing import Rect, name_places
 from pipeline.report.page import templates_in
+from pipeline.review.entrance import Reviewer
 from pipeline.review.image_detail import ImageDetail
 from pipeline.review.index import OFFERED
 from pipeline.review.labels import Label, labels_of
@@ -26,10 +29,32 @@ from pipeline.runtime.wording import printable
 
 GRID = 20
 """Labels per screen: five columns, four rows."""
+MAX_ROWS = 200
+"""Images that one request of the scrolling list brings at most."""
+_BESIDE = ("number", "page", "label", "start", "size", "from")
+"""Parameters of an address that are no part of its search."""
+Number = Annotated[int, Query(ge=0, le=2**62)]
+
+
+def _search(request: Request) -> Search:
+    """The search in an address. Raises 422 for one that no page offers."""
+    values = {name: value for name, value in request.query_params.items() if name not in _BESIDE and value != ""}
+    try:
+        return Search.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise HTTPException(422, f"search: {name}: {first['msg']}") from error
+
+
+Searched = Annotated[Search, Depends(_search)]
 
 
 class Pages:
-    """The HTML of each page of a run under review. `signed_in`: reviewers used a password, so they can sign out."""
+    """The pages of a run under review: each method answers the address of its page.
+
+    `signed_in`: reviewers used a password, so they can sign out.
+    """
 
     def __init__(self, state: ReviewState, signed_in: bool = False) -> None:
         self._state = state
@@ -50,15 +75,15 @@ class Pages:
             **values,
         )
 
-    def overview(self, reviewer: str) -> str:
+    def overview(self, reviewer: Reviewer) -> str:
         """What is to be done, and what has become of the run."""
         return self.render(
             "overview.html", reviewer, overview=overview_of(self._state), work=work_of(self._state, reviewer)
         )
 
-    def labels(self, reviewer: str, search: Search, page: int) -> str:
+    def labels(self, reviewer: Reviewer, search: Searched, page: Annotated[int, Query(ge=1, le=10**6)] = 1) -> str:
         """One screen of labels that a search finds."""
-        listing = self._state.listing
+        search, listing = self._seen(search, reviewer), self._state.listing
         for each in (search, search.unjudged):
             if page == 1 and each.follows_verdicts:
                 listing.forget(each)
@@ -87,12 +112,16 @@ class Pages:
             orders=ORDERS,
         )
 
+    def _seen(self, search: Search, reviewer: str) -> Search:
+        return search.seen_by(reviewer, self._state.shares.seat(reviewer))
+
     def _is_blind(self, search: Search) -> bool:
         """Whether scores and ground truth stay hidden until the viewer has judged a label."""
         return self._state.shares.team is not None or search.order in ("audit", "adjudication", "check")
 
-    def images(self, reviewer: str, search: Search) -> str:
+    def images(self, reviewer: Reviewer, search: Searched) -> str:
         """The scrolling list of images that a search finds."""
+        search = self._seen(search, reviewer)
         if search.follows_verdicts:
             self._state.listing.forget(search)
         found = self._state.listing.images(search, 0, 0)
@@ -101,8 +130,15 @@ class Pages:
             orders=ORDERS,
         )  # fmt: skip
 
-    def image_rows(self, reviewer: str, search: Search, start: int, size: int) -> str:
+    def image_rows(
+        self,
+        reviewer: Reviewer,
+        search: Searched,
+        start: Number = 0,
+        size: Annotated[int, Query(ge=1, le=MAX_ROWS)] = MAX_ROWS,
+    ) -> str:
         """A range of the list of images."""
+        search = self._seen(search, reviewer)
         numbers = self._state.listing.images(search, start, size).numbers
         index = self._state.index
         counted = index.rows("SELECT image, count(*) AS n FROM live.reviewed_labels GROUP BY image")
@@ -113,9 +149,18 @@ class Pages:
         return self.render("image_rows.html", reviewer, rows=listed, start=start, search=search)
 
     def image(
-        self, reviewer: str, detail: ImageDetail, chosen: Label | None, search: Search, origin: str = "labels"
+        self,
+        reviewer: Reviewer,
+        search: Searched,
+        number: int,
+        label: Number | None = None,
+        origin: Annotated[Literal["labels", "images"], Query(alias="from")] = "labels",
     ) -> str:
-        """One image with the label to judge. `origin`: the list that it was opened from, labels or images."""
+        """One image with the label to judge, its first unless one is named. `origin`: the list that it was opened from."""
+        search, detail = self._seen(search, reviewer), self._state.details.find(number)
+        if detail is None:
+            raise HTTPException(404, "no image has this number; the run may have been rebuilt")
+        chosen = next((one for one in detail.labels if label in (None, one.number)), None)
         verdicts, queue = self._state.reviews.of(detail.labels), QUEUES.get(search.order, "image")
         placed = sorted(enumerate(detail.boxes), key=lambda box: -box[1]["w"] * box[1]["h"])
         named = [(f"{box['category']} {place}", Rect(box["x"], box["y"], box["w"], box["h"])) for place, box in placed]
@@ -162,7 +207,7 @@ class Pages:
             and {verdict.relation.subject, verdict.relation.object} <= set(boxes)
         ]  # fmt: skip
 
-    def quarantined(self, reviewer: str, reason: str) -> str:
+    def quarantined(self, reviewer: Reviewer, reason: Annotated[str, Query(max_length=500)] = "") -> str:
         """Counts of rejected rows by step and reason, and the first of the rows."""
         reasons = self._state.index.rows(
             "SELECT step, reason, count(*) AS number FROM quarantined GROUP BY ALL ORDER BY number DESC, step, reason"
@@ -174,7 +219,7 @@ class Pages:
         )
         return self.render("quarantined.html", reviewer, reasons=reasons, rows=rows, reason=reason)
 
-    def audit(self, reviewer: str) -> str:
+    def audit(self, reviewer: Reviewer) -> str:
         """Precision of the kept labels, estimated from verdicts on a random sample, and the reviewers' agreement."""
         log = self._state.reviews.log
         summary = summarize(log.verdicts(), log.standing(), log.damaged, self._state.audit.precision())

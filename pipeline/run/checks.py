@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -54,38 +55,35 @@ class CheckResult:
         return f"{self.check} {value}, allowed at {'least' if self.is_least else 'most'} {self.limit:g}"
 
 
-class CheckedPartition:
-    """A partition's artifact with the artifacts that it was made from. Tables are read on demand."""
+def _rows(made: Artifact, inputs: Mapping[str, Artifact]) -> float | None:
+    """Number of rows that the step yielded."""
+    return float(made.manifest.counts.rows_out)
 
-    def __init__(self, artifact: Artifact, inputs: Mapping[str, Artifact]) -> None:
-        self._artifact, self._inputs = artifact, inputs
 
-    def rows(self) -> float | None:
-        """Number of rows that the step yielded."""
-        return float(self._artifact.manifest.counts.rows_out)
+def _reject_share(made: Artifact, inputs: Mapping[str, Artifact]) -> float | None:
+    """Share of the rows that were rejected; None without any rows."""
+    counts = made.manifest.counts
+    return (counts.rows_in - counts.rows_out) / counts.rows_in if counts.rows_in else None
 
-    def reject_share(self) -> float | None:
-        """Share of the rows that were rejected; None without any rows."""
-        counts = self._artifact.manifest.counts
-        return (counts.rows_in - counts.rows_out) / counts.rows_in if counts.rows_in else None
 
-    def relations_per_image(self) -> float | None:
-        """Scored relations per image; None without images, or for an artifact that does not count them."""
-        manifest = self._artifact.manifest
-        relations = manifest.facts.get("relations")
-        return relations / manifest.counts.rows_out if relations is not None and manifest.counts.rows_out else None
+def _relations_per_image(made: Artifact, inputs: Mapping[str, Artifact]) -> float | None:
+    """Scored relations per image; None without images, or for an artifact that does not count them."""
+    relations, rows = made.manifest.facts.get("relations"), made.manifest.counts.rows_out
+    return relations / rows if relations is not None and rows else None
 
-    def average_precision(self) -> float | None:
-        """Average precision of the scored labels; None without a ground-truth relation that a candidate has."""
-        audit = _audit([(self._inputs["images"], self._artifact)])
-        return audit.tagger.average_precision if audit.reachable else None
 
-    def unreachable_share(self) -> float | None:
-        """Share of the ground-truth predicates that no candidate has; None without ground-truth relations."""
-        relations = chain.from_iterable(self._inputs["images"].table("images")["relations"].to_pylist())
-        true = {canonical(relation["predicate"]) for relation in relations} - {""}
-        pairs = chain.from_iterable(candidates(self._artifact)["pairs"].to_pylist())
-        return len(true - {canonical(pair["predicate"]) for pair in pairs}) / len(true) if true else None
+def _average_precision(made: Artifact, inputs: Mapping[str, Artifact]) -> float | None:
+    """Average precision of the scored labels; None without a ground-truth relation that a candidate has."""
+    audit = _audit([(inputs["images"], made)])
+    return audit.tagger.average_precision if audit.reachable else None
+
+
+def _unreachable_share(made: Artifact, inputs: Mapping[str, Artifact]) -> float | None:
+    """Share of the ground-truth predicates that no candidate has; None without ground-truth relations."""
+    relations = chain.from_iterable(inputs["images"].table("images")["relations"].to_pylist())
+    true = {canonical(relation["predicate"]) for relation in relations} - {""}
+    pairs = chain.from_iterable(candidates(made)["pairs"].to_pylist())
+    return len(true - {canonical(pair["predicate"]) for pair in pairs}) / len(true) if true else None
 
 
 def _audit(partitions: Iterable[tuple[Artifact, Artifact]]) -> LabelAudit:
@@ -103,7 +101,8 @@ class Check:
     name: str
     setting: str
     off: float
-    measure: Callable[[CheckedPartition], float | None]
+    measure: Callable[[Artifact, Mapping[str, Artifact]], float | None]
+    """Takes a partition's artifact and those that it was made from, by table. None: there is nothing to judge."""
     stage: str | None = None
     """The only stage whose partitions it judges; None: all stages that work by partitions."""
 
@@ -114,11 +113,11 @@ class Check:
 
 
 CHECKS = (
-    Check("rows", "min_rows", 0, CheckedPartition.rows),
-    Check("reject share", "max_reject_share", 1, CheckedPartition.reject_share),
-    Check("relations per image", "min_relations_per_image", 0, CheckedPartition.relations_per_image, "tag"),
-    Check("average precision", "min_average_precision", 0, CheckedPartition.average_precision, "tag"),
-    Check("unreachable predicates", "max_unreachable_share", 1, CheckedPartition.unreachable_share, "tag"),
+    Check("rows", "min_rows", 0, _rows),
+    Check("reject share", "max_reject_share", 1, _reject_share),
+    Check("relations per image", "min_relations_per_image", 0, _relations_per_image, "tag"),
+    Check("average precision", "min_average_precision", 0, _average_precision, "tag"),
+    Check("unreachable predicates", "max_unreachable_share", 1, _unreachable_share, "tag"),
 )
 
 
@@ -144,7 +143,6 @@ class Gates:
 
     def __init__(self, run: Run, settings: ChecksSection) -> None:
         self._run, self._settings = run, settings
-        self._noted: dict[str, Any] | None = None
         self._failed: dict[tuple[str, str], str] = {}
         """Step and key of an artifact → a description of its failed checks; "" if it passed."""
         self.held: dict[str, dict[str, str]] = {}
@@ -155,11 +153,11 @@ class Gates:
         checks = checks_of(step.stage, self._settings)
         judged: dict[str, list[CheckResult]] = {}
         for partition, artifact in made.items() if checks else ():
-            measured, known = CheckedPartition(artifact, inputs_of(partition)), self._known(step.name, artifact.key)
+            known = self._known(step.name, artifact.key)
             judged[partition] = [
                 CheckResult(
                     check.name,
-                    known[check.name] if check.name in known else check.measure(measured),
+                    known[check.name] if check.name in known else check.measure(artifact, inputs_of(partition)),
                     limit,
                     check.is_least,
                 )
@@ -173,7 +171,7 @@ class Gates:
 
     def note(self, step: Step, made: Mapping[str, Artifact], judged: Mapping[str, list[CheckResult]]) -> None:
         """Keep the results with the run, in place of earlier ones of the step, and log what failed."""
-        noted = self._notes()
+        noted = self._notes
         if not judged and step.name not in noted:
             return
         noted[step.name] = {
@@ -200,15 +198,14 @@ class Gates:
 
     def _known(self, step: str, key: str) -> dict[str, float | None]:
         """What was measured of an artifact before, by check: it is not measured again."""
-        for part in self._notes().get(step, {}).values():
+        for part in self._notes.get(step, {}).values():
             if part["key"] == key:
                 return {result["check"]: result["value"] for result in part["results"]}
         return {}
 
+    @cached_property
     def _notes(self) -> dict[str, Any]:
-        if self._noted is None:
-            self._noted = self._run.read_document(CHECKED)
-        return self._noted
+        return self._run.read_document(CHECKED)
 
 
 def require_passed(run: Run, steps: Iterable[Step]) -> None:

@@ -41,6 +41,8 @@ class RunContext:
         """Step → seconds that it is expected to take (`estimate.expected_seconds`), once that was asked for."""
         self.is_prepared = False
         """Whether the checks before a run have passed; until then, an execution changes nothing that a run has."""
+        self.digest: Callable[[Path], str] = cache(digest_path)
+        """Digest of the content of a file or folder that steps read, which is read once in a run."""
         started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
         self.logs = RunLogs(
             recipe.report.with_name(f"{recipe.name}.logs") / started, recipe.name, recipe.run.log_format
@@ -52,11 +54,6 @@ class RunContext:
         store = open_store(self.recipe.store)
         store.refresh()
         return store
-
-    @cached_property
-    def digest(self) -> Callable[[Path], str]:
-        """Digest of the content of a file or folder that steps read, which is read once in a run."""
-        return cache(digest_path)
 
     @cached_property
     def run(self) -> Run:

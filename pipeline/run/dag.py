@@ -190,7 +190,7 @@ def _variant(recipe: Recipe, variant: str) -> list[Step]:
         checked = (f"overlap:{variant}",)
     for seed in recipe.pretrain.seeds:
         suffix = variant if len(recipe.pretrain.seeds) == 1 else f"{variant}:{seed}"
-        pretrain, settings = f"pretrain:{suffix}", recipe.pretrain.settings.reseeded(seed)
+        pretrain, settings = f"pretrain:{suffix}", recipe.pretrain.settings.model_copy(update={"seed": seed})
         if variant == "none" and not recipe.data.mix:  # there is no predicate to learn
             settings = settings.model_copy(update={"loss": settings.loss.model_copy(update={"predicates": 0.0})})
         # It reads the test sets only if it is evaluated while it goes on.

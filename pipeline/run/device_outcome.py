@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from models.deformable_read_triton import OFF
+from pipeline.runtime.processes import environment
 from pipeline.training.tracking.throughput import measured_peak
 
 State = Literal["ok", "wrong", "slow", "failed", "absent"]
@@ -121,13 +121,7 @@ def tf32(is_allowed: bool) -> Iterator[None]:
         products.allow_tf32, convolutions.allow_tf32 = before
 
 
-@contextmanager
-def without_kernels() -> Iterator[None]:
+def without_kernels() -> AbstractContextManager[None]:
     """Deformable attention reads without Triton inside the context, also in processes that start there."""
     name, _, value = OFF.partition("=")
-    before = os.environ.get(name, "")
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        os.environ[name] = before
+    return environment({name: value})

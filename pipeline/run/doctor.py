@@ -6,7 +6,8 @@ import importlib.util
 import platform
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution, version
 from itertools import islice
 from pathlib import Path
@@ -24,12 +25,13 @@ from pipeline.data.datasets.validate import box_doubts
 from pipeline.report.report_folder import require_place
 from pipeline.run.context import RunContext
 from pipeline.run.dag import build_steps
-from pipeline.run.networks import Finding, networks, unfit_networks
+from pipeline.run.networks import Finding, networks
 from pipeline.run.recipe import Recipe
 from pipeline.runtime.chat_endpoint import ChatOptions, models_of
 from pipeline.runtime.devices import has_bfloat16
-from pipeline.runtime.engines.ray_cluster import RayNode, connect, live_nodes, look_around, room_for
+from pipeline.runtime.engines.ray_cluster import RayNode, brief, connect, live_nodes, look_around, room_for
 from pipeline.runtime.execute import installed_version
+from pipeline.runtime.stage import GIB
 from pipeline.stages.caption import CaptionStage
 from pipeline.stages.import_tagger import ImportTaggerStage
 from pipeline.stages.labellers import LabellerPlugin, LabellerSettings, find_labeller
@@ -47,7 +49,6 @@ QUICK = 2**25
 """Size in bytes below which annotations are read at once, in about a second."""
 LOOKED_AT = 1000
 """Number of images whose categories are looked at."""
-GIB = 2**30
 LEAST_GIB_A_WORKER = 1.5
 """Memory of a worker with a small captioner."""
 GPU_DEVICES = ("nvidia[0-9]*", "nvhost-*gpu", "dxg", "kfd")
@@ -73,7 +74,8 @@ def needs(context: RunContext) -> Iterator[Finding]:
     yield from readable(context)
     yield from _trackers(context)
     yield from _store(context)
-    yield from _report(context)
+    # The report at the end of the run must overwrite nothing.
+    yield from _faults("reports", lambda: require_place(context.run, context.recipe.report))
     yield from ray_cluster(context)
 
 
@@ -86,7 +88,7 @@ def readable(context: RunContext) -> Iterator[Finding]:
 def require(context: RunContext) -> None:
     """Raise one `FatalError` that lists everything that is missing, so that it can be fixed at once."""
     _refuse(context, needs(context))
-    _refuse(context, unfit_networks(context))
+    _refuse(context, networks(context, note=True))
 
 
 def require_readable(context: RunContext) -> None:
@@ -98,6 +100,14 @@ def _refuse(context: RunContext, findings: Iterable[Finding]) -> None:
     missing = [f"{finding.what}: {finding.detail}" for finding in findings if finding.state == "missing"]
     if missing:
         raise FatalError(f"recipe {context.recipe.name!r} can't run yet:\n  " + "\n  ".join(missing))
+
+
+def _faults(what: str, require: Callable[[], object]) -> Iterator[Finding]:
+    """What a check that raises complains about."""
+    try:
+        require()
+    except PipelineError as error:
+        yield Finding("missing", what, str(error))
 
 
 def _data(context: RunContext) -> Iterator[Finding]:
@@ -165,10 +175,7 @@ def _weights(context: RunContext) -> Iterator[Finding]:
                 seen.add(path)
                 yield _weight(f"{step.name} {role}", role, path)
         if isinstance(step.settings, CandidateSettings):
-            try:
-                open_candidates(step.settings)
-            except FatalError as error:
-                yield Finding("missing", "tag", str(error))
+            yield from _faults("tag", partial(open_candidates, step.settings))
         if step.stage is CaptionStage:
             yield from _captioner(step.settings)
     if any(step.stage is ParseStage for step in context.steps):
@@ -179,10 +186,7 @@ def _trackers(context: RunContext) -> Iterator[Finding]:
     """Find the packages that training runs write their values with."""
     for step in context.steps:
         if isinstance(step.settings, TrainingSettings):
-            try:
-                require_extras(("tensorboard", *step.settings.trackers))
-            except FatalError as error:
-                yield Finding("missing", step.name, str(error))
+            yield from _faults(step.name, partial(require_extras, ("tensorboard", *step.settings.trackers)))
 
 
 def _pretraining_images(context: RunContext) -> Iterator[Finding]:
@@ -287,14 +291,6 @@ def _store(context: RunContext) -> Iterator[Finding]:
         yield Finding("missing", "disk", f"{need}; free some space or change `store`")
     else:
         yield Finding("ok", "disk", f"{free:.0f} GiB free in {root}")
-
-
-def _report(context: RunContext) -> Iterator[Finding]:
-    """Check that the report at the end of the run overwrites nothing."""
-    try:
-        require_place(context.run, context.recipe.report)
-    except PipelineError as error:
-        yield Finding("missing", "reports", str(error))
 
 
 def _machine(recipe: Recipe) -> Iterator[Finding]:
@@ -469,8 +465,7 @@ def _answer(ray: Any, node: str, task: Any, probes: Sequence[Path]) -> Iterator[
         return
     except ray.exceptions.RayError as error:
         ray.cancel(task)
-        why = ([line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)])[-1]
-        yield Finding("missing", node, f"can't run rlip ({why}); install rlip {own} and its extras there")
+        yield Finding("missing", node, f"can't run rlip ({brief(error)}); install rlip {own} and its extras there")
         return
     if version_there != own:
         versions = f"has rlip {version_there}, and this machine ({platform.node()}) {own}; install the same"

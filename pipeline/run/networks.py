@@ -42,35 +42,20 @@ class Finding:
     detail: str
 
 
-def unfit_networks(context: RunContext) -> Iterator[Finding]:
-    """Yield what stops the networks of a recipe from being built; else keep the findings with the run."""
-    if _recalled(context) is not None:
-        return
-    findings = list(_examined(context))
-    unfit = [finding for finding in findings if finding.state == "missing"]
-    yield from unfit
-    if not unfit:
-        context.run.note(FIT, {"stamp": _stamp(context), "found": [asdict(finding) for finding in findings]})
-
-
-def networks(context: RunContext) -> Iterator[Finding]:
+def networks(context: RunContext, note: bool = False) -> list[Finding]:
     """Build each network of a recipe, and compare pretrained weights and an imported tagger with it.
 
-    A run that passed before has noted the findings, and nothing is built again while settings, files and machine stay.
+    With `note`, the findings are kept with the run if all are fit. Then nothing is built again while settings, files and
+    machine stay.
     """
-    recalled = None
-    with suppress(PipelineError):  # a store that can't be opened is reported by itself
-        recalled = _recalled(context)
-    yield from _examined(context) if recalled is None else recalled
-
-
-def _recalled(context: RunContext) -> list[Finding] | None:
-    """What a run noted about the same networks on this machine; None where no run did."""
-    noted = context.run.read_document(FIT)
-    with suppress(ValidationError):
+    with suppress(PipelineError, ValidationError):  # a store that can't be opened is reported by itself
+        noted = context.run.read_document(FIT)
         if noted.get("stamp") == _stamp(context):
             return TypeAdapter(list[Finding]).validate_python(noted.get("found"))
-    return None
+    findings = list(_examined(context))
+    if note and all(finding.state != "missing" for finding in findings):
+        context.run.note(FIT, {"stamp": _stamp(context), "found": [asdict(finding) for finding in findings]})
+    return findings
 
 
 def _stamp(context: RunContext) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.run.recipe import Recipe
-from pipeline.runtime.settings import Settings, apply_override, parse_toml
+from pipeline.runtime.settings import Settings, apply_override, flat, parse_toml
 from storage.errors import FatalError, did_you_mean
 from storage.open_store import local_folder
 from storage.runs import Run
@@ -182,7 +182,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeValues:
     # With the name of one that it extends, both would be the same run.
     for file, found in [*((file, {k: v for k, v in base.items() if k != "name"}) for file, base in bases), (path, own)]:
         values = joined(values, found)
-        origins = _without_replaced(origins, found) | dict.fromkeys(_leaves(found), str(file))
+        origins = _without_replaced(origins, found) | dict.fromkeys(dict(flat(found)), str(file))
     for override in map(_with_present_name, overrides):
         apply_override(values, override)
         origins[override.partition("=")[0]] = SET
@@ -229,19 +229,6 @@ def joined(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     """One set of values over another: sections are joined, other values replaced."""
     both = {name for name in above if isinstance(above[name], dict) and isinstance(below.get(name), dict)}
     return {**below, **above, **{name: joined(below[name], above[name]) for name in both}}
-
-
-def _leaves(values: Mapping[str, Any] | list[Any], prefix: str = "") -> Iterator[str]:
-    """The dotted names of all settings. Sections in a list are numbered; a list of values is one setting."""
-    for name, value in values.items() if isinstance(values, Mapping) else enumerate(values):
-        if _has_sections(value):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
-
-
-def _has_sections(value: Any) -> bool:
-    return bool(value) and (isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0], dict)))
 
 
 def _without_replaced(origins: Mapping[str, str], above: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

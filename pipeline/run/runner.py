@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import as_completed
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
@@ -187,7 +188,7 @@ def logged_run(context: RunContext, runner: str) -> Iterator[Path]:
 def _append_record(context: RunContext, status: str, **facts: object) -> None:
     """Append this execution to the history of the run: its recipe, host and outcome, and the state of every step."""
     host = {"host": platform.node(), "rlip": installed_version("rlip")}
-    outcome = [step.as_json() for step in context.outcomes]
+    outcome = list(map(asdict, context.outcomes))
     recipe, checks = context.recipe.model_dump(mode="json"), context.run.read_document(CHECKED)
     context.run.append(status, **host, recipe=recipe, outcome=outcome, **({CHECKED: checks} if checks else {}), **facts)
     if context.recipe.run.lineage is not None:

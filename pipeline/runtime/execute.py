@@ -286,10 +286,8 @@ def _equal_rows(
 def _merged(old: pa.Table, new: pa.Table, reusable: ReusableRows) -> pa.Table:
     taken = old.filter(pc.is_in(old["image_id"], pa.array(reusable.image_ids, pa.int64())))
     both = pa.concat_tables([taken, new.cast(taken.schema)])
-    place = {image_id: number for number, image_id in enumerate(reusable.order)}
-    ids = both["image_id"].to_pylist()
-    rows = sorted(range(len(ids)), key=lambda row: place[ids[row]])
-    return both.take(pa.array(rows, pa.int64())).combine_chunks()
+    places = pc.index_in(both["image_id"], value_set=pa.array(reusable.order, pa.int64()))
+    return both.take(pc.sort_indices(places)).combine_chunks()
 
 
 def _in_place(store: Store, paths: Sequence[Path]) -> tuple[Artifact, ...]:

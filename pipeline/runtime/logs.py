@@ -68,23 +68,17 @@ def bound(**fields: Any) -> Iterator[None]:
 @contextmanager
 def noticing(tell: Callable[[str], None]) -> Iterator[None]:
     """Tell people of this process's events that have a text for them, `extra={"notice": text}`."""
-    handler = _Notices(tell)
-    log.addHandler(handler)
+
+    def passing_on(record: logging.LogRecord) -> bool:
+        if notice := getattr(record, "notice", ""):
+            tell(notice)
+        return True
+
+    log.addFilter(passing_on)
     try:
         yield
     finally:
-        log.removeHandler(handler)
-
-
-class _Notices(logging.Handler):
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        super().__init__()
-        self._tell = tell
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Pass the notice on, if the event has one."""
-        if notice := getattr(record, "notice", ""):
-            self._tell(notice)
+        log.removeFilter(passing_on)
 
 
 class _LogFile(logging.FileHandler):

@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
@@ -81,7 +82,7 @@ def in_fork(seconds: float | None, function: Callable[P, R], *args: P.args, **kw
     """
     context = fork_context()
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_call, args=(theirs, dict(os.environ), function, args, kwargs))
+    process = context.Process(target=_call, args=(theirs, dict(os.environ), partial(function, *args, **kwargs)))
     process.start()
     # With our copy of its end open, the pipe of a dead fork would never end.
     theirs.close()
@@ -98,15 +99,9 @@ def in_fork(seconds: float | None, function: Callable[P, R], *args: P.args, **kw
         process.join()
 
 
-def _call(
-    pipe: Connection,
-    environment: dict[str, str],
-    function: Callable[..., object],
-    args: tuple[object, ...],
-    kwargs: dict[str, object],
-) -> None:
+def _call(pipe: Connection, environment: dict[str, str], function: Callable[[], object]) -> None:
     begin_fork(environment)
-    pipe.send(function(*args, **kwargs))
+    pipe.send(function())
 
 
 def begin_fork(environment: Mapping[str, str], output: Path | None = None) -> None:
@@ -148,17 +143,23 @@ def one_thread_each() -> Iterator[None]:
 
     Numerical libraries read the environment when they are loaded, which is before a worker's own first line.
     """
-    with _STARTING:
-        before = {name: os.environ.get(name) for name in _ONE_THREAD}
-        os.environ.update(_ONE_THREAD)
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
+    with _STARTING, environment(_ONE_THREAD):
+        yield
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables inside this context. Afterwards they are as they were before."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def keep_freed_memory() -> bool:

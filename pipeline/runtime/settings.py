@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -126,6 +126,15 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         place[last] = value
     else:
         raise FatalError(f"--set {override}: {name!r} is not a field that can be set")
+
+
+def flat(values: Mapping[str, Any] | list[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each setting with its dotted name. Sections in a list are numbered; a list of values is one setting."""
+    for name, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+        if value and (isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0], dict))):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def has_mark(extra: Any, mark: str) -> bool:

@@ -89,7 +89,11 @@ class CaptionStage(Stage):
     def open(self, uses: Inputs) -> None:
         """Load the captioner, and the filter if the settings name one."""
         self._captioner = find_captioner(self.settings).open(self.worker)
-        self._scorer = self._filter() if self.settings.filter else None
+        self._scorer: MatchScorer | None = None
+        if self.settings.filter:
+            from pipeline.captioning.blip import MatchScorer  # loads torch, which recorded captions don't need
+
+            self._scorer = MatchScorer(self.settings, self.worker)
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Caption the partition batch by batch; unreadable images are quarantined."""
@@ -126,11 +130,6 @@ class CaptionStage(Stage):
     def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:
         """Count the captions."""
         return {"captions": sum(len(captions) for captions in table["captions"].to_pylist())}
-
-    def _filter(self) -> MatchScorer:
-        from pipeline.captioning.blip import MatchScorer  # loads torch, which recorded captions don't need
-
-        return MatchScorer(self.settings, self.worker)
 
     def _captioned(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, list[list[Caption]]]]:
         """Each batch with its captions, in order. A captioner that waits for a server has several batches at once."""

@@ -85,10 +85,10 @@ class IngestStage(Stage):
         rows_in = len(inputs.image_ids) + sum(reject.reason in IMAGE_REASONS for reject in rejected)
         for done, stated in enumerate(index.records(inputs.image_ids), start=1):
             digest, probe = self._opened(stated.path)
-            record, reasons = validate(stated, self.settings.limits, self.settings.verify, probe)
+            record, reasons = validate(stated, probe)
             rejected += reasons
             if record is not None:
-                rows.append(_row(record, digest, source))
+                rows.append(image_row(record, source, digest))
             report(done, len(inputs.image_ids))
         facts = {"sample": source.sample} if source.sample else {}
         table = pa.Table.from_pylist(rows, schema=IMAGES)
@@ -119,7 +119,8 @@ def decoder_of(limits: ImageLimits, verify: Literal["decode", "header"]) -> Deco
     return DecoderProcess(partial(probe_bytes, limits=limits, verify=verify))
 
 
-def _row(record: ImageRecord, digest: str, source: DataSource) -> dict[str, Any]:
+def image_row(record: ImageRecord, source: DataSource, digest: str | None = None) -> dict[str, Any]:
+    """The row of an image in the table `images`. `digest`: of its file; None if that is not read."""
     return {
         "dataset": record.dataset,
         "split": record.split,

@@ -154,11 +154,11 @@ class ShardStage(Stage):
         self, rows: Sequence[dict[str, Any]], inputs: Inputs, packed: _Packed, report: ReportProgress
     ) -> Iterator[Sample]:
         """Yields the images to pack, and notes in `packed` what becomes of each."""
-        from_captions = self.settings.labels in FROM_CAPTIONS
-        kept, uncertain, taggers = self._kept(inputs, packed) if from_captions else ({}, {}, {})
+        if self.settings.labels in FROM_CAPTIONS:
+            self._choose(inputs, packed)
         for done, row in enumerate(rows):
             report(done, len(rows))
-            labels = self._labels(row, kept, uncertain, taggers, packed)
+            labels = self._labels(row, packed)
             if not labels.boxes:
                 packed.counts["without a box"] += 1
             elif not labels.relations and self.settings.without_relations == "drop":
@@ -197,17 +197,10 @@ class ShardStage(Stage):
             packed.counts["uncertain relations"] += len(labels.uncertain)
         yield sample
 
-    def _labels(
-        self,
-        row: dict[str, Any],
-        kept: KeptLabels,
-        uncertain: KeptLabels,
-        taggers: Mapping[int, str | None],
-        packed: _Packed,
-    ) -> TrainingSample:
+    def _labels(self, row: dict[str, Any], packed: _Packed) -> TrainingSample:
         number = row["image_id"]
-        relations: Sequence[SampleRelation] = kept.get(number, ())
-        unsure: Sequence[SampleRelation] = uncertain.get(number, ())
+        relations: Sequence[SampleRelation] = packed.kept.get(number, ())
+        unsure: Sequence[SampleRelation] = packed.uncertain.get(number, ())
         if self.settings.labels == "given":
             true = [
                 SampleRelation(r["subject"], r["object"], canonical(r["predicate"]), surface=r["predicate"])
@@ -223,30 +216,27 @@ class ShardStage(Stage):
             relations = seen
         if self.settings.labels == "given":
             relations = strongest(relations, self.settings.max_relations)
-        return TrainingSample.from_row(row, relations, self.settings.labels, taggers.get(number), unsure)
+        return TrainingSample.from_row(row, relations, self.settings.labels, packed.taggers.get(number), unsure)
 
-    def _kept(self, inputs: Inputs, packed: _Packed) -> tuple[KeptLabels, KeptLabels, Mapping[int, str | None]]:
-        """The labels of each image to train on, the uncertain ones, and the digest of the tagger that scored them.
-
-        Raises `FatalError` when they lack what the settings ask for.
-        """
+    def _choose(self, inputs: Inputs, packed: _Packed) -> None:
+        """Chooses the labels to train on. Raises `FatalError` when they lack what the settings ask for."""
         tagged = inputs.artifact("relations")
         if self.settings.labels == "naive":
-            return naive_labels(tagged.table("candidates"), self.settings.max_relations), {}, {}
-        relations, candidates, uncertain = tagged.table("relations"), tagged.table("candidates"), {}
-        taggers = dict(zip(relations["image_id"].to_pylist(), relations["tagger"].to_pylist(), strict=True))
+            packed.kept = naive_labels(tagged.table("candidates"), self.settings.max_relations)
+            return
+        relations, candidates = tagged.table("relations"), tagged.table("candidates")
+        packed.taggers = dict(zip(relations["image_id"].to_pylist(), relations["tagger"].to_pylist(), strict=True))
         if (settled := self.settings.settled) is not None:
             packed.override(*place_overrides(settled, inputs.table("images"), relations))
         try:
-            kept = kept_labels(relations, candidates, self.settings, packed.overrides)
+            packed.kept = kept = kept_labels(relations, candidates, self.settings, packed.overrides)
             if (least := self.settings.uncertain) is not None:
                 # Without the limit per image: a label that it leaves out is no evidence against the label.
                 lower = self.settings.model_copy(
                     update={"threshold": least, "thresholds": {}, "max_relations": UNLIMITED}
                 )
                 wider = kept_labels(relations, candidates, lower, packed.overrides)
-                uncertain = {number: tuple(r for r in its if r not in kept[number]) for number, its in wider.items()}
-            return kept, uncertain, taggers
+                packed.uncertain = {n: tuple(r for r in its if r not in kept[n]) for n, its in wider.items()}
         except FatalError as error:
             raise FatalError(f"{inputs.partition}: {error}") from error
 
@@ -276,9 +266,13 @@ class ShardTaggerStage(ShardStage):
 
 @dataclass
 class _Packed:
-    """What became of the images of a partition."""
+    """What the images of a partition are packed with, and what became of them."""
 
     stage: str
+    kept: KeptLabels = field(default_factory=dict)
+    uncertain: KeptLabels = field(default_factory=dict)
+    taggers: Mapping[int, str | None] = field(default_factory=dict)
+    """The labels of each image to train on, the uncertain ones, and the digest of the tagger that scored them."""
     labels: dict[str, TrainingSample] = field(default_factory=dict)
     """The packed ones, by key."""
     rejected: list[Rejected] = field(default_factory=list)

@@ -15,11 +15,10 @@ from pipeline.evaluation.hico import TripletClass
 from pipeline.evaluation.splits import (
     PUBLISHED,
     Split,
-    non_rare_first,
     published_split,
-    rare_first,
     read_interactions,
     read_positions,
+    split_by_counts,
     split_of_positions,
 )
 from pipeline.runtime.settings import Settings, data_file
@@ -132,8 +131,7 @@ class SplitStage(Stage):
             return published_split(method, numbered)
         if self.settings.positions is not None:
             return split_of_positions(method, read_positions(self.settings.positions), numbered)
-        choose = rare_first if method == "rare_first" else non_rare_first
-        return choose(instances, self.settings.unseen)
+        return split_by_counts(instances, self.settings.unseen, rare_first=method == "rare_first")
 
 
 def _triplets(row: Mapping[str, Any]) -> Iterator[NameTriplet]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -149,24 +149,28 @@ class TagStage(LabellingStage):
         ]
         labels = self._label(images, opened, lambda done: report(done, len(rows)))
         report(len(rows), len(rows))
-        rejected = [
-            Rejected(row["image_id"], one.problem.reason, one.problem.value)
-            for row, one in zip(rows, labels, strict=True)
-            if one.problem
-        ]
-        kept = [_Labelled(*each) for each in zip(rows, images, labels, opened, strict=True) if not each[2].problem]
-        relations = [
-            {"image_id": one.row["image_id"], "tagger": one.opened.digest, "relations": one.relations(captioned)}
-            for one in kept
-        ]
-        pairs = [{"image_id": one.row["image_id"], "pairs": [asdict(p) for p in one.image.pairs]} for one in kept]
+        relations, pairs, dropped, rejected = [], [], [], list[Rejected]()
+        for row, candidates, labelled, own in zip(rows, proposed, labels, opened, strict=True):
+            image = {"image_id": row["image_id"]}
+            triplets = captioned.get(row["image_id"], [])
+            if labelled.problem:
+                rejected.append(Rejected(row["image_id"], labelled.problem.reason, labelled.problem.value))
+                lost = {"reason": QUARANTINED, "value": ""}
+                dropped += [image | {"triplet": number} | lost for number in range(len(triplets))]
+                continue
+            dropped += [image | each._asdict() for each in candidates.dropped]
+            pairs.append(image | {"pairs": [asdict(pair) for pair in candidates.pairs]})
+            scored = [
+                asdict(each) | {"caption": triplets[each.triplet]["caption"] if each.proposed else -1}
+                for each in with_probabilities(labelled.relations, candidates.pairs, own.stack)
+            ]
+            relations.append(image | {"tagger": own.digest, "relations": scored})
         write_table(pa.Table.from_pylist(pairs, schema=CANDIDATES), work / CANDIDATES_FILE)
-        lost = _dropped(rows, proposed, captioned, {reject.image_id for reject in rejected})
-        write_table(pa.Table.from_pylist(lost, schema=DROPPED), work / DROPPED_FILE)
+        write_table(pa.Table.from_pylist(dropped, schema=DROPPED), work / DROPPED_FILE)
         facts = {
-            "triplets dropped": len(lost),
-            "candidates": sum(len(image.pairs) for image in images),
-            "images without candidates": sum(not image.pairs for image in images),
+            "triplets dropped": len(dropped),
+            "candidates": sum(len(each.pairs) for each in proposed),
+            "images without candidates": sum(not each.pairs for each in proposed),
             "relations": sum(len(row["relations"]) for row in relations),
         }
         for each in self._open:
@@ -198,21 +202,6 @@ class TagStage(LabellingStage):
         return [found[place] for place in range(len(images))]
 
 
-class _Labelled(NamedTuple):
-    row: dict[str, Any]
-    image: TaggingImage
-    labels: Labels
-    opened: OpenLabeller
-
-    def relations(self, captioned: Mapping[int, Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-        """The image's relations as rows, each with its probability and the caption of its triplet."""
-        triplets = captioned.get(self.row["image_id"], [])
-        return [
-            asdict(relation) | {"caption": triplets[relation.triplet]["caption"] if relation.proposed else -1}
-            for relation in with_probabilities(self.labels.relations, self.image.pairs, self.opened.stack)
-        ]
-
-
 def tagging_image(
     row: Mapping[str, Any], pairs: Sequence[Pair], size: int | None, image_folders: Mapping[str, Path | str]
 ) -> TaggingImage:
@@ -238,24 +227,6 @@ def tagging_image(
 
 def _boxes(row: Mapping[str, Any]) -> list[Box]:
     return [Box(b["category"], b["x"], b["y"], b["w"], b["h"], b["crowd"]) for b in row["boxes"]]
-
-
-def _dropped(
-    rows: Sequence[Mapping[str, Any]],
-    proposed: Sequence[Candidates],
-    captioned: Mapping[int, Sequence[Mapping[str, Any]]],
-    quarantined: Collection[int],
-) -> list[dict[str, Any]]:
-    """The triplets that led to no candidate, as rows. Those of a quarantined image were not considered at all."""
-    dropped: list[dict[str, Any]] = []
-    for row, candidates in zip(rows, proposed, strict=True):
-        image_id = row["image_id"]
-        if image_id in quarantined:
-            numbers = range(len(captioned.get(image_id, ())))
-            dropped += [{"image_id": image_id, "triplet": n, "reason": QUARANTINED, "value": ""} for n in numbers]
-        else:
-            dropped += [{"image_id": image_id, **each._asdict()} for each in candidates.dropped]
-    return dropped
 
 
 def _triplet(values: Mapping[str, Any]) -> Triplet:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,8 +27,9 @@ from pipeline.training.shards import ShardSamples
 from pipeline.training.task import Draws, Task
 from storage.errors import FatalError, PipelineError
 from storage.shards.reader import DamagedSample
+from storage.shards.sample_map import SampleMap
 from storage.shards.writer import image_id_of
-from storage.stream.order import OrderSettings, Samples, uniforms
+from storage.stream.order import Drawn, OrderSettings, Samples, uniforms
 from storage.stream.sequence import SampleSequence
 
 
@@ -64,22 +67,17 @@ class MicroBatch:
 def sample_sequence(samples: ShardSamples, settings: TrainingSettings) -> SampleSequence:
     """Returns the order of a training run: images whose views have similar sizes follow each other in runs."""
     order = OrderSettings(window=WINDOW, run=settings.bucket, sorted_by=settings.view.model_dump_json())
-    return SampleSequence(samples.samples, settings.seed, settings.mix, order, ViewOrder(samples, settings))
+    by_view = partial(_view_order, samples.samples, settings)
+    return SampleSequence(samples.samples, settings.seed, settings.mix, order, by_view)
 
 
-class ViewOrder:
-    """Sorts samples by the size of their views in an epoch."""
-
-    def __init__(self, samples: ShardSamples, settings: TrainingSettings) -> None:
-        self._samples, self._settings = samples.samples, settings
-
-    def __call__(self, epoch: int, chosen: Samples) -> NDArray[np.int64]:
-        """Returns keys that are near to each other where heights and widths are."""
-        draws = uniforms(self._settings.seed, epoch, self._samples.identities[chosen], DRAWS)
-        widths, heights = (side[chosen].astype(np.int64) for side in (self._samples.widths, self._samples.heights))
-        sizes = training_views(draws, widths, heights, self._settings.view).sizes
-        heights, widths = (sizes // STRIDE).astype(np.int64).T
-        return snake(heights, widths)
+def _view_order(samples: SampleMap, settings: TrainingSettings, epoch: int, chosen: Samples) -> NDArray[np.int64]:
+    """Returns keys that are near to each other where the heights and widths of views in an epoch are."""
+    draws = uniforms(settings.seed, epoch, samples.identities[chosen], DRAWS)
+    widths, heights = (side[chosen].astype(np.int64) for side in (samples.widths, samples.heights))
+    sizes = training_views(draws, widths, heights, settings.view).sizes
+    heights, widths = (sizes // STRIDE).astype(np.int64).T
+    return snake(heights, widths)
 
 
 class MicroBatches(torch.utils.data.Dataset[MicroBatch | PipelineError]):
@@ -111,16 +109,12 @@ class MicroBatches(torch.utils.data.Dataset[MicroBatch | PipelineError]):
         drawn = self._sequence.draw(first, first + size)
         loaded: list[tuple[Tensor, TrainingSample]] = []
         damaged: dict[int, str] = {}
-        numbers = zip(drawn.epochs.tolist(), drawn.samples.tolist(), strict=True)
-        places = [(epoch, sample) for epoch, sample in numbers if sample not in self._damaged]
-        for (epoch, sample), read in zip(places, self._samples.read([n for _, n in places]), strict=True):
-            if isinstance(read, DamagedSample):
-                damaged[sample] = str(read)
+        for _, sample, shown in _shown(self._samples, settings, drawn, without=self._damaged):
+            if isinstance(shown, DamagedSample):
+                damaged[sample] = str(shown)
                 continue
-            labels, data = read
-            view = _view_of(self._samples, settings, epoch, sample, labels)
             try:
-                loaded.append((load_view(data, view), viewed(labels, view)))
+                loaded.append((shown.pixels(), shown.labels))
             except BadImage as error:
                 damaged[sample] = f"{self._samples.samples.key(sample)}: {error}"
         if not loaded:
@@ -139,13 +133,6 @@ class MicroBatches(torch.utils.data.Dataset[MicroBatch | PipelineError]):
         sizes = tuple((one.height, one.width) for one in samples)
         inputs = self._task.inputs(samples, Draws(settings.seed, step, part))
         return MicroBatch(images, sizes, Packed.of(inputs), damaged)
-
-
-def _view_of(
-    samples: ShardSamples, settings: TrainingSettings, epoch: int, number: int, labels: TrainingSample
-) -> TrainingView:
-    draws = uniforms(settings.seed, epoch, samples.samples.identities[number : number + 1], DRAWS)[0]
-    return training_view(draws, labels.width, labels.height, settings.view)
 
 
 @dataclass(frozen=True)
@@ -191,6 +178,21 @@ class Shown:
         return load_view(self.data, self.view)
 
 
+def _shown(
+    samples: ShardSamples, settings: TrainingSettings, drawn: Drawn, without: Collection[int] = ()
+) -> Iterator[tuple[int, int, Shown | DamagedSample]]:
+    """Yields the epoch and number of each sample that was drawn, and its view or the damage. They are read together."""
+    places = [(epoch, n) for epoch, n in zip(*(each.tolist() for each in drawn), strict=True) if n not in without]
+    for (epoch, number), read in zip(places, samples.read([number for _, number in places]), strict=True):
+        if isinstance(read, DamagedSample):
+            yield epoch, number, read
+            continue
+        labels, data = read
+        draws = uniforms(settings.seed, epoch, samples.samples.identities[number : number + 1], DRAWS)[0]
+        view = training_view(draws, labels.width, labels.height, settings.view)
+        yield epoch, number, Shown(view, viewed(labels, view), data)
+
+
 def step_images(samples: ShardSamples, settings: TrainingSettings, step: int) -> list[StepImage]:
     """Returns the images of a step of all processes together, in the order of the sequence. Steps are counted from 1.
 
@@ -199,19 +201,14 @@ def step_images(samples: ShardSamples, settings: TrainingSettings, step: int) ->
     if step < 1:
         raise FatalError(f"there is no step {step}: steps are counted from 1")
     drawn = sample_sequence(samples, settings).draw((step - 1) * settings.batch, step * settings.batch)
-    numbers = drawn.samples.tolist()
     images = []
-    for epoch, number, read in zip(drawn.epochs.tolist(), numbers, samples.read(numbers), strict=True):
+    for epoch, number, shown in _shown(samples, settings, drawn):
         known = samples.samples
         key, tar = known.key(number), known.tars[known.shard(number)]
         dataset = known.datasets[int(known.sets[number])]
         image_id = image_id_of(key, dataset)
-        if isinstance(read, DamagedSample):
-            images.append(StepImage(key, dataset, image_id, tar, epoch, None, str(read)))
-            continue
-        labels, data = read
-        view = _view_of(samples, settings, epoch, number, labels)
-        images.append(StepImage(key, dataset, image_id, tar, epoch, Shown(view, viewed(labels, view), data)))
+        found = (None, str(shown)) if isinstance(shown, DamagedSample) else (shown,)
+        images.append(StepImage(key, dataset, image_id, tar, epoch, *found))
     return images
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from storage.tables import METRICS
 
 
 class MetricsLog:
-    """Appends metrics to a file. `rewind` removes those after a step, because a resumed training run repeats them."""
+    """Appends metrics to a file. `rewind` removes those after a step, because a resumed training run repeats them.
+
+    What a full disk does not take is kept in memory, and written later.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._torn = False
+        self._path, self._unwritten, self._torn = path, "", False
 
     def rewind(self, step: int) -> None:
         """Keeps only the values of the first `step` steps."""
@@ -28,18 +31,27 @@ class MetricsLog:
         write_atomic(self._path, "".join(json.dumps(row) + "\n" for row in kept).encode())
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Appends the values measured at a step. Raises OSError when some aren't written; then write all again."""
-        lines = "".join(json.dumps({"step": step, "name": n, "value": value}) + "\n" for n, value in values.items())
+        """Appends the values measured at a step, now or later."""
+        lines = (json.dumps({"step": step, "name": name, "value": value}) for name, value in values.items())
+        self._unwritten += "".join(f"{line}\n" for line in lines)
+        with suppress(OSError):  # `sync` raises it, before a checkpoint
+            self._append()
+
+    def sync(self) -> None:
+        """Forces all values to disk. Call it before a checkpoint is written, so that its metrics are never lost.
+
+        Raises OSError when some aren't written.
+        """
+        self._append()
+        with self._path.open("a") as file:
+            os.fsync(file.fileno())
+
+    def _append(self) -> None:
         start = "\n" if self._torn else ""  # what a failed write left becomes a separate line
         self._torn = True
         with self._path.open("a") as file:
-            file.write(start + lines)
-        self._torn = False
-
-    def sync(self) -> None:
-        """Forces the file to disk. Call it before a checkpoint is written, so that its metrics are never lost."""
-        with self._path.open("a") as file:
-            os.fsync(file.fileno())
+            file.write(start + self._unwritten)
+        self._unwritten, self._torn = "", False
 
     def table(self) -> pa.Table:
         """Returns all values by step and name (schema METRICS). A value measured again after a crash counts once."""

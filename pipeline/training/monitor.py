@@ -107,7 +107,6 @@ class Monitor:
         self.timer = StepTimer(ranks.device, peak)
         self.flops = StepFlops(ranks.device)
         self._trackers: list[GuardedTracker] = []
-        self._unwritten: list[tuple[int, Mapping[str, float]]] = []
 
     def open(self, step: int, alarm: Mapping[str, Any] | None) -> None:
         """Starts after so many steps, with the state of the alarm if there is one."""
@@ -142,8 +141,7 @@ class Monitor:
         """Records values; with `with_speed`, the trackers also get the speed since the last time."""
         if self._ranks.rank or not (values or with_speed):
             return
-        self._unwritten.append((step, values))
-        self._write()
+        self._metrics.write(step, values)
         speed = self.timer.take() if with_speed else {}
         if with_speed and self._config.settings.compile:
             speed["compiled_graphs"] = counters["stats"]["unique_graphs"]
@@ -155,22 +153,13 @@ class Monitor:
         if self._ranks.rank:
             return True
         try:
-            self._write()
             self._metrics.sync()
         except OSError as error:
             self._warn(
                 f"the metrics could not be written ({error.strerror}); they are kept in memory until they can be"
             )
-        return not self._unwritten
-
-    def _write(self) -> None:
-        """Writes what is not written yet; on a full disk, later."""
-        try:
-            while self._unwritten:
-                self._metrics.write(*self._unwritten[0])
-                self._unwritten.pop(0)
-        except OSError:
-            pass  # `sync` warns, before a checkpoint
+            return False
+        return True
 
     def close(self) -> None:
         """Closes the trackers, which may take some seconds."""

@@ -6,7 +6,6 @@ every parameter that any of them reached holds its part of that mean.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -40,8 +39,9 @@ _KEEPS_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broad
 """No training run of several processes changes a buffer. torch 2.13 deprecated the second name for the first."""
 
 
-class Parallel(ABC):
-    """A network that processes train together. `module` runs it; `network` is the network itself."""
+class Parallel:
+    """A network that one process trains, or in a subclass several together. `module` runs it; `network` is the network
+    itself."""
 
     def __init__(self, network: Network, ranks: Ranks, settings: TrainingSettings) -> None:
         self.network, self.ranks, self.micro_batches = network, ranks, settings.micro_batches
@@ -49,9 +49,9 @@ class Parallel(ABC):
         self.parts = 1
         """Number of processes, from rank 0 on, that hold the whole state between them."""
 
-    @abstractmethod
     def backward(self, loss: Tensor, is_last: bool) -> None:
         """Adds the gradient of one micro-batch. `is_last`: it is this process's last one of the step."""
+        (loss / self.micro_batches).backward()  # type: ignore[no-untyped-call]
 
     def syncing(self, is_last: bool) -> AbstractContextManager[None]:
         """The context of the forward pass of a micro-batch."""
@@ -61,7 +61,7 @@ class Parallel(ABC):
         """The context in which the network is measured."""
         return nullcontext()
 
-    def finish(self) -> None:  # noqa: B027 - most ways have nothing left to do
+    def finish(self) -> None:
         """Completes the step's gradient, after the last micro-batch."""
 
     def whole_state(self) -> Mapping[str, Tensor]:
@@ -77,7 +77,7 @@ class Parallel(ABC):
 def make_parallel(network: Network, ranks: Ranks, settings: TrainingSettings) -> Parallel:
     """Wraps a network in the way that the settings choose."""
     kinds: dict[str, type[Parallel]] = {"ddp": Replicated, "fsdp": Sharded, "hsdp": Sharded, "tree": TreeSummed}
-    kind = Alone if ranks.count == 1 and settings.parallel != "tree" else kinds[settings.parallel]
+    kind = Parallel if ranks.count == 1 and settings.parallel != "tree" else kinds[settings.parallel]
     if settings.compile:
         compile_layers(network)
     return kind(network, ranks, settings)
@@ -98,14 +98,6 @@ def compile_layers(network: Network, backend: str = "inductor") -> None:
     dynamo_config.recompile_limit = GRAPHS
     for part in (network.backbone, *_layers(network)):
         part.compile(backend=backend, dynamic=True, fullgraph=True)
-
-
-class Alone(Parallel):
-    """One process."""
-
-    def backward(self, loss: Tensor, is_last: bool) -> None:
-        """Adds the gradient of one micro-batch."""
-        (loss / self.micro_batches).backward()  # type: ignore[no-untyped-call]
 
 
 class Replicated(Parallel):

@@ -248,10 +248,6 @@ class TrainingSettings(ViewSettings):
         """The factor of all learning rates that follows from `batch`."""
         return math.sqrt(self.batch / self.lr_for_batch) if self.lr_for_batch else 1.0
 
-    def reseeded(self, seed: int) -> Self:
-        """Returns the same settings with another seed."""
-        return self.model_copy(update={"seed": seed})
-
     def files(self) -> dict[str, Path]:
         """Returns the files whose content decides the outcome, by their role in keys. Raises `FatalError` when one is
         missing."""

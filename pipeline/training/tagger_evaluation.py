@@ -20,8 +20,8 @@ from torch import Tensor
 from models.config import NO_OBJECTS
 from models.network import Network
 from models.relation_tagger import PairQueries, RelationTagger
-from pipeline.data.images.opening import BadImage
-from pipeline.data.images.views import load_pixels
+from pipeline.data.images.opening import BadImage, decode_image
+from pipeline.data.images.views import to_pixels
 from pipeline.training.ranks import Arrays, Ranks
 from pipeline.training.sample import SampleBox, TrainingSample
 from pipeline.training.settings import CALIBRATION, TaggerSettings, TrainingSettings
@@ -61,25 +61,6 @@ class Proposal:
     score: float
     right: bool
 
-    @property
-    def predicate(self) -> str:
-        """The predicate that is proposed."""
-        return self.candidate.predicate
-
-
-@dataclass(frozen=True)
-class TaggerCheck:
-    """Measurements of a tagger on held-out images, and its calibration."""
-
-    scores: dict[str, float]
-    """held_out_map: mean over predicates of the average precision over all pairs; held_out_recall: share of the true
-    relations, two of a pair at most, whose predicate is among the two best of its pair; held_out_recall_20, _50: share
-    of an image's true relations among its 20 (50) best labels, mean over images; held_out_calibration_error: of the
-    proposals' scores; held_out_calibrated_error: of their probabilities, calibrated on other images; held_out_images:
-    number of images that could be scored."""
-    calibration: Calibration
-    """Calibration fitted on the proposals of all images."""
-
 
 @dataclass(frozen=True)
 class ScoredPairs:
@@ -111,8 +92,15 @@ def check_tagger(
     ranks: Ranks,
     symmetric: Collection[str] = (),
     most: int = MAX_IMAGES,
-) -> TaggerCheck:
+) -> tuple[dict[str, float], Calibration]:
     """Scores every ordered pair of boxes for the names of the held-out images, and measures this against the relations.
+
+    Returns measurements by name, and the calibration fitted on the proposals of all images. held_out_map: mean over
+    predicates of the average precision over all pairs; held_out_recall: share of the true relations, two of a pair at
+    most, whose predicate is among the two best of its pair; held_out_recall_20, _50: share of an image's true relations
+    among its 20 (50) best labels, mean over images; held_out_calibration_error: of the proposals' scores;
+    held_out_calibrated_error: of their probabilities, calibrated on other images; held_out_images: number of images
+    that could be scored.
 
     Of more than `most` images, those with the lowest hashes of their keys count, so each dataset has its share.
     The names are the most frequent ones of these images, and others up to the number that a step has. Processes share
@@ -146,7 +134,7 @@ def check_tagger(
         )
     ]
     scores = _rankings(images) | _calibration_errors(proposed) | {"held_out_images": float(len(images))}
-    return TaggerCheck(scores, replace(_calibrated_on(proposed), stack=_stacked_on(proposed)))
+    return scores, replace(_calibrated_on(proposed), stack=_stacked_on(proposed))
 
 
 def _names(source: ShardSamples, chosen: Sequence[int], vocabulary: Vocabulary, settings: TrainingSettings) -> TextList:
@@ -252,14 +240,15 @@ def _false(
 
 
 def _calibrated_on(proposed: Sequence[Proposal]) -> Calibration:
-    return Calibration.fit([p.predicate for p in proposed], [p.score for p in proposed], [p.right for p in proposed])
+    predicates = [p.candidate.predicate for p in proposed]
+    return Calibration.fit(predicates, [p.score for p in proposed], [p.right for p in proposed])
 
 
 def _calibrated_on_others(proposed: Sequence[Proposal]) -> list[float]:
     """The probability of each proposal, calibrated on other images."""
     # A calibration fits its own labels too well, so the stack would trust the tagger too much.
     folds = [_calibrated_on([p for p in proposed if p.image % FOLDS != fold]) for fold in range(FOLDS)]
-    return [folds[p.image % FOLDS].probability(p.predicate, p.score) for p in proposed]
+    return [folds[p.image % FOLDS].probability(p.candidate.predicate, p.score) for p in proposed]
 
 
 def _stacked_on(proposed: Sequence[Proposal]) -> Stack:
@@ -324,7 +313,7 @@ def _read(source: ShardSamples, image: int, size: int) -> tuple[TrainingSample, 
     read = source.read([image])[0]
     if not isinstance(read, DamagedSample):
         with suppress(BadImage):
-            return read[0], load_pixels(read[1], size)
+            return read[0], to_pixels(decode_image(read[1]), size)
     return TrainingSample(0, "", 64, 64, (SampleBox("", 0, 0, 64, 64),), ()), torch.zeros(3, 64, 64)
 
 
@@ -354,7 +343,7 @@ class HeldOut:
     def measure(self, network: Network, is_last: bool, ranks: Ranks) -> Mapping[str, float]:
         """Returns the measurements; after the last step, it also writes the calibration."""
         most = MAX_IMAGES if is_last else MAX_IMAGES_BETWEEN
-        check = check_tagger(network, self.images, self.vocabulary, self.settings, ranks, SYMMETRIC, most)
+        scores, calibration = check_tagger(network, self.images, self.vocabulary, self.settings, ranks, SYMMETRIC, most)
         if is_last and ranks.rank == 0:
-            write_atomic(self.work / CALIBRATION, check.calibration.to_json())
-        return check.scores
+            write_atomic(self.work / CALIBRATION, calibration.to_json())
+        return scores

@@ -11,10 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from models.config import NO_OBJECTS
 from models.losses import SetCriterion, TaggerCriterion
@@ -64,8 +66,11 @@ class StepInputs:
 class Task(ABC):
     """A network and its loss. It can be handed to other processes."""
 
+    criterion: ClassVar[type[SetCriterion | TaggerCriterion]]
+
     def __init__(self, settings: TrainingSettings, vocabulary: Vocabulary, tokenizer: Path) -> None:
         self._settings, self._vocabulary, self._folder = settings, vocabulary, tokenizer
+        self._criterion = self.criterion(settings.loss, official_compat=settings.official)
         self._tokenizer = LabelTokenizer(tokenizer, settings.network.text)
 
     def build(self, report: Callable[[str], None]) -> Network:
@@ -129,9 +134,7 @@ class StepTexts:
 class PretrainTask(Task):
     """Trains RLIPv2 on shards. It learns boxes from every image, and predicates from images that have relations."""
 
-    def __init__(self, settings: TrainingSettings, vocabulary: Vocabulary, tokenizer: Path) -> None:
-        super().__init__(settings, vocabulary, tokenizer)
-        self._criterion = SetCriterion(settings.loss, official_compat=settings.official)
+    criterion = SetCriterion
 
     def inputs(self, samples: Sequence[TrainingSample], draws: Draws) -> StepInputs:
         """Draws the texts and lists the pairs to find."""
@@ -151,11 +154,8 @@ class PretrainTask(Task):
 class TaggerTask(Task):
     """Trains the R-Tagger on images with ground-truth relations. Pairs without a relation are negatives."""
 
+    criterion = TaggerCriterion
     _settings: TaggerSettings
-
-    def __init__(self, settings: TaggerSettings, vocabulary: Vocabulary, tokenizer: Path) -> None:
-        super().__init__(settings, vocabulary, tokenizer)
-        self._criterion = TaggerCriterion(settings.loss, official_compat=settings.official)
 
     def inputs(self, samples: Sequence[TrainingSample], draws: Draws) -> StepInputs:
         """Draws the texts and the pairs, and adds noise to the boxes and labels that the network gets."""
@@ -234,13 +234,10 @@ def normalised_boxes(sample: TrainingSample) -> np.ndarray:
 
 def pair_queries(targets: Sequence[Target]) -> PairQueries:
     """Turns boxes and labels of the targets into queries, padded with empty slots to the longest target."""
-    count = max(1, *(len(target.subject_labels) for target in targets))
 
     def filled(columns: list[Tensor], value: float) -> Tensor:
-        rows = [
-            torch.cat([column, column.new_full((count - len(column), *column.shape[1:]), value)]) for column in columns
-        ]
-        return torch.stack(rows)
+        one = columns[0].new_empty(1, *columns[0].shape[1:])  # so that there is a slot where no target has a pair
+        return pad_sequence([*columns, one], batch_first=True, padding_value=value)[:-1]
 
     return PairQueries(
         subject_boxes=filled([target.subject_boxes for target in targets], 0.5),

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch._dynamo.exc import FailOnRecompileLimitHit
@@ -24,7 +24,7 @@ from models.network import Network
 from pipeline.runtime.processes import begin_fork, fork_context, keep_freed_memory, preload
 from pipeline.training.batches import MicroBatch, MicroBatches, Origin, sample_sequence
 from pipeline.training.checkpoints.checkpointer import Checkpointer, TrainingState
-from pipeline.training.config import WARNING, TrainConfig
+from pipeline.training.config import WARNING, Summary, TrainConfig
 from pipeline.training.monitor import Monitor
 from pipeline.training.optimizer import Ema, gradient_norm, make_optimizer, set_rates, update
 from pipeline.training.parallel import make_parallel
@@ -53,31 +53,21 @@ class PeriodicEvaluation(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class TrainingResult:
+class TrainingResult(NamedTuple):
     """The outcome of a training run."""
 
     state: Mapping[str, torch.Tensor]
     """In rank 0 of a finished training run, the network's parameters and buffers; elsewhere empty."""
     network: Network
-    steps: int
-    """Number of steps that the network has been trained for."""
     total: int
-    """Number of steps to train for; more than `steps` when the training run was asked to stop."""
-    resumed_from: int
-    seconds: float
-    """Duration of the steps of this process."""
-    damaged: Mapping[int, str]
-    """Damaged samples, which were skipped, by number, with the reason."""
-    data_wait: float
-    """Share of that time spent waiting for data."""
-    checkpoint_wait: float
-    """Seconds spent waiting for checkpoints."""
+    """Number of steps to train for; more than those of the summary when the training run was asked to stop."""
+    summary: Summary
+    """Its times are those of this process."""
 
     @property
     def finished(self) -> bool:
         """Whether all steps have run."""
-        return self.steps == self.total
+        return self.summary.steps == self.total
 
 
 @dataclass(frozen=True)
@@ -107,7 +97,7 @@ class Trainer:
         samples.require_tars()
         settings = config.settings
         self._task, self._samples, self._settings, self._ranks = task, samples, settings, ranks
-        self._progress, self._check = progress, check
+        self._progress, self._check, self._tracking = progress, check, config.tracking
         self._sequence = sample_sequence(samples, settings)
         self.total = settings.steps or -(-settings.epochs * len(self._sequence) // settings.batch)
         self.step = 0
@@ -183,17 +173,21 @@ class Trainer:
                 break
         self._checkpoints.close()
         self._monitor.close()
-        return TrainingResult(
-            self._final_state(),
-            self.network,
-            self.step,
-            self.total,
-            self._first,
-            time.monotonic() - started,
-            self._skipped.reasons,
-            self._monitor.timer.data_wait,
-            self._checkpoints.waited,
+        state, seen = self._final_state(), (self.step - self._first) * self._settings.batch
+        summary = Summary(
+            steps=self.step,
+            resumed_from=self._first,
+            images=len(self._samples),
+            images_seen=seen,
+            images_per_second=round(seen / max(time.monotonic() - started, 1e-9), 1),
+            processes=self._ranks.count,
+            device=str(self._ranks.device.type),
+            tracking=str(self._tracking),
+            data_wait=round(self._monitor.timer.data_wait, 4),
+            checkpoint_wait=round(self._checkpoints.waited, 3),
+            damaged={self._samples.samples.key(n): reason for n, reason in sorted(self._skipped.reasons.items())},
         )
+        return TrainingResult(state, self.network, self.total, summary)
 
     def _run(self, parts: Iterator[MicroBatch], is_asked_to_stop: Callable[[], bool]) -> StepMetrics:
         """Runs one step: the micro-batches of this process, the exchange with the others, the update."""

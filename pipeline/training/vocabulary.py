@@ -47,17 +47,6 @@ def statistics_of(index: pa.Table, samples: Mapping[str, TrainingSample]) -> pa.
     return pa.Table.from_pylist(rows, schema=SHARD_STATISTICS)
 
 
-def counts_by_name(tables: Iterable[pa.Table], kind: str) -> Counter[str]:
-    """Sums the counts of one kind over all tars, by name."""
-    counts: Counter[str] = Counter()
-    for table in tables:
-        columns = (table[name].to_pylist() for name in ("kind", "name", "count"))
-        for its_kind, name, count in zip(*columns, strict=True):
-            if its_kind == kind:
-                counts[name] += count
-    return counts
-
-
 @dataclass(frozen=True)
 class LabelCounts:
     """Label names and their counts in the training set, most frequent first."""
@@ -108,8 +97,11 @@ class Vocabulary:
     @classmethod
     def of(cls, statistics: Iterable[pa.Table], predicates_as: Literal["predicate", "surface"]) -> Vocabulary:
         """Sums the counts of shards. A predicate that mirroring changes counts for its mirrored form too."""
-        tables = list(statistics)
-        objects, predicates = (counts_by_name(tables, kind) for kind in ("object", predicates_as))
+        rows = pa.concat_tables(statistics).group_by(["kind", "name"]).aggregate([("count", "sum")]).to_pylist()
+        objects, predicates = (
+            Counter({row["name"]: row["count_sum"] for row in rows if row["kind"] == kind})
+            for kind in ("object", predicates_as)
+        )
         for name, count in list(predicates.items()):
             if mirrored_predicate(name) != name:
                 predicates[mirrored_predicate(name)] += count

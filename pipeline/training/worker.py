@@ -25,7 +25,6 @@ from pipeline.training.config import (
     SUMMARY,
     TOKENIZER,
     VOCABULARY,
-    Summary,
     TrainConfig,
     TrainingProgress,
 )
@@ -67,7 +66,9 @@ def main(path: Path, make_check: MakeCheck | None = None) -> int:
             failure.write(config.work)
         print(f"error: {failure.message}", flush=True)
         return 1
-    print("finished" if trained.finished else f"stopped after step {trained.steps} of {trained.total}", flush=True)
+    print(
+        "finished" if trained.finished else f"stopped after step {trained.summary.steps} of {trained.total}", flush=True
+    )
     return 0
 
 
@@ -83,12 +84,12 @@ def run(
     set_precision(settings.precision)
     keep_freed_memory()
     vocabulary = Vocabulary.load(config.work / VOCABULARY)
-    samples = _samples(config, SAMPLES)
     task, check = _parts(config, vocabulary, make_check)
     report = partial(_report, config.work)
-    trained = Trainer(config, task, samples, ranks, report, check).train(is_asked_to_stop)
+    trainer = Trainer(config, task, _samples(config, SAMPLES), ranks, report, check)
+    trained = trainer.train(is_asked_to_stop)
     if ranks.rank == 0 and trained.finished:
-        _finish(config, trained, samples, ranks)
+        _finish(config, trained)
     return trained
 
 
@@ -140,7 +141,7 @@ def _report(work: Path, step: int, total: int, message: str) -> None:
         TrainingProgress(step=step, total=total, message=message).write(work)
 
 
-def _finish(config: TrainConfig, trained: TrainingResult, samples: ShardSamples, ranks: Ranks) -> None:
+def _finish(config: TrainConfig, trained: TrainingResult) -> None:
     aside = config.work / f".{MODEL}.new"
     try:
         write(trained.state, trained.network.config, aside)
@@ -150,18 +151,4 @@ def _finish(config: TrainConfig, trained: TrainingResult, samples: ShardSamples,
             f"the trained weights could not be written to {config.work} ({error}); free space and run again: the "
             f"training run continues from step {CheckpointFolder(config.work / CHECKPOINTS).newest()}"
         ) from error
-    seen = (trained.steps - trained.resumed_from) * config.settings.batch
-    summary = Summary(
-        steps=trained.steps,
-        resumed_from=trained.resumed_from,
-        images=len(samples),
-        images_seen=seen,
-        images_per_second=round(seen / max(trained.seconds, 1e-9), 1),
-        processes=ranks.count,
-        device=str(ranks.device.type),
-        tracking=str(config.tracking),
-        data_wait=round(trained.data_wait, 4),
-        checkpoint_wait=round(trained.checkpoint_wait, 3),
-        damaged={samples.samples.key(sample): reason for sample, reason in sorted(trained.damaged.items())},
-    )
-    write_atomic(config.work / SUMMARY, summary.model_dump_json().encode())
+    write_atomic(config.work / SUMMARY, trained.summary.model_dump_json().encode())

@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from random import SystemRandom
 from threading import Lock
-from typing import Protocol
 
 from xxhash import xxh3_128_digest
 
@@ -46,7 +45,7 @@ class SampleReader:
             if tar.startswith(("pipe:", "|", "-")):
                 raise FatalError(f"{tar}: a shard is a file or a URL such as s3://bucket/file.tar, never a command")
         self.samples, self._cache, self._max_open = samples, cache, max_open
-        self._open: OrderedDict[int, _Tar] = OrderedDict()
+        self._open: OrderedDict[int, _LocalTar | _RemoteTar] = OrderedDict()
         self._lock, self._process = Lock(), os.getpid()
 
     def read(self, sample: int, extensions: Sequence[str] | None = None) -> dict[str, bytes]:
@@ -91,7 +90,7 @@ class SampleReader:
     def __reduce__(self) -> tuple[type[SampleReader], tuple[SampleMap, RangeCache | None, int]]:
         return SampleReader, (self.samples, self._cache, self._max_open)
 
-    def _tar(self, number: int) -> _Tar:
+    def _tar(self, number: int) -> _LocalTar | _RemoteTar:
         if os.getpid() != self._process:  # connections and locks of a parent process can't be used after a fork
             self._open, self._lock, self._process = OrderedDict(), Lock(), os.getpid()
         with self._lock:
@@ -108,14 +107,6 @@ class SampleReader:
         return f"{self.samples.tars[self.samples.shard(sample)]}: {self.samples.key(sample)}"
 
 
-class _Tar(Protocol):
-    def read(self, members: Sequence[MemberPlace], is_cached: bool) -> dict[str, bytes]:
-        """Returns the bytes of members of one sample by extension, fewer where the tar ends. Raises OSError.
-
-        `is_cached` allows bytes of the cache.
-        """
-
-
 class _LocalTar:
     """An open file, which is closed when nobody reads from it any more."""
 
@@ -125,6 +116,10 @@ class _LocalTar:
         self._size = os.fstat(self._descriptor).st_size
 
     def read(self, members: Sequence[MemberPlace], is_cached: bool) -> dict[str, bytes]:
+        """Returns the bytes of members of one sample by extension, fewer where the tar ends. Raises OSError.
+
+        `is_cached` allows bytes of the cache.
+        """
         # An index may state any size, which must not be allocated.
         return {
             m.extension: os.pread(self._descriptor, max(0, min(m.size, self._size - m.offset)), m.offset)
@@ -144,6 +139,7 @@ class _RemoteTar:
         self._url, self._cache = url, cache
 
     def read(self, members: Sequence[MemberPlace], is_cached: bool) -> dict[str, bytes]:
+        """Returns the same as `_LocalTar.read`."""
         if not members:
             return {}
         start, end = min(m.offset for m in members), max(m.offset + m.size for m in members)

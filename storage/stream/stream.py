@@ -195,19 +195,6 @@ class Stream(IterableDataset[dict[str, Any]]):
             elif members is not None:
                 yield self._named(sample, members)
 
-    def in_batches(self) -> Iterator[StreamBatch]:
-        """Yields what this process takes of each batch."""
-        batch = StreamBatch()
-        for sample, members, is_last in self._pass():
-            if isinstance(members, DamagedSample):
-                batch.damaged[sample] = str(members)
-                self.skipped.add({sample: str(members)})
-            elif members is not None:
-                batch.samples.append(self._named(sample, members))
-            if is_last:
-                yield batch
-                batch = StreamBatch()
-
     def _pass(self) -> Iterator[tuple[int, _Found, bool]]:
         """Yields each sample, what was found of it, and whether it is its batch's last, and keeps the place."""
         info = get_worker_info()
@@ -281,18 +268,20 @@ class Batches(IterableDataset[StreamBatch]):
     def __init__(self, stream: Stream) -> None:
         super().__init__()
         self._stream = stream
+        self.state_dict, self.load_state_dict = stream.state_dict, stream.load_state_dict
 
     def __len__(self) -> int:
         """Batches that the next pass takes; of a stream without an end, those of one epoch."""
         return -(-len(self._stream) // self._stream.share)
 
     def __iter__(self) -> Iterator[StreamBatch]:
-        return self._stream.in_batches()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns `Stream.state_dict`."""
-        return self._stream.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Calls `Stream.load_state_dict`."""
-        self._stream.load_state_dict(state)
+        batch = StreamBatch()
+        for sample, members, is_last in self._stream._pass():
+            if isinstance(members, DamagedSample):
+                batch.damaged[sample] = str(members)
+                self._stream.skipped.add({sample: str(members)})
+            elif members is not None:
+                batch.samples.append(self._stream._named(sample, members))
+            if is_last:
+                yield batch
+                batch = StreamBatch()

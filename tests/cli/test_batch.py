@@ -144,10 +144,10 @@ def test_what_can_not_be_told_says_why(store, capsys):
     for name in ("pretrain:given", "shard:pseudo"):
         with pytest.raises(FatalError, match=f"no training {name!r}; its training runs: pretrain:pseudo"):
             batch("toy", 1, name, None, store=store.root, as_json=False)
-    train(store, SETTINGS.reseeded(1), "pretrain:pseudo:1")
+    train(store, SETTINGS.model_copy(update={"seed": 1}), "pretrain:pseudo:1")
     with pytest.raises(FatalError, match=r"2 training runs; .*of: pretrain:pseudo, pretrain:pseudo:1"):
         batch("toy", 1, None, None, store=store.root, as_json=False)
-    train(store, SETTINGS.reseeded(2), "pretrain:pseudo:2", version=3)
+    train(store, SETTINGS.model_copy(update={"seed": 2}), "pretrain:pseudo:2", version=3)
     with pytest.raises(FatalError, match="version 3 of its stage"):
         batch("toy", 1, "pretrain:pseudo:2", None, store=store.root, as_json=False)
     (shards,) = Run(store, "toy").artifacts("shard:pseudo").values()

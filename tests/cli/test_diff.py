@@ -8,7 +8,7 @@ import pytest
 from run_builder import Made, RunBuilder, relations
 from toy_store import put
 
-from pipeline.cli.diff import RunDiff, diff, difference
+from pipeline.cli.diff import diff, difference
 from pipeline.labels.label_overrides import OVERRIDES_FILE, ImageOverrides, overrides_table
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.stage import Output
@@ -65,8 +65,8 @@ def test_boxes_are_compared_by_what_they_are_and_not_by_number(book):
         ends = numbers.index(1), "near", numbers.index(2), 0.9
         one.add("tag", "toys/0000", [relations(1, ends), relations(2, ends)], settings={"as": name})
         both.append(run)
-    found, kept = difference(*both), RunDiff.of(*both).kept
-    assert (found.same, kept.same, kept.added, kept.lost) == (1, 1, {"near": 1}, {"near": 1}), (
+    found = difference(*both)
+    assert (found.same, found.kept.same, found.kept.added, found.kept.lost) == (1, 1, {"near": 1}, {"near": 1}), (
         "the second has other bytes"
     )
     (cause,) = found.by_size
@@ -140,9 +140,8 @@ def test_what_is_kept_is_compared_with_settings_and_figures(runs):
     for run, threshold in ((before, 0.2), (stricter, 0.45)):
         run.record("tag", "tag", before.keys("tag"))
         RunBuilder(run, store.root).add("shard:pseudo", "toys/0000", [], settings={"threshold": threshold})
-    found = RunDiff.of(before, stricter)
-    compared = difference(before, stricter)
-    assert (compared.same, compared.by_size, compared.predicates) == (5, [], {}), "the relations are the same"
+    found = difference(before, stricter)
+    assert (found.same, found.by_size, found.predicates) == (5, [], {}), "the relations are the same"
     assert (found.kept.same, found.kept.added, found.kept.lost) == (3, {}, {"ride": 2})
     assert found.settings == (("shard:pseudo.threshold", 0.2, 0.45),)
     figures = {row.name: (row.before, row.after) for row in found.figures}
@@ -167,7 +166,7 @@ def test_what_reviewers_settled_is_counted_among_the_labels_that_differ(runs):
     made = execute(Made("shard", output), item, before.store, lambda done, total, note="": None)
     after.record("tag", "tag", before.keys("tag"))
     after.record("shard:pseudo", "shard", {"toys/0000": made.key})
-    kept = RunDiff.of(before, after).kept
+    kept = difference(before, after).kept
     assert (kept.same, kept.added, kept.lost) == (4, {"feed": 1}, {"ride": 1})
     assert kept.corrected == {"added": 1, "lost": 1}
 

@@ -12,7 +12,7 @@ from pipeline.data.datasets.names import COCO_CATEGORIES, read_names
 from pipeline.data.datasets.open_images import id_of
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
-from pipeline.data.datasets.record_index import open_annotations, open_index
+from pipeline.data.datasets.record_index import open_index, open_source
 from pipeline.data.datasets.source import DataSource, annotation_source
 from pipeline.evaluation.ground_truth import GroundTruth
 from storage.errors import FatalError
@@ -88,7 +88,7 @@ def annotations(reader: Reader) -> list[ImageRecord]:
 
 
 def opened(format_name: str, path: Path, **files: Path) -> Reader:
-    return open_annotations(annotation_source(format_name, path, files))
+    return open_source(annotation_source(format_name, path, files), with_images=False)
 
 
 def reasons(record: ImageRecord) -> list[str]:
@@ -332,21 +332,24 @@ def vg150(tmp_path: Path) -> DataSource:
 
 
 def test_vg150(vg150, monkeypatch):
-    reader = open_annotations(vg150)
+    reader = open_source(vg150, with_images=False)
     first, second, third = annotations(reader)
     assert [record.image_id for record in (first, second, third)] == [4, 5, 6]
     assert first.boxes == (Box("man", 40, 20, 20, 10), Box("hat", 128, 64, 256, 128))
     assert first.relations == (AnnotatedRelation(0, "wearing", 1), AnnotatedRelation(1, "on", 0))
     assert second.relations == () and third.boxes == ()
     assert (reader.objects, reader.predicates) == (("man", "hat"), ("wearing", "on"))
-    (test,) = annotations(open_annotations(vg150.model_copy(update={"split": "test"})))
+    (test,) = annotations(open_source(vg150.model_copy(update={"split": "test"}), with_images=False))
     assert vg150.annotations and vg150.dictionary and vg150.image_data
     files = {"dictionary": vg150.dictionary, "image_data": vg150.image_data}
     assert GroundTruth.open("vg150", vg150.annotations, files).image_ids.tolist() == [test.image_id]
     assert (test.image_id, reasons(test)) == (7, ["unknown category id", "relation without box"])
     monkeypatch.setattr("pipeline.data.datasets.vg150.VALIDATION_IMAGES", 1)
     split = {
-        name: [record.image_id for record in annotations(open_annotations(vg150.model_copy(update={"split": name})))]
+        name: [
+            record.image_id
+            for record in annotations(open_source(vg150.model_copy(update={"split": name}), with_images=False))
+        ]
         for name in ("val", "train")
     }
     assert split == {"val": [4], "train": [5, 6]}
@@ -357,13 +360,13 @@ def test_vg150_says_what_does_not_fit(vg150, tmp_path, monkeypatch):
     with pytest.raises(
         AnnotationError, match="split 'dev' is not a split of VG150; set one of train, val, trainval, test"
     ):
-        annotations(open_annotations(vg150.model_copy(update={"split": "dev"})))
+        annotations(open_source(vg150.model_copy(update={"split": "dev"}), with_images=False))
     fewer = save_json(tmp_path / "fewer.json", [{"image_id": 4, "width": 512, "height": 256}])
     with pytest.raises(AnnotationError, match=r"holds 4 images, .*fewer\.json lists 1"):
-        annotations(open_annotations(vg150.model_copy(update={"image_data": fewer})))
+        annotations(open_source(vg150.model_copy(update={"image_data": fewer}), with_images=False))
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(AnnotationError, match=r"pip install 'rlip\[vg150\]'"):
-        annotations(open_annotations(vg150))
+        annotations(open_source(vg150, with_images=False))
 
 
 def test_missing_and_wrong_files_are_named(tmp_path):

@@ -9,8 +9,7 @@ from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.record import AnnotatedRelation, Box
 from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import DataSource
-from pipeline.data.datasets.validate import validate
-from tests.data.toy_sets import read_all, save_json, save_picture
+from tests.data.toy_sets import checked, read_all, save_json, save_picture
 
 IMAGE = {"id": 7, "file_name": "a.jpg", "width": 100, "height": 80}
 
@@ -79,8 +78,8 @@ def test_pairs_find_their_boxes_or_bring_them(coco):
         AnnotatedRelation(0, "hold", 3),
     )  # fmt: skip
     assert record.boxes[3] == Box("dog", 1, 1, 7, 7)
-    checked, rejects = validate(record)
-    assert checked is not None and len(checked.relations) == 3
+    usable, rejects = checked(record)
+    assert usable is not None and len(usable.relations) == 3
     assert [reject.reason for reject in rejects] == ["relation duplicate"]
 
 
@@ -119,10 +118,10 @@ def test_objects365_names_files_and_doubled_boxes(coco, tmp_path):
     save_picture(source.images / "patch16" / "objects365_v2_01.jpg")
     _, (record,) = read_all(source)
     assert record.path == source.images / "patch16" / "objects365_v2_01.jpg"
-    checked, rejects = validate(record)
-    assert checked is not None
+    usable, rejects = checked(record)
+    assert usable is not None
     named = ["person", "monitor/tv", "cigar/cigarette", "tape measure/ruler"]
-    assert [found.category for found in checked.boxes] == named
+    assert [found.category for found in usable.boxes] == named
     assert [reject.reason for reject in rejects] == ["box duplicate"]
 
 
@@ -154,12 +153,12 @@ def test_objects365_files_that_were_never_published(coco):
     source = coco([*images, {"id": 9, "file_name": PATCHED}], [], format="objects365")
     save_picture(source.images / "patch8" / "objects365_v1_00420917.jpg")
     _, records = read_all(source)
-    rejects = [[(reject.reason, reject.value) for reject in validate(record)[1]] for record in records]
+    rejects = [[(reject.reason, reject.value) for reject in checked(record)[1]] for record in records]
     assert rejects[0] == [("never published", "objects365_v1_00320532.jpg")]
     assert [found[0][0] for found in rejects[:4]] == ["never published"] * 3 + ["missing file"]
     assert rejects[4] == []
     save_picture(source.images / "patch6" / "objects365_v1_00320534.jpg")
-    assert validate(records[1])[0] is not None
+    assert checked(records[1])[0] is not None
 
 
 def test_lists_may_stand_in_any_order(coco):
@@ -189,8 +188,8 @@ def test_real_coco_images(shared):
     assert len(records) == 188 and not reader.rejects
     assert sum(len(record.boxes) for record in records) == 1443
     assert sum(len(record.relations) for record in records) == 103
-    checked = [validate(record, verify="header") for record in records]
-    assert all(record is not None and not rejects for record, rejects in checked)
+    usable = [checked(record, verify="header") for record in records]
+    assert all(record is not None and not rejects for record, rejects in usable)
 
 
 def test_a_name_list_that_is_no_list_of_relations(coco, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.record import AnnotatedRelation, Box
-from pipeline.data.datasets.record_index import open_annotations
+from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import DataSource, annotation_source
 from pipeline.evaluation.ground_truth import GroundTruth
 from tests.data.test_benchmark_formats import BOXES, CLASSES, annotations, opened, reasons
@@ -130,10 +130,10 @@ def test_psg_relates_segments_by_their_places(tmp_path):
     ]  # fmt: skip
     assert [reject.reason for reject in truth.rejects] == expected
     train = annotation_source("psg", path, {}).model_copy(update={"split": "train"})
-    (record,) = annotations(open_annotations(train))
+    (record,) = annotations(open_source(train, with_images=False))
     assert record.image_id == 5 and record.relations == (AnnotatedRelation(0, "on", 1),)
     with pytest.raises(AnnotationError, match="'val' is not a split of PSG"):
-        annotations(open_annotations(train.model_copy(update={"split": "val"})))
+        annotations(open_source(train.model_copy(update={"split": "val"}), with_images=False))
 
 
 def test_gqa_relates_objects_by_their_ids(tmp_path):

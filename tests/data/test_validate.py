@@ -9,9 +9,8 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
-from pipeline.data.datasets.validate import validate
 from pipeline.data.images.opening import BadImage, ImageLimits, fingerprint
-from tests.data.toy_sets import save_picture
+from tests.data.toy_sets import checked, save_picture
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +36,14 @@ def reasons(found: list) -> list[str]:  # type: ignore[type-arg]
 ])  # fmt: skip
 def test_boxes_that_can_not_be_used(picture, box, reason):
     kept = Box("dog", 1, 1, 5, 5)
-    found, rejects = validate(record(picture, box, kept))
+    found, rejects = checked(record(picture, box, kept))
     assert found is not None and found.boxes == (kept,)
     assert reasons(rejects) == [reason]
     assert rejects[0].image_id == 7 and rejects[0].value.startswith("dog [")
 
 
 def test_boxes_are_clipped_and_only_what_matters_is_noted(picture):
-    found, rejects = validate(record(picture, Box("dog", -10, 70, 30, 30), Box("cat", 50, 40, 50.4, 40.2)))
+    found, rejects = checked(record(picture, Box("dog", -10, 70, 30, 30), Box("cat", 50, 40, 50.4, 40.2)))
     assert found is not None
     assert found.boxes == (Box("dog", 0, 70, 20, 10), Box("cat", 50, 40, 50, 40))
     assert reasons(rejects) == ["box clipped"]
@@ -59,7 +58,7 @@ def test_relations_follow_their_boxes(picture):
         AnnotatedRelation(0, "on", 2), AnnotatedRelation(1, "on", 2), AnnotatedRelation(3, "on", 2),
         AnnotatedRelation(1, "near", 3), AnnotatedRelation(4, "in", 3),
     )  # fmt: skip
-    found, rejects = validate(record(picture, *boxes, relations=relations))
+    found, rejects = checked(record(picture, *boxes, relations=relations))
     assert found is not None
     assert [box.category for box in found.boxes] == ["a", "b", "b"]
     assert found.relations == (AnnotatedRelation(0, "on", 1), AnnotatedRelation(2, "in", 0))
@@ -69,12 +68,12 @@ def test_relations_follow_their_boxes(picture):
 
 
 def test_the_files_size_wins_and_is_counted(picture):
-    found, rejects = validate(record(picture, Box("dog", 70, 10, 30, 30), width=80, height=100))
+    found, rejects = checked(record(picture, Box("dog", 70, 10, 30, 30), width=80, height=100))
     assert found is not None and (found.width, found.height) == (100, 80)
     assert found.boxes == (Box("dog", 70, 10, 30, 30),)
     assert reasons(rejects) == ["declared size wrong"]
-    assert reasons(validate(record(picture, width=100, height=80))[1]) == []
-    assert reasons(validate(record(picture))[1]) == []
+    assert reasons(checked(record(picture, width=100, height=80))[1]) == []
+    assert reasons(checked(record(picture))[1]) == []
 
 
 def test_boxes_of_the_picture_as_viewers_turn_it_are_not_taken_for_raw_pixels(tmp_path):
@@ -82,11 +81,11 @@ def test_boxes_of_the_picture_as_viewers_turn_it_are_not_taken_for_raw_pixels(tm
     exif[0x0112] = 6
     path = tmp_path / "turned.jpg"
     Image.new("RGB", (100, 80)).save(path, exif=exif)
-    found, rejects = validate(record(path, Box("dog", 1, 1, 5, 5), width=80, height=100))
+    found, rejects = checked(record(path, Box("dog", 1, 1, 5, 5), width=80, height=100))
     assert found is None and reasons(rejects) == ["boxes of the turned image"]
-    found, rejects = validate(record(path, Box("dog", 1, 1, 5, 5), width=100, height=80))
+    found, rejects = checked(record(path, Box("dog", 1, 1, 5, 5), width=100, height=80))
     assert found is not None and not rejects and (found.width, found.height) == (100, 80)
-    found, rejects = validate(record(path, Box("dog", 1, 1, 5, 5)))
+    found, rejects = checked(record(path, Box("dog", 1, 1, 5, 5)))
     assert found is not None and reasons(rejects) == ["EXIF orientation not applied"], "nothing tells what boxes are of"
 
 
@@ -95,17 +94,17 @@ def test_a_turned_image_of_the_same_size_is_noted_although_a_size_is_declared(tm
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.new("RGB", size).save(tmp_path / "turned.jpg", exif=exif)
-    found, rejects = validate(record(tmp_path / "turned.jpg", width=size[0], height=size[1]))
+    found, rejects = checked(record(tmp_path / "turned.jpg", width=size[0], height=size[1]))
     assert found is not None and reasons(rejects) == ["EXIF orientation not applied"]
 
 
 def test_a_torn_image_is_found_by_decoding_only_and_limits_are_the_callers(picture, tmp_path):
     torn = tmp_path / "torn.jpg"
     torn.write_bytes(picture.read_bytes()[:-40])
-    found, rejects = validate(record(torn))
+    found, rejects = checked(record(torn))
     assert found is None and reasons(rejects) == ["truncated"]
-    assert validate(record(torn), verify="header")[0] is not None
-    found, rejects = validate(record(picture), ImageLimits(max_side=50))
+    assert checked(record(torn), verify="header")[0] is not None
+    found, rejects = checked(record(picture), ImageLimits(max_side=50))
     assert found is None and reasons(rejects) == ["too large"]
 
 
@@ -119,14 +118,14 @@ def test_whatever_comes_in_what_goes_out_is_usable(picture, given_boxes, data):
     ends = st.integers(0, len(given_boxes) - 1)
     relation = st.builds(AnnotatedRelation, ends, st.sampled_from(["on", "near"]), ends)
     relations = data.draw(st.lists(relation, max_size=5)) if given_boxes else []
-    found, rejects = validate(record(picture, *given_boxes, relations=tuple(relations)), verify="header")
+    found, rejects = checked(record(picture, *given_boxes, relations=tuple(relations)), verify="header")
     assert found is not None
     for box in found.boxes:
         assert box.w > 0 and box.h > 0 and box.x >= 0 and box.y >= 0
         assert box.x + box.w <= 100.001 and box.y + box.h <= 80.001
     assert len({box[:5] for box in found.boxes}) == len(found.boxes)
     assert all(r.subject != r.object and max(r.subject, r.object) < len(found.boxes) for r in found.relations)
-    again, more = validate(found, verify="header")
+    again, more = checked(found, verify="header")
     assert again == found and not more
     lost = len(given_boxes) - len(found.boxes) + len(relations) - len(found.relations)
     assert sum(reject.reason != "box clipped" for reject in rejects) == lost

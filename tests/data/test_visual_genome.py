@@ -5,8 +5,7 @@ from typing import Any
 
 from pipeline.data.datasets.record import AnnotatedRelation, Box
 from pipeline.data.datasets.source import DataSource
-from pipeline.data.datasets.validate import validate
-from tests.data.toy_sets import read_all, save_json, save_picture, text
+from tests.data.toy_sets import checked, read_all, save_json, save_picture, text
 
 
 def thing(number: int, name: str, x: int = 0, y: int = 0, w: int = 20, h: int = 20, **more: Any) -> dict[str, Any]:
@@ -122,8 +121,8 @@ def test_real_images(shared):
     }
     source = DataSource(name="vg", format="visual_genome", images=folder / "images", **files)
     _, (record,) = read_all(source)
-    checked, _ = validate(record)
-    assert checked is not None and len(checked.relations) > 20
+    usable, _ = checked(record)
+    assert usable is not None and len(usable.relations) > 20
     assert ("man", "wearing", "glasses") in {
-        (checked.boxes[r.subject].category, r.predicate, checked.boxes[r.object].category) for r in checked.relations
+        (usable.boxes[r.subject].category, r.predicate, usable.boxes[r.object].category) for r in usable.relations
     }

@@ -69,7 +69,8 @@ def test_a_zero_shot_detector_looks_for_the_names_of_the_recipe_as_its_own_libra
     model = AutoModelForZeroShotObjectDetection.from_pretrained(folder).eval()
     processor = AutoProcessor.from_pretrained(folder)
     images = pictures()
-    found = ZeroShotDetector(folder, NAMES_ASKED, torch.device("cpu"), 4).detect(images, -1.0)
+    settings = DetectSettings(weights=str(folder), categories=NAMES_ASKED, batch_size=4, device="cpu")
+    found = ZeroShotDetector(find_detector(settings), settings, 0).detect(images, -1.0)
     for image, boxes in zip(images, found, strict=True):
         text = "person. fire hydrant. zebra." if kind == "grounding-dino" else [list(NAMES_ASKED)]
         with torch.inference_mode():

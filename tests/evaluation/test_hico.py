@@ -168,16 +168,14 @@ def test_an_interaction_without_an_object_is_not_one_with_the_last_object():
         assert len(matches.position) == number
 
 
-@pytest.mark.parametrize("predicted, rules, message", [
-    ([interactions([(PERSON, BOX, 0, 1, 2)], [0.5])] * 2, None, "cover 2 images, the ground truth 1"),
-    ([interactions([(PERSON, BOX, 0, 1, 2)])], None, "no scores"),
-    ([interactions([(PERSON, BOX, 0, 1, 2)] * 2, [0.5, np.nan])], None, r"1 scores .* relation 1 \(image 0\)"),
-    ([interactions([(PERSON, BOX, 0, 1, 2)], [np.inf])], None, "not finite"),
-    ([interactions([(PERSON, BOX, 0, 1, 2)], [0.5])], HicoRules(validity=np.ones((2, 2))), "validity is 2 × 2"),
+@pytest.mark.parametrize("predicted, message", [
+    ([interactions([(PERSON, BOX, 0, 1, 2)], [0.5])] * 2, "of 2 images, but ground truth of 1"),
+    ([interactions([(PERSON, BOX, 0, 1, 2)])], "no scores"),
+    ([interactions([(PERSON, BOX, 0, 1, 2)] * 2, [0.5, np.nan])], "1 of 2 predictions have the score NaN"),
 ])  # fmt: skip
-def test_what_cannot_be_scored_is_refused(predicted, rules, message):
+def test_what_cannot_be_scored_is_refused(predicted, message):
     with pytest.raises(ValueError, match=message):
-        score(predicted, [interactions([(PERSON, BOX, 0, 1, 2)])], rules)
+        score(predicted, [interactions([(PERSON, BOX, 0, 1, 2)])])
 
 
 def test_labels_far_outside_the_truths_are_no_match():

@@ -13,11 +13,10 @@ from pipeline.evaluation.relations import Relations
 from pipeline.evaluation.splits import (
     PUBLISHED,
     Split,
-    non_rare_first,
     published_split,
-    rare_first,
     read_interactions,
     read_positions,
+    split_by_counts,
     split_of_positions,
 )
 
@@ -91,26 +90,26 @@ def test_classes_are_grouped_as_means_are():
 
 
 def test_rare_first_takes_the_fewest_instances_and_keeps_every_name_seen():
-    split = rare_first(COUNTS, 2)
+    split = split_by_counts(COUNTS, 2, rare_first=True)
     # Object 2 occurs in a single triplet, so that one stays, though it is the rarest.
     assert split.unseen == {TripletClass(0, 0, 1), TripletClass(0, 1, 0)}
 
 
 def test_non_rare_first_takes_the_most_instances_and_equal_ones_as_given():
-    assert non_rare_first(COUNTS, 1).unseen == {TripletClass(0, 1, 1)}
+    assert split_by_counts(COUNTS, 1, rare_first=False).unseen == {TripletClass(0, 1, 1)}
     tied = dict.fromkeys(COUNTS, 4)
-    assert non_rare_first(tied, 1).unseen == {TripletClass(0, 0, 0)}
-    assert non_rare_first(dict(reversed(tied.items())), 1).unseen == {TripletClass(0, 1, 1)}
+    assert split_by_counts(tied, 1, rare_first=False).unseen == {TripletClass(0, 0, 0)}
+    assert split_by_counts(dict(reversed(tied.items())), 1, rare_first=False).unseen == {TripletClass(0, 1, 1)}
 
 
 def test_names_stay_seen_however_many_triplets_are_left_out():
     draws = np.random.default_rng(5)
     counts = {triplet: int(count) for triplet, count in zip(TRIPLETS, draws.geometric(0.05, 600), strict=True)}
-    split = rare_first(counts, 500)
+    split = split_by_counts(counts, 500, rare_first=True)
     seen = [triplet for triplet in TRIPLETS if triplet not in split.unseen]
     assert len({t.object for t in seen}) == 30 and len({t.predicate for t in seen}) == 20
     with pytest.raises(ValueError, match=r"600 triplets can't be left out, only 5\d\d"):
-        rare_first(counts, 600)
+        split_by_counts(counts, 600, rare_first=True)
 
 
 @pytest.mark.parametrize("text", ["[3, 0]", "3,\n0\n"])

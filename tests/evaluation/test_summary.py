@@ -7,19 +7,21 @@ import pytest
 from pair_scenes import BIKE, DOG, MAN, TRUE, relations, truth_of
 
 from pipeline.evaluation.anatomy import ErrorKind, dissect
+from pipeline.evaluation.benchmark import ClassScore, Evaluated, Figure
 from pipeline.evaluation.published import published_results, published_test_set
-from pipeline.evaluation.summary import ClassScore, Figure, summarise
+from pipeline.evaluation.summary import summarise
 
 CLASSES = [ClassScore("ride bike", 0.4, 30), ClassScore("hold dog", 0.0, 2), ClassScore("see bike", 0.0, 40)]
 
 
-def summary_of(predicted, truth, benchmark="hico-det", classes=CLASSES, **more):
+def summary_of(predicted, truth, benchmark="hico-det", classes=CLASSES, measure="AP"):
     def share_found(p, t):
         return float(dissect(p, t).found.sum() / max(len(t), 1))
 
     names = tuple(f"predicate {number}" for number in range(10))
-    figures = [Figure("full", "full", 0.4, 0.3, 0.5, official=0.35)]
-    return summarise(benchmark, "a run", figures, classes, dissect(predicted, truth), share_found, names, **more)
+    figures = (Figure("full", "full", 0.4, 0.3, 0.5, official=0.35),)
+    evaluated = Evaluated(figures, tuple(classes), share_found, "mAP", lambda chosen: None, measure)
+    return summarise(benchmark, "a run", evaluated, dissect(predicted, truth), names)
 
 
 def test_a_summary_holds_scores_errors_pairs_and_calibration():

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.data.images.opening import BadImage, probe
+from pipeline.data.images.opening import BadImage, read_image
 from tests.data import toy_sets
 from tests.hostile.case import Case, Make, ingested, instances, sparse, table, written
 
@@ -143,5 +143,5 @@ def _beside_a_good_one(folder: Path, content: Make) -> str:
     name = "bad.jpg"
     written(folder / "images" / name, content)
     with suppress(BadImage):  # here, as later stages open what ingest accepted, and where every step is watched
-        probe(folder / "images" / name)
+        read_image(folder / "images" / name)
     return ingested(folder, instances([{"id": 2, "file_name": name, "width": 64, "height": 48}]))

@@ -9,7 +9,7 @@ import pytest
 from pycocotools.mask import decode
 
 from pipeline.cli.data import convert
-from pipeline.data.datasets.record_index import open_annotations
+from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import annotation_source
 from pipeline.data.images.folders import open_folder
 from pipeline.evaluation.ground_truth import GroundTruth
@@ -50,7 +50,7 @@ def content_of(folder: Path, form: str) -> dict[int, set[tuple[Any, ...]]]:
             (record.boxes[r.subject][:5], r.predicate, None if r.object < 0 else record.boxes[r.object][:5])
             for r in record.relations
         }
-        for record in open_annotations(source).annotations()
+        for record in open_source(source, with_images=False).annotations()
     }
 
 

@@ -12,8 +12,9 @@ from run_builder import TWO_PEOPLE, RunBuilder
 
 from pipeline.data.images.opening import BadImage
 from pipeline.evaluation.anatomy import ErrorKind, dissect
+from pipeline.evaluation.benchmark import ClassScore, Evaluated, Figure
 from pipeline.evaluation.published import PublishedTestSet, published_results
-from pipeline.evaluation.summary import ClassScore, Figure, summarise
+from pipeline.evaluation.summary import summarise
 from pipeline.report.evaluation_images import EvaluatedImages, best_and_worst_images, shown_image
 from pipeline.report.evaluation_page import evaluation_markdown, evaluation_page, published_tables
 from pipeline.report.report_folder import report_fault, write_digests
@@ -45,13 +46,14 @@ def scene():
     return dissect(predicted, truth_of([TRUE], [(DOG, BIKE, 3, 1, 2), (MAN, DOG, 0, 3, 8)]))
 
 
-def summary_of(dissection, benchmark="hico-det", **options):
-    return summarise(benchmark, "run <demo>", FIGURES, CLASSES, dissection, share_found, PREDICATES, **options)
+def summary_of(dissection, benchmark="hico-det", **changed):
+    evaluated = Evaluated(FIGURES, CLASSES, share_found, "mAP", lambda chosen: None)
+    return replace(summarise(benchmark, "run <demo>", evaluated, dissection, PREDICATES), **changed)
 
 
-def whole(dissection, **options):
+def whole(dissection, **changed):
     """The summary as if its test set were HICO-DET's."""
-    return replace(summary_of(dissection, **options), published=published_results("hico-det"), difference="")
+    return replace(summary_of(dissection, **changed), published=published_results("hico-det"), difference="")
 
 
 def images_of(dissection, read=None):

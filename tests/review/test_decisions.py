@@ -15,7 +15,7 @@ from pipeline.labels.team import Team, write_team
 from pipeline.review import audit, decisions
 from pipeline.review.access import Access
 from pipeline.review.app import page_routes
-from pipeline.review.decisions import Addition, Decided, Decisions, accept_class, add_relation, decide
+from pipeline.review.decisions import Addition, Decisions, accept_class, add_relation, decide
 from pipeline.review.entrance import protected
 from pipeline.review.labels import labels_of
 from pipeline.review.overview import work_of
@@ -27,7 +27,7 @@ from storage.local_store import LocalStore
 from storage.runs import Run
 
 
-def judge(state: ReviewState, *verdicts: dict[str, Any]) -> Decided:
+def judge(state: ReviewState, *verdicts: dict[str, Any]) -> dict[str, Any]:
     """Gives verdicts on as many labels of image 1, which has three boxes."""
     labels = state.listing.labels(Search(order="image"), 0, len(verdicts)).numbers
     given = [{"label": label, **verdict} for label, verdict in zip(labels, verdicts, strict=True)]
@@ -45,15 +45,15 @@ def test_a_correction_that_can_not_be_is_refused_with_all_beside_it(opened, labe
     with pytest.raises(ValueError, match=reason):
         judge(state, correction, {"kind": "accept"})
     assert state.reviews.log.standing_of("ann") == []
-    assert judge(state, {"kind": "wrong_pair", "object": 1}).verdicts == 1
+    assert judge(state, {"kind": "wrong_pair", "object": 1})["verdicts"] == 1
 
 
 def test_the_pace_is_the_median_of_the_known_times(opened, labelled):
     state = opened()
     untimed = judge(state, {"kind": "accept"})
-    assert (untimed.verdicts, untimed.median_seconds) == (1, None)
+    assert (untimed["verdicts"], untimed["median_seconds"]) == (1, None)
     timed = judge(state, {"kind": "accept"}, *({"kind": "reject", "seconds": seconds} for seconds in (1.0, 2.5)))
-    assert (timed.verdicts, timed.median_seconds) == (3, 1.75)
+    assert (timed["verdicts"], timed["median_seconds"]) == (3, 1.75)
 
 
 def test_a_verdict_that_stands_is_recorded_once(opened, labelled):
@@ -61,20 +61,20 @@ def test_a_verdict_that_stands_is_recorded_once(opened, labelled):
     for kind in ("undo", "accept", "accept", "reject", "reject", "undo", "undo"):
         answer = judge(state, {"kind": kind})
     assert [verdict.kind for verdict in state.reviews.log.verdicts()] == ["accept", "reject", "undo", "undo"]
-    assert answer.states[0].kind == ""
+    assert answer["states"][0]["kind"] == ""
 
 
 def test_an_undo_that_is_sent_again_takes_back_nothing_more(opened, labelled):
     state = opened()
-    accepted, rejected = (judge(state, {"kind": kind}).states[0] for kind in ("accept", "reject"))
-    undone = [judge(state, {"kind": "undo", "of": rejected.time}).states[0] for _ in range(2)]
+    accepted, rejected = (judge(state, {"kind": kind})["states"][0] for kind in ("accept", "reject"))
+    undone = [judge(state, {"kind": "undo", "of": rejected["time"]})["states"][0] for _ in range(2)]
     assert undone == [accepted, accepted]
 
 
 def test_a_note_is_a_line_that_the_next_verdicts_keep(opened, labelled):
     state = opened()
     for verdict in ({}, {"note": "too dark"}, {}, {"note": "dusk"}):
-        shown = judge(state, {"kind": "accept", **verdict}).states[0].correction
+        shown = judge(state, {"kind": "accept", **verdict})["states"][0]["correction"]
     assert [verdict.note for verdict in state.reviews.log.verdicts()] == [None, "too dark", "dusk"]
     assert shown == "“dusk”"
     with pytest.raises(ValueError, match="several lines"):
@@ -102,7 +102,7 @@ def test_a_class_is_accepted_but_for_a_sample_and_is_open_again_when_one_of_thes
     state = opened()
     *alike, unsure = state.listing.labels(Search(), 0, 100).numbers
     taken = accept_class(state, "ann", alike[0])
-    assert (taken.accepted, taken.asked) == (28, 2)
+    assert taken == {"accepted": 28, "asked": 2}
     with pytest.raises(ValueError, match=r"at least 0\.98"):
         accept_class(state, "ann", unsure)
     with monkeypatch.context() as alone, pytest.raises(ValueError, match="only one open label of this class"):
@@ -117,12 +117,12 @@ def test_a_class_is_accepted_but_for_a_sample_and_is_open_again_when_one_of_thes
         Decisions.model_validate({"decisions": [{"label": label, "kind": kind, "queue": "check"}]})
         for label, kind in zip(asked, ("accept", "reject"), strict=True)
     )
-    assert decide(state, "ann", accepted).reopened == 0
+    assert decide(state, "ann", accepted)["reopened"] == 0
     # The server ends before it has reopened the class, and the page sends the verdict again.
     with monkeypatch.context() as ending, pytest.raises(KeyboardInterrupt):
         ending.setattr(decisions, "_reopen", interrupted)
         decide(state, "ann", rejected)
-    assert [decide(state, "ann", rejected).reopened for _ in range(2)] == [28, 0]
+    assert [decide(state, "ann", rejected)["reopened"] for _ in range(2)] == [28, 0]
     assert {verdict.kind for verdict in state.reviews.log.standing_of("ann")} == {"accept", "reject"}
     assert len(state.reviews.log.standing_of("ann")) == 2
 
@@ -147,9 +147,9 @@ def test_a_class_is_open_again_wherever_its_reviewer_finds_a_wrong_label(book, o
     book.add("tag", "toys/0000", [relations(n, (0, "ride", 2, 0.9 if n == 31 else 0.99)) for n in numbers])
     state = opened()
     *alike, unsure = state.listing.labels(Search(), 0, 100).numbers
-    assert accept_class(state, "ann", alike[0]).accepted == 28
+    assert accept_class(state, "ann", alike[0])["accepted"] == 28
     rejected = [{"label": label, "kind": "reject", "queue": "audit"} for label in (unsure, *alike[:2])]
-    reopened = [decide(state, "ann", Decisions.model_validate({"decisions": of})).reopened
+    reopened = [decide(state, "ann", Decisions.model_validate({"decisions": of}))["reopened"]
                 for of in (rejected[:1], rejected[1:])]  # fmt: skip
     assert reopened[0] == 0 and reopened[1] >= 26
     assert {verdict.kind for verdict in state.reviews.log.standing_of("ann")} == {"reject"}
@@ -224,7 +224,7 @@ def test_only_relations_that_were_added_count_as_added(book, opened):
     add_relation(state, "ann", Addition(image=image["image"], subject=0, object=1, predicate="see"))
     book.add("tag", "toys/0000", [relations(1, (0, "feed", 2, 0.9))], settings={"made": 2})
     state.refresh()
-    page = Pages(state).image("ann", state.details.find(image["image"]), None, Search())
+    page = Pages(state).image("ann", Search(), image["image"])
     assert re.findall(r'data-action="remove"[^>]* data-predicate="(\w+)"', page) == ["see"]
 
 
@@ -243,7 +243,7 @@ def test_the_overview_counts_the_checks_of_a_members_own_share(book, opened, tmp
     write_team(tmp_path / "verdicts", Team(size=3, members=("ann", "bob", "cyd")))
     state = opened()
     own = state.listing.labels(Search(share="mine").seen_by("ann", 0), 0, 100).numbers
-    asked = accept_class(state, "ann", own[0]).asked
+    asked = accept_class(state, "ann", own[0])["asked"]
     assert 0 < asked == work_of(state, "ann").checks
 
 

@@ -70,21 +70,21 @@ def test_losses_say_why_and_counts_lead_to_the_labels_that_they_count(labelled, 
     more(labelled)
     state = opened()
     overview = overview_of(state)
-    levels = {level.name: level for level in overview.levels}
+    levels = {level.name: level for level in overview["levels"]}
     assert list(levels) == ["images", "captions", "triplets", "candidates", "scored labels", "kept labels"]
-    assert [(loss.reason, loss.number) for loss in levels["images"].losses] == [("no caption <b>", 1)]
-    assert levels["images"].losses[0].address == "quarantined?reason=no+caption+%3Cb%3E"
+    assert levels["images"].losses == [("no caption <b>", 1, "quarantined?reason=no+caption+%3Cb%3E")]
     scored, kept = levels["scored labels"], levels["kept labels"]
     assert scored.losses and scored.number - scored.lost == kept.number
-    assert sum(labels for _, labels, _, _ in overview.score_rows) == scored.number
+    assert sum(labels for _, labels, _, _ in overview["score_rows"]) == scored.number
 
     def found(address: str) -> int:
         assert urlsplit(address).path == "labels"
         return state.listing.labels(Search.model_validate(dict(parse_qsl(urlsplit(address).query))), 0, 0).total
 
-    counted = [*((each.address, each.number) for each in (scored, kept, *scored.losses))]
-    counted += [(address, labels) for _, labels, _, address in overview.score_rows]
-    counted += [(bar.address, bar.facts.kept) for bar in overview.predicates]
+    counted = [(each.address, each.number) for each in (scored, kept)]
+    counted += [(address, number) for _, number, address in scored.losses]
+    counted += [(address, labels) for _, labels, _, address in overview["score_rows"]]
+    counted += [(address, facts.kept) for facts, _, address in overview["predicates"]]
     assert [found(address) for address, _ in counted] == [number for _, number in counted]
     # The table holds a 32-bit number just below .9.
     assert found("labels?least=0.9") == 2
@@ -93,7 +93,7 @@ def test_losses_say_why_and_counts_lead_to_the_labels_that_they_count(labelled, 
 def test_a_run_on_its_way_is_shown_and_followed(book, recipe, opened):
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, "riding", 2)])])
     state = opened(planned={step.name: step.needs for step in build_steps(recipe)})
-    before = {step.step: step for step in overview_of(state).steps}
+    before = {step.step: step for step in overview_of(state)["steps"]}
     assert (before["ingest"].state, before["ingest"].done) == ("done", 1)
     assert (before["tag"].state, before["tag"].done) == ("not yet", None)
     assert set(before["tag"].needs) == {"ingest", "parse", "train_tagger"}
@@ -102,8 +102,8 @@ def test_a_run_on_its_way_is_shown_and_followed(book, recipe, opened):
     book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[pairs(1, (0, "ride", 2, 1))])
     state.refresh()
     after = overview_of(state)
-    assert {step.step: step.state for step in after.steps}["tag"] == "done"
-    assert [level.number for level in after.levels] == [1, 1, 1, 1, 1, 1]
+    assert {step.step: step.state for step in after["steps"]}["tag"] == "done"
+    assert [level.number for level in after["levels"]] == [1, 1, 1, 1, 1, 1]
     assert "not yet" in page_of(state).text
 
 
@@ -112,12 +112,12 @@ def test_a_failed_step_says_why_until_it_is_recorded_again(book, recipe, opened)
     outcome = [{"step": "ingest", "partitions": 1, "cached": 1}]
     book.run.append("failed", error=f"caption toys/0000: {HOSTILE}", outcome=outcome)
     state = opened(planned={step.name: step.needs for step in build_steps(recipe)})
-    steps = {step.step: step for step in overview_of(state).steps if step.step in ("ingest", "caption", "parse")}
+    steps = {step.step: step for step in overview_of(state)["steps"] if step.step in ("ingest", "caption", "parse")}
     assert [(step.state, step.cached) for step in steps.values()] == [("done", 1), ("failed", None), ("not yet", None)]
     assert HOSTILE in page_of(state).text
     book.add("caption", "toys/0000", [captions(1, "a man")])
     state.refresh()
-    assert {step.step: step.state for step in overview_of(state).steps}["caption"] == "done"
+    assert {step.step: step.state for step in overview_of(state)["steps"]}["caption"] == "done"
 
 
 def test_an_artifact_that_is_gone_is_missing(labelled, opened):
@@ -126,7 +126,7 @@ def test_an_artifact_that_is_gone_is_missing(labelled, opened):
     for path in artifact.folder.iterdir():
         path.unlink()
     artifact.folder.rmdir()
-    steps = {step.step: step for step in overview_of(opened()).steps}
+    steps = {step.step: step for step in overview_of(opened())["steps"]}
     assert (steps["caption"].state, steps["caption"].done, steps["caption"].missing) == ("incomplete", 1, 1)
 
 
@@ -156,10 +156,10 @@ def test_another_run_is_set_beside_this_one(labelled, opened):
     other.add("tag", "toys/0000", theirs, candidates=[], settings=own)
     state = opened(against=other.run)
     overview = overview_of(state)
-    counts = {name: overview.comparison[name] for name in ("both", "kept_in_both", "kept_here", "kept_there")}
+    counts = {name: overview["comparison"][name] for name in ("both", "kept_in_both", "kept_here", "kept_there")}
     # Both: image 1 keeps 0 ride 2; 1 ride 2 is kept there only. Here only: image 2's 0 ride 2, and two "next to".
     assert counts == {"both": 3, "kept_in_both": 1, "kept_here": 3, "kept_there": 1}
-    assert [(row["predicate"], row["kept_here"], row["kept_there"]) for row in overview.differences] == [
+    assert [(row["predicate"], row["kept_here"], row["kept_there"]) for row in overview["differences"]] == [
         ("next to", 2, 0), ("ride", 1, 1),
     ]  # fmt: skip
     assert "other" in page_of(state).text

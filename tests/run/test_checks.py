@@ -8,7 +8,7 @@ from rlip_command import output_of, rlip
 from run_builder import TWO_PEOPLE, RunBuilder, pairs, relations
 from small_set import small_recipe, state_relations, write_small_set
 
-from pipeline.run.checks import CheckedPartition, require_precise_labels
+from pipeline.run.checks import CHECKS, require_precise_labels
 from pipeline.run.context import RunContext
 from pipeline.run.planner import Planner
 from pipeline.run.progress import Display
@@ -98,18 +98,17 @@ def test_labels_are_measured_by_what_their_own_partition_states(book):
         facts={"relations": 3},
     )
     tagged, images = (book.run.artifacts(step)["toys/0000"] for step in ("tag", "ingest"))
-    measured = CheckedPartition(tagged, {"images": images})
-    assert measured.rows() == 1 and measured.reject_share() == 0 and measured.relations_per_image() == 3
-    assert measured.unreachable_share() == pytest.approx(1 / 3)  # no candidate holds anything
-    assert measured.average_precision() == pytest.approx((1 / 2 + 2 / 3) / 2)
+    measured = {check.name: check.measure(tagged, {"images": images}) for check in CHECKS}
+    assert (measured["rows"], measured["reject share"], measured["relations per image"]) == (1, 0, 3)
+    assert measured["unreachable predicates"] == pytest.approx(1 / 3)  # no candidate holds anything
+    assert measured["average precision"] == pytest.approx((1 / 2 + 2 / 3) / 2)
 
 
 def test_nothing_stated_is_nothing_to_judge(book):
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
     book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[pairs(1, (0, "ride", 2, 1))])
     tagged, images = (book.run.artifacts(step)["toys/0000"] for step in ("tag", "ingest"))
-    measured = CheckedPartition(tagged, {"images": images})
-    assert measured.average_precision() is measured.unreachable_share() is measured.relations_per_image() is None
+    assert [check.measure(tagged, {"images": images}) for check in CHECKS][-3:] == [None, None, None]
 
 
 def labelled(folder: Path, *riders: int, truth: bool = True) -> Inputs:

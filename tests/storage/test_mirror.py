@@ -14,7 +14,7 @@ from storage.disk import Disk
 from storage.errors import FatalError
 from storage.manifest import FileEntry
 from storage.remote import Remote
-from storage.remote_store import Mirror, VerifiedFiles, read_checked, write_checked
+from storage.remote_store import VerifiedFiles, mirror, read_checked, write_checked
 
 
 class Here:
@@ -22,13 +22,12 @@ class Here:
 
     def __init__(self, url: str, root: Path, disk: Disk | None = None) -> None:
         self.files = FaultyFiles()
-        self.root = root
-        self.mirror = Mirror(Remote(url, self.files, ()), root, disk or Disk())
+        self.root, self.remote, self.disk = root, Remote(url, self.files, ()), disk or Disk()
 
     def refresh(self) -> int:
         """Update the copies. Returns how many files were read."""
         self.files.asked.clear()
-        self.mirror.refresh()
+        mirror(self.remote, self.root, self.disk)
         assert self.files.asked.count("find") == 2
         return self.files.asked.count("cat_file")
 
@@ -99,7 +98,7 @@ def test_a_record_whose_name_leads_out_is_refused(listed, named, here):
     files.find = lambda path, **_: {f"{path}{listed}": {"type": "file", "size": 2}}
     remote = Remote(f"memory://{uuid4().hex}", files, ())
     with pytest.raises(FatalError) as caught:
-        Mirror(remote, here.root, Disk()).refresh()
+        mirror(remote, here.root, Disk())
     assert str(caught.value) == f"{remote.url}: a record is named {named!r}, which leads out of the store; remove it"
     assert not here.root.exists()
 

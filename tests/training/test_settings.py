@@ -36,7 +36,7 @@ def test_how_it_is_carried_out_is_no_part_of_the_key():
     plain = TrainingSettings()
     other = TrainingSettings(processes=4, threads=2, num_workers=3, deterministic="fast", device="cpu")
     assert plain.row_settings() == other.row_settings()
-    assert plain.reseeded(5).row_settings() != plain.row_settings()
+    assert plain.model_copy(update={"seed": 5}).row_settings() != plain.row_settings()
 
 
 def test_the_network_is_written_out_in_full():

@@ -128,7 +128,7 @@ def test_a_tagger_is_measured_on_all_its_datasets_and_says_on_how_many_images(tm
     known = Vocabulary.of([read_table(shards[0].statistics)], "predicate")  # no relation of the other can be scored
     network = TaggerTask(config.settings, known, work / TOKENIZER).build(lambda note: None)
     source = Noted(SampleMap(work / HELD_OUT))
-    scores = check_tagger(network, source, known, config.settings, Ranks(), most=6).scores
+    scores, _ = check_tagger(network, source, known, config.settings, Ranks(), most=6)
     sets = list(source.read_sets.values())
     assert len(source) > len(sets) == 6
     assert 0 < scores["held_out_images"] == sets.count("made") < 6
@@ -143,7 +143,7 @@ def test_proposals_are_what_captions_would_propose():
     scored = ScoredPairs(labels, pairs, scores, np.zeros((6, 2), bool))
     stated = {("person", "hold", "dog"), ("dog", "next to", "person")}
     made = list(proposals(0, scored, ["hold", "next to"], stated, {"next to"}))
-    found = {((p.candidate.subject, p.candidate.object), p.predicate, p.right) for p in made}
+    found = {((p.candidate.subject, p.candidate.object), p.candidate.predicate, p.right) for p in made}
     assert found == {
         ((0, 2), "hold", True), ((1, 2), "hold", False), ((2, 0), "next to", False), ((2, 1), "next to", True),
     }  # fmt: skip

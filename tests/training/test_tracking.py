@@ -140,7 +140,8 @@ def test_trackio_goes_on_with_its_run_in_the_folder(tmp_path):
 class Toy(ServiceTracker):
     """A service that shows what it was sent."""
 
-    kind = "toy"
+    kind = "json"  # a library that is installed
+    variable = ("RLIP_TOY", "")
 
     def _open(self) -> list[tuple[int, str]]:
         self._remember("run")
@@ -163,7 +164,7 @@ def test_a_training_that_was_killed_while_it_measured_sends_the_measurement(tmp_
         resumed.log(step, {"held_out_map": 0.5})
     resumed.close()
     assert resumed.sent == [(4, "held_out_map"), (5, "loss"), (5, "held_out_map")]
-    (tmp_path / "toy.json").write_text('{"id": "run", "step": 5}')
+    (tmp_path / "json.json").write_text('{"id": "run", "step": 5}')
     earlier = Toy(tmp_path, "toy", SETTINGS, 4)
     for step in (5, 6):
         earlier.log(step, {"loss": 1.0})
@@ -262,8 +263,9 @@ def test_random_numbers_go_on_as_if_nothing_had_been_counted():
     assert torch.equal(torch.rand(5), expected)
 
 
-def test_the_first_steps_are_counted_and_the_others_estimated():
-    flops, texts = StepFlops(CPU, most=3), torch.ones(7, 4)
+def test_the_first_steps_are_counted_and_the_others_estimated(monkeypatch):
+    monkeypatch.setattr("pipeline.training.tracking.flops.COUNTED", 3)
+    flops, texts = StepFlops(CPU), torch.ones(7, 4)
     assert flops.of(100) == 0
     for pixels in (100, 100, 300):
         assert flops.is_counting

@@ -183,10 +183,10 @@ def test_rewinding_forgets_later_steps_and_a_torn_line_and_what_is_measured_agai
 
 def test_what_a_full_disk_did_not_take_is_written_later(tmp_path):
     log = MetricsLog(tmp_path / "later" / "metrics.jsonl")
+    log.write(1, {"loss": 3.0})
     with pytest.raises(OSError, match="No such file"):
-        log.write(1, {"loss": 3.0})
+        log.sync()
     (tmp_path / "later").mkdir()
     (tmp_path / "later" / "metrics.jsonl").write_text('{"step": 1, "na')
-    log.write(1, {"loss": 3.0})
     log.write(2, {"loss": 2.0})
     assert [(row["step"], row["value"]) for row in log.table().to_pylist()] == [(1, 3.0), (2, 2.0)]

@@ -24,8 +24,7 @@ class HicoDetReader(Reader):
 
     def __init__(self, source: DataSource, scratch: Path | None = None) -> None:
         super().__init__(source, scratch)
-        assert source.verbs is not None  # DataSource requires it for this format
-        self._verbs = read_names(source.verbs)
+        self._verbs = read_names(self.required_file("verbs"))
         self._objects = COCO_CATEGORIES if source.objects is None else read_names(source.objects)
         self.objects = tuple(name for _, name in sorted(self._objects.items()))
         self.predicates = tuple(name for _, name in sorted(self._verbs.items()))

@@ -61,8 +61,7 @@ class OpenImagesReader(Reader):
     required = ("classes",)
 
     def _records(self) -> Iterator[ImageRecord]:
-        assert self.source.classes is not None  # DataSource requires it for this format
-        names = _names(self.source.classes)
+        names = _names(self.required_file("classes"))
         sizes = self._sizes()
         with closing(Spill(self.scratch)) as relations, closing(Spill(self.scratch)) as boxes:
             images = self._spill(relations, boxes)
@@ -110,7 +109,7 @@ class OpenImagesReader(Reader):
         if (record.width, record.height) != (1, 1):
             return record
         try:
-            found = probe(record.path, verify="header")
+            found = probe(record.path)
         except BadImage:  # `validate` rejects it with the reason
             return replace(record, width=None, height=None)
         boxes = tuple(_scaled(box, found.width, found.height) for box in record.boxes)

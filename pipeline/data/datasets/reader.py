@@ -107,8 +107,13 @@ class Reader(ABC):
     @property
     def annotation_file(self) -> Path:
         """The annotation file, which every format has but that of bare images."""
-        assert self.source.annotations is not None  # DataSource requires it
-        return self.source.annotations
+        return self.required_file("annotations")
+
+    def required_file(self, name: str) -> Path:
+        """The file in a field of the source that the format requires."""
+        path: Path | None = getattr(self.source, name)
+        assert path is not None  # DataSource requires it for this format
+        return path
 
     def place(self, name: str) -> ImageRef:
         """The location of the image with this name; `name` is relative to the images folder."""

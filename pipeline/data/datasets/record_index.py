@@ -337,18 +337,12 @@ def _writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK)
 
 
-def open_source(source: DataSource, scratch: Path | None = None) -> Reader:
-    """Creates the reader of a source. Raises `AnnotationError`, naming the folder and files that are missing."""
-    return _opened(source, source.missing(), scratch)
+def open_source(source: DataSource, scratch: Path | None = None, with_images: bool = True) -> Reader:
+    """Creates the reader of a source. Raises `AnnotationError`, naming the folder and files that are missing.
 
-
-def open_annotations(source: DataSource) -> Reader:
-    """Creates a reader for `Reader.annotations`, which needs no images. Raises `AnnotationError` for missing files."""
-    return _opened(source, source.missing_files(), None)
-
-
-def _opened(source: DataSource, lacking: list[str], scratch: Path | None) -> Reader:
-    if lacking:
+    `with_images`: False for `Reader.annotations` alone, which needs no images.
+    """
+    if lacking := source.missing() if with_images else source.missing_files():
         raise AnnotationError(f"dataset {source.name!r} ({source.format}): " + "; ".join(lacking))
     reader: Reader = source.reader(source, scratch)
     return reader

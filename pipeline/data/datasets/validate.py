@@ -6,14 +6,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
-from typing import Literal
 
 import numpy as np
 
-from pipeline.data.datasets.annotations import shown
-from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
-from pipeline.data.images.opening import LOOSEST_LIMITS, BadImage, ImageLimits, Probe, probe
-from pipeline.data.images.refs import ImageRef, UprightImage
+from pipeline.data.datasets.record import AnnotatedRelation, Box, Draft, ImageRecord
+from pipeline.data.images.opening import BadImage, Probe
+from pipeline.data.images.refs import UprightImage
 from pipeline.runtime.stage import Rejected
 
 BOX_REASONS = frozenset({
@@ -32,15 +30,10 @@ MAX_SILENT_CLIP = 1.0
 """Pixels by which a box may exceed the image before its clipping is recorded; annotation tools round by less."""
 
 
-def validate(
-    record: ImageRecord,
-    limits: ImageLimits = LOOSEST_LIMITS,
-    verify: Literal["decode", "header"] = "decode",
-    found: Probe | BadImage | None = None,
-) -> tuple[ImageRecord | None, list[Rejected]]:
+def validate(record: ImageRecord, found: Probe | BadImage) -> tuple[ImageRecord | None, list[Rejected]]:
     """Returns the usable record (None when its image cannot be used) and everything that was rejected or fixed.
 
-    `found` is the result of opening the image, if that was done before; otherwise it is opened here.
+    `found` is the result of opening the image.
 
     Returned boxes are clipped to the image and have positive size, each (category, box) once; relations point to those
     boxes. Width and height are those of the file, or of the turned image where it is read upright. Reasons: those of
@@ -50,64 +43,60 @@ def validate(
     "box clipped" (fixed and kept); "box not finite", "box inverted", "box empty", "box outside", "box duplicate";
     "relation without box", "relation to itself", "relation duplicate".
     """
-    rejects = list(record.rejects)
-    found = found or _found(record.path, limits, verify)
     if isinstance(found, BadImage):
         unpublished = record.unpublished and found.reason == "missing file"
         reason = "never published" if unpublished else found.reason
-        return None, [*rejects, Rejected(record.image_id, reason, found.value)]
+        return None, [*record.rejects, Rejected(record.image_id, reason, found.value)]
+    draft = Draft(record.image_id, rejects=[*record.rejects])
     width, height = found.upright_size if isinstance(record.path, UprightImage) else (found.width, found.height)
     declared = (record.width, record.height)
     if declared == found.upright_size != (width, height):
         value = f"declared {record.width}x{record.height}, the pixels are {found.width}x{found.height}"
-        return None, [*rejects, Rejected(record.image_id, "boxes of the turned image", value)]
+        draft.reject("boxes of the turned image", value)
+        return None, draft.rejects
     if None not in declared and declared != (width, height):
         value = f"declared {record.width}x{record.height}, the file has {width}x{height}"
-        rejects.append(Rejected(record.image_id, "declared size wrong", value))
+        draft.reject("declared size wrong", value)
     told = None not in declared and found.upright_size != (found.width, found.height)
     if found.orientation != 1 and not told and not isinstance(record.path, UprightImage):
         value = f"orientation {found.orientation}, the pixels are {width}x{height}"
-        rejects.append(Rejected(record.image_id, "EXIF orientation not applied", value))
-    boxes, places, box_rejects = _usable_boxes(record, width, height)
-    relations, relation_rejects = _usable_relations(record, places)
-    rejects += box_rejects + relation_rejects
-    return replace(record, width=width, height=height, boxes=boxes, relations=relations, rejects=()), rejects
-
-
-def _found(path: ImageRef, limits: ImageLimits, verify: Literal["decode", "header"]) -> Probe | BadImage:
-    try:
-        return probe(path, limits, verify)
-    except BadImage as bad:
-        return bad
-
-
-def _usable_boxes(
-    record: ImageRecord, width: int, height: int
-) -> tuple[tuple[Box, ...], list[int | None], list[Rejected]]:
-    """Returns the usable boxes, the new index of each of the record's boxes (None: rejected), and the rejects."""
-    kept: dict[tuple[str, float, float, float, float], int] = {}
-    boxes: list[Box] = []
-    places: list[int | None] = []
-    rejects = []
-    for box in record.boxes:
-        fault = _fault(box, width, height)
-        clipped = box if fault else _clip(box, width, height)
-        if not fault and not (clipped.w > 0 and clipped.h > 0):
-            fault = "box empty"
-        if fault:
-            rejects.append(Rejected(record.image_id, fault, box.written()))
-            places.append(None)
-            continue
-        if _moved(box, clipped) > MAX_SILENT_CLIP:
-            rejects.append(Rejected(record.image_id, "box clipped", f"{box.written()} in {width}x{height}"))
-        identity = (box.category, clipped.x, clipped.y, clipped.w, clipped.h)
-        if identity in kept:
-            rejects.append(Rejected(record.image_id, "box duplicate", box.written()))
+        draft.reject("EXIF orientation not applied", value)
+    places = [_add_box(draft, box, width, height) for box in record.boxes]
+    relations: dict[AnnotatedRelation, None] = {}
+    for relation in record.relations:
+        subject, target = places[relation.subject], places[relation.object]
+        names = (record.boxes[end].category for end in (relation.subject, relation.object))
+        text = f" {relation.predicate} ".join(names)
+        if subject is None or target is None:
+            draft.reject("relation without box", text)
+        elif subject == target:
+            draft.reject("relation to itself", text)
+        elif (placed := AnnotatedRelation(subject, relation.predicate, target)) in relations:
+            draft.reject("relation duplicate", text)
         else:
-            kept[identity] = len(boxes)
-            boxes.append(clipped)
-        places.append(kept[identity])
-    return tuple(boxes), places, rejects
+            relations[placed] = None
+    usable = replace(
+        record, width=width, height=height, boxes=tuple(draft.boxes), relations=tuple(relations), rejects=()
+    )
+    return usable, draft.rejects
+
+
+def _add_box(draft: Draft, box: Box, width: int, height: int) -> int | None:
+    """Adds a box, clipped to the image. Returns its index, that of an equal one if there is one; None if rejected."""
+    fault = _fault(box, width, height)
+    clipped = box if fault else _clip(box, width, height)
+    if not fault and not (clipped.w > 0 and clipped.h > 0):
+        fault = "box empty"
+    if fault:
+        draft.reject(fault, box.written())
+        return None
+    if _moved(box, clipped) > MAX_SILENT_CLIP:
+        draft.reject("box clipped", f"{box.written()} in {width}x{height}")
+    identity = clipped[:5]
+    if identity in draft.places:
+        draft.reject("box duplicate", box.written())
+        return draft.places[identity]
+    return draft.add(clipped, identity)
 
 
 def _fault(box: Box, width: int, height: int) -> str | None:
@@ -133,29 +122,6 @@ def _moved(box: Box, clipped: Box) -> float:
     right = abs(box.x + box.w - clipped.x - clipped.w)
     bottom = abs(box.y + box.h - clipped.y - clipped.h)
     return max(abs(box.x - clipped.x), abs(box.y - clipped.y), right, bottom)
-
-
-def _usable_relations(
-    record: ImageRecord, places: list[int | None]
-) -> tuple[tuple[AnnotatedRelation, ...], list[Rejected]]:
-    relations: dict[AnnotatedRelation, None] = {}
-    rejects = []
-    for relation in record.relations:
-        subject, target = places[relation.subject], places[relation.object]
-        text = (
-            f"{record.boxes[relation.subject].category} {relation.predicate} {record.boxes[relation.object].category}"
-        )
-        if subject is None or target is None:
-            rejects.append(Rejected(record.image_id, "relation without box", shown(text)))
-            continue
-        if subject == target:
-            rejects.append(Rejected(record.image_id, "relation to itself", shown(text)))
-            continue
-        placed = AnnotatedRelation(subject, relation.predicate, target)
-        if placed in relations:
-            rejects.append(Rejected(record.image_id, "relation duplicate", shown(text)))
-        relations[placed] = None
-    return tuple(relations), rejects
 
 
 _CHECKED_IMAGES = 1000

@@ -112,8 +112,7 @@ class VcocoReader(Reader):
 
     def _join(self, images: dict[int, _Image]) -> dict[int, str]:
         """Adds entries and boxes of COCO to V-COCO's images. Returns the categories."""
-        path = self.source.instances
-        assert path is not None  # DataSource requires it for this format
+        path = self.required_file("instances")
         categories: dict[int, str] = {}
         for name, entry in stream_lists(path, COCO_INSTANCES, ("images", "annotations", "categories"), self.report):
             if not isinstance(entry, dict):

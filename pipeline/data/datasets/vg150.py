@@ -62,8 +62,7 @@ class Vg150Reader(VisualGenomeReader):
             yield self._from_columns(columns, int(position), images[position])
 
     def _dictionary(self) -> tuple[list[str], list[str]]:
-        path = self.source.dictionary
-        assert path is not None  # DataSource requires it for this format
+        path = self.required_file("dictionary")
         content = read_json(path, DICTIONARY)
         found = []
         for field in ("idx_to_label", "idx_to_predicate"):
@@ -76,8 +75,7 @@ class Vg150Reader(VisualGenomeReader):
 
     def _sizes(self) -> list[tuple[int, int, int]]:
         """Id, width and height of each image that the HDF5 file has, in its order."""
-        path = self.source.image_data
-        assert path is not None  # DataSource requires it for this format
+        path = self.required_file("image_data")
         images = []
         for entry in stream_rows(path, IMAGE_DATA):
             found = as_object(entry)

@@ -28,8 +28,7 @@ class VrdReader(Reader):
     required = ("objects", "predicates")
 
     def _records(self) -> Iterator[ImageRecord]:
-        assert self.source.objects is not None and self.source.predicates is not None  # DataSource requires them
-        self.objects, self.predicates = _names(self.source.objects), _names(self.source.predicates)
+        self.objects, self.predicates = (_names(self.required_file(name)) for name in self.required)
         objects, predicates = dict(enumerate(self.objects)), dict(enumerate(self.predicates))
         seen: set[int] = set()
         for name, relations in stream_fields(self.annotation_file, EXPECTED):

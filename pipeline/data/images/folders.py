@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from pydantic import PlainValidator
 
-from pipeline.data.images.refs import FileState, ImageFolder, ImageRef, StoredImage, UprightImage, read_first, state_of
+from pipeline.data.images.refs import FileState, ImageFolder, ImageRef, StoredImage, read_first, state_of
 from storage.errors import FatalError, translate_os_errors
 from storage.shards.scan import DamagedTar, entries_of, fault_of
 
@@ -36,30 +36,6 @@ class UprightRoot(str):
     """
 
 
-class _UprightFolder(ImageFolder):
-    def __init__(self, stored: ImageFolder) -> None:
-        self._stored = stored
-
-    def place(self, uri: str) -> ImageRef:
-        return UprightImage(self, uri)
-
-    def names(self) -> list[str]:
-        return self._stored.names()
-
-    def read(self, uri: str, most: int) -> bytes:
-        return read_first(self._stored.place(uri), most)
-
-    def state(self, uri: str) -> FileState:
-        state = state_of(self._stored.place(uri))
-        return state._replace(text=f"upright {state.text}")
-
-    def fault(self) -> str:
-        return self._stored.fault()
-
-    def refresh(self) -> None:
-        self._stored.refresh()
-
-
 class LocalFolder(ImageFolder):
     """A local folder. A tar may replace the subfolder of its name."""
 
@@ -67,7 +43,7 @@ class LocalFolder(ImageFolder):
         self._root = root
         self._tars: dict[str, TarFolder | None] = {}
 
-    def place(self, uri: str) -> ImageRef:
+    def stored(self, uri: str) -> ImageRef:
         """The file, or the member of the tar that replaces its folder."""
         first, slash, _ = uri.partition("/")
         if slash:
@@ -77,7 +53,7 @@ class LocalFolder(ImageFolder):
                 self._tars[first] = TarFolder(archive) if packed else None
             tar = self._tars[first]
             if tar is not None:
-                return tar.place(uri)
+                return tar.stored(uri)
         return self._root / uri
 
     def names(self) -> list[str]:
@@ -93,11 +69,11 @@ class LocalFolder(ImageFolder):
         return sorted(found)
 
     def read(self, uri: str, most: int) -> bytes:
-        return read_first(self.place(uri), most)
+        return read_first(self.stored(uri), most)
 
     def state(self, uri: str) -> FileState:
         """The state of a file."""
-        return state_of(self.place(uri))
+        return state_of(self.stored(uri))
 
     def fault(self) -> str:
         return "" if self._root.is_dir() else f"no folder {self._root}"
@@ -140,11 +116,10 @@ class _Nowhere(ImageFolder):
 @lru_cache(maxsize=64, typed=True)
 def open_folder(root: Path | str) -> ImageFolder:
     """Opens the folder of images at a root, once per process so that listings are shared."""
-    if isinstance(root, UprightRoot):
-        return _UprightFolder(open_folder(str(root)))
-    if isinstance(root, str) and "://" in root:
-        return UrlFolder(root)
-    return TarFolder(Path(root)) if Path(root).suffix == ".tar" else LocalFolder(Path(root))
+    is_url, is_tar = isinstance(root, str) and "://" in root, Path(root).suffix == ".tar"
+    folder = UrlFolder(str(root)) if is_url else TarFolder(Path(root)) if is_tar else LocalFolder(Path(root))
+    folder.is_upright = isinstance(root, UprightRoot)
+    return folder
 
 
 class TarFolder(ImageFolder):

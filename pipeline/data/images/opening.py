@@ -126,15 +126,9 @@ def read_image(path: ImageRef, limits: ImageLimits = LOOSEST_LIMITS) -> Image.Im
     return decode_image(read_bytes(path, limits), limits, isinstance(path, UprightImage))
 
 
-def probe(
-    path: ImageRef, limits: ImageLimits = LOOSEST_LIMITS, verify: Literal["decode", "header"] = "decode"
-) -> Probe:
-    """Determines size and format of an image file. Raises `BadImage`.
-
-    "decode" runs the decoder over the whole file, so that a truncated file is found here and not hours later;
-    "header" checks only the header.
-    """
-    return probe_bytes(read_bytes(path, limits), limits, verify)
+def probe(path: ImageRef) -> Probe:
+    """Determines size and format of an image file by its header. Raises `BadImage`."""
+    return probe_bytes(read_bytes(path), verify="header")
 
 
 def read_bytes(path: ImageRef, limits: ImageLimits = LOOSEST_LIMITS) -> bytes:
@@ -178,7 +172,11 @@ def decode_image(data: bytes, limits: ImageLimits = LOOSEST_LIMITS, upright: boo
 def probe_bytes(
     data: bytes, limits: ImageLimits = LOOSEST_LIMITS, verify: Literal["decode", "header"] = "decode"
 ) -> Probe:
-    """Like `probe`, for bytes that were already read. Raises `BadImage`."""
+    """Determines size and format of an image. Raises `BadImage`.
+
+    "decode" runs the decoder over the whole file, so that a truncated file is found here and not hours later;
+    "header" checks only the header.
+    """
     with _opened(data, limits) as image:
         found = _probe(image)
         if verify == "decode":

@@ -27,8 +27,15 @@ class FileState(NamedTuple):
 class ImageFolder(ABC):
     """A dataset's images by `uri`, the name relative to the folder, as annotations and tables state it."""
 
+    is_upright = False
+    """Whether images are turned as their EXIF orientation says."""
+
     def place(self, uri: str) -> ImageRef:
         """The file of that name, which need not exist."""
+        return UprightImage(self, uri) if self.is_upright else self.stored(uri)
+
+    def stored(self, uri: str) -> ImageRef:
+        """The same file, read as its pixels are stored."""
         return StoredImage(self, uri)
 
     @abstractmethod
@@ -98,6 +105,9 @@ def state_of(place: ImageRef) -> FileState:
 
     For local files it includes the time of change (ctime), which cannot be set back.
     """
+    if isinstance(place, UprightImage):
+        state = place.folder.state(place.uri)
+        return state._replace(text=f"upright {state.text}")
     if isinstance(place, StoredImage):
         return place.folder.state(place.uri)
     status = place.stat()

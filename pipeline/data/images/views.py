@@ -7,23 +7,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.images.opening import decode_image
 from pipeline.data.images.training_view import STRIDE
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
 
 
-def load_pixels(data: bytes, longest: int) -> torch.Tensor:
-    """Decodes an image to 3×H×W, normalised by ImageNet's mean and standard deviation. Raises `BadImage`.
+def to_pixels(image: Image.Image, longest: int) -> torch.Tensor:
+    """Converts an RGB image to 3×H×W, normalised by ImageNet's mean and standard deviation.
 
     `longest`: length of the longest side in pixels.
     """
-    return to_pixels(decode_image(data), longest)
-
-
-def to_pixels(image: Image.Image, longest: int) -> torch.Tensor:
-    """Like `load_pixels`, for a decoded RGB image."""
     size = view_size(image.width, image.height, longest)
     if size != image.size:
         image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)

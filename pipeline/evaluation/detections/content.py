@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -97,19 +97,12 @@ class DetectionFindings:
         return "\n  ".join([*lines, *([str(self.missing)] if self.missing else [])])
 
 
-class Faults:
+class Faults(dict[str, Fault]):
     """Collects faults by reason."""
-
-    def __init__(self) -> None:
-        self._by_reason: dict[str, tuple[int, list[str]]] = {}
 
     def add(self, reason: str, count: int, examples: Iterable[str]) -> None:
         """Counts cases of a reason and keeps the first few; 0 adds nothing."""
         if count:
-            before, kept = self._by_reason.setdefault(reason, (0, []))
-            kept += islice(examples, EXAMPLES - len(kept))
-            self._by_reason[reason] = before + count, kept
-
-    def __iter__(self) -> Iterator[Fault]:
-        for reason, (count, examples) in self._by_reason.items():
-            yield Fault(reason, count, tuple(examples))
+            before = self.get(reason, Fault(reason, 0, ()))
+            kept = (*before.examples, *islice(examples, EXAMPLES - len(before.examples)))
+            self[reason] = Fault(reason, before.count + count, kept)

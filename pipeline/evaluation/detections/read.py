@@ -142,7 +142,12 @@ def _over_truth(
     relations = _relations(content, columns, len(truth), places, objects, predicates, noted)
     missing = _missing(truth, places)
     findings = DetectionFindings(
-        content.path, len(content.images), len(relations), tuple(content.faults), tuple(noted), missing
+        content.path,
+        len(content.images),
+        len(relations),
+        tuple(content.faults.values()),
+        tuple(noted.values()),
+        missing,
     )
     if findings.faults and not drop_faulty:
         hints.append("remove the faulty rows, or exclude them with --drop-faulty")

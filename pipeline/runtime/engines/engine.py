@@ -12,7 +12,6 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from pipeline.runtime.execute import Record, WorkItem, execute
@@ -111,9 +110,7 @@ class Engine(ABC):
             thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         with self._changed:
             self._is_closing, self._is_stopped = True, kind is not None
             while self._is_stopped and self._waiting:

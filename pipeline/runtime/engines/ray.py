@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.runtime.engines.engine import Engine, Progress, StageCall, Worker, WorkerDied, WorkerHandle
-from pipeline.runtime.engines.ray_cluster import connect, live_nodes, room_for
+from pipeline.runtime.engines.ray_cluster import brief, connect, live_nodes, room_for
 from pipeline.runtime.execute import Record, WorkItem
 from pipeline.runtime.logs import log
 from pipeline.runtime.processes import THREADS, keep_freed_memory
@@ -143,7 +143,7 @@ class _Actor(WorkerHandle):
             self.place = self._ray.get(self._placing)
         except self._ray.exceptions.RayError as error:
             advice = "Install the same version of rlip on all nodes; `rlip doctor` looks at each"
-            raise WorkerDied(f"{_brief(error)}. {advice}") from error
+            raise WorkerDied(f"{brief(error)}. {advice}") from error
         return True
 
     def execute(self, item: WorkItem, progress: Progress | None) -> Record | PipelineError:
@@ -161,13 +161,7 @@ class _Actor(WorkerHandle):
             made: Record | PipelineError = self._ray.get(answer)
             return made
         except self._ray.exceptions.RayError as error:
-            raise WorkerDied(f"on {self.place}: {_brief(error)}") from error
+            raise WorkerDied(f"on {self.place}: {brief(error)}") from error
 
     def kill(self) -> None:
         self._ray.kill(self._handle, no_restart=True)
-
-
-def _brief(error: BaseException) -> str:
-    """The last line of what Ray says, which has the reason, without its advice."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else repr(error))[:300]

@@ -147,6 +147,12 @@ def _own_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def brief(error: BaseException) -> str:
+    """The last line of what Ray says, which has the reason, without its advice."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else repr(error))[:300]
+
+
 def _port(address: str) -> str:
     """The port, which tells two clusters apart where one machine has several names."""
     return address.rpartition(":")[2]

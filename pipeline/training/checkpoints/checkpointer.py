@@ -130,7 +130,9 @@ class TrainingState:
             dcp.load(tensors, storage_reader=reader, no_dist=True)
 
     def _network_tensors(self) -> dict[str, Tensor]:
-        state = {_MODEL + name: _at_least_1d(value) for name, value in self._network.state_dict().items()}
+        # A scalar as a vector, since the safetensors reader can't read a part of a scalar
+        named = self._network.state_dict().items()
+        state = {_MODEL + name: value if value.dim() else value.reshape(1) for name, value in named}
         if self._ema is not None:
             state |= {_EMA + name: value for name, value in self._ema.averages.items()}
         return state
@@ -143,11 +145,6 @@ class TrainingState:
         }
         if wrong := state_dict_diff(saved, {name: tuple(value.shape) for name, value in own.items()}, {}):
             raise ValueError(f"it is of another network than the settings describe: {'; '.join(wrong)}")
-
-
-def _at_least_1d(value: Tensor) -> Tensor:
-    """Makes a vector of a scalar, since the safetensors reader can't read a part of a scalar."""
-    return value.reshape(1) if value.dim() == 0 else value
 
 
 MIB = 2**20

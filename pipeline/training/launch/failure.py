@@ -57,7 +57,7 @@ class Failure(Settings):
 
     def write(self, work: Path) -> None:
         """Writes the failure for the process that started this rank."""
-        write_atomic(_file(work, self.rank), self.model_dump_json().encode())
+        write_atomic(failure_file(work, self.rank), self.model_dump_json().encode())
 
 
 OOM_KILLS = (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat"))
@@ -76,17 +76,13 @@ def oom_kills() -> int | None:
 def read_failure(work: Path, rank: int) -> Failure | None:
     """Returns what a rank wrote before its end, if anything."""
     try:
-        return Failure.model_validate_json(_file(work, rank).read_bytes())
+        return Failure.model_validate_json(failure_file(work, rank).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
 
 
-def forget_failure(work: Path, rank: int) -> None:
-    """Removes what a rank of an earlier round wrote."""
-    _file(work, rank).unlink(missing_ok=True)
-
-
-def _file(work: Path, rank: int | None) -> Path:
+def failure_file(work: Path, rank: int | None) -> Path:
+    """The file in which a rank says why it ended."""
     return work / f"failure-{rank}.json"
 
 

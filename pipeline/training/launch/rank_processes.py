@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.runtime.processes import begin_fork, fork_context, preload
 from pipeline.training.config import TrainConfig
-from pipeline.training.launch.failure import Failure, forget_failure, oom_kills, read_failure
+from pipeline.training.launch.failure import Failure, failure_file, oom_kills, read_failure
 from pipeline.training.launch.meeting import STORE
 
 WORKER = "pipeline.training.worker"
@@ -55,7 +55,7 @@ class RankProcesses:
         preload([WORKER])
         try:
             for local in range(config.settings.processes):
-                forget_failure(config.work, placement.first + local)
+                failure_file(config.work, placement.first + local).unlink(missing_ok=True)  # of an earlier round
                 environment = _environment(config, placement, local)
                 process = fork_context().Process(target=_rank, args=(worker, config_file, log, environment))
                 process.start()

@@ -29,15 +29,14 @@ class StepFlops:
     count the same steps, because losses wait for those of the other processes.
     """
 
-    def __init__(self, device: torch.device, most: int | None = None) -> None:
-        """`most`: the number of steps that are counted, by default `COUNTED`."""
-        self._device, self._most = device, COUNTED if most is None else most
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._counted: list[tuple[int, int]] = []
 
     @property
     def is_counting(self) -> bool:
         """Whether the next step should be counted."""
-        return len(self._counted) < self._most
+        return len(self._counted) < COUNTED
 
     def count(self, pixels: int, step: Callable[[], object]) -> None:
         """Counts a forward and backward pass over a batch of B·H·W `pixels`. Afterwards, set its gradients to None."""

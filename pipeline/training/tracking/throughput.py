@@ -12,7 +12,7 @@ from typing import Literal
 import psutil
 import torch
 
-GIB = 2**30
+from pipeline.runtime.stage import GIB
 
 
 class StepTimer:

@@ -10,7 +10,7 @@ import os
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from importlib import import_module
@@ -18,10 +18,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from queue import Full, Queue
 from threading import Thread
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic_core import from_json
 
+from pipeline.runtime.settings import flat
 from storage.atomic import write_atomic
 from storage.errors import FatalError
 
@@ -37,8 +38,14 @@ class ServiceTracker(ABC):
     """
 
     kind: ClassVar[str]
+    """Name of its library, too."""
+    variable: ClassVar[tuple[str, str]]
+    """Environment variable that the library reads while it is imported, and its value unless the user sets another."""
 
     def __init__(self, folder: Path, run_name: str, settings: Mapping[str, Any], first_step: int) -> None:
+        name, value = self.variable
+        os.environ.setdefault(name, value.format(folder=folder.resolve()))
+        self._library: Any = import_module(self.kind)
         self._folder, self._name, self._settings = folder, run_name, settings
         self._file, self._id = folder / f"{self.kind}.json", ""
         self._step, self._names = 0, list[str]()
@@ -50,7 +57,7 @@ class ServiceTracker(ABC):
                 self._names = list(saved.get("names", ()))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Sends the values of a step, except those that an earlier attempt sent."""
+        """Sends the values of a step, except those that an earlier attempt sent. Steps are counted from 1."""
         sent = self._names if step == self._step else []
         new = {name: value for name, value in values.items() if name not in sent}
         if step >= self._step and new:
@@ -90,21 +97,15 @@ class MlflowTracker(ServiceTracker):
     """
 
     kind = "mlflow"
+    variable = ("MLFLOW_DISABLE_TELEMETRY", "true")
     longest = 6000
     """Characters of a parameter's value that MLflow stores."""
     most = 100
     """Parameters that MLflow takes at once."""
 
-    def __init__(self, folder: Path, run_name: str, settings: Mapping[str, Any], first_step: int) -> None:
-        super().__init__(folder, run_name, settings, first_step)
-        # MLflow reads this while it is imported.
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        self._tracking: Any = import_module("mlflow.tracking")
-        self._entities: Any = import_module("mlflow.entities")
-
     def _send(self, step: int, values: Mapping[str, float]) -> None:
         client, now = self._run, int(time.time() * 1000)
-        metrics = [self._entities.Metric(name, value, now, step) for name, value in values.items()]
+        metrics = [self._library.entities.Metric(name, value, now, step) for name, value in values.items()]
         client.log_batch(self._id, metrics=metrics)
 
     def _finish(self) -> None:
@@ -112,7 +113,7 @@ class MlflowTracker(ServiceTracker):
 
     def _open(self) -> Any:
         uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{(self._folder / 'mlflow.db').resolve()}")
-        client = self._tracking.MlflowClient(tracking_uri=uri)
+        client = self._library.tracking.MlflowClient(tracking_uri=uri)
         if self._id:
             client.update_run(self._id, status="RUNNING")
             return client
@@ -120,20 +121,11 @@ class MlflowTracker(ServiceTracker):
         experiment = client.get_experiment_by_name(name)
         number = experiment.experiment_id if experiment else client.create_experiment(name)
         self._remember(client.create_run(number, run_name=self._name).info.run_id)
-        flat = _flat("", self._settings)
-        parameters = [self._entities.Param(key, str(value)[: self.longest]) for key, value in flat]
+        settings = flat(self._settings)  # because MLflow's parameters are texts
+        parameters = [self._library.entities.Param(key, str(value)[: self.longest]) for key, value in settings]
         for first in range(0, len(parameters), self.most):
             client.log_batch(self._id, params=parameters[first : first + self.most])
         return client
-
-
-def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yields settings by dotted names, because MLflow's parameters are texts."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(f"{prefix}{name}.", value)
-        else:
-            yield f"{prefix}{name}", value
 
 
 class WandbTracker(ServiceTracker):
@@ -144,19 +136,15 @@ class WandbTracker(ServiceTracker):
     """
 
     kind = "wandb"
-
-    def __init__(self, folder: Path, run_name: str, settings: Mapping[str, Any], first_step: int) -> None:
-        super().__init__(folder, run_name, settings, first_step)
-        # Offline means offline: reports of the library's own errors would be sent all the same.
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        self._wandb: Any = import_module("wandb")
+    # Offline means offline: reports of the library's own errors would be sent all the same.
+    variable = ("WANDB_ERROR_REPORTING", "false")
 
     def _send(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log({**values, "step": step})
 
     def _open(self) -> Any:
         self._remember(self._id or uuid.uuid4().hex[:8])
-        run = self._wandb.init(
+        run = self._library.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=self._name,
             id=self._id,
@@ -164,7 +152,7 @@ class WandbTracker(ServiceTracker):
             dir=str(self._folder),
             mode=os.environ.get("WANDB_MODE", "offline"),
             config=dict(self._settings),
-            settings=self._wandb.Settings(console="off", silent=True, disable_git=True, save_code=False),
+            settings=self._library.Settings(console="off", silent=True, disable_git=True, save_code=False),
         )
         run.define_metric("step", hidden=True)
         run.define_metric("*", step_metric="step")
@@ -178,12 +166,7 @@ class TrackioTracker(ServiceTracker):
     """
 
     kind = "trackio"
-
-    def __init__(self, folder: Path, run_name: str, settings: Mapping[str, Any], first_step: int) -> None:
-        super().__init__(folder, run_name, settings, first_step)
-        # Trackio reads this while it is imported.
-        os.environ.setdefault("TRACKIO_DIR", str((folder / "trackio").resolve()))
-        self._trackio: Any = import_module("trackio")
+    variable = ("TRACKIO_DIR", "{folder}/trackio")
 
     def _send(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
@@ -191,7 +174,7 @@ class TrackioTracker(ServiceTracker):
     def _open(self) -> Any:
         resume = "allow" if self._id else "never"
         self._remember(self._name)
-        return self._trackio.init(
+        return self._library.init(
             project=PROJECT,
             name=self._name,
             config=dict(self._settings),
@@ -204,16 +187,6 @@ class TrackioTracker(ServiceTracker):
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-
-class Tracker(Protocol):
-    """Receives values by name during training."""
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Shows the values measured at a step. Steps are counted from 1."""
-
-    def close(self) -> None:
-        """Writes what is still to be written. Nothing is logged afterwards."""
 
 
 class TensorBoardTracker:
@@ -246,6 +219,7 @@ class TensorBoardTracker:
         return writer
 
 
+Tracker = ServiceTracker | TensorBoardTracker
 _TRACKERS: dict[str, tuple[Callable[..., Tracker], tuple[str, ...]]] = {
     "tensorboard": (TensorBoardTracker, ("tensorboard",)),
     "wandb": (WandbTracker, ("wandb",)),
