@@ -13,12 +13,11 @@ from pipeline.labels.audit_sample import permanent_numbers
 from pipeline.labels.label_overrides import WRONG_KINDS
 from pipeline.labels.label_rows import NO_DIGEST
 from pipeline.labels.verdicts import ADJUDICATION, CLASS, JudgedRelation, Kind, Verdict, box4, looked_at, now
-from pipeline.review.index import LIVE
 from pipeline.review.labels import Label, labels_of
 from pipeline.review.pages import verdict_state
 from pipeline.review.review_state import ReviewState
 from pipeline.review.reviews import verdict_on
-from pipeline.review.search import SURE, Search
+from pipeline.review.search import JUDGED, SURE, Search
 
 _AT_ONCE = 200
 """Maximum number of verdicts per request."""
@@ -27,7 +26,6 @@ ASKED = 20
 """One in so many labels of an accepted class is asked."""
 _CLASS_SEED = 1
 _AGAIN = "the run has been computed again; reload the page"
-_JUDGED = f"SELECT relation FROM {LIVE}.reviewed WHERE reviewer = $viewer"
 
 
 class Decision(BaseModel):
@@ -132,7 +130,7 @@ def accept_class(state: ReviewState, reviewer: str, number: int, content: str | 
     (label,) = _labels(state, {number: content}).values()
     if label.probability < SURE:
         raise ValueError(f"only labels with a probability of at least {SURE:g} can be accepted as a class")
-    alike = _alike(state, label, f"probability >= {SURE} AND relation NOT IN ({_JUDGED})", reviewer)
+    alike = _alike(state, label, f"probability >= {SURE} AND relation NOT IN ({JUDGED})", reviewer)
     if not alike:
         raise ValueError("your share has no open label of this class")
     places = permanent_numbers((each.judged for each in alike), _CLASS_SEED)
@@ -175,7 +173,7 @@ def add_relation(state: ReviewState, reviewer: str, addition: Addition) -> None:
 
 def _reopen(state: ReviewState, reviewer: str, label: Label) -> int:
     """Takes back the acceptance of a label's class, since a label of it is wrong."""
-    alike = _alike(state, label, f"relation IN ({_JUDGED} AND queue = '{CLASS}')", reviewer)
+    alike = _alike(state, label, f"relation IN ({JUDGED} AND queue = '{CLASS}')", reviewer)
     run = state.view.run.name
     state.reviews.record(alike, [verdict_on(each, "undo", reviewer, run, queue=CLASS) for each in alike])
     return len(alike)

@@ -133,11 +133,11 @@ def test_copies_of_a_label_that_is_to_be_checked_are_not_accepted_with_its_class
     book.add("tag", "toys/0000", [relations(n, (0, "ride", 2, 0.99)) for n in digests])
     state = opened()
     taken = accept_class(state, "ann", state.listing.labels(Search(), 0, 1).numbers[0])
-    assert (taken.accepted, taken.asked) == (1, 1)
+    assert taken == {"accepted": 1, "asked": 1}
     assert state.listing.count_now(Search(order="check").seen_by("ann", 0)) == 2, "both copies of one"
     asked = state.listing.labels(Search(order="check").seen_by("ann", 0), 0, 1).numbers[0]
     wrong = {"label": asked, "kind": "reject", "queue": "check"}
-    assert decide(state, "ann", Decisions.model_validate({"decisions": [wrong]})).reopened == 1
+    assert decide(state, "ann", Decisions.model_validate({"decisions": [wrong]}))["reopened"] == 1
     assert [verdict.kind for verdict in state.reviews.log.standing_of("ann")] == ["reject"]
 
 
