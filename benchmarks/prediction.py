@@ -20,7 +20,7 @@ from benchmarks.harness import Row, in_own_process, parser, peak_mib, run, write
 from models.config import NetworkConfig
 from models.rlip import RLIP
 from models.weights import save
-from pipeline.cli.predict import IMAGE_SIZE, predict
+from pipeline.cli.predict import predict
 from pipeline.evaluation.predictor import Names
 from pipeline.run.device_networks import small_config
 from pipeline.training.config import MODEL
@@ -45,7 +45,7 @@ def write_network(small: bool, folder: Path) -> None:
 def peak(small: bool, bf16: bool, images: int, folder: Path) -> int:
     """Runs the command in this process. Returns its peak in MiB."""
     torch.set_num_threads(2)
-    size, height, width = (96, 64, 96) if small else (IMAGE_SIZE, 800, 1333)
+    size, height, width = (96, 64, 96) if small else (1333, 800, 1333)
     files = write_noise(folder / "images", min(FILES, images), width, height)
     names = {"objects": ",".join(NAMES.objects), "predicates": ",".join(NAMES.predicates)}
     with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():

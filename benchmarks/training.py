@@ -32,7 +32,7 @@ from models.network import Network
 from models.rlip import RLIP
 from pipeline.run.rehearsal_shards import SIZES, Sizes, write_synthetic_shard
 from pipeline.runtime.processes import keep_freed_memory
-from pipeline.training.batches import MicroBatches, Origin
+from pipeline.training.batches import MicroBatches
 from pipeline.training.checkpoints.checkpointer import Checkpointer, TrainingState
 from pipeline.training.config import CHECKPOINTS, SAMPLES, TOKENIZER, VOCABULARY, Shard, TrainConfig
 from pipeline.training.optimizer import make_optimizer, set_rates
@@ -160,7 +160,7 @@ class BareLoop:
     def __init__(self, config: TrainConfig) -> None:
         self._settings = config.settings
         self._task = make_task(config)
-        self._batches = MicroBatches(open_samples(config), config.settings, self._task, Origin(), {})
+        self._batches = MicroBatches(open_samples(config), config.settings, self._task, {})
         torch.manual_seed(stable_seed("weights", config.settings.seed))
         self.network = self._task.build(lambda note: None).train()
         self._optimizer = make_optimizer(self.network, config.settings)

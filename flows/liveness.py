@@ -11,6 +11,7 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
+from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Crashed
 
@@ -67,16 +68,20 @@ def _crash(client: SyncPrefectClient, run: UUID) -> None:
 
 
 def _crash_below(client: SyncPrefectClient, run: UUID) -> None:
-    """Mark the flow and task runs below a flow run as crashed unless their states are final."""
+    """Mark the flow and task runs below a flow run as crashed unless their states are final.
+
+    Those of deployments have processes and locks of their own.
+    """
     for below in flow_runs_below(client, run):
-        _crash_below(client, below)
-        _crash(client, below)
+        if below.deployment_id is None:
+            _crash_below(client, below.id)
+            _crash(client, below.id)
     open_tasks = {"flow_run_id": {"any_": [run]}, "state": {"type": {"any_": _OPEN}}}
     for task in client.read_task_runs(task_run_filter=TaskRunFilter.model_validate(open_tasks)):
         client.set_task_run_state(task.id, Crashed(message=MESSAGE), force=True)
 
 
-def flow_runs_below(client: SyncPrefectClient, run: UUID) -> list[UUID]:
+def flow_runs_below(client: SyncPrefectClient, run: UUID) -> list[FlowRun]:
     """The flow runs that a flow run called."""
     called = FlowRunFilter.model_validate({"parent_flow_run_id": {"any_": [run]}})
-    return [below.id for below in client.read_flow_runs(flow_run_filter=called)]
+    return client.read_flow_runs(flow_run_filter=called)

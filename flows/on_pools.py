@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,11 +19,14 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 
 from flows.chain import conclude_run, split_stages
+from flows.liveness import alive
 from flows.parameters import FIRST, RecipeParameter, StartStage
+from flows.session import require_allowed
 from pipeline.report.steps import RunOutcome
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe import Recipe
 from storage.errors import FatalError
+from storage.open_store import open_store
 
 LOOK_EVERY = 2.0
 """Seconds between two looks at the state of a stage's flow run."""
@@ -41,24 +45,25 @@ def on_pools(recipe: RecipeParameter, start: StartStage = FIRST) -> State[RunOut
             "different keys; set 'bfloat16' or 'float32' in these sections"
         )
     names = [f"{stage.name}/{stage.name}" for stage in split_stages(recipe, start)[1]]
+    require_allowed(recipe, os.environ)
+    own = cast(FlowRun, cast(FlowRunContext, FlowRunContext.get()).flow_run)
     with get_client(sync_client=True) as client:
-        _require_pools(client, names)
-        for name in names:
-            _run(client, name, recipe)
+        _require_pools(client, own, names)
+        with alive(open_store(recipe.store), own.id):
+            for name in names:
+                _run(client, name, recipe)
     return conclude_run(recipe)
 
 
-def _require_pools(client: SyncPrefectClient, deployments: Sequence[str]) -> None:
+def _require_pools(client: SyncPrefectClient, own: FlowRun, deployments: Sequence[str]) -> None:
     """Raise `FatalError` unless each deployment exists and its pool has a worker, is not paused, and has a slot to
-    spare."""
-    context = FlowRunContext.get()
-    own_pool = context.flow_run.work_pool_name if context is not None and context.flow_run is not None else None
+    spare besides that of `own`, this flow run."""
     first: dict[str, str] = {}
     for name in deployments:
         first.setdefault(_pool_of(client, name), name)
     for pool, deployment in first.items():
-        # This flow run holds a slot of its own pool while it waits for the stages.
-        _require_pool(client, pool, deployment, taken=1 if pool == own_pool else 0)
+        # It holds a slot of its own pool while it waits for the stages.
+        _require_pool(client, pool, deployment, taken=1 if pool == own.work_pool_name else 0)
 
 
 def _pool_of(client: SyncPrefectClient, name: str) -> str:

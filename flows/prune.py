@@ -69,5 +69,5 @@ def _finished(client: SyncPrefectClient) -> list[FlowRun]:
 
 def _delete(client: SyncPrefectClient, run: UUID) -> None:
     for below in flow_runs_below(client, run):
-        _delete(client, below)
+        _delete(client, below.id)
     client.delete_flow_run(run)

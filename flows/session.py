@@ -66,13 +66,14 @@ def shared(session: Session) -> Iterator[Session]:
 
 @contextmanager
 def session_of(recipe: Recipe) -> Iterator[Session]:
-    """The session shared with this flow, or a new one that logs to the flow run. Holds the lock of a top-level flow
-    run.
+    """The session shared with this flow, or a new one that logs to the flow run. Holds the lock of a flow run that has
+    a process of its own.
 
     Flow runs of deployments that work on the same run of the same store wait for each other; all others go on side by
     side.
     """
     current = _current.get()
+    began = current is None
     with ExitStack() as stack:
         if current is None:
             require_allowed(recipe, os.environ)
@@ -93,7 +94,7 @@ def session_of(recipe: Recipe) -> Iterator[Session]:
             current = stack.enter_context(shared(Session.begin(context, display, reports=True)))
         flow_context = FlowRunContext.get()
         run = flow_context.flow_run if flow_context is not None else None
-        if run is not None and run.parent_task_run_id is None:
+        if run is not None and (began or run.parent_task_run_id is None):
             stack.enter_context(alive(current.planner.context.store, run.id))
         yield current
 

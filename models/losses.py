@@ -44,12 +44,10 @@ class Matches:
 def hungarian(
     layers: Predictions, targets: list[Target], weights: MatchWeights, official_compat: bool = False
 ) -> Matches:
-    """Finds the cheapest one-to-one assignment for each layer of each image. Costs are 32-bit, also under autocast."""
+    """Finds the cheapest one-to-one assignment for each layer of each image."""
     counts = [len(target.object_labels) for target in targets]
-    with torch.autocast(layers.object_logits.device.type, enabled=False):
-        costs_KBPN = matching_costs(layers.float(), [t.float() for t in targets], weights, official_compat)
     # All layers and images at once, so that the device is waited for once
-    costs = costs_KBPN.cpu().double().numpy()
+    costs = matching_costs(layers, targets, weights, official_compat).cpu().double().numpy()
     if not np.isfinite(costs).all():
         raise FloatingPointError("predictions are not finite and cannot be matched")
     starts = np.concatenate(([0], np.cumsum(counts)))

@@ -38,7 +38,7 @@ def load(
     """Loads weights of this project: a file, its folder, or sample weights such as "demo-detector".
 
     `tokenizer`: folder of the tokenizer, for weights without one next to them. `image_size`: longest side of input
-    images in pixels; by default that of the training, or 1333. `device`: auto, cpu, cuda or cuda:1.
+    images in pixels; by default that of the training, or 1067. `device`: auto, cpu, cuda or cuda:1.
     """
     return Model(weights_path(weights), None if tokenizer is None else Path(tokenizer), image_size, device)
 
@@ -52,8 +52,9 @@ class Model:
         network = open_network(weights, tokenizer, device)
 
         @lru_cache(maxsize=4)
-        def predictor(names: Names, subject: str | None) -> Predictor:
-            return Predictor(network, names, image_size or known.image_size, subject=subject, per_image=None)
+        def predictor(names: Names, subject: str | None, assume_subject: bool) -> Predictor:
+            size = image_size or known.image_size
+            return Predictor(network, names, size, subject=subject, assume_subject=assume_subject, per_image=None)
 
         self._predictor = predictor
 
@@ -64,6 +65,7 @@ class Model:
         predicates: str | Sequence[str] | None = None,
         *,
         subject: str | None = None,
+        assume_subject: bool = False,
         per_image: int = 100,
         threshold: float = 0.0,
     ) -> Prediction:
@@ -71,11 +73,11 @@ class Model:
 
         `image`: a file, a Pillow image, or an array (height, width, 3) in RGB. `objects`, `predicates`: any names, as a
         list or separated by commas; by default those used in training. `subject`: required name of subjects.
+        `assume_subject`: call every subject so and leave out none, as for weights fine-tuned by RLIPv2's authors.
         `per_image`: number of relations to keep. `threshold`: minimum score of a box or relation.
         """
-        listed = (names.split(",") if isinstance(names, str) else names or () for names in (objects, predicates))
-        given = [distinct(names) for names in listed]
-        names = Names(given[0] or self.objects, given[1] or self.predicates)
+        named = ((objects, self.objects), (predicates, self.predicates))
+        names = Names(*(distinct(_listed(names), known) or known for names, known in named))
         if not names.objects or not names.predicates:
             raise FatalError("the weights have no names; pass objects and predicates, e.g. objects=['person', 'dog']")
         if subject is not None and subject not in names.objects:
@@ -84,7 +86,7 @@ class Model:
             )
         opened, uri = _read(image), str(image) if isinstance(image, str | Path) else "image"
         warn_if_turned(opened)
-        (found,) = self._predictor(names, subject).predict([opened], batch=1)
+        (found,) = self._predictor(names, subject, assume_subject).predict([opened], batch=1)
         return Prediction(opened, uri, relations_above(found.unique(per_image).row(names), threshold))
 
     def __repr__(self) -> str:
@@ -128,6 +130,10 @@ class Prediction(Drawable):
 
     def __repr__(self) -> str:
         return f"Prediction({self.title!r}, {len(self.row['boxes'])} boxes, {len(self.row['pairs'])} relations)"
+
+
+def _listed(names: str | Sequence[str] | None) -> Sequence[str]:
+    return names.split(",") if isinstance(names, str) else names or ()
 
 
 def _read(image: Any) -> Image.Image:

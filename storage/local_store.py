@@ -19,7 +19,7 @@ from storage.disk import LOCAL, Disk, lock_file
 from storage.errors import FatalError, RetryableError, translate_os_errors
 from storage.json_files import read_within_limit
 from storage.manifest import MANIFEST, Manifest
-from storage.store import STAGE_NAME, StoredEntry, require_valid_address
+from storage.store import KEY, STAGE_NAME, StoredEntry, require_valid_address
 
 
 class LocalStore:
@@ -90,14 +90,18 @@ class LocalStore:
 
     def artifacts(self, stage: str) -> Iterator[Artifact]:
         """Every committed artifact of a stage, ordered by key."""
-        for folder in sorted((self._artifacts / stage).glob("*")):
+        for folder in self._places(stage):
             if (folder / MANIFEST).is_file():
                 yield Artifact(folder)
 
     def entries(self, stage: str) -> Iterator[StoredEntry]:
         """What is at each place of a stage, ordered by key. Reads no data."""
-        for folder in sorted((self._artifacts / stage).iterdir()):
+        for folder in self._places(stage):
             yield StoredEntry(stage, folder.name, (folder / MANIFEST).is_file(), size_of(folder), last_used(folder))
+
+    def _places(self, stage: str) -> list[Path]:
+        """The folders of a stage that are named by a key. Others may lie there, such as the file of a file manager."""
+        return sorted(folder for folder in (self._artifacts / stage).glob("*") if KEY.fullmatch(folder.name))
 
     def used(self, stage: str, key: str) -> float:
         """Unix time at which an artifact was made or last found by a run."""

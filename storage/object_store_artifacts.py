@@ -12,7 +12,7 @@ from storage.artifact import Artifact, require_schemas
 from storage.errors import FatalError
 from storage.manifest import MANIFEST, Manifest, parse_manifest
 from storage.remote import PAUSES, Entry, Remote
-from storage.store import Store, require_valid_address
+from storage.store import KEY, Store, require_valid_address
 
 
 class ObjectStoreArtifacts:
@@ -37,11 +37,12 @@ class ObjectStoreArtifacts:
         return self.files.folders("artifacts")
 
     def listing(self, stage: str) -> dict[str, dict[str, Entry]]:
-        """Key → the files at its place, by one listing."""
+        """Key → the files at its place, by one listing. Skips files that lie beside the artifacts."""
         found: dict[str, dict[str, Entry]] = {}
         for path, entry in self.files.listing(f"artifacts/{stage}").items():
             key, _, name = path.partition("/")
-            found.setdefault(key, {})[name] = entry
+            if KEY.fullmatch(key):
+                found.setdefault(key, {})[name] = entry
         return found
 
     def keys(self, stage: str) -> set[str]:

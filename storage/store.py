@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # they import this module
     from storage.remote_store import RemoteStore
 
 STAGE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_KEY = re.compile(r"[0-9a-f]{64}")
+KEY = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -45,5 +45,5 @@ def locate(store: Store, key: str) -> Artifact | None:
 
 def require_valid_address(stage: str, key: str) -> None:
     """Raise `FatalError` unless these are a stage name and a key. Other names could lead out of the store."""
-    if not (STAGE_NAME.fullmatch(stage) and _KEY.fullmatch(key)):
+    if not (STAGE_NAME.fullmatch(stage) and KEY.fullmatch(key)):
         raise FatalError(f"{stage[:40]!r}, {key[:80]!r}: not a stage and a key; the file that names them is damaged")

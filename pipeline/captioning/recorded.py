@@ -4,7 +4,7 @@ A file is one of:
 * COCO captions, an object with `annotations`: [{image_id, caption}, ...];
 * the authors' layout, an object {image id: [caption, ...]};
 * a list of {image_id, caption} or of {image_id, one caption or a list of them by model name, ...};
-* Parquet with the schema of the captions table.
+* Parquet with the schema of the captions table, or as `rlip export --format parquet` writes it.
 """
 
 from __future__ import annotations
@@ -63,21 +63,24 @@ class RecordedCaptioner:
         return frozenset(self._captions)
 
     def require_fit(self, datasets: Mapping[str, Iterable[tuple[int, str]]]) -> None:
-        """Check that the captions belong to images of these datasets. `datasets`: name → image ids with file names.
+        """Check that the captions belong to images of these datasets. `datasets`: name → image ids with their files.
 
         Raises `FatalError` if an id that has captions stands for different images, or if no id is that of an image.
         """
-        names = {image_id: ("the captions", name) for image_id, name in self._names.items()}
+        places: dict[int, tuple[str, str]] = {}
         fit = False
         for dataset, images in datasets.items():
             for image_id, name in images:
                 if image_id not in self._captions:
                     continue
                 fit = True
-                where, other = names.setdefault(image_id, (f"dataset {dataset}", name))
-                ours, theirs = PurePosixPath(name).stem.lower(), PurePosixPath(other).stem.lower()
-                # COCO named its images COCO_train2014_000000000009.jpg before it named them 000000000009.jpg.
-                if not (ours.endswith(theirs) or theirs.endswith(ours)):
+                where, other = places.setdefault(image_id, (f"dataset {dataset}", name))
+                # Folders of two datasets may each have a 1.jpg.
+                fits = name == other
+                if fits and image_id in self._names:
+                    where, other = "the captions", self._names[image_id]
+                    fits = _may_be_one(name, other)
+                if not fits:
                     raise FatalError(
                         f"caption.recorded: image {image_id} is {other} in {where}, and {name} in dataset {dataset}, "
                         "so captions would go to other images; use the same image ids in both, and different ones in "
@@ -126,9 +129,22 @@ def _read(path: Path, names: dict[int, str]) -> Iterator[_Stated]:
     except (OSError, ValueError, RecursionError) as error:
         raise FatalError(f"{path}: can't be read as JSON ({error}); expected {EXPECTED}") from error
     for image in map(as_object, rows) if isinstance(rows := as_object(content).get("images"), list) else ():
-        if (image_id := as_id(image.get("id"))) is not None and isinstance(name := image.get("file_name"), str):
-            names[image_id] = name
+        image_id, name = as_id(image.get("id")), image.get("file_name")
+        if image_id is None or not isinstance(name, str):
+            continue
+        if not _may_be_one(name, other := names.setdefault(image_id, name)):
+            raise FatalError(
+                f"{path}: image {image_id} is {name}, and {other} in another file of captions; give each image an id "
+                "of its own"
+            )
     yield from _from_json(content, path)
+
+
+def _may_be_one(file: str, other: str) -> bool:
+    """Whether two names of files may be those of one image."""
+    one, two = PurePosixPath(file).stem.lower(), PurePosixPath(other).stem.lower()
+    # COCO named its images COCO_train2014_000000000009.jpg before it named them 000000000009.jpg.
+    return one.endswith(two) or two.endswith(one)
 
 
 def _from_json(content: Any, path: Path) -> Iterator[_Stated]:
@@ -164,7 +180,12 @@ def _from_rows(rows: list[Any], path: Path, only_caption: bool) -> Iterator[_Sta
 
 def _from_parquet(path: Path) -> Iterator[_Stated]:
     try:
-        table = read_table(path, CAPTIONS)
+        table = read_table(path)
+        if is_export := "partition" in table.column_names:
+            table = table.drop_columns("partition")
+        table = table.cast(CAPTIONS)
+        if is_export and len(table["image_id"].unique()) < len(table):
+            raise ValueError("images of two datasets have one id; leave the rows of one dataset")
     except (pa.ArrowException, OSError, ValueError) as error:
         raise FatalError(f"{path}: not a captions table ({error}); expected {EXPECTED}") from error
     # As Python objects, the rows of a large file take several times the memory of the captions that are kept.

@@ -77,7 +77,8 @@ class CaptionSettings(Settings):
     batch_size: int = runtime(32, ge=1)
     """Images, or crops of them, per batch of the network."""
     answers: Path | None = runtime(None)
-    """openai: SQLite file of responses. Unset: answers.sqlite in the store."""
+    """openai: SQLite file of this machine's responses, on a local disk. Unset: answers.sqlite in the store, or in this
+    machine's copies of a store at a URL."""
     lavis_python: Path = runtime(Path(".lavis/bin/python"))
     """lavis: Python interpreter of the environment built by `make lavis-env`."""
     recorded: tuple[Path, ...] = data_file(())

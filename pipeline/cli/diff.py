@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from heapq import nlargest
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -29,6 +29,7 @@ from pipeline.report.formatting import sanitise, table
 from pipeline.report.label_view import LabelView
 from pipeline.report.steps import summaries
 from pipeline.report.variants import score_name, score_points, variant_scores
+from pipeline.runtime.stage import dataset_of
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.open_store import existing_store
@@ -260,26 +261,48 @@ def difference(before: Run, after: Run) -> Difference:
     choices = choice_or_all(before), choice_or_all(after)
     settled = overrides_of(before), overrides_of(after)
     result = Difference(tuple(_settings(before, after)), tuple(_figures(before, after)))
-    for partition in sorted(old.keys() | new.keys()):
-        one, other = old.get(partition), new.get(partition)
-        number = _numbering([each.get(partition) for each in images], [one, other])
-        kept = _kept(one, choices[0], settled[0].get(partition))
-        kept_after = _kept(other, choices[1], settled[1].get(partition))
+    for (name_before, name_after), ids in _shared(old, new).items():
+        one, other = old.get(name_before), new.get(name_after)
+        number = _numbering([images[0].get(name_before), images[1].get(name_after)], [one, other])
+        kept = _kept(one, choices[0], settled[0].get(name_before), ids)
+        kept_after = _kept(other, choices[1], settled[1].get(name_after), ids)
         renumbered = {(i, number(i, s), name, number(i, o)) for i, s, name, o in kept_after}
-        result.kept.add(kept, renumbered, number, settled[1].get(partition, {}))
-        labels = _labels(one)
+        said = {i: each for i, each in settled[1].get(name_after, {}).items() if i in ids}
+        result.kept.add(kept, renumbered, number, said)
+        labels = _labels(one, ids)
         if one == other:
             result.same += len(labels)
             continue
-        found = _labels(other)
+        found = _labels(other, ids)
         keys = {(i, number(i, s), name, number(i, o)): (i, s, name, o) for i, s, name, o in found}
-        others, cause = {key: found[own] for key, own in keys.items()}, _cause(before.store, partition, one, other)
+        others = {key: found[own] for key, own in keys.items()}
+        cause = _cause(before.store, dataset_of(name_before or name_after), one, other)
         ways = _ways(labels, others)
         result.same += len(labels.keys() & others.keys()) - len(ways["re-scored"])
         for kind, differing in ways.items():
             examples = [Example(*keys.get(key, key), labels.get(key), others.get(key)) for key in sorted(differing)]
             result.add(cause, kind, examples)
     return result
+
+
+def _shared(old: Mapping[str, Artifact], new: Mapping[str, Artifact]) -> dict[tuple[str, str], set[int]]:
+    """A partition of each run ("" where it has none) → the ids of the images in both.
+
+    `old`, `new`: partition → labels. Runs that take different images of a dataset divide it differently.
+    """
+    after = {(dataset_of(name), i): name for name, made in sorted(new.items()) for i in _ids(made)}
+    shared: dict[tuple[str, str], set[int]] = {}
+    for name, made in sorted(old.items()):
+        for image_id in _ids(made):
+            shared.setdefault((name, after.pop((dataset_of(name), image_id), "")), set()).add(image_id)
+    for (_, image_id), name in after.items():
+        shared.setdefault(("", name), set()).add(image_id)
+    return shared
+
+
+def _ids(tagged: Artifact) -> list[int]:
+    ids: list[int] = tagged.table("relations")["image_id"].to_pylist()
+    return ids
 
 
 def _ways(before: Mapping[Relation, float], after: Mapping[Relation, float]) -> dict[str, set[Relation]]:
@@ -316,10 +339,10 @@ def _numbering(images: Sequence[Artifact | None], tagged: Sequence[Artifact | No
 _IMAGE = ["image_id", "digest", "boxes"]
 
 
-def _cause(store: Store, partition: str, before: Artifact | None, after: Artifact | None) -> tuple[str, str]:
+def _cause(store: Store, dataset: str, before: Artifact | None, after: Artifact | None) -> tuple[str, str]:
     """The stage where a difference began, and the change. Contents are only named, since they vary by partition."""
     if before is None or after is None:
-        return "", f"partitions of {partition.split('/')[0]} that only one run has"
+        return "", f"images of {dataset} that only one run has"
     causes = list(causes_of(store, before, after))
     if not causes:
         return STEP, "unknown"
@@ -327,18 +350,22 @@ def _cause(store: Store, partition: str, before: Artifact | None, after: Artifac
     return causes[-1].stage, change.name if change.is_content else str(change)
 
 
-def _labels(artifact: Artifact | None) -> dict[Label, float]:
-    """The relations of a partition with their scores."""
+def _labels(artifact: Artifact | None, ids: Collection[int]) -> dict[Label, float]:
+    """The relations of these images of a partition with their scores."""
     rows = [] if artifact is None else artifact.table("relations").to_pylist()
-    return {(row["image_id"], *ends_of(one)): one["score"] for row in rows for one in row["relations"]}
+    of_ids = [row for row in rows if row["image_id"] in ids]
+    return {(row["image_id"], *ends_of(one)): one["score"] for row in of_ids for one in row["relations"]}
 
 
-def _kept(tagged: Artifact | None, choice: ChoiceSettings, settled: Overrides | None) -> set[Label]:
+def _kept(tagged: Artifact | None, choice: ChoiceSettings, settled: Overrides | None, ids: Set[int]) -> set[Label]:
+    """The labels that a run keeps of these images of a partition."""
     if tagged is None:
         return set()
     kept = kept_labels(tagged.table("relations"), candidates(tagged), choice, settled)
     return {
-        (image_id, label.subject, label.predicate, label.object) for image_id, found in kept.items() for label in found
+        (image_id, label.subject, label.predicate, label.object)
+        for image_id in ids & kept.keys()
+        for label in kept[image_id]
     }
 
 

@@ -17,7 +17,9 @@ from rich.table import Table
 
 from pipeline.cli.options import AsJson, Files, further_files, printed
 from pipeline.data.datasets.annotations import opening
+from pipeline.data.datasets.json_stream import stream_rows
 from pipeline.data.datasets.open_images import image_labels
+from pipeline.data.datasets.record import NO_OBJECT
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import BadImage, probe, read_image
 from pipeline.data.images.refs import ImageFolder
@@ -44,7 +46,14 @@ from pipeline.evaluation.splits import (
 )
 from pipeline.evaluation.summary import summarise
 from pipeline.evaluation.vcoco import VcocoRoles
-from pipeline.evaluation.vcoco_detections import EXPECTED, VcocoDetections, read_vcoco_detections
+from pipeline.evaluation.vcoco_detections import (
+    EXPECTED,
+    VcocoDetections,
+    in_roles,
+    of_persons,
+    read_vcoco_detections,
+    role_words,
+)
 from pipeline.evaluation.vcoco_truth import VcocoTruth, read_vcoco_truth
 from pipeline.report.evaluation_images import EvaluatedImages
 from pipeline.report.evaluation_page import comparison_page, evaluation_markdown, evaluation_page
@@ -76,9 +85,12 @@ USED_BY: dict[str, tuple[Benchmark, ...]] = {
     "--seen": ("vg", "vrd"),
     "--format": ("hico-det", "open-images", "vrd", "vg"),
     "--subject": ("hico-det",),
+    "--setting": ("hico-det",),
 }
 """Options that only some benchmarks have a rule for."""
-UNKNOWN_IDS = ("unknown category id", "unknown verb id", "unknown category")
+NOTHING = "missing objects"
+"""What RLIPv2's authors call the object of an action without one in V-COCO."""
+UNKNOWN_IDS = ("unknown category id", "unknown verb id", "unknown category", "relation of unknown category")
 """Rejected parts of a ground truth whose list of names belongs to another file."""
 
 
@@ -199,6 +211,10 @@ def score(
         str | None,
         typer.Option("--split", help="hico-det: NF, UC-RF, UC-NF, UO, UV, or a file of unseen positions, from 0."),
     ] = None,
+    setting: Annotated[
+        Literal["full", "1%", "10%"],
+        typer.Option("--setting", help="hico-det: full, or the part of the training images that was learned from."),
+    ] = "full",
     validity: Annotated[
         Path | None, typer.Option("--validity", help="hico-det: .npy with predicates × objects, e.g. corre_hico.npy.")
     ] = None,
@@ -241,7 +257,7 @@ def score(
         "--known-object": known_object, "--interactions": interactions, "--rare": rare, "--split": split,
         "--validity": validity, "--no-suppression": no_suppression, "--verified": verified, "--boxes-given": boxes_given,
         "--absent-as-zero": absent_as_zero, "--seen": seen, "--format": format_name, "--masks": masks,
-        "--subject": subject != "person",
+        "--subject": subject != "person", "--setting": setting != "full",
     }  # fmt: skip
     for option, value in given.items():
         if value and benchmark not in USED_BY[option]:
@@ -310,10 +326,10 @@ def score(
                 write_atomic(report_folder / "index.html", comparison_page(comparison).encode())
                 write_atomic(report_folder / "comparison.json", comparison.as_json().encode())
             else:
-                setting = options.split.name if options.split and options.split.name in PUBLISHED else "full"
+                shown: str = options.split.name if options.split and options.split.name in PUBLISHED else setting
                 if benchmark == "vg":
-                    setting = "boxes given" if boxes_given else "SGDet"
-                _write_report(report_folder, benchmark, scored[0], root, setting, options)
+                    shown = "boxes given" if boxes_given else "SGDet"
+                _write_report(report_folder, benchmark, scored[0], root, shown, options)
     page = None if report_folder is None else report_folder / "index.html"
     figures, rules = tuple(scored[0].model.evaluated.figures), options.named_rules(benchmark)
     return Evaluation(benchmark, rules, figures, findings, page, comparison if compared else None)
@@ -415,15 +431,29 @@ def _vcoco_detections(
 ) -> tuple[VcocoDetections, str]:
     """The detections in V-COCO's own form, a JSON list, or in that of `rlip predict`, and what was left out, in words."""
     if path.suffix != ".parquet" and opening(path, EXPECTED) != "{":
-        return read_vcoco_detections(path, truth, faults["allow_missing"]), ""
+        first = next(stream_rows(path, EXPECTED), None)
+        if not (isinstance(first, dict) and "pairs" in first):
+            return read_vcoco_detections(path, truth, faults["allow_missing"]), ""
     rows = GroundTruth.open("vcoco", annotations, files)
+    predicates = dict.fromkeys([*rows.predicates, *role_words(truth)])
+    rows = replace(rows, objects=(*rows.objects, NOTHING), predicates=tuple(predicates))
     read = read_detections(path, rows, **faults)
     found = read.relations
+    without = found.object_labels == rows.objects.index(NOTHING)
+    found = replace(
+        found,
+        object_labels=np.where(without, NO_OBJECT, found.object_labels),
+        object_boxes=np.where(without[:, None], np.nan, found.object_boxes),
+    )
     places = {image_id: place for place, image_id in enumerate(truth.image_ids)}
     image = np.array([places[image_id] for image_id in rows.image_ids.tolist()], np.int64)[found.image]
     order = np.argsort(image, kind="stable")
     moved = replace(found, images=truth.images, image=image).take(order)
-    return VcocoDetections.of(moved, rows.predicates, truth), str(read.findings)
+    others = int(np.count_nonzero(~of_persons(moved, rows.objects)))
+    left_out = f"\n  left out: relations of other subjects than persons: {others:,}" if others else ""
+    used, predicate = np.unique(moved.predicates, return_inverse=True)
+    names = [rows.predicates[place] for place in used]  # what "ride" is depends on the other words of the file
+    return in_roles(replace(moved, predicates=predicate), rows.objects, names, truth), f"{read.findings}{left_out}"
 
 
 def _with_files(

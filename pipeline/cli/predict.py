@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,7 @@ from pipeline.cli.contact_sheet import ARROWS, labelled_cell
 from pipeline.cli.options import AsJson, Objects, Predicates, Tokenizer
 from pipeline.data.datasets.annotations import read_text, readable
 from pipeline.data.datasets.bare_images import SUFFIXES, image_names
+from pipeline.data.datasets.names import read_names
 from pipeline.data.images.folders import LocalFolder
 from pipeline.data.images.opening import BadImage, orientation_of, read_ahead, read_image
 from pipeline.evaluation.detections.names import distinct
@@ -35,10 +37,17 @@ if TYPE_CHECKING:
     from models.network import Network
     from pipeline.evaluation.predictor import Found, Predictor
 
-IMAGE_SIZE = 1333
-"""Default length of the longest side in pixels, from the authors' evaluations, if the weights' folder has none."""
+IMAGE_SIZE = 1067
+"""Default length of the longest side in pixels if the weights' folder has none: that of a 4:3 image whose shortest side
+is 800, as in the authors' evaluations and after a training here by their settings."""
 CONFIDENT = 0.5
 """Least score of a box that is drawn although no drawn relation has it."""
+
+
+NUMBERED = re.compile(r"\s*\d+\s+\S")
+"""A name after its id, as in the authors' lists."""
+FEW_SUBJECTS = 0.01
+"""Share of subjects with the required name below which the name may not be that of the training."""
 
 
 def predict(
@@ -58,8 +67,15 @@ def predict(
     subject: Annotated[
         str | None, typer.Option("--subject", help="Required name of subjects, e.g. person; unset: any.")
     ] = None,
+    assume_subject: Annotated[
+        bool,
+        typer.Option(
+            "--assume-subject",
+            help="Call every subject --subject and exclude none, as for weights fine-tuned by the authors.",
+        ),
+    ] = False,
     image_size: Annotated[
-        int | None, typer.Option("--image-size", min=32, help="Longest side in pixels; unset: the training's, or 1333.")
+        int | None, typer.Option("--image-size", min=32, help="Longest side in pixels; unset: the training's, or 1067.")
     ] = None,
     per_image: Annotated[int, typer.Option("--per-image", min=1, help="Relations to keep per image.")] = 100,
     threshold: Annotated[
@@ -90,15 +106,20 @@ def predict(
         )
     network = open_network(path, tokenizer, device)
     # All relations: `unique` may drop many of the best before it keeps `per_image`.
-    predictor = Predictor(network, names, image_size or known.image_size, subject=subject, per_image=None)
+    size = image_size or known.image_size
+    predictor = Predictor(network, names, size, subject=subject, assume_subject=assume_subject, per_image=None)
     if draw is not None:
         with translate_os_errors(f"making {draw}"):
             draw.mkdir(parents=True, exist_ok=True)
     left_out: dict[Path, BadImage] = {}
     console = Console(stderr=True)
+    subjects: Counter[bool] = Counter()
     with Progress(console=console, disable=as_json) as progress, DetectionsWriter(out) as writer:
         bar = progress.add_task("images", total=len(files))
         for number, (file, image, found) in enumerate(_found(predictor, files, batch, left_out)):
+            if subject is not None:
+                every = found.boxes.labels[: len(found.boxes.labels) // 2]
+                subjects.update((every == names.objects.index(subject)).tolist())
             row = relations_above(found.unique(per_image).row(names), threshold)
             writer.write({"image_id": None, "uri": str(file), "width": image.width, "height": image.height, **row})
             if draw is not None:
@@ -118,6 +139,13 @@ def predict(
         return
     if left_out:
         console.print(f"Left out {len(left_out)}: {_listed(left_out)}", highlight=False, soft_wrap=True)
+    if subject is not None and subjects[True] < FEW_SUBJECTS * subjects.total():
+        console.print(
+            f"--subject {subject}: the network calls {subjects[False]:,} of {subjects.total():,} subjects otherwise, so "
+            "their relations are excluded; for weights fine-tuned by RLIPv2's authors, add --assume-subject",
+            highlight=False,
+            soft_wrap=True,
+        )
     drawn = "" if draw is None else f"; drawn in {draw}"
     print(f"{len(files) - len(left_out)} images: {out}{drawn}")
 
@@ -179,7 +207,8 @@ def trained_names(weights: Path) -> TrainedNames:
 
 
 def label_names(kind: str, listed: str | None, known: Sequence[str]) -> tuple[str, ...]:
-    """Names separated by commas, or one per line of a file after `@`; those of the training if none are listed.
+    """Names separated by commas, or one per line of a file after `@`, also with ids ("001 ride"); those of the training if
+    none are listed.
 
     Raises `FatalError` if there are none.
     """
@@ -188,11 +217,14 @@ def label_names(kind: str, listed: str | None, known: Sequence[str]) -> tuple[st
         source = f"{VOCABULARY} next to the weights"
     elif listed.startswith("@"):
         source = listed[1:]
-        names = read_text(Path(source), f"names of {kind}, one per line").splitlines()
+        lines = read_text(Path(source), f"names of {kind}, one per line").splitlines()
+        names = [line for line in lines if line.strip()]
+        if names and all(map(NUMBERED.match, names)):
+            names = [*read_names(Path(source)).values()]
     else:
         listed.encode()  # `errors_reported` tells of text that isn't UTF-8
         names, source = listed.split(","), f"--{kind}"
-    unique = distinct(names)
+    unique = distinct(names, known)
     if not unique:
         raise FatalError(
             f"{source}: has no names of {kind}; pass some, e.g. --{kind} {_EXAMPLES[kind]}, or --{kind} @FILE"

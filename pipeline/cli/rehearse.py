@@ -33,5 +33,5 @@ def rehearse(
     place = local_folder(context.recipe.store)  # checkpoints go to the disk on which those of a run will be
     place.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="rehearsal-", dir=place) as folder:
-        made = Rehearsal(context, read.file, out or Path(f"{read.file.stem}_rehearsed.toml"), Path(folder))
+        made = Rehearsal(context, read, out or Path(f"{read.file.stem}_rehearsed.toml"), Path(folder))
         show_lines(examine_device(made.device, minutes, made.checks, interrupted), as_json, context.recipe.name)

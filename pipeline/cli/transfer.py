@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -13,7 +15,7 @@ from rich.progress import Progress
 
 from pipeline.cli.errors import resumable
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath, Url
-from pipeline.data.partitioning import PARTITION_MAPS, PartitionMap, load_partition_map, partition_maps_of
+from pipeline.data.partitioning import PARTITION_MAPS, PartitionMap, partition_maps_of
 from pipeline.runtime.stage import dataset_of
 from storage.damage import PARTITION_MAP_LIMITS, PARTITION_MAP_REMEDY
 from storage.errors import FatalError
@@ -37,7 +39,7 @@ class Copied:
     copied: int
     """Number of artifacts that the destination lacked."""
     behind: tuple[str, ...] = ()
-    """Earlier states of the run (`name@2`) whose artifacts the destination lacks in part."""
+    """Records of the run (`name@2`) whose artifacts the destination lacks in part."""
 
 
 @resumable()
@@ -84,14 +86,22 @@ def push_run(
     """Copy the artifacts of all states of the run that the remote lacks, then its records. Can be resumed.
 
     `last`: only of the newest state. A `RunRecord` is copied alone. Raises `FatalError` if the store lacks an artifact
-    of the newest state, or if an artifact to copy is damaged; earlier states that the store has lost are skipped.
+    of the newest state, if an artifact to copy is damaged, or if the remote has a later state or another run of this
+    name; earlier states that the store has lost are skipped.
     """
+    name = run.folder.name
+    ahead = _place_ahead(run, remote, remote.files.listing(f"runs/{name}/records"))
+    if ahead == "there" and not isinstance(run, RunRecord):
+        raise FatalError(
+            f"{remote.url} has a later state of run {name!r} than {run.store.address}; pull it first: rlip store pull "
+            f"{name} {remote.url}"
+        )
     files = run.files()  # of this moment: a run that goes on must not publish what it makes meanwhile
-    newest = _places(run)
-    earlier = {} if isinstance(run, RunRecord) else {record.name: _places(record) for record in run.records()}
-    asked = list(dict.fromkeys([*newest, *(place for places in earlier.values() if not last for place in places)]))
+    places, records = _places(run), {record.name: _places(record) for record in Run(run.store, name).records()}
+    others = [] if last or isinstance(run, RunRecord) else [place for each in records.values() for place in each]
+    asked = list(dict.fromkeys([*places, *others]))
     there = {
-        stage: remote.keys(stage) for stage in {stage for places in (newest, *earlier.values()) for stage, _ in places}
+        stage: remote.keys(stage) for stage in {stage for each in (places, *records.values()) for stage, _ in each}
     }
     lacking = [(stage, key) for stage, key in asked if key not in there[stage]]
     copied = 0
@@ -103,7 +113,7 @@ def push_run(
             remote.put(artifact)
             there[stage].add(key)
             copied += 1
-        elif (stage, key) in newest:
+        elif (stage, key) in places:
             raise FatalError(
                 f"run {run.name!r} needs {stage} {key[:12]}, which the store has lost; run its recipe again"
             )
@@ -111,7 +121,7 @@ def push_run(
         remote.files.write(path, data)
     _push_partition_maps(run, remote)
     report(len(lacking), len(lacking))
-    behind = (name for name, places in earlier.items() if any(key not in there[stage] for stage, key in places))
+    behind = (name for name, needed in records.items() if any(key not in there[stage] for stage, key in needed))
     return Copied(len(asked), copied, tuple(behind))
 
 
@@ -121,7 +131,7 @@ def pull_run(
     """Copy the artifacts that the local store lacks, then record the run with its history.
 
     All records, and each artifact with its manifest, are checked before they become visible. Raises `FatalError` naming
-    what it refuses.
+    what it refuses, such as an earlier state than the one here, or another run of this name.
 
     With a `number`, copies the artifacts of that record, and an existing run here keeps its state. Can be resumed.
     """
@@ -129,6 +139,12 @@ def pull_run(
     if not steps:
         raise FatalError(
             f"{remote.url} has records of run {run.name!r} but no newest state; pull one, e.g. {run.name}@1"
+        )
+    ahead = _place_ahead(run, remote, [path.removeprefix("records/") for path in history])
+    if ahead == "here" and not number:
+        raise FatalError(
+            f"{run.store.address} has a later state of run {run.name!r} than {remote.url}; push it: rlip store push "
+            f"{run.name} {remote.url}"
         )
     places = list(dict.fromkeys((s.stage, key) for s in steps.values() for key in s.partitions.values()))
     have = {
@@ -157,6 +173,23 @@ def pull_run(
     return Copied(len(places), len(lacking))
 
 
+def _place_ahead(
+    run: Run, remote: ObjectStoreArtifacts, theirs: Collection[str]
+) -> Literal["here", "there", "neither"]:
+    """Which place has a newest record of the run that the other one lacks. `theirs`: the records at the remote.
+
+    Raises `FatalError` if both have one: a copy would mix two runs.
+    """
+    ours = [path.name for path in (run.folder / "records").glob("*.json")]
+    is_here, is_there = (bool(a) and max(a) not in b for a, b in ((ours, theirs), (theirs, ours)))
+    if is_here and is_there:
+        raise FatalError(
+            f"{run.store.address} and {remote.url} have different runs {run.folder.name!r}, or it was continued in both "
+            "places; run the recipe of one under another name (--set name=...), which reuses its artifacts"
+        )
+    return "here" if is_here else "there" if is_there else "neither"
+
+
 def _places(run: Run) -> list[tuple[str, str]]:
     """Stage and key of each artifact in a state of a run."""
     return [(run.stage(step), key) for step in run.steps() for key in run.keys(step).values()]
@@ -164,23 +197,48 @@ def _places(run: Run) -> list[tuple[str, str]]:
 
 def _push_partition_maps(run: Run, remote: ObjectStoreArtifacts) -> None:
     """Copy the partition maps of a run's datasets, so that other runs on them find the artifacts."""
-    folder = run.store.root / PARTITION_MAPS
-    names = [path.name for path in folder.glob("*.json")]
-    datasets = {dataset_of(partition) for step in run.steps() for partition in run.keys(step)}
-    for name in dict.fromkeys(name for dataset in datasets for name in partition_maps_of(names, dataset)):
-        remote.files.write(f"{PARTITION_MAPS}/{name}", (folder / name).read_bytes())
+    root = run.store.root
+    names = [path.name for path in (root / PARTITION_MAPS).glob("*.json")]
+    ours = _read(root, _maps_of(names, {dataset_of(partition) for step in run.steps() for partition in run.keys(step)}))
+    for path, data in _extended(ours, run.store.address, remote.files.read_many(ours), remote.url).items():
+        remote.files.write(path, data)
 
 
-def _pull_partition_maps(store: Store, remote: ObjectStoreArtifacts, datasets: set[str]) -> None:
-    """Copy partition maps that this store lacks or has in part. Raises `FatalError` for invalid ones."""
-    names = remote.files.listing(PARTITION_MAPS)
-    wanted = [f"{PARTITION_MAPS}/{name}" for dataset in datasets for name in partition_maps_of(names, dataset)]
-    for path, data in remote.files.read_many(wanted).items():
-        theirs = parse_json(data, PartitionMap, f"{remote.url}/{path}", PARTITION_MAP_REMEDY, PARTITION_MAP_LIMITS)
-        mine = load_partition_map(store.root / path).partitions
-        # Maps are only extended, so a longer one that begins alike is a later one.
-        if theirs.partitions[: len(mine)] == mine and len(theirs.partitions) > len(mine):
-            store.put(store.root / path, data)
+def _pull_partition_maps(store: Store, remote: ObjectStoreArtifacts, datasets: Iterable[str]) -> None:
+    """Copy the partition maps of datasets to this store. Raises `FatalError` for invalid ones."""
+    theirs = remote.files.read_many(_maps_of(remote.files.listing(PARTITION_MAPS), datasets))
+    for path, data in _extended(theirs, remote.url, _read(store.root, theirs), store.address).items():
+        store.put(store.root / path, data)
+
+
+def _maps_of(names: Iterable[str], datasets: Iterable[str]) -> list[str]:
+    """The paths in a store of datasets' partition maps, of which all maps' file names are given."""
+    known = list(names)
+    return [f"{PARTITION_MAPS}/{name}" for dataset in datasets for name in partition_maps_of(known, dataset)]
+
+
+def _read(root: Path, paths: Iterable[str]) -> dict[str, bytes]:
+    return {path: (root / path).read_bytes() for path in paths if (root / path).is_file()}
+
+
+def _extended(source: Mapping[str, bytes], origin: str, there: Mapping[str, bytes], target: str) -> dict[str, bytes]:
+    """The partition maps, by path, that begin as those at the target do. Warns of others, unless these are longer."""
+    found = {}
+    for path, data in source.items():
+        new, old = (
+            parse_json(each, PartitionMap, f"{place}/{path}", PARTITION_MAP_REMEDY, PARTITION_MAP_LIMITS).partitions
+            for each, place in ((data, origin), (there.get(path, b"{}"), target))
+        )
+        # Maps are only extended, so one that begins as the other does is a later version of it.
+        if new[: len(old)] == old:
+            found[path] = data
+        elif old[: len(new)] != new:
+            warnings.warn(
+                f"{origin} and {target} partition a dataset differently ({path}), and each keeps its map; runs on the "
+                f"images of {target} do not find the artifacts of {origin}",
+                stacklevel=2,
+            )
+    return found
 
 
 def _show(copy: Callable[[Report], Copied], as_json: bool) -> None:
@@ -193,4 +251,4 @@ def _show(copy: Callable[[Report], Copied], as_json: bool) -> None:
         rest = "; the others already existed" if copied.copied < copied.artifacts else ""
         print(f"{copied.copied} of {copied.artifacts} artifacts copied{rest}")
         if copied.behind:
-            print(f"Artifacts of these earlier states are missing, so they can't be pulled: {', '.join(copied.behind)}")
+            print(f"Artifacts of these records are missing there, so they can't be pulled: {', '.join(copied.behind)}")

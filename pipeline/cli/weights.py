@@ -118,7 +118,6 @@ def import_weights(
         ("loaded", imported.loaded),
         ("text encoder", imported.texts),
         ("expected to be new", imported.new),
-        ("unexpected", []),
         ("not imported", imported.left_out),
     ):
         parts = [f"{part} ({len(each)})" if each[1:] else each[0] for part, each in by_part(names).items()]
@@ -248,6 +247,5 @@ def _as_json(imported: ImportedCheckpoint, out: Path) -> dict[str, Any]:
         "loaded": imported.loaded,
         "text_encoder": imported.texts,
         "expected_new": imported.new,
-        "unexpected": [],
         "left_out": imported.left_out,
     }

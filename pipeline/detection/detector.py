@@ -13,11 +13,10 @@ from pipeline.detection.recorded_detector import RecordedDetector
 from pipeline.detection.settings import DetectSettings
 from pipeline.detection.weights_files import DetectorFiles, find_detector
 from pipeline.evaluation.detection import Detections
-from pipeline.evaluation.detections.names import without_case
 from pipeline.runtime.plugins import load_plugin
 from pipeline.runtime.processes import keep_freed_memory
 from storage.errors import FatalError
-from tagger.categories.names import HYPERNYMS
+from tagger.categories.names import HYPERNYMS, without_case
 from tagger.english.lemmas import phrase_lemma
 from tagger.matching import match
 

@@ -9,17 +9,17 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from pipeline.evaluation.bootstrap import Interval, OnResample, bootstrap
-from pipeline.evaluation.detections.names import without_case
 from pipeline.evaluation.hico import HicoRules, HicoScores, TripletClass, counted, match_hico
 from pipeline.evaluation.open_images import OpenImagesRules, OpenImagesScores, match_challenge, match_open_images
 from pipeline.evaluation.ranking import Recalls, mean_of
 from pipeline.evaluation.relations import Integers, Relations
-from pipeline.evaluation.scene_graph_recall import SceneGraphRules, listed_once, match_scene_graphs
+from pipeline.evaluation.scene_graph_recall import SceneGraphRules, counted_truth, match_scene_graphs
 from pipeline.evaluation.splits import Split
 from pipeline.evaluation.vcoco import VcocoRules, match_vcoco
 from pipeline.evaluation.vcoco_detections import VcocoDetections
 from pipeline.evaluation.vcoco_truth import VcocoTruth
 from pipeline.evaluation.visual_relationships import VrdRules, match_vrd
+from tagger.categories.names import without_case
 
 RESAMPLES = 200
 """Test sets that are drawn for an interval."""
@@ -62,10 +62,12 @@ class Options:
     def named_rules(self, benchmark: str) -> tuple[str, ...]:
         """The rules that differ from the default ones or those of published results, as sentences."""
         unmasked = benchmark == "hico-det" and self.validity is None
+        two = benchmark == "open-images" and not self.suppression and not self.official
         named = {
             "Unlike published scores, these are not multiplied by the table of allowed combinations.": unmasked,
             "Scores are those of the authors' evaluator, with its bugs.": self.official,
             "Duplicates are not suppressed.": not self.suppression,
+            "Only the two best predicates of a pair count.": two,
             "Boxes were given (PredCls, SGCls).": self.boxes_given,
             "Predicates absent from the truth count as 0 in mean recall.": self.absent_as_zero,
             "Relations are matched by boxes; PSG's own figures use masks.": self.masks is False,
@@ -265,7 +267,7 @@ def visual_genome(predicted: Relations, truth: Relations, predicates: Sequence[s
     official: Values = {}
     if not options.official:
         official = match_scene_graphs(predicted, truth, authors, options.seen).scores().figures
-    truths = _by_predicate(truth if options.official else listed_once(truth), predicates)
+    truths = _by_predicate(counted_truth(truth, rules), predicates)
     scored = "R@50 by boxes" if options.masks else "R@50"
     return _evaluated(measured, official, truths, truth, options, recall, scored, measure=f"R@{rules.limits[-1]}")
 

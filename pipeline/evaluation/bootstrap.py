@@ -40,8 +40,6 @@ class Interval:
     low: float
     high: float
     """NaN where fewer than two resamples have a value."""
-    resamples: int
-    """Number of resamples in which the figure has a value."""
 
     @property
     def leaves_out_zero(self) -> bool:
@@ -108,8 +106,8 @@ def _without_groups(images: int, seed: int) -> Iterator[Integers]:
 
 def _interval(value: float, drawn: Sequence[float], left: Sequence[float], level: float) -> Interval:
     if len(drawn) < 2:
-        return Interval(value, float("nan"), float("nan"), len(drawn))
+        return Interval(value, float("nan"), float("nan"))
     # The variance is (g - 1) / g times the sum of g squares, that is g - 1 times their mean.
     jackknife = float(np.std(left)) * (len(left) - 1) ** 0.5 if len(left) > 1 else 0.0
     reach = NormalDist().inv_cdf((1 + level) / 2) * max(float(np.std(drawn, ddof=1)), jackknife)
-    return Interval(value, value - reach, value + reach, len(drawn))
+    return Interval(value, value - reach, value + reach)

@@ -29,6 +29,7 @@ from pipeline.evaluation.matching import (
     enclosing,
     kept,
     numbered_alike,
+    pair_numbers,
     phrase_candidates,
     relation_candidates,
     triplets_in_images,
@@ -38,6 +39,8 @@ from pipeline.evaluation.relations import Flags, Integers, Relations
 
 RECALLED = 50
 """Number of relations per image that count for recall."""
+PREDICATES_PER_PAIR = 2
+"""Predicates of a pair that count where duplicates are kept."""
 PHRASE_SUPPRESSION = 0.5
 """IoU above which two enclosing boxes of one triplet are duplicates."""
 
@@ -51,7 +54,8 @@ class OpenImagesRules:
     overlap: float = 0.5
     """Minimum IoU of boxes."""
     suppression: float | None = 0.7
-    """Weighted overlap above which two pairs of one triplet are duplicates. None keeps duplicates, also of phrases."""
+    """Weighted overlap above which two pairs of one triplet are duplicates. None keeps duplicates, also of phrases, but
+    only the two best predicates of a pair, as PySGG does, after Zhang et al."""
     official: bool = False
     """Whether to score as the evaluator of RLIPv2's authors does. There, AP is of triplets instead of predicates, by
     eleven points; wrong relations on images without truth are ignored; a phrase gets the matches of another, since
@@ -129,8 +133,12 @@ def match_open_images(
     """Decides which relations and phrases are right. Raises ValueError as `check_test_set` does."""
     rules = rules or OpenImagesRules()
     check_test_set(predicted, truth)
+    counted = predicted
+    if rules.suppression is None and not rules.official:
+        every = best_first(predicted)
+        counted = every.take(places(pair_numbers(every)) < PREDICATES_PER_PAIR)
     ranked, best = (
-        without_duplicates(best_first(predicted, limit), rules.suppression) for limit in (rules.per_image, RECALLED)
+        without_duplicates(best_first(counted, limit), rules.suppression) for limit in (rules.per_image, RECALLED)
     )
     recalled = _relations(best, truth, rules)
     kinds: tuple[Hashable, ...] = tuple(np.unique(truth.predicates).tolist())

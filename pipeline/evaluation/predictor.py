@@ -16,7 +16,7 @@ from PIL.Image import Image
 
 from models.config import NO_OBJECTS
 from models.network import Network
-from models.predictions import Pairs, Predictions, check_finite, scene_graph, zero_shot
+from models.predictions import Pairs, Predictions, check_finite, hoi, scene_graph
 from models.rlip import RLIP
 from pipeline.data.images.views import to_pixels
 from pipeline.evaluation.detection import Detections
@@ -107,6 +107,7 @@ class Predictor:
         image_size: int,
         *,
         subject: str | None = None,
+        assume_subject: bool = False,
         per_image: int | None = 100,
         every_pair: bool = False,
     ) -> None:
@@ -115,9 +116,11 @@ class Predictor:
         `every_pair`: also keep the best predicate of each pair, of which recall of scene graphs takes the best.
 
         `subject`: the name that the likeliest subject of a pair must have (HICO-DET: "person"), whose own probability
-        is then no factor of the score; None allows all.
+        is then no factor of the score; None allows all. `assume_subject`: no pair is left out, and every subject gets
+        that name, whatever the network calls it.
 
-        Raises `FatalError` for a network that finds no boxes, too many names, too large images and an unknown subject.
+        Raises `FatalError` for a network that finds no boxes, too many names, too large images and an unknown subject,
+        or none to assume.
         """
         if not isinstance(network, RLIP):
             raise FatalError(
@@ -133,7 +136,10 @@ class Predictor:
         self._device = next(network.parameters()).device
         if subject is not None and subject not in names.objects:
             raise FatalError(f"subject {subject!r} is none of the object names: {', '.join(names.objects)}")
+        if assume_subject and subject is None:
+            raise FatalError("every subject is to be assumed without a name for it; state the subject, too")
         self._subject = None if subject is None else names.objects.index(subject)
+        self._assume_subject = assume_subject
         with torch.inference_mode():
             self._objects_TE = network.encode_texts([*names.objects, NO_OBJECTS])
             self._predicates_TE = network.encode_texts(names.predicates)
@@ -165,26 +171,26 @@ class Predictor:
         here = {name: tensor.cpu() for name, tensor in predicted.tensors().items()}
         check_finite(here, self._network)
         predictions = Predictions(**here, auxiliary=[])
-        every = scene_graph(predictions, list(sizes))
-        scored = every if self._subject is None else zero_shot(predictions, list(sizes), self._subject)
-        for all_pairs, pairs in zip(every, scored, strict=True):
-            kept = torch.arange(len(all_pairs.subject_labels))
-            if self._subject is not None:
-                kept = kept[all_pairs.subject_labels == self._subject]
-            yield self._best(all_pairs, pairs, kept.numpy())
+        score = scene_graph if self._subject is None else hoi
+        for pairs in score(predictions, list(sizes)):
+            if self._subject is not None and self._assume_subject:
+                pairs.subject_labels.fill_(self._subject)
+            yield self._best(pairs)
 
-    def _best(self, every: Pairs, pairs: Pairs, places: Integers) -> Found:
-        """`places`: those of `pairs` among all."""
-        scores = pairs.predicate_scores.double().numpy()
+    def _best(self, pairs: Pairs) -> Found:
+        count = len(pairs.subject_labels)
+        places = np.arange(count)
+        if self._subject is not None:
+            places = places[pairs.subject_labels.numpy() == self._subject]
+        scores = pairs.predicate_scores.double().numpy()[places]
         pair, predicate = best_entries(scores, scores.size if self._per_image is None else self._per_image)
         if self._every_pair:
             best = np.stack([np.arange(len(scores)), scores.argmax(axis=1)])
             entries = np.unique(np.concatenate([[pair, predicate], best], axis=1), axis=1)
             pair, predicate = entries[:, np.argsort(-scores[tuple(entries)], kind="stable")]
-        boxes = torch.cat((every.subject_boxes, every.object_boxes)).double().numpy()
-        labels = torch.cat((every.subject_labels, every.object_labels)).numpy()
-        confidence = torch.cat((every.subject_scores, every.object_scores)).double().numpy()
-        count = len(every.subject_labels)
+        boxes = torch.cat((pairs.subject_boxes, pairs.object_boxes)).double().numpy()
+        labels = torch.cat((pairs.subject_labels, pairs.object_labels)).numpy()
+        confidence = torch.cat((pairs.subject_scores, pairs.object_scores)).double().numpy()
         subjects = places[pair]
         return Found(
             Detections(boxes, labels, confidence), subjects, subjects + count, predicate, scores[pair, predicate]

@@ -40,7 +40,7 @@ class SceneGraphRules:
     """IoU above which two predicted boxes of a label are one object. None where boxes were given (PredCls, SGCls)."""
     official: bool = False
     """Whether duplicates count, as in the evaluators of Neural Motifs and its successors: each box is an object of its
-    own, and a prediction finds every truth that it overlaps."""
+    own, and a prediction finds every truth that it overlaps. By masks, as in PSG's, which reads no relation twice."""
     predicates: int | None = None
     """Number of predicates that mean recall divides by, so that predicates absent from the truth count as 0, as in the
     evaluator of Tang et al. None leaves them out."""
@@ -75,8 +75,11 @@ class SceneGraphMatches:
         return Recalls(figures, by_predicate[self.rules.limits[-1]])
 
 
-def listed_once(truth: Relations) -> Relations:
-    """The relations without those that repeat boxes and predicate of an earlier one."""
+def counted_truth(truth: Relations, rules: SceneGraphRules) -> Relations:
+    """The relations without those that repeat boxes and predicate of an earlier one, which only the evaluators by boxes
+    count again."""
+    if rules.official and truth.masks is None:
+        return truth
     listed = numbered([pair_numbers(truth), truth.predicates])
     return truth.take(np.sort(np.unique(listed, return_index=True)[1]))
 
@@ -92,8 +95,7 @@ def match_scene_graphs(
     check_test_set(predicted, truth)
     if truth.masks is not None and rules.official:  # PSG's evaluator skips images without predictions
         truth = truth.take(np.isin(truth.image, predicted.image))
-    if not rules.official:
-        truth = listed_once(truth)
+    truth = counted_truth(truth, rules)
     found = _found_at(predicted, truth, rules)
     # Ascending by predicate, then by image.
     groups = numbered([truth.predicates, truth.image])

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL.Image import Image
 
-from models.network import Network
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_ahead, read_image
 from pipeline.evaluation import benchmark
@@ -69,22 +68,18 @@ class TestSet:
 
     def predict(
         self,
-        network: Network,
-        image_size: int,
-        subject: str | None,
+        predictor: Predictor,
         batch: int,
         report: ReportProgress,
         chosen: Iterable[int] | None = None,
-        every_pair: bool = False,
     ) -> Iterator[tuple[int, Found]]:
         """Yields the position of each chosen image, all by default, with what a network finds in it.
 
-        Images that can't be read are `rejected`. `image_size`, `subject`, `every_pair`: as for `Predictor`; `batch`:
-        images that pass through the network together.
+        Images that can't be read are `rejected`. `predictor`: of `names`; `batch`: images that pass through the network
+        together.
         """
         positions = list(range(len(self.rows)) if chosen is None else chosen)
         self.rejected.clear()  # a training run evaluates the same set again and again
-        predictor = Predictor(network, self.names, image_size, subject=subject, every_pair=every_pair)
         readable: list[int] = []
         places = (locate_image(self.folders, self.rows[position]) for position in positions)
 

@@ -17,7 +17,7 @@ from pipeline.data.datasets.annotations import AnnotationError, as_id, as_number
 from pipeline.data.datasets.json_stream import stream_rows
 from pipeline.data.datasets.pairs import vcoco_predicate
 from pipeline.evaluation.matching import pair_numbers
-from pipeline.evaluation.relations import Floats, Integers, Relations, scores_of
+from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
 from pipeline.evaluation.vcoco_truth import AGENT, Role, VcocoTruth
 from tagger.english.predicates import canonical
 
@@ -37,39 +37,6 @@ class VcocoDetections:
     agent_boxes: Floats
     agent_scores: Floats
     """N×A: one score for each action"""
-
-    @classmethod
-    def of(cls, relations: Relations, names: Sequence[str], truth: VcocoTruth) -> VcocoDetections:
-        """Converts a network's relations, whose predicates are `names` like "cut_instr", "cut instr" or "walk".
-
-        As the authors of RLIPv2 write V-COCO's detections: a person's score as the agent of an action is the score of
-        its relation, or the greater of two where a pair has both `instr` and `obj`. Raises ValueError for an unknown
-        name.
-        """
-        scores = scores_of(relations)
-        action_of = np.full(len(names), -1, np.int64)
-        role_of = np.full(len(names), -1, np.int64)
-        for place, name in enumerate(names):
-            action, _, role = name.replace(" ", "_").rpartition("_")
-            if (action, role) in truth.roles:
-                role_of[place] = truth.roles.index((action, role))
-            else:
-                action = name.replace(" ", "_")
-            if action not in truth.actions:
-                raise ValueError(f"{name!r} is not an action of V-COCO with a role; these are {_names(truth)}")
-            action_of[place] = truth.actions.index(action)
-        # By ascending image, as pairs are numbered.
-        _, first, pair = np.unique(pair_numbers(relations), return_index=True, return_inverse=True)
-        # Not NaN yet, which `maximum` would keep
-        agents = np.full((len(first), len(truth.actions)), -np.inf)
-        np.maximum.at(agents, (pair, action_of[relations.predicates]), scores)
-        with_role = relations.take(role_of[relations.predicates] >= 0)
-        return cls(
-            roles=replace(with_role, predicates=role_of[with_role.predicates]),
-            agent_image=relations.image[first],
-            agent_boxes=relations.subject_boxes[first],
-            agent_scores=np.where(agents == -np.inf, np.nan, agents),
-        )
 
 
 def read_vcoco_detections(path: Path, truth: VcocoTruth, allow_missing: bool = False) -> VcocoDetections:
@@ -142,10 +109,6 @@ def _number(value: Any) -> float:
     return number
 
 
-def _names(truth: VcocoTruth) -> str:
-    return ", ".join([*truth.actions, *(f"{action}_{role}" for action, role in truth.roles)])
-
-
 AUTHORS_WORDS = {
     "sit instr": ("sit on/at", "sit at"),
     "jump instr": ("jump",),
@@ -165,34 +128,65 @@ BOARDS = {"surfboard": ("surf", "instr"), "skateboard": ("skateboard", "instr"),
 def in_roles(
     relations: Relations, objects: Sequence[str], predicates: Sequence[str], truth: VcocoTruth
 ) -> VcocoDetections:
-    """Converts a network's relations, whose labels are indices into names. Those of no role are left out.
+    """Converts a network's relations, whose labels are indices into names. Those without a role, and those of other
+    subjects than persons, are left out.
 
-    "ride" of a board is that board's role, unless the network was asked for its own word ("surf"), too. Raises
-    ValueError if no predicate names a role.
+    A predicate is a role ("cut instr"), a word for one ("cut with"), or an action that has none ("walk"). "ride" of a
+    board is that board's role, unless the network was asked for its own word ("surf"), too. As the authors of RLIPv2
+    write V-COCO's detections, a person's score as the agent of an action is the score of its relation, or the greater
+    of two where a pair has both `instr` and `obj`. Raises ValueError if no predicate names a role.
     """
-    words = [_words(role) for role in truth.roles]
-    canonical_names = [canonical(name) for name in predicates]
-    own = {role for role, known in zip(truth.roles, words, strict=True) if (known - {"ride"}) & {*canonical_names}}
-    table = np.full((len(predicates), len(objects)), -1, np.int64)
-    for place, name in enumerate(canonical_names):
-        meant = [role for role, known in zip(truth.roles, words, strict=True) if name in known]
+    with_role = {action for action, _ in truth.roles}
+    roles: list[Role] = [*truth.roles, *((action, "") for action in truth.actions if action not in with_role)]
+    words = [_words(role) for role in roles]
+    forms = [_form(name) for name in predicates]
+    own = {role for role, known in zip(roles, words, strict=True) if (known - {"ride"}) & {*forms}}
+    table = np.full((len(predicates), len(objects) + 1), -1, np.int64)  # the last column: without object
+    for place, name in enumerate(forms):
+        meant = [role for role, known in zip(roles, words, strict=True) if name in known]
         plain = [role for role in meant if role not in BOARDS.values()]
         for role in plain[:1] if name == "ride" else meant:
-            table[place] = truth.roles.index(role)
+            table[place] = roles.index(role)
         for thing, role in BOARDS.items() if name == "ride" else ():
             if role in meant and role not in own and thing in objects:
-                table[place, objects.index(thing)] = truth.roles.index(role)
-    if (table < 0).all():
+                table[place, objects.index(thing)] = roles.index(role)
+    if len(table) and (table < 0).all():
         raise ValueError(
             f"no predicate of the test set is a role of V-COCO; they are {', '.join([*predicates][:5])}, ..., and the roles "
             f"{', '.join(' '.join(role) for role in truth.roles[:5])}, ..."
         )
     place_of = table[relations.predicates, relations.object_labels]
-    known = relations.take(place_of >= 0)
-    names = [f"{action}_{name}" for action, name in truth.roles]
-    return VcocoDetections.of(replace(known, predicates=place_of[place_of >= 0]), names, truth)
+    known = (place_of >= 0) & of_persons(relations, objects)
+    found, place_of = relations.take(known), place_of[known]
+    # By ascending image, as pairs are numbered.
+    _, first, pair = np.unique(pair_numbers(found), return_index=True, return_inverse=True)
+    # Not NaN yet, which `maximum` would keep
+    agents = np.full((len(first), len(truth.actions)), -np.inf)
+    action_of = np.array([truth.actions.index(action) for action, _ in roles])
+    np.maximum.at(agents, (pair, action_of[place_of]), scores_of(found))
+    acted = place_of < len(truth.roles)
+    return VcocoDetections(
+        roles=replace(found.take(acted), predicates=place_of[acted]),
+        agent_image=found.image[first],
+        agent_boxes=found.subject_boxes[first],
+        agent_scores=np.where(agents == -np.inf, np.nan, agents),
+    )
+
+
+def of_persons(relations: Relations, objects: Sequence[str]) -> Flags:
+    """Whether the subject of each relation, whose labels are indices into `objects`, is a person."""
+    return np.array([name == "person" for name in objects], bool)[relations.subject_labels]
+
+
+def role_words(truth: VcocoTruth) -> tuple[str, ...]:
+    """The canonical words for roles. "ride" is that of several."""
+    return tuple(dict.fromkeys(word for role in truth.roles for word in sorted(_words(role))))
 
 
 def _words(role: Role) -> frozenset[str]:
-    name = " ".join(role)
-    return frozenset(canonical(word) for word in (vcoco_predicate(name), *AUTHORS_WORDS.get(name, ())))
+    name = " ".join(role).strip()
+    return frozenset(_form(word) for word in (name, vcoco_predicate(name), *AUTHORS_WORDS.get(name, ())))
+
+
+def _form(name: str) -> str:
+    return canonical(name.replace("_", " "))

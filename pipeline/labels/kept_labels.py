@@ -17,6 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.label_overrides import ImageOverrides, Named, Overrides
+from pipeline.labels.labelled_partitions import packed_labels
 from pipeline.runtime.settings import Settings
 from pipeline.training.sample import SampleRelation, strongest
 from storage.errors import FatalError
@@ -110,11 +111,11 @@ EVERY_LABEL = ChoiceSettings(confidence="score", threshold=0.0, max_relations=UN
 
 
 def choice_of(run: Run) -> ChoiceSettings | None:
-    """The labels that a run's shards keep or, before it has shards, that its recipe keeps: all of imported ones.
+    """The labels that a run's shards keep or, if it packs none, that its recipe keeps: all of imported ones.
 
     None without a recipe.
     """
-    shard = next(iter(run.artifacts("shard:pseudo").values()), None)
+    shard = next(iter(packed_labels(run).values()), None)
     settings = shard.manifest.terms["settings"] if shard is not None else run.read_document("recipe").get("shard")
     tagged = next(iter(run.artifacts("tag").values()), None)
     if settings is not None and tagged is not None and "imported" in tagged.manifest.terms["settings"]:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from pipeline.labels.labelled_partitions import images_with_boxes, is_made_from
+from pipeline.labels.labelled_partitions import images_with_boxes, is_made_from, packed_labels
 from pipeline.labels.verdict_log import VerdictLog
 from pipeline.labels.verdicts import Box4, JudgedRelation, StandingVerdicts, Verdict, box4, deciding
 from pipeline.runtime.logs import log
@@ -89,10 +89,10 @@ def overrides_of(run: Run) -> Mapping[str, Overrides]:
 
     Shards of earlier images are left out: the indices of their boxes may mean other boxes by now.
     """
-    shards, images = run.artifacts("shard:pseudo"), images_with_boxes(run)
+    images = images_with_boxes(run)
     return {
         name: _recorded(shard)
-        for name, shard in shards.items()
+        for name, shard in packed_labels(run).items()
         if OVERRIDES_FILE in shard.manifest.files
         and (name not in images or is_made_from(shard, "images", images[name]))
     }

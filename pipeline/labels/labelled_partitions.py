@@ -56,14 +56,26 @@ class LabelledPartition:
 def images_with_boxes(run: Run) -> dict[str, Artifact]:
     """Partition → artifact with the table `images` that labels refer to: of `detect` if it ran on it, else of `ingest`.
 
-    A run keeps the boxes that it detected before the dataset got annotations; they no longer count.
+    A run keeps the boxes that it detected before the dataset got annotations or left the recipe; they no longer count.
     """
-    ingested, detected = run.artifacts("ingest"), run.artifacts("detect")
+    ingested, detected, present = run.artifacts("ingest"), run.artifacts("detect"), run.keys("ingest")
     return ingested | {
         name: found
         for name, found in detected.items()
-        if name not in ingested or is_made_from(found, "images", ingested[name])
+        if name in present and (name not in ingested or is_made_from(found, "images", ingested[name]))
     }
+
+
+_PACKED = "shard:pseudo"
+
+
+def packed_labels(run: Run) -> dict[str, Artifact]:
+    """Partition → its shards of pseudo-labels; empty if the run's last execution packed none.
+
+    A run keeps the shards of earlier executions, which no longer say what it keeps.
+    """
+    last = {row.get("step") for row in run.outcome()}
+    return {} if last and _PACKED not in last else run.artifacts(_PACKED)
 
 
 def byte_copies(digests: Sequence[pa.ChunkedArray]) -> int:

@@ -18,7 +18,7 @@ from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.label_audit import CaptionAudit, CaptionCount, LabelAudit, LabelCount, learned_datasets
 from pipeline.labels.label_funnel import LabelFunnel, LabelTally, PredicateCount, label_tally
 from pipeline.labels.label_overrides import Overrides, overrides_of
-from pipeline.labels.labelled_partitions import LabelledPartition, byte_copies, partition_artifacts
+from pipeline.labels.labelled_partitions import LabelledPartition, byte_copies, packed_labels, partition_artifacts
 from pipeline.report.steps import StepSummary, summaries
 from pipeline.report.variants import (
     DETECTION,
@@ -144,11 +144,11 @@ def count_unknown_captions(view: RunView) -> int | None:
 
 
 def run_stamp(run: Run) -> str:
-    """Digest of the artifact keys of all partitions of all steps."""
+    """Digest of the artifact keys of all partitions of all steps, and of whether the shards say what is kept."""
     steps = {
         step: {part: artifact.key for part, artifact in run.artifacts(step).items()} for step in sorted(run.steps())
     }
-    return digest_json(steps)
+    return digest_json([steps, bool(packed_labels(run))])
 
 
 class AuditCount:

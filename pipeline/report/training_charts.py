@@ -12,7 +12,7 @@ from pipeline.stages.order import chain_order
 from storage.runs import Run
 
 _STAGES = {"train_tagger": "Tagger", "pretrain": "Pre-training"}
-_MAIN = ("loss", "gradient_norm", "lr", "images_per_second", "data_wait", "mfu")
+_MAIN = ("loss", "gradient_norm", "lr")
 """Metrics that are always visible; the others are folded."""
 
 

@@ -163,6 +163,8 @@ def _shards(recipe: Recipe, use: str, datasets: tuple[str, ...], labels: str) ->
     is_compared = recipe.data.test and not recipe.pretrain.allow_overlap
     uses = _split_of(recipe) | ({"fingerprints": ("fingerprint",)} if is_compared else {})
     settings = recipe.shard.model_copy(update={"labels": labels})
+    if labels == "none":  # every image trains boxes
+        settings = settings.model_copy(update={"without_relations": "keep"})
     return Step(f"shard:{use}", ShardStage, settings, datasets=datasets, reads=reads, uses=uses)
 
 
@@ -191,8 +193,10 @@ def _variant(recipe: Recipe, variant: str) -> list[Step]:
     for seed in recipe.pretrain.seeds:
         suffix = variant if len(recipe.pretrain.seeds) == 1 else f"{variant}:{seed}"
         pretrain, settings = f"pretrain:{suffix}", recipe.pretrain.settings.model_copy(update={"seed": seed})
-        if variant == "none" and not recipe.data.mix:  # there is no predicate to learn
-            settings = settings.model_copy(update={"loss": settings.loss.model_copy(update={"predicates": 0.0})})
+        if variant == "none":
+            settings = settings.model_copy(update={"self_pairs": True})
+            if not recipe.data.mix:  # there is no predicate to learn
+                settings = settings.model_copy(update={"loss": settings.loss.model_copy(update={"predicates": 0.0})})
         # It reads the test sets only if it is evaluated while it goes on.
         watched = settings.evaluate_every is not None
         steps.append(

@@ -221,8 +221,8 @@ def _captioner(settings: Any) -> Iterator[Finding]:
         yield Finding("missing", "caption.filter", f"{filter_}: {what}")
 
 
-def _endpoints(context: RunContext) -> Iterator[Finding]:
-    """Ask the endpoints of vision-language models for their models. A run waits for one, so this stops none."""
+def _endpoint_options(context: RunContext) -> Iterator[tuple[str, ChatOptions]]:
+    """The section and the options of each step that asks an endpoint."""
     for step in context.steps:
         plugin: CaptionerPlugin | LabellerPlugin
         if isinstance(step.settings, CaptionSettings):
@@ -231,9 +231,13 @@ def _endpoints(context: RunContext) -> Iterator[Finding]:
             section, plugin = step.settings.section, find_labeller(step.settings)
         else:
             continue
-        options, what = plugin.options, f"{section}.options"
-        if not isinstance(options, ChatOptions):
-            continue
+        if isinstance(plugin.options, ChatOptions):
+            yield f"{section}.options", plugin.options
+
+
+def _endpoints(context: RunContext) -> Iterator[Finding]:
+    """Ask the endpoints of vision-language models for their models. A run waits for one, so this stops none."""
+    for what, options in _endpoint_options(context):
         try:
             models = models_of(options)
         except PipelineError as error:
@@ -392,13 +396,18 @@ def ray_cluster(context: RunContext) -> Iterator[Finding]:
     yield Finding("ok", "run.ray_address", f"{address}: {amounts}, Ray {ray.__version__}")
     yield from _room(context, nodes)
     yield from _views(context, ray, nodes)
-    if not is_remote(context.recipe.store) and len({node.host for node in nodes}) > 1:
+    if (hosts := len({node.host for node in nodes})) == 1:
+        return
+    if not is_remote(context.recipe.store):
         shared = (
-            f"{context.store.root} is a folder and the nodes are {len({node.host for node in nodes})} hosts: all must "
-            "mount it, from a file system on which new files are seen at once (NFS with noac, Lustre, CephFS); else "
-            "set store to a URL"
+            f"{context.store.root} is a folder and the nodes are {hosts} hosts: all must mount it, from a file system "
+            "on which new files are seen at once and locks hold for all hosts (NFS 4 with noac, Lustre with flock, "
+            "CephFS); else set store to a URL"
         )
         yield Finding("note", "store", shared)
+    for what, options in _endpoint_options(context):
+        if options.budget_tokens or options.budget_cost:
+            yield Finding("note", what, f"each of {hosts} hosts keeps its own responses and may spend the whole budget")
 
 
 def _room(context: RunContext, nodes: Sequence[RayNode]) -> Iterator[Finding]:

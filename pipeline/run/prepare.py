@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from pipeline.captioning.recorded import RecordedCaptioner
 from pipeline.data.datasets.record_index import is_indexed, open_index
+from pipeline.data.datasets.source import DataSource
 from pipeline.data.datasets.validate import box_doubts
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import precisions, require
@@ -41,7 +42,7 @@ def prepare(context: RunContext, display: Display) -> None:
     captioning = context.resolved.caption
     if captioning.captioner == "recorded" and any(step.stage is CaptionStage for step in context.steps):
         labelled = [source for source in context.sources if source.name in context.recipe.data.label]
-        RecordedCaptioner(captioning).require_fit({s.name: open_index(s, indexes).names() for s in labelled})
+        RecordedCaptioner(captioning).require_fit({source.name: _files(source, indexes) for source in labelled})
     for finding in precisions(context):
         fields = {"step": finding.what.partition(" ")[0], "precision": finding.detail}
         log.info("precision", extra={"fields": fields})
@@ -52,6 +53,11 @@ def prepare(context: RunContext, display: Display) -> None:
     context.is_prepared = True
     # The review page and others look at a run before it has completed, and need its recipe.
     context.run.note(STARTED, context.recipe.model_dump(mode="json"))
+
+
+def _files(source: DataSource, indexes: Path | None) -> Iterator[tuple[int, str]]:
+    """Image ids with the addresses of the images' files."""
+    return ((image_id, f"{source.images}/{name}") for image_id, name in open_index(source, indexes).names())
 
 
 def other_folders(context: RunContext) -> str:

@@ -43,7 +43,8 @@ class DataSection(Settings):
     """Number of images per partition, fixed when a dataset is first ingested."""
     sources: tuple[DataSource, ...] = Field(min_length=1)
     label: tuple[str, ...] = ()
-    """Datasets to caption, tag and pre-train on; all, if no dataset has a role."""
+    """Datasets to caption, tag and pre-train on. Unset, if only `tagger` or nothing else is set: the datasets that train
+    no tagger or, if all do, every dataset."""
     tagger: tuple[str, ...] = ()
     """Datasets whose annotated relations train the tagger."""
     mix: tuple[str, ...] = ()
@@ -53,12 +54,14 @@ class DataSection(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_roles_label_all(cls, values: Any) -> Any:
-        roles = ("label", "tagger", "mix", "test")
+    def _what_trains_no_tagger_is_labelled(cls, values: Any) -> Any:
         sources = values.get("sources") if isinstance(values, dict) else None
-        if not isinstance(sources, list) or any(role in values for role in roles):
+        if not isinstance(sources, list) or any(role in values for role in ("label", "mix", "test")):
             return values
-        return {**values, "label": [s["name"] for s in sources if isinstance(s, dict) and "name" in s]}
+        names = [s["name"] for s in sources if isinstance(s, dict) and "name" in s]
+        tagger = values.get("tagger")
+        others = [name for name in names if name not in tagger] if isinstance(tagger, list | tuple) else names
+        return {**values, "label": others or names}
 
     @model_validator(mode="after")
     def _roles_fit_the_sources(self) -> DataSection:

@@ -67,6 +67,15 @@ class RecipeValues:
         below = {origin for name, origin in self.origins.items() if name.startswith(f"{setting}.")}
         return below.pop() if len(below) == 1 else None
 
+    def overrides(self) -> dict[str, Any]:
+        """Dotted setting → value of each setting that `--set` decides. A list of values is one setting."""
+        decided = [f"{name}." for name, origin in self.origins.items() if origin == SET]
+        return {
+            name: value
+            for name, value in flat(self.values)
+            if any(f"{name}.".startswith(each) or each.startswith(f"{name}.") for each in decided)
+        }
+
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe, with those that it extends, and apply overrides such as `caption.top_p=0.8`.
@@ -92,6 +101,9 @@ def recipe_of(read: RecipeValues) -> Recipe:
         )
     _warn_of_second_store(recipe.store, read.file.absolute())
     _warn_of_unknown_datasets(recipe, read.file)
+    _warn_of_empty_images(recipe, read.file)
+    if read.origin("pretrain.settings.predicate_form") is None:
+        _warn_of_other_texts(recipe, read.file)
     return recipe.with_paths("file_read", lambda setting, path: _found(path, read.origin(setting)))
 
 
@@ -105,6 +117,31 @@ def _warn_of_unknown_datasets(recipe: Recipe, file: Path) -> None:
                 f"are {', '.join(sources)}",
                 stacklevel=3,
             )
+
+
+def _warn_of_empty_images(recipe: Recipe, file: Path) -> None:
+    """Warns of images without a relation whose boxes are not learned, so that they count as background."""
+    with_relations = set(recipe.pretrain.variants) - {"none"}
+    if with_relations and recipe.shard.without_relations == "keep" and not recipe.pretrain.settings.self_pairs:
+        warnings.warn(
+            f"{file}: without pretrain.settings.self_pairs, an image without a relation teaches that it shows nothing; "
+            'set shard.without_relations = "drop", or self_pairs = true',
+            stacklevel=3,
+        )
+
+
+def _warn_of_other_texts(recipe: Recipe, file: Path) -> None:
+    """Warns of fine-tuning on other predicate texts than those of the evaluation, unless it was chosen."""
+    if (
+        "given" in recipe.pretrain.variants
+        and recipe.data.test
+        and recipe.pretrain.settings.predicate_form == "surface"
+    ):
+        warnings.warn(
+            f"{file}: official = true trains with predicates as worded, but data.test is scored with canonical ones; set "
+            'pretrain.settings.predicate_form = "predicate" for fine-tuning, or "surface" to keep it',
+            stacklevel=3,
+        )
 
 
 def _warn_of_second_store(store: str, recipe: Path) -> None:

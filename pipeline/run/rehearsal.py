@@ -33,6 +33,7 @@ from pipeline.run.estimate import REHEARSAL, estimate, with_trainings
 from pipeline.run.networks import networks
 from pipeline.run.planner import Planner
 from pipeline.run.prepare import read_annotations
+from pipeline.run.recipe_files import RecipeValues
 from pipeline.run.rehearsal_shards import SIZES, Sizes, write_synthetic_shard
 from pipeline.run.rehearsal_worker import DIES, MEASURED
 from pipeline.runtime.devices import choose_device
@@ -52,7 +53,7 @@ MOST_RESERVED = 1.25
 """How many times the memory that it had allocated at most a run may reserve."""
 GAIN = 1.03
 """How many times as fast a setting must be to be recommended; less may be chance."""
-TUNED = ("precision", "activation_checkpointing", "micro_batch", "num_workers", "deterministic")
+TUNED = ("precision", "activation_checkpointing", "micro_batch", "num_workers", "deterministic", "processes")
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ class Ran:
 class Rehearsal:
     """The lines of a rehearsal of a recipe's last training run. They build on each other."""
 
-    def __init__(self, context: RunContext, file: Path, out: Path, folder: Path) -> None:
-        """`file`: the recipe's; `out`: the recipe to write; `folder`: an empty one for shards and training runs.
+    def __init__(self, context: RunContext, read: RecipeValues, out: Path, folder: Path) -> None:
+        """`read`: the recipe's values; `out`: the recipe to write; `folder`: an empty one for shards and training runs.
 
         Raises `FatalError` when the recipe trains nothing, or `out` exists.
         """
@@ -94,7 +95,7 @@ class Rehearsal:
             raise FatalError(f"recipe {context.recipe.name!r} has no training run to rehearse")
         if out.exists():
             raise FatalError(f"--out {out} exists; name a new file")
-        self._context, self._file, self._out, self._folder = context, file, out, folder
+        self._context, self._read, self._out, self._folder = context, read, out, folder
         self._stage, self._settings = trained[-1].stage.name, _without_missing_files(trained[-1].settings)
         self.device = choose_device(self._settings.device)
         self._shards: dict[Sizes, Shard] = {}
@@ -228,13 +229,16 @@ class Rehearsal:
     def _write(self, device: torch.device) -> CheckOutcome:
         """Writes a recipe that extends the given one with the best settings, and keeps its speed."""
         best = self._best or self._needed
-        settings = _with(self._settings, best.changes)
-        section = "pretrain.settings" if self._stage == "pretrain" else self._stage
+        section = "pretrain.settings." if self._stage == "pretrain" else f"{self._stage}."
+        given, tuned = self._read.overrides(), _with(self._settings, best.changes)
+        own = {name.removeprefix(section): given.pop(name) for name in list(given) if name.startswith(section)}
+        own |= {name: getattr(tuned, name) for name in TUNED}
         lines = [
-            f"# rlip rehearse {self._file}, {best.summary.processes} x {best.measured['device']}: {best}",
-            f"extends = {json.dumps(str(self._file.absolute()))}\n",
-            f"[{section}]",
-            *(f"{name} = {json.dumps(getattr(settings, name))}" for name in TUNED),
+            f"# rlip rehearse {self._read.file}, {best.summary.processes} x {best.measured['device']}: {best}",
+            *(f"# It ran with --set {name}, which is not in this recipe." for name in given),
+            f"extends = {json.dumps(str(self._read.file.absolute()))}\n",
+            f"[{section.rstrip('.')}]",
+            *(f"{name} = {json.dumps(value)}" for name, value in own.items()),
         ]
         self._out.write_text("\n".join(lines) + "\n")
         self._keep(Run(self._context.store, self._out.stem), best)

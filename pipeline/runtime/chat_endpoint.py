@@ -1,7 +1,7 @@
 """A vision-language model behind an HTTP endpoint in the OpenAI-compatible chat form (docs/labels.md).
 
 Answers cost money, so each is written to a journal and synced when it arrives: a run that was killed, or another run on
-the same store, does not ask for it again.
+the same store and machine, does not ask for it again.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ class ChatOptions(Settings):
     patience: float = runtime(600.0, ge=0)
     """Seconds that an endpoint may be down or busy before the run stops."""
     budget_tokens: int = runtime(0, ge=0)
-    """The run stops after this many tokens in all responses of this store with the same model, prompt and settings; 0:
-    no limit."""
+    """The run stops after this many tokens in all responses in the file `answers` with the same model, prompt and
+    settings; 0: no limit. Each machine has its own file and budget."""
     budget_cost: float = runtime(0.0, ge=0)
     """The same as a sum of money; needs both prices. Responses in flight come on top of either budget."""
     prompt_price: float | None = runtime(None, ge=0)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
-from pydantic import AfterValidator
+from pydantic import AfterValidator, model_validator
 
 from pipeline.runtime.devices import choose_device
 from pipeline.runtime.plugins import RequireName, load_plugin, plugin_terms
@@ -33,6 +33,9 @@ class EvaluateSettings(Settings):
 
     subject: str | None = None
     """Category of a pair's most probable subject, e.g. "person" for HICO-DET; unset: any."""
+    assume_subject: bool = False
+    """Every subject is a `subject`, whatever the network calls it, and no pair is left out. For weights fine-tuned by
+    the authors, whose targets name all subjects alike."""
     metrics: tuple[Annotated[str, AfterValidator(RequireName("metrics"))], ...] = ()
     """Metrics besides HICO-DET's: open_images (score_wtd and its parts), scene_graphs (R@K, mR@K, ng-R@K)."""
     vcoco: VcocoFiles | None = None
@@ -42,12 +45,18 @@ class EvaluateSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
     """Where the network runs. auto: on the first GPU if there is one, else on the CPU."""
 
+    @model_validator(mode="after")
+    def _the_assumed_subject_is_named(self) -> Self:
+        if self.assume_subject and self.subject is None:
+            raise ValueError("assume_subject: needs the name of all subjects in `subject`")
+        return self
+
 
 class EvaluateStage(Stage):
     """Scores one set of weights on the test sets, whose annotations training never saw."""
 
     name = "evaluate"
-    version = 6
+    version = 7
     reads = ("images", "weights")
     writes = "scores"
     uses_gpu = True
@@ -87,6 +96,7 @@ class EvaluateStage(Stage):
         """
         from models.weights import load
         from pipeline.evaluation.detections.table import DetectionsWriter
+        from pipeline.evaluation.predictor import Predictor
         from pipeline.evaluation.test_set import ScoredImage, TestSet
         from pipeline.evaluation.vcoco_truth import read_vcoco_truth
 
@@ -100,9 +110,13 @@ class EvaluateStage(Stage):
         file = work / "detections.parquet"
         scored = []
         with DetectionsWriter(file) as writer:
-            predicted = test_set.predict(
-                network, size, settings.subject, settings.batch_size, report, every_pair=bool(settings.metrics)
+            predictor = Predictor(
+                *(network, names, size),
+                subject=settings.subject,
+                assume_subject=settings.assume_subject,
+                every_pair=bool(settings.metrics),
             )
+            predicted = test_set.predict(predictor, settings.batch_size, report)
             for position, found in predicted:
                 row = test_set.rows[position]
                 writer.write({name: row[name] for name in ("image_id", "uri", "width", "height")} | found.row(names))

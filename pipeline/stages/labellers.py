@@ -38,7 +38,8 @@ class LabellerSettings(Settings):
     options: PluginOptions = runtime(PluginOptions())
     """Settings of method "vlm", or of a labeller of another package, which are part of the key."""
     answers: Path | None = runtime(None)
-    """vlm: SQLite file of responses. Unset: answers.sqlite in the store."""
+    """vlm: SQLite file of this machine's responses, on a local disk. Unset: answers.sqlite in the store, or in this
+    machine's copies of a store at a URL."""
     clip: Path | None = file_read(None)
     """clip: folder of a transformers CLIP model."""
     floor: float = Field(0.05, ge=0, le=1)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from models.network import Network
 from pipeline.evaluation.detection import Detections
+from pipeline.evaluation.predictor import Predictor
 from pipeline.evaluation.relations import Interactions
 from pipeline.evaluation.test_set import ScoredImage, TestSet
 from pipeline.training import worker
@@ -40,7 +41,8 @@ class ZeroShotCheck:
         """Returns zero_shot_map and the other scores, equal in all processes."""
         own = range(ranks.rank, len(self._test.rows), ranks.count)
         size, batch = self._settings.whole_size, self._settings.micro_batch
-        found = self._test.predict(network, size, None, batch, lambda done, total, note="": None, own)
+        predictor = Predictor(network, self._test.names, size)
+        found = self._test.predict(predictor, batch, lambda done, total, note="": None, own)
         every = ranks.every({position: _arrays(ScoredImage.of(position, each)) for position, each in found})
         # Predicting has put it into evaluation mode.
         network.train()

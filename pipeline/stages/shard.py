@@ -52,7 +52,8 @@ class ShardSettings(ChoiceSettings):
     pack: bool = runtime(False)
     """Pack shards in a recipe without pre-training. A section `[shard]` or `--until shard` turns it on."""
     without_relations: Literal["keep", "drop"] = "keep"
-    """Whether to keep images without a relation to train on. They still train boxes."""
+    """Whether to keep images without a relation to train on. They still train boxes, if `self_pairs` is on. Without
+    labels (none), all are kept."""
     uncertain: float | None = Field(None, ge=0.0, le=1.0)
     """Minimum confidence of an uncertain pseudo-label, which is below the threshold. If a pair of boxes has only such
     labels, or labels over `max_relations`, it is neither a positive nor a negative example in pre-training. Unset: pairs

@@ -86,12 +86,9 @@ class MicroBatches(torch.utils.data.Dataset[MicroBatch | PipelineError]):
     What a micro-batch holds depends on the settings and its number alone, so any process may prepare it.
     """
 
-    def __init__(
-        self, samples: ShardSamples, settings: TrainingSettings, task: Task, origin: Origin, damaged: dict[int, str]
-    ) -> None:
+    def __init__(self, samples: ShardSamples, settings: TrainingSettings, task: Task, damaged: dict[int, str]) -> None:
         """`damaged`: samples to skip unread, as an earlier attempt did."""
         self._samples, self._settings, self._task, self._damaged = samples, settings, task, damaged
-        self._origin = origin
         self._sequence = sample_sequence(samples, settings)
 
     def __getitem__(self, number: int) -> MicroBatch | PipelineError:
@@ -105,7 +102,7 @@ class MicroBatches(torch.utils.data.Dataset[MicroBatch | PipelineError]):
         """Raises `FatalError` when none of its samples can be read."""
         settings = self._settings
         size = min(settings.micro_batch, settings.batch)
-        first = self._origin.place(step, settings.batch) + part * size
+        first = step * settings.batch + part * size
         drawn = self._sequence.draw(first, first + size)
         loaded: list[tuple[Tensor, TrainingSample]] = []
         damaged: dict[int, str] = {}
@@ -133,18 +130,6 @@ class MicroBatches(torch.utils.data.Dataset[MicroBatch | PipelineError]):
         sizes = tuple((one.height, one.width) for one in samples)
         inputs = self._task.inputs(samples, Draws(settings.seed, step, part))
         return MicroBatch(images, sizes, Packed.of(inputs), damaged)
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a training run is in its sequence of samples: `samples` were used up after `step` steps."""
-
-    step: int = 0
-    samples: int = 0
-
-    def place(self, step: int, batch: int) -> int:
-        """Returns the place of the first sample of a step."""
-        return self.samples + (step - self.step) * batch
 
 
 @dataclass(frozen=True)

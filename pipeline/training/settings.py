@@ -100,9 +100,11 @@ class TrainingSettings(ViewSettings):
     predicate_texts: int = Field(167, ge=1)
     """The same for predicates."""
     self_pairs: bool = True
-    """Also learn boxes without a relation, as pairs of a box with itself. The authors ignore them."""
+    """Also learn boxes without a relation, as pairs of a box with itself. The authors ignore them. Variant none always
+    learns them."""
     predicate_form: Literal["predicate", "surface"] = "predicate"
-    """Form of predicates. predicate: canonical ("hold"); surface (authors): as worded ("is holding")."""
+    """Form of predicates. predicate: canonical ("hold"), as in evaluations; surface (authors): as worded ("is
+    holding")."""
     soft_targets: bool = False
     """Use the confidence of a pseudo-label as its target, instead of 1."""
 
@@ -241,7 +243,7 @@ class TrainingSettings(ViewSettings):
     def whole_size(self) -> int:
         """The longest side in pixels at which the network sees whole images after its training: that of a 4:3 image at
         its largest."""
-        return round(max(self.shortest) * 4 / 3) if self.shortest else self.image_size
+        return min(self.image_size, round(max(self.shortest) * 4 / 3)) if self.shortest else self.image_size
 
     @property
     def lr_scale(self) -> float:

@@ -22,7 +22,7 @@ from torch._dynamo.exc import FailOnRecompileLimitHit
 
 from models.network import Network
 from pipeline.runtime.processes import begin_fork, fork_context, keep_freed_memory, preload
-from pipeline.training.batches import MicroBatch, MicroBatches, Origin, sample_sequence
+from pipeline.training.batches import MicroBatch, MicroBatches, sample_sequence
 from pipeline.training.checkpoints.checkpointer import Checkpointer, TrainingState
 from pipeline.training.config import WARNING, Summary, TrainConfig
 from pipeline.training.monitor import Monitor
@@ -126,10 +126,8 @@ class Trainer:
     def _resume(self) -> None:
         """Goes back to the newest undamaged checkpoint."""
         about = self._checkpoints.load()
-        self._origin = Origin()
         if about:
             self.step = int(about["step"])
-            self._origin = Origin(self.step, int(about["samples"]))
             self._sequence.restore(about["sequence"])
             self._skipped.restore(about["skipped"])
         self._first = self.step
@@ -236,7 +234,7 @@ class Trainer:
         with self._explain_bad_network():
             with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
                 predictions = self._task.predict(self._parallel.module, images, batch.sizes, inputs)
-            return self._task.losses(predictions.float(), inputs)
+            return self._task.losses(predictions, inputs)
 
     def _exchanged(self, losses: Mapping[int, dict[str, torch.Tensor]], norm: torch.Tensor, stop: bool) -> StepMetrics:
         """Averages the losses over all micro-batches, in the order of their numbers, and learns whether any process was
@@ -256,7 +254,7 @@ class Trainer:
         own = self._parallel.own_parts()
         every = self._settings.micro_batches
         remaining = (step * every + part for step in range(self.step, self.total) for part in own)
-        batches = MicroBatches(self._samples, self._settings, self._task, self._origin, dict(self._skipped.reasons))
+        batches = MicroBatches(self._samples, self._settings, self._task, dict(self._skipped.reasons))
         loaded = _loaded(batches, remaining, self._settings, self._ranks.device)
         for _ in range(self.step, self.total):
             yield (next(loaded) for _ in own)
@@ -266,15 +264,13 @@ class Trainer:
         self._checkpoints.finish()
         for skipped in self._ranks.gathered(self._skipped.as_state()):
             self._skipped.add({int(sample): reason for sample, reason in skipped.items()})
-        samples = self._origin.place(self.step, self._settings.batch)
         if not self._ranks.agreed(self._monitor.sync()):
             return
         self._checkpoints.save(
             self.step,
             {
                 "step": self.step,
-                "samples": samples,
-                "sequence": self._sequence.state(samples),
+                "sequence": self._sequence.state(self.step * self._settings.batch),
                 "skipped": self._skipped.as_state(),
                 "alarm": self._monitor.alarm.state(),
             },

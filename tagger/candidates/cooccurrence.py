@@ -8,12 +8,14 @@ from pathlib import Path
 
 from tagger.box import Box
 from tagger.candidates.source import Candidates, Dropped, DropReason, box_pairs
+from tagger.categories.names import without_case
 from tagger.matching import NounReader, Texts, read_authors_file
 from tagger.pair import NO_MENTION, Pair
 from tagger.triplet import Triplet
 
 Table = dict[str, dict[str, Texts]]
-"""Subject category → object category → predicates, as in the authors' `vg_rel_texts_for_hico_objects_*.json`."""
+"""Subject category → object category → predicates, as in the authors' `vg_rel_texts_for_hico_objects_*.json`. Those that
+a table is asked for have no case (`without_case`)."""
 
 
 def cooccurrence_candidates(
@@ -37,7 +39,7 @@ def cooccurrence_candidates(
     for i, j in box_pairs(usable, usable, boxes, overlapping):
         subject, object_ = boxes[i].category, boxes[j].category
         ambiguity = count[subject] * (count[object_] - (subject == object_))
-        predicates = table.get(subject, {}).get(object_, ())
+        predicates = table.get(without_case(subject), {}).get(without_case(object_), ())
         pairs += [Pair(i, j, predicate, NO_MENTION, ambiguity, support=0) for predicate in predicates]
     return Candidates(pairs, [Dropped(number, DropReason.CAPTIONS_UNUSED, "") for number in range(len(triplets))])
 
@@ -61,5 +63,9 @@ def cooccurrence_table(
 
 
 def read_cooccurrence(path: Path) -> Table:
-    """Reads a table in the authors' JSON format. Raises `AuthorsFileError` when the file is missing or malformed."""
-    return read_authors_file(path, Table, "{subject: {object: [predicate, ...]}}")
+    """Reads a table in the authors' JSON format, with its categories without case.
+
+    Raises `AuthorsFileError` when the file is missing or malformed.
+    """
+    table = read_authors_file(path, Table, "{subject: {object: [predicate, ...]}}")
+    return {without_case(one): {without_case(other): own[other] for other in own} for one, own in table.items()}

@@ -8,6 +8,11 @@ from tagger.english.words import merged, phrases, words
 _TABLES = tomllib.loads(Path(__file__).with_name("names.toml").read_text(encoding="utf-8"))
 
 
+def without_case(name: str) -> str:
+    """A name without case, underscores and repeated white space, which do not tell names apart."""
+    return " ".join(name.lower().replace("_", " ").split())
+
+
 def _phrases_by_name(table: str) -> dict[str, tuple[str, ...]]:
     return {name: phrases(listed) for name, listed in _TABLES[table].items()}
 

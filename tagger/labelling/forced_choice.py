@@ -11,6 +11,7 @@ from string import ascii_lowercase
 from typing import Any, NamedTuple
 
 from tagger.box import Box
+from tagger.categories.names import without_case
 from tagger.english.predicates import canonical
 from tagger.labelling.label_choice import distinct_labels
 from tagger.labelling.tagging_image import TaggingImage
@@ -48,14 +49,15 @@ def questions_of(
     """Yields the questions about an image's candidates, each of at most `most` predicates.
 
     A pair's predicates compete with each other and, where there is room, with the `usual` ones of its categories
-    (subject → object → predicates, most frequent first). With `each_label`, every label is a question of its own.
+    without case (subject → object → predicates, most frequent first). With `each_label`, every label is a question of its own.
     """
     ends = sorted({(pair.subject, pair.object) for pair in image.pairs})
     for subject, object_ in ends:
         own = list(dict.fromkeys(p.predicate for p in image.pairs if (p.subject, p.object) == (subject, object_)))
         if not each_label:
             named = {canonical(name) for name in own}
-            for name in usual.get(image.boxes[subject].category, {}).get(image.boxes[object_].category, ()):
+            one, other = (without_case(image.boxes[end].category) for end in (subject, object_))
+            for name in usual.get(one, {}).get(other, ()):
                 # Two wordings of a predicate would share its probability.
                 if len(own) < most and canonical(name) not in named:
                     named.add(canonical(name))

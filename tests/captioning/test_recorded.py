@@ -8,10 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
+from run_builder import captions
 
 from pipeline.captioning.captioner import find_captioner
 from pipeline.captioning.recorded import RecordedCaptioner
 from pipeline.captioning.settings import CaptionSettings
+from pipeline.interop.export_run import export_run
 from pipeline.stages.caption import CaptionStage
 from storage.errors import FatalError
 from storage.tables import CAPTIONS, write_table
@@ -79,6 +81,16 @@ def test_the_captions_table_comes_back_as_it_was(tmp_path):
     assert [each.reason for each in unasked] == ["caption.of lacks 'image'", "caption.of lacks 'box'"]
 
 
+def test_an_exported_captions_table_is_read_unless_two_datasets_number_alike(tmp_path, book):
+    for partition, image_id in (("toys/0000", 1), ("photos/0000", 2), ("others/0000", 2)):
+        book.add("caption", partition, [captions(image_id, f"image {image_id}")])
+        export_run(book.run, "parquet", tmp_path / partition[0])
+        if partition != "others/0000":
+            assert texts(recorded(tmp_path / partition[0] / "captions.parquet"), image_id) == [f"image {image_id}"]
+    with pytest.raises(FatalError, match="images of two datasets have one id"):
+        recorded(tmp_path / "o" / "captions.parquet")
+
+
 def test_control_characters_are_stripped(tmp_path):
     rows = [{"image_id": 1, "caption": "a\x00 man\x1b[31m\n\triding \u202ea\u200b horse \ud800"}]
     assert texts(recorded(written(tmp_path, "a.json", rows)), 1) == ["a man [31m riding a horse"]
@@ -141,7 +153,12 @@ STATED = {
 @pytest.mark.parametrize(
     ("content", "datasets", "message"),
     [
-        (STATED, {"a": [(1, "val/000000000001.jpg"), (2, "b.jpg")], "b": [(2, "other/b.jpg"), (3, "c.jpg")]}, None),
+        (STATED, {"a": [(1, "val/000000000001.jpg"), (2, "all/b.jpg")], "b": [(2, "all/b.jpg"), (3, "c.jpg")]}, None),
+        (
+            STATED,
+            {"a": [(2, "a/b.jpg")], "b": [(2, "b/b.jpg")]},
+            r"2 is a/b\.jpg in dataset a, and b/b\.jpg in dataset b",
+        ),
         (
             STATED,
             {"a": [(1, "000000000002.jpg")]},
@@ -160,3 +177,9 @@ def test_captions_are_given_to_no_other_images(tmp_path, content, datasets, mess
     captioner = recorded(written(tmp_path, "stated.json", content))
     with pytest.raises(FatalError, match=message) if message else nullcontext():
         captioner.require_fit(datasets)
+
+
+def test_files_of_captions_that_number_different_images_alike_are_refused(tmp_path):
+    train, val = ({**STATED, "images": [{"id": 1, "file_name": f"{split}_1.jpg"}]} for split in ("train", "val"))
+    with pytest.raises(FatalError, match=r"val\.json: image 1 is val_1\.jpg, and train_1\.jpg in another file"):
+        recorded(written(tmp_path, "train.json", train), written(tmp_path, "val.json", val))

@@ -19,7 +19,7 @@ from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.stage import Output
 from pipeline.stages.pretrain import PretrainStage, TrainTaggerStage
 from pipeline.stages.shard import ShardStage, ShardTaggerStage
-from pipeline.training.batches import MicroBatches, Origin
+from pipeline.training.batches import MicroBatches
 from pipeline.training.config import HELD_OUT
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples, map_samples
@@ -89,7 +89,7 @@ def test_the_images_are_those_trained_on(store, tmp_path, capsys):
     (shards,) = Run(store, "toy").artifacts("shard:pseudo").values()
     files = [ShardFile(str(shards.file("shard-000.tar")), shards.file("shards.parquet"))]
     samples = ShardSamples(write_sample_map(tmp_path / "map", files))
-    batches = MicroBatches(samples, SETTINGS, Unprepared(), Origin(), {})
+    batches = MicroBatches(samples, SETTINGS, Unprepared(), {})
     parts = SETTINGS.micro_batches
     cropped = set()
     for step in STEPS:

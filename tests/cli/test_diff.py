@@ -75,6 +75,24 @@ def test_boxes_are_compared_by_what_they_are_and_not_by_number(book):
     ]  # fmt: skip
 
 
+def test_images_are_compared_that_stand_in_other_partitions(book):
+    place = [("person", 0, 0, 9, 9), ("horse", 20, 0, 9, 9)]
+    both = []
+    for name, parts in (("share", [[3, 4]]), ("all", [[1, 2], [3, 4]])):
+        run = Run(book.run.store, name)
+        one = RunBuilder(run, book.pictures)
+        for number, ids in enumerate(parts):
+            rows, settings = [relations(i, (0, "ride", 1, 0.9)) for i in ids], {"as": name, "part": number}
+            one.add("ingest", f"toys/{number:04d}", [book.image(i, place) for i in ids], settings=settings)
+            one.add("tag", f"toys/{number:04d}", rows, settings=settings)
+        both.append(run)
+    found = difference(*both)
+    assert (found.same, found.kept.same, found.kept.added, found.kept.lost) == (2, 2, {"ride": 2}, {})
+    assert [(str(cause), cause.counts) for cause in found.by_size] == [
+        ("images of toys that only one run has", {"added": 2})
+    ]
+
+
 def test_labels_of_images_that_were_ingested_again_are_not_compared(labelled):
     earlier = Run(labelled.run.store, "earlier")
     RunBuilder(earlier, labelled.pictures).add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))])
@@ -99,7 +117,9 @@ def _label(store: Store, caused_by: str, value: float) -> str:
         above = {table: [put(store, stage, partition, settings[stage], above, [int(100 * value) if is_changed else 1])]}
     (triplets,) = above["triplets"]
     terms = KeyTerms("tag", 1, settings["tag"], {"triplets": [triplets.content]})
-    rows = pa.Table.from_pylist([relations(1, (0, f"by {caused_by}", 1, value))], schema=RELATIONS)
+    rows = pa.Table.from_pylist(
+        [relations(stages.index(caused_by), (0, f"by {caused_by}", 1, value))], schema=RELATIONS
+    )
     item = WorkItem("tag", partition, terms, {"triplets": (triplets.folder,)})
     return execute(Made("tag", lambda work: Output(rows)), item, store, lambda done, total, note="": None).key
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import vcoco_files
 from PIL import Image
 from pycocotools.mask import encode
 from rlip_command import output_of, rlip
@@ -95,7 +96,16 @@ def test_v_coco(tmp_path):
     page = (folder / "index.html").read_text()
     assert "4,946 images and 25 classes. This one has 6 images and 1 class:" in page
     assert page.count("data:image/jpeg;base64,") == 6 and "6.jpg" in page
-    rows = json.loads(detections(tmp_path, files, ("person", "knife"), "cut instr").read_text())
+    rows = json.loads(detections(tmp_path, files, ("person", "knife"), "cut with").read_text())
+    options = "--intervals", "0", "--json"
+    told = json.loads(output_of("evaluate", "vcoco", *words, save_json(tmp_path / "list.json", rows), *options))
+    complete = figure(told, "role_1")["value"]
+    swapped = [{"subject": 1, "object": 0, "predicate": "cut with", "score": 1.0}]
+    rows[0]["boxes"] += [{"category": "missing objects", "score": 1.0, "x": 0, "y": 0, "w": 1, "h": 1}]
+    rows[0]["pairs"] += [*swapped, {"subject": 0, "object": 2, "predicate": "cut instr", "score": 0.1}]
+    told = json.loads(output_of("evaluate", "vcoco", *words, save_json(tmp_path / "list.json", rows), *options))
+    assert figure(told, "role_1")["value"] == complete == pytest.approx(5 / 6)
+    assert "relations of other subjects than persons: 1" in told["findings"]
     lines = tmp_path / "predicted.json"
     lines.write_text("\n".join(json.dumps(row) for row in rows[:-1]))
     options = "--allow-missing", "--intervals", "0", "--report", folder, "--json"
@@ -103,6 +113,21 @@ def test_v_coco(tmp_path):
     assert figure(told, "role_1")["value"] == pytest.approx(5 / 6)
     assert "images of the ground truth without a row: 1 (6.jpg)" in told["findings"]
     assert told["report"] == str(folder / "index.html")
+
+
+def test_v_coco_takes_riding_a_board_for_that_boards_role(tmp_path):
+    listed = {"role_name": ["agent", "instr"], "image_id": [[7]], "ann_id": [[1]], "role_object_id": [1, 3]}
+    actions = [listed | {"action_name": "ride", "label": [[0]]}, listed | {"action_name": "surf", "label": [[1]]}]
+    truth, instances, _ = vcoco_files.files(tmp_path, actions=actions)
+    content = instances.read_text().replace('"bat"', '"surfboard"')
+    instances.write_text(content.replace('{"id": 7', '{"file_name": "7.jpg", "id": 7'))
+    ends = [("person", 0, 10, 40, 80), ("surfboard", 180, 10, 20, 80)]
+    boxes = [dict(zip(("category", *"xywh"), end, strict=True)) | {"score": 1.0} for end in ends]
+    pairs = [{"subject": 0, "object": 1, "predicate": "ride", "score": 0.9}]
+    row = {"image_id": 7, "uri": "7.jpg", "width": 200, "height": 100, "boxes": boxes, "pairs": pairs}
+    words = ("--ground-truth", truth, "--file", f"instances={instances}", "--intervals", "0", "--json")
+    told = output_of("evaluate", "vcoco", *words, "--detections", save_json(tmp_path / "found.json", [row]))
+    assert figure(json.loads(told), "role_1_25")["value"] == 1.0
 
 
 @pytest.mark.parametrize("stated", [True, False])

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from rlip_command import output_of, rlip
 
-from pipeline.cli.predict import drawable
+from pipeline.cli.predict import drawable, label_names
 from storage.tables import read_table
 
 
@@ -45,6 +45,25 @@ def test_what_cannot_be_asked_is_told_before_any_picture_is_read(pictures, tmp_p
     done = rlip("predict", "demo-detector", pictures, *(word for pair in given.items() for word in pair))
     assert done.exit_code == 1 and message in done.output
     assert not (tmp_path / "found.parquet").exists()
+
+
+def test_a_subject_that_the_network_never_finds_is_told(pictures, tmp_path):
+    words = ("--objects", "sky,man,dog", "--predicates", "hold", "--subject", "man", "--out", tmp_path / "found.json")
+    asked = ("predict", "demo-detector", pictures / "1.jpg", *words)
+    assert "14 of 14 subjects otherwise" in rlip(*asked).output
+    assert not json.loads((tmp_path / "found.json").read_text())["pairs"]
+    assert "otherwise" not in rlip(*asked, "--assume-subject").output
+    row = json.loads((tmp_path / "found.json").read_text())
+    assert row["pairs"] and all(row["boxes"][pair["subject"]]["category"] == "man" for pair in row["pairs"])
+
+
+def test_the_text_encoder_gets_words_and_neither_ids_nor_underscores(tmp_path):
+    listed = tmp_path / "verbs.txt"
+    listed.write_text("001  adjust        \n007  brush_with    \n\n")
+    assert label_names("predicates", f"@{listed}", ()) == ("adjust", "brush with")
+    listed.write_text("brush_with\n2 dogs\n")
+    assert label_names("predicates", f"@{listed}", ()) == ("brush with", "2 dogs")
+    assert label_names("predicates", "brush_with,sit_at", ("sit_at",)) == ("brush with", "sit_at")
 
 
 def test_what_is_below_the_threshold_is_left_out_and_names_in_another_case_are_one(pictures, tmp_path):

@@ -301,7 +301,7 @@ def test_bad_rows_of_open_images(tmp_path):
     bad = row.replace("0.1", "left"), row.replace("/m/2", "/m/3"), row.replace("fe00000000000001", "17")
     reader = open_images(tmp_path, "\n".join([head, *bad]))
     (record,) = annotations(reader)
-    assert reasons(record) == ["relation without box", "unknown category"]
+    assert reasons(record) == ["relation without box", "relation of unknown category"]
     assert [reject.reason for reject in reader.rejects] == ["image id not 16 hex digits"]
     with pytest.raises(AnnotationError, match=r"line 2 has 5 of 12 values, so the file is damaged or incomplete"):
         annotations(open_images(tmp_path, head + "\n" + ",".join(row.split(",")[:5])))

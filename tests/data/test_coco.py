@@ -9,6 +9,7 @@ from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.record import AnnotatedRelation, Box
 from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import DataSource
+from pipeline.data.datasets.validate import RELATION_REASONS
 from tests.data.toy_sets import checked, read_all, save_json, save_picture
 
 IMAGE = {"id": 7, "file_name": "a.jpg", "width": 100, "height": 80}
@@ -91,13 +92,21 @@ def test_pairs_that_can_not_be_used(coco):
     relations = [{"image_id": 7, "relations": bad}, {"image_id": 99, "relations": bad}, {"relations": []}]
     reader, (record,) = read_all(coco([IMAGE], [], relations))
     assert [reject.reason for reject in record.rejects] == [
-        "unknown category", "relation without box", "relation malformed", "relation malformed",
+        "relation of unknown category", "relation without box", "relation malformed", "relation malformed",
     ]  # fmt: skip
+    assert {reject.reason for reject in record.rejects} <= RELATION_REASONS, "what the limit on rejects counts"
     assert record.boxes == () and record.relations == ()
     assert [(r.image_id, r.reason) for r in reader.rejects] == [
         (-1, "relations malformed"),
         (99, "relations of unknown image"),
     ]
+
+
+def test_pairs_name_categories_in_any_case(coco):
+    boxes = [box(1, 1, [11, 10, 40, 60]), box(2, 19, [20, 30, 50, 40])]
+    relations = [{"image_id": 7, "relations": [pair("ride instr", "Horse", [20, 31, 70, 70])]}]
+    _, (record,) = read_all(coco([IMAGE], boxes, relations))
+    assert record.relations == (AnnotatedRelation(0, "ride", 1),) and len(record.boxes) == 2
 
 
 def test_a_crowd_is_nobodys_box(coco):

@@ -71,9 +71,8 @@ def test_matching_once_gives_the_intervals_of_matching_every_resample_anew(name)
         assert (figure.value, figure.low, figure.high) == pytest.approx(wanted, abs=1e-12), figure.name
 
 
-def test_resamples_without_a_value_are_counted_out():
+def test_resamples_without_a_value_are_left_out():
     found = bootstrap(lambda chosen: {"rare": 1.0 if 0 in chosen else float("nan")}, 10, resamples=200)["rare"]
-    assert 0 < found.resamples < 200
     assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
 
 
@@ -126,7 +125,7 @@ def test_intervals_of_a_mean_over_rare_classes_hold_the_mean_over_test_sets():
     assert np.mean(lifted) > 0.004
     assert np.mean(held) >= 0.85
     never = bootstrap(lambda chosen: {"none": float("nan")}, 10, resamples=5)["none"]
-    assert never.resamples == 0 and np.isnan(never.low)
+    assert np.isnan(never.low)
 
 
 def test_without_images_there_are_values_and_no_intervals():

@@ -320,6 +320,13 @@ def test_relations_that_were_chosen_before_the_table_of_combinations_are_a_lower
     assert not note(files.matrices(), *validity), "of all scores, the best are chosen after it"
 
 
+def test_the_report_of_a_few_shot_training_is_of_its_setting(files):
+    report = files.folder / "report"
+    assert files.call(files.rows(), "--setting", "10%", "--report", report) == RIGHT
+    assert json.loads((report / "evaluation.json").read_text())["setting"] == "10%"
+    assert "--setting: vcoco has no such rule" in files.call(files.rows(), "--setting", "1%", benchmark="vcoco")
+
+
 def test_a_detector_that_finds_no_true_pair_is_scored_with_a_note(files, monkeypatch):
     monkeypatch.setattr(Files, "found", lambda self, image, number: pair_of(image, number, 60.0))
     assert files.call(files.rows()) == "mAP 0.0000"

@@ -78,8 +78,17 @@ def test_duplicates_of_a_triplet_are_suppressed_and_duplicates_of_phrases_too():
     assert mean(kept.phrases) == pytest.approx(1.0)
 
 
+def test_two_predicates_of_a_pair_count_where_duplicates_are_kept():
+    truth = truths([(0, A, B, 0, 1, 0), (1, A, B, 0, 1, 2)], images=2)
+    rows = [(0, A, B, 0, 1, predicate, 0.9 - predicate / 10) for predicate in range(3)]
+    predicted = relations([*rows, (1, A, B, 0, 1, 2, 0.6)], images=2)
+    kept = OpenImagesRules(suppression=None)
+    assert mean(match_open_images(predicted, truth, kept).scores().relations) == pytest.approx(1.0)
+    assert mean(match_open_images(predicted, truth).scores().relations) == pytest.approx(0.75)
+
+
 def test_only_fifty_relations_count_for_recall_and_a_hundred_for_precision():
-    rows = [(0, C, D, 0, 1, 1, 1 - place / 200) for place in range(60)]
+    rows = [(0, C, [300.0, 10, 340 + place, 90], 0, 1, 1, 1 - place / 200) for place in range(60)]
     predicted = relations([*rows, (0, A, B, 0, 1, 0, 0.1)])
     found = match_open_images(predicted, truths([(0, A, B, 0, 1, 0)]), OpenImagesRules(suppression=None)).scores()
     assert (found.recall, found.relations.total_recall) == (0.0, 1.0)

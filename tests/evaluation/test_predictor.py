@@ -71,6 +71,19 @@ def test_the_best_relations_come_first_and_a_subject_leaves_pairs_out(network):
         assert (each.boxes.labels[each.subjects] == subject).all()
 
 
+def test_an_assumed_subject_names_every_subject_and_leaves_no_pair_out(network):
+    (whole, *_), (assumed, *_) = (
+        found(network, 2, per_image=None),
+        found(network, 2, per_image=None, subject="bicycle", assume_subject=True),
+    )
+    assert set(zip(assumed.subjects, assumed.objects, strict=True)) == set(
+        zip(whole.subjects, whole.objects, strict=True)
+    )
+    assert (assumed.boxes.labels[assumed.subjects] == NAMES.objects.index("bicycle")).all()
+    with pytest.raises(FatalError, match="state the subject"):
+        found(network, 2, assume_subject=True)
+
+
 def test_every_pair_keeps_its_best_predicate_for_recall_of_scene_graphs(network):
     whole, two = found(network, 2, per_image=None), found(network, 2, per_image=2)
     for every, best, kept in zip(whole, two, found(network, 2, per_image=2, every_pair=True), strict=True):

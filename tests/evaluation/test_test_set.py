@@ -94,11 +94,15 @@ def test_two_wordings_of_one_relation_are_one_truth():
 
 
 def test_the_key_has_the_content_of_vcocos_files_and_nothing_where_there_are_none(tmp_path):
-    assert EvaluateStage(EvaluateSettings()).row_settings() == {"subject": None, "metrics": []}
+    assert EvaluateStage(EvaluateSettings()).row_settings() == {
+        "subject": None, "assume_subject": False, "metrics": [],
+    }  # fmt: skip
     assert EvaluateStage(EvaluateSettings()).files() == {}
     actions, instances, _ = files(tmp_path)
     stage = EvaluateStage(EvaluateSettings(vcoco=VcocoFiles(actions=actions, instances=instances)))
-    assert stage.row_settings() == {"subject": None, "metrics": []}
+    assert stage.row_settings() == {
+        "subject": None, "assume_subject": False, "metrics": [],
+    }  # fmt: skip
     assert set(stage.files().values()) == {actions, instances}
     instances.unlink()
     with pytest.raises(FatalError, match=r"evaluate\.vcoco\.instances = .*: no such file"):

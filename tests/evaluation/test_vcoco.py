@@ -123,21 +123,20 @@ def test_relations_of_a_network_become_agents_and_roles():
         truth_of((0, A, [1, 0], B)), actions=("cut", "walk"), roles=(("cut", "instr"), ("cut", "obj")),
         role_boxes=np.array([[B, C]]),
     )  # fmt: skip
-    names = ["walk", "cut_obj", "cut instr"]
+    names, objects = ["walk", "cut_obj", "cut with"], ["person", "dog", "knife", "bread"]
     found = relations(
         [
-            (0, A, B, 0, 5, 2, 0.4), (0, A, B, 0, 5, 1, 0.6), (0, A, C, 0, 6, 1, 0.5), (0, A, C, 0, 6, 0, 0.3),
+            (0, A, B, 0, 2, 2, 0.4), (0, A, B, 0, 2, 1, 0.6), (0, A, C, 0, 3, 1, 0.5), (0, A, C, 0, 3, 0, 0.3),
+            (0, A, B, 1, 2, 2, 0.9),
         ]
     )  # fmt: skip
-    converted = VcocoDetections.of(found, names, truth)
+    converted = in_roles(found, objects, names, truth)  # without the dog that cuts
     assert sorted(map(tuple, np.nan_to_num(converted.agent_scores, nan=-1).tolist())) == [(0.5, 0.3), (0.6, -1.0)]
     assert converted.roles.predicates.tolist() == [0, 1, 1]
     assert converted.roles.scores.tolist() == [0.4, 0.6, 0.5]
     assert match_vcoco(converted, truth).scores().scenario_1 == pytest.approx(
         {("cut", "instr"): 1.0, ("cut", "obj"): 0.5}
     )
-    with pytest.raises(ValueError, match="'fly' is not an action of V-COCO"):
-        VcocoDetections.of(found, ["walk", "cut_obj", "fly"], truth)
 
 
 BOARDS = ("skateboard", "surfboard", "bicycle")
@@ -179,7 +178,7 @@ def test_the_public_roles_are_reached_by_our_words_and_by_the_authors():
     ]
     actions = tuple(dict.fromkeys(action for action, _ in roles))
     truth = VcocoTruth(1, actions, tuple(roles), *(np.zeros((0, n)) for n in (1, 4, len(actions), len(roles))))
-    things = ("surfboard", "skateboard", "snowboard", "horse")
+    things = ("surfboard", "skateboard", "snowboard", "horse", "person")
     authors = (
         *("hold", "look at", "hit", "eat", "carry", "throw", "catch", "cut", "kick", "read", "sit on/at", "ride on"),
         *("hit with", "eat with", "jump", "lay on", "talk on phone", "cut with", "ski", "work on computer", "surf"),
@@ -187,7 +186,7 @@ def test_the_public_roles_are_reached_by_our_words_and_by_the_authors():
     )
     ours = list(dict.fromkeys(vcoco_predicate(" ".join(role)) for role in roles))
     for words in (authors, ours):
-        found = relations([(0, A, B, 3, t, p, 0.5) for t in range(len(things)) for p in range(len(words))])
+        found = relations([(0, A, B, 4, t, p, 0.5) for t in range(len(things)) for p in range(len(words))])
         assert set(in_roles(found, things, words, truth).roles.predicates.tolist()) == set(range(25))
 
 

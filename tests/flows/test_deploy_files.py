@@ -68,9 +68,10 @@ def test_stages_that_compute_on_a_gpu_are_in_the_pools_that_have_one(deployments
         assert (pool["name"] in ("gpu", "train")) == (stage.uses_gpu), stage.name
         slots = pool["job_variables"]["env"].get("RLIP_GPU_SLOTS")
         assert (slots is not None) == (stage.uses_gpu) == (pool["job_variables"].get("gpus") == 1)
+        assert ("device_requests" in pool["job_variables"].get("container_create_kwargs", {})) == stage.uses_gpu
 
 
-@pytest.mark.parametrize("kind", ["docker", "docker-gpu", "kubernetes"])
+@pytest.mark.parametrize("kind", ["docker", "kubernetes"])
 def test_templates_of_pools_define_every_variable_that_they_use(root, kind):
     template = json.loads((root / "deploy" / "pools" / f"{kind}.json").read_text())
     used = set(re.findall(r"{{ (\w+) }}", json.dumps(template["job_configuration"])))
@@ -117,6 +118,12 @@ def test_kubernetes_objects_name_each_other_and_hold_no_secret(manifests):
     }
     pools = [label["pool"] for label in labels if label["app"] == "worker"]
     assert pools == list(POOLS)
+    maps = {each["metadata"]["name"] for each in manifests if each["kind"] == "ConfigMap"}
+    assert set(re.findall(r"'configMapRef': {'name': '([\w-]+)'}", str(manifests))) == maps
+    watched = (
+        r"'PREFECT_INTEGRATIONS_KUBERNETES_OBSERVER_NAMESPACES', 'valueFrom': {'fieldRef': {'fieldPath': 'metadata.nam"
+    )
+    assert len(re.findall(watched, str(manifests))) == len(pools), "a role may watch its own namespace only"
 
 
 def test_kubernetes_objects_and_jobs_of_flow_runs_fit_the_schemas(root, manifests):

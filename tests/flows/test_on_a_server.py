@@ -11,6 +11,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -253,12 +254,16 @@ def test_a_killed_run_is_marked_as_crashed_by_the_next_and_a_living_one_not(serv
     assert _count(tmp_path).is_completed()
     assert [server.get(f"flow_runs/{run}")["state"]["type"] for run in runs] == ["RUNNING"] * 2
     wait_for(lambda: server.task_states(runs[0]).get("hang"), 30, "the task is not known to the server")
+    deployment = server.post("deployments/", name="elsewhere", flow_id=server.post("flows/", name="elsewhere")["id"])
+    called = {"parent_task_run_id": server.get(f"flow_runs/{runs[1]}")["parent_task_run_id"]}
+    elsewhere = server.post(f"deployments/{deployment['id']}/create_flow_run", state={"type": "RUNNING"}, **called)
     process.kill()
     process.wait(20)
     assert _count(tmp_path).is_completed()
     states = [server.get(f"flow_runs/{run}")["state"] for run in runs]
     assert [state["type"] for state in states] == ["CRASHED"] * 2 and "process died" in states[0]["message"]
     assert server.task_states(runs[0])["hang"] == "Crashed"
+    assert server.get(f"flow_runs/{elsewhere['id']}")["state"]["type"] == "RUNNING", "it has a process of its own"
     assert list((tmp_path / "out" / "store" / "pending").glob("*flow-*")) == []
 
 
@@ -439,7 +444,11 @@ def test_stages_run_in_their_pools_and_what_would_wait_for_ever_is_refused(clien
     with server.worker("cpu", folder / "cpu"), server.worker("gpu", folder / "gpu"):
         for pool in ("cpu", "gpu"):
             wait_for(lambda pool=pool: client.read_workers_for_work_pool(pool) or None, 60, f"no worker of {pool}")
-        state = _on_pools(client, recipe, "caption")
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(_on_pools, client, recipe, "caption")
+            locks = folder / "out" / "store" / "pending"
+            wait_for(lambda: len(list(locks.glob("flow-*.lock"))) == 2 or None, 120, "not both flow runs hold locks")
+            state = running.result()
     assert state.name == "Cached" and (folder / "out" / "reports" / "small" / "index.html").is_file(), state
     pools = {run.name: (run.work_pool_name, str(run.state)) for run in client.read_flow_runs() if run.work_pool_name}
     assert pools["caption small"] == ("gpu", "Completed('2 of 2 partitions computed')")

@@ -10,6 +10,7 @@ from toy_store import put
 
 from pipeline.cli.explain import trace_of
 from pipeline.cli.query import tables_of
+from pipeline.interop.run_rows import RunRows
 from pipeline.labels.label_rows import flat_labels
 from pipeline.labels.labelled_partitions import held, images_with_boxes
 from storage.remote_store import RemoteStore
@@ -48,6 +49,13 @@ def test_boxes_that_were_detected_before_a_dataset_had_annotations_no_longer_cou
     assert [table["boxes"].to_pylist() for name, table in _tables(book) if name == "images"] == [
         [row["boxes"] for row in _boxed(book)]
     ]
+
+
+def test_boxes_of_a_dataset_that_left_the_recipe_no_longer_count(book):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    book.add("detect", "photos/0000", [book.image(2, TWO_PEOPLE[:1], dataset="photos")])
+    assert [row["dataset"] for row in _boxed(book)] == ["toys"]
+    assert RunRows(book.run).datasets() == ["toys"]
 
 
 def _boxed(book: RunBuilder) -> list[dict[str, Any]]:

@@ -79,8 +79,7 @@ def trained(book: RunBuilder, step: str, last: float, *, steps: int = 100, rate:
         done = number / steps
         rows += [
             (number, "loss", 10 - (10 - last) * done), (number, "loss_box", 5 - 4 * done),
-            (number, "lr", rate * (1 - done)), (number, "images_per_second", 40.0 + last + number % 3),
-            (number, "data_wait", 0.1), (number, "mfu", 0.35),
+            (number, "lr", rate * (1 - done)),
         ]  # fmt: skip
     values = [dict(zip(("step", "name", "value"), row, strict=True)) for row in rows]
     book.add(step, "all", values, settings={"run": book.run.name, "step": step})
@@ -101,10 +100,7 @@ def other(book: RunBuilder) -> RunBuilder:
 def test_each_metric_has_one_chart_with_a_line_per_training(book, other):
     tagger, pretraining = training_curves([book.run, other.run])
     assert (tagger.title, pretraining.title) == ("Tagger", "Pre-training")
-    assert [chart.title for chart in pretraining.main] == [
-        "loss", "learning rate", "images per second", "share of time waiting for data",
-        "model FLOPs utilisation",
-    ]  # fmt: skip
+    assert [chart.title for chart in pretraining.main] == ["loss", "learning rate"]
     assert [chart.title for chart in pretraining.others] == ["loss box"]
     assert pretraining.legend == (
         ("line-0", "toy, none", 1), ("line-1", "toy, pseudo", 2), ("line-2", "other, pseudo", 1),
@@ -128,9 +124,9 @@ def test_a_report_draws_other_runs_if_asked_to_and_a_run_does_not_keep_them(book
     section = page.partition('<section id="comparison">')[2].partition("</section>")[0]
     assert 'href="#comparison"' in page
     assert re.findall(r"<figcaption>([^<]*?)(?: <span|</figcaption>)", section.partition("Pre-training")[2])[:3] == [
-        "loss", "learning rate", "images per second",
+        "loss", "learning rate", "loss box",
     ]  # fmt: skip
-    assert section.count("<title>other, pseudo (seed 0)</title>") == 6
+    assert section.count("<title>other, pseudo (seed 0)</title>") == 3
     for style in ("line-0", "line-1", "line-2"):
         assert f'<polyline class="{style}" points="' in section
         assert f"polyline.{style} {{ stroke: var(--{style}); }}" in page

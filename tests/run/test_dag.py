@@ -1,6 +1,7 @@
 """A recipe run up to a stage: the steps that this needs, and the datasets that those steps need."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -84,6 +85,15 @@ def test_naive_labels_come_from_what_the_tagger_read_too(root):
     assert "pretrain:naive" in made and "pretrain:pseudo" not in made
     with pytest.raises(FatalError, match=r"pretrain\.variants has 'naive', which needs a tagger"):
         load_recipe(root / "recipes/demo.toml", ['pretrain.variants=["naive", "pseudo"]', "data.tagger=[]"])
+
+
+def test_without_labels_the_boxes_of_every_image_are_learned_also_with_the_authors_settings(root):
+    released = root / "recipes/paper/parseda_swin_t_vg_coco.toml"
+    made: dict[str, Any] = built(released, 'pretrain.variants=["none", "given"]')
+    assert made["pretrain:none"].settings.official and made["pretrain:none"].settings.self_pairs
+    assert not made["pretrain:given"].settings.self_pairs
+    kept = [made[f"shard:{labels}"].settings.without_relations for labels in ("none", "given", "mix")]
+    assert kept == ["keep", "drop", "drop"]
 
 
 def test_a_stage_that_the_recipe_lacks_is_told_with_those_it_has(root):

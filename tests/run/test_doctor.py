@@ -8,6 +8,7 @@ import shutil
 import signal
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from packaging.requirements import Requirement
@@ -15,13 +16,14 @@ from rlip_command import loaded_by
 from small_set import small_recipe, train_long, write_small_set
 
 from pipeline.run.context import RunContext
-from pipeline.run.doctor import examine, require, require_readable, stated_ranges, unmet
+from pipeline.run.doctor import examine, ray_cluster, require, require_readable, stated_ranges, unmet
 from pipeline.run.networks import FIT, Finding, networks
 from pipeline.run.prepare import prepare
 from pipeline.run.progress import Lines
 from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import load_recipe
 from pipeline.runtime import devices
+from pipeline.runtime.engines.ray_cluster import RayNode
 from storage.errors import FatalError
 from tests.data.toy_sets import save_json
 
@@ -222,6 +224,21 @@ def test_workers_of_this_machine_do_not_concern_a_ray_cluster(recipe):
     ours = {"memory", "run.workers"}
     assert ours <= notes()
     assert not ours & notes(engine="ray", ray_address="127.0.0.1:1")
+
+
+def test_a_budget_holds_for_each_host_of_a_ray_cluster(recipe, monkeypatch):
+    monkeypatch.setattr("pipeline.run.doctor.connect", lambda address: Mock(__version__="2"))
+    monkeypatch.setattr("pipeline.run.doctor._views", lambda *_: [])
+    caption = {"captioner": "openai", "options": {"model": "m", "budget_tokens": 9}}
+    context = RunContext(changed(recipe, caption=caption, run={"engine": "ray", "ray_address": "127.0.0.1:1"}))
+
+    def notes(*hosts: str) -> dict[str, str]:
+        nodes = [RayNode(str(number), "", host, 8, 0, 2**40) for number, host in enumerate(hosts)]
+        monkeypatch.setattr("pipeline.run.doctor.live_nodes", lambda ray: nodes)
+        return {each.what: each.detail for each in ray_cluster(context) if each.state == "note"}
+
+    assert notes("one", "one") == {}
+    assert notes("one", "two")["caption.options"].startswith("each of 2 hosts keeps its own responses")
 
 
 def test_everything_that_is_missing_is_told_at_once(recipe, tmp_path):

@@ -1,5 +1,6 @@
 """An invalid recipe fails before any work, with file, field, value and what is allowed."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,30 @@ def test_a_list_for_a_dataset_that_no_source_is_named_by_is_warned_of(tmp_path):
         load_recipe(_recipe(tmp_path, GOOD.replace('name = "r"', listed, 1)))
 
 
+def test_images_that_would_teach_that_they_show_nothing_are_warned_of(tmp_path):
+    recipe = _recipe(tmp_path, GOOD)
+    asked = ['pretrain.variants=["given"]', "pretrain.settings.official=true"]
+    with pytest.warns(UserWarning, match=r'r\.toml: .* it shows nothing; set shard\.without_relations = "drop"'):
+        load_recipe(recipe, asked)
+    for harmless in ('pretrain.variants=["none"]', "pretrain.settings.self_pairs=true", "shard.without_relations=drop"):
+        with warnings.catch_warnings(action="error"):
+            load_recipe(recipe, [*asked, harmless])
+
+
+def test_fine_tuning_on_other_texts_than_those_of_the_evaluation_is_warned_of_unless_chosen(tmp_path):
+    recipe = _recipe(tmp_path, GOOD.replace("tagger =", "test ="))
+    asked = ['pretrain.variants=["given"]', "pretrain.settings.official=true", "shard.without_relations=drop"]
+    with pytest.warns(UserWarning, match=r'r\.toml: .* canonical ones; set pretrain\.settings\.predicate_form = "pred'):
+        load_recipe(recipe, asked)
+    for harmless in (
+        "data.test=[]",
+        'pretrain.variants=["none"]',
+        *(f"pretrain.settings.predicate_form={form}" for form in ("predicate", "surface")),
+    ):
+        with warnings.catch_warnings(action="error"):
+            load_recipe(recipe, [*asked, harmless])
+
+
 def test_a_recipe_may_come_from_a_windows_editor(tmp_path):
     path = _recipe(tmp_path, GOOD)
     path.write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
@@ -91,6 +116,14 @@ def test_a_misspelt_recipe_is_guessed(tmp_path, monkeypatch, asked, meant):
     with pytest.raises(FatalError, match="no recipe at") as caught:
         load_recipe(Path(asked))
     assert f"(did you mean {meant!r}?)" in str(caught.value)
+
+
+def test_naming_only_what_trains_the_tagger_labels_the_other_datasets_or_all(tmp_path):
+    alone = GOOD.replace('label = ["coco"]\n', "")
+    both = alone + '[[data.sources]]\nname = "mine"\nimages = "."\nannotations = "mine.json"\n'
+    assert [load_recipe(_recipe(tmp_path, text)).data.label for text in (alone, both)] == [("coco",), ("mine",)]
+    unlabelled = load_recipe(_recipe(tmp_path, both), ["data.label=[]"]).data
+    assert load_recipe(_recipe(tmp_path, both), ['data.test=["mine"]']).data.label == unlabelled.label == ()
 
 
 def test_a_short_recipe_labels_its_pictures_and_trains_nothing(tmp_path):

@@ -12,9 +12,16 @@ from pipeline.run import rehearsal, rehearsal_shards
 from pipeline.run.context import RunContext
 from pipeline.run.device_doctor import examine_device, interrupted, outcome_of
 from pipeline.run.device_outcome import CheckOutcome
-from pipeline.run.recipe_files import load_recipe
+from pipeline.run.recipe_files import load_recipe, read_recipe, recipe_of
 from pipeline.run.rehearsal import Rehearsal
 from pipeline.training.settings import TrainingSettings
+
+SETTINGS = [
+    "pretrain.settings.processes=1",
+    "pretrain.settings.network.backbone_strides.0=4",
+    "shard.max_bytes=2097152",
+]
+"""What `--set` changes."""
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +30,6 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("recipe")
     recipe = write_small_set(root)
     train_long(root)
-    recipe.write_text(recipe.read_text().replace("[pretrain.settings]", "[pretrain.settings]\nprocesses = 1"))
     return recipe
 
 
@@ -36,7 +42,8 @@ def rehearsed(recipe: Path) -> Iterator[tuple[Rehearsal, dict[str, CheckOutcome]
         patch.setattr(rehearsal, "STEPS", 2)
         patch.setattr(rehearsal_shards, "IMAGES", 8)
         patch.setattr(rehearsal, "_variants", lambda settings, device: [("precision", "bfloat16")])
-        made = Rehearsal(RunContext(load_recipe(recipe)), recipe, recipe.parent / "tuned.toml", folder)
+        read = read_recipe(recipe, SETTINGS)
+        made = Rehearsal(RunContext(recipe_of(read)), read, recipe.parent / "tuned.toml", folder)
         yield made, {line.name: line.outcome for line in examine_device(made.device, 10, made.checks, interrupted)}
 
 
@@ -52,17 +59,19 @@ def test_every_line_runs_and_the_best_settings_are_written(recipe, rehearsed):
     assert found["a rank dies"].figure == "killed after step 2, resumed from step 1, the same weights in the end"
 
     tuned = recipe.parent / "tuned.toml"
-    before, after = (load_recipe(each).pretrain.settings for each in (recipe, tuned))
+    before, after = load_recipe(recipe, SETTINGS).pretrain.settings, load_recipe(tuned).pretrain.settings
     changed = {name for name in TrainingSettings.model_fields if getattr(before, name) != getattr(after, name)}
-    assert changed <= {"precision"}
-    for path in (recipe, tuned):
-        assert basis(path).startswith("rehearsed: ") and basis(path).endswith("synthetic images/s on 1 x CPU")
-    assert basis(recipe, "--set", "pretrain.settings.image_size=96").endswith("x CPU, with another image_size")
+    assert changed <= {"precision"} and after.processes == 1
+    assert "shard.max_bytes, which is not in this recipe" in tuned.read_text()
+    for found_for in (basis(recipe, *SETTINGS), basis(tuned)):
+        assert found_for.startswith("rehearsed: ") and found_for.endswith("synthetic images/s on 1 x CPU")
+    assert basis(tuned, "pretrain.settings.image_size=96").endswith("x CPU, with another image_size")
     assert "exists; name a new file" in rlip("rehearse", recipe, "--out", tuned).stderr
 
 
-def basis(recipe: Path, *words: str) -> str:
+def basis(recipe: Path, *settings: str) -> str:
     """Where the estimate of the training run comes from."""
+    words = [word for setting in settings for word in ("--set", setting)]
     steps = json.loads(output_of("estimate", recipe, "--json", *words))["steps"]
     return next(step["basis"] for step in steps if step["step"] == "pretrain:none")
 

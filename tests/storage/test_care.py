@@ -154,14 +154,16 @@ def test_garbage_is_what_no_run_needs_and_none_found_lately(store, printed):
 def test_torn_folders_and_given_up_trainings_are_garbage_unless_someone_works_in_them(store, printed):
     torn = store.folder("parse", "a" * 64)
     torn.mkdir(parents=True)
+    stray = torn.with_name(".DS_Store")
+    stray.touch()
     with store.scratch("k2") as idle:
         (idle / "checkpoint").write_bytes(b"x" * 10)
     with store.scratch("k1") as busy:
-        for path in (torn, idle / "checkpoint", idle, busy):
+        for path in (torn, stray, idle / "checkpoint", idle, busy):
             os.utime(path, (0, 0))
         collect_garbage(store=store.root, grace=1, delete=True, as_json=True)
         assert sorted(garbage["what"] for garbage in printed()["garbage"]) == ["scratch", "torn parse"]
-        assert busy.is_dir() and not idle.exists() and not torn.exists()
+        assert busy.is_dir() and stray.is_file() and not idle.exists() and not torn.exists()
 
 
 def test_nothing_is_garbage_while_a_run_cannot_be_read(store):

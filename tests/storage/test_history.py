@@ -11,7 +11,7 @@ import pytest
 from toy_store import put_chain, record
 
 from pipeline.cli.store import remove_run
-from pipeline.cli.transfer import pull_run, push_run
+from pipeline.cli.transfer import Copied, pull_run, push_run
 from storage.errors import FatalError
 from storage.garbage import find_garbage
 from storage.json_files import sealed_json
@@ -155,7 +155,8 @@ def test_a_pull_brings_the_history_and_on_request_the_artifacts_of_a_record(stor
 
 def test_a_push_takes_earlier_states_along_or_says_which_stay_behind(store, tmp_path):
     run, all_, some = find_run(store, "toy"), *(ObjectStoreArtifacts(str(tmp_path / name)) for name in ("all", "some"))
-    assert push_run(run, all_).behind == () and push_run(find_run(store, "toy@1"), all_).copied == 0
+    assert push_run(find_run(store, "toy@1"), all_).behind == ("toy@2",)
+    assert push_run(run, all_).behind == () and push_run(find_run(store, "toy@1"), all_) == Copied(3, 0)
     assert push_run(run, some, last=True).behind == ("toy@1",)
     here = LocalStore(tmp_path / "here")
     with pytest.raises(
@@ -167,6 +168,28 @@ def test_a_push_takes_earlier_states_along_or_says_which_stay_behind(store, tmp_
     store.discard("caption", lost.key)
     assert push_run(run, some).behind == ("toy@1",), "what the store has lost can't be copied"
     assert pull_run(Run(here, "toy"), all_, number="1").copied == 3
+
+
+def test_a_copy_goes_forward_only_and_never_mixes_two_runs(store, tmp_path):
+    run, remote = find_run(store, "toy"), ObjectStoreArtifacts(str(tmp_path / "remote"))
+    push_run(run, remote)
+    here = Run(LocalStore(tmp_path / "here"), "toy")
+    pull_run(here, remote)
+    here.append("completed")
+    with pytest.raises(FatalError, match=r"has a later state of run 'toy' .*push it: rlip store push toy"):
+        pull_run(here, remote)
+    assert pull_run(here, remote, number="1").copied == 1
+    push_run(here, remote)
+    with pytest.raises(FatalError, match=r"has a later state of run 'toy' .*pull it first: rlip store pull toy"):
+        push_run(run, remote)
+    push_run(find_run(store, "toy@1"), remote)
+    run.append("completed")
+    for refused in (run, find_run(store, "toy@1")):
+        with pytest.raises(FatalError, match=r"have different runs 'toy', or it was continued in both places"):
+            push_run(refused, remote)
+    with pytest.raises(FatalError, match=r"have different runs 'toy'"):
+        pull_run(run, remote, number="3")
+    assert len(run.records()) == len(here.records()) == 3
 
 
 def test_a_record_pulled_alone_is_the_run_with_the_recipe_that_made_it(store, tmp_path):

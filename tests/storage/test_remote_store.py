@@ -293,6 +293,7 @@ def test_care_of_a_store_elsewhere(where, url, request, capsys):
     store = open_store(url)
     kept, lost = put_chain(store), put_chain(store, top_p=0.5, rows=[7])
     record(store, "demo", kept)
+    store.remote.files.write("artifacts/caption/.DS_Store", b"no artifact")
     verify(None, repair=False, store=url, as_json=True)
     assert json.loads(capsys.readouterr().out) == {"examined": 5, "damaged": [], "files": [], "removed": 0}
     show_usage(url, as_json=True)

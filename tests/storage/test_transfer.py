@@ -90,6 +90,30 @@ def test_what_a_run_makes_while_it_is_pushed_is_not_published_without_its_artifa
     assert _contents(there) == before != _contents(run)
 
 
+@pytest.mark.parametrize("pulls", [False, True])
+def test_a_partition_map_is_only_replaced_by_one_that_begins_alike(run, pulls, url, tmp_path):
+    remote, there = ObjectStoreArtifacts(url), _there(tmp_path)
+    pull_run(there, remote) if push_run(run, remote) and pulls else None
+    name = f"cuts/toys-{0:012}.json"
+
+    def copied(*partitions: list[int]) -> list[list[int]]:
+        """The destination's map after a copy of these partitions."""
+        map_ = sealed_json({"partitions": partitions})
+        if pulls:
+            remote.files.write(name, map_)
+            pull_run(there, remote)
+            return json.loads((there.store.root / name).read_bytes())["partitions"]
+        run.store.put(run.store.root / name, map_)
+        push_run(run, remote)
+        return json.loads(remote.files.read(name))["partitions"]
+
+    assert copied([1, 2]) == [[1, 2]]
+    assert copied([1, 2], [3]) == [[1, 2], [3]]
+    assert copied([1, 2]) == [[1, 2], [3]], "an earlier version"
+    with pytest.warns(UserWarning, match=f"partition a dataset differently.*{name}"):
+        assert copied([1, 2], [4], [5]) == [[1, 2], [3]]
+
+
 def test_an_artifact_that_the_store_has_lost_is_not_pushed(run, url):
     artifact = next(iter(run.artifacts("parse").values()))
     (artifact.folder / "manifest.json").unlink()

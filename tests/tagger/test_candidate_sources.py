@@ -84,6 +84,10 @@ def test_a_table_is_read_or_refused_by_name(tmp_path):
     path = tmp_path / "table.json"
     path.write_text(json.dumps({"person": {"horse": ["riding"]}}))
     assert read_cooccurrence(path) == {"person": {"horse": ["riding"]}}
+    path.write_text(json.dumps({"Person": {"wine_glass": ["holding"]}}))
+    for names in (("person", "Wine glass"), ("Person", "wine_glass")):
+        found = cooccurrence_candidates([], boxes(*names), table=read_cooccurrence(path)).pairs
+        assert [pair.predicate for pair in found] == ["holding"]
     for bad in ("[]", '{"a": []}', '{"a": {"b": [1]}}', "{"):
         path.write_text(bad)
         with pytest.raises(AuthorsFileError, match=r"table.json.*subject: \{object"):

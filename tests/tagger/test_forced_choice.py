@@ -31,6 +31,8 @@ def test_predicates_of_a_pair_compete_with_the_usual_ones_as_far_as_there_is_roo
     assert list(questions_of(IMAGE, USUAL, 4)) == [
         Question(0, 1, ("ride", "on", "feed", "lead")), Question(2, 1, ("near",)),
     ]  # fmt: skip
+    cased = replace(IMAGE, boxes=[replace(box, category=box.category.title()) for box in BOXES])
+    assert next(questions_of(cased, USUAL, 4)).predicates == ("ride", "on", "feed", "lead")
     assert list(questions_of(IMAGE, USUAL, 1))[:2] == [Question(0, 1, ("ride",)), Question(0, 1, ("on",))]
     wordings = {"person": {"horse": ["rides", "feeding", "is feeding", "wash"]}}
     assert next(questions_of(IMAGE, wordings, 4)).predicates == ("ride", "on", "feeding", "wash")

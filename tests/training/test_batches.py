@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.data.images.training_view import snake
-from pipeline.training.batches import MicroBatch, MicroBatches, Origin, sample_sequence
+from pipeline.training.batches import MicroBatch, MicroBatches, sample_sequence
 from pipeline.training.checkpoints.folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, HELD_OUT, Shard, Summary, TrainConfig
 from pipeline.training.ranks import Ranks
@@ -47,7 +47,7 @@ class Unprepared:
 
 
 def batches_of(samples: ShardSamples, settings: TrainingSettings) -> MicroBatches:
-    return MicroBatches(samples, settings, Unprepared(), Origin(), {})
+    return MicroBatches(samples, settings, Unprepared(), {})
 
 
 def batch_of(work: Path, shard: Shard, step: int = 0, micro_batch: int = 1000, part: int = 0, **changes) -> MicroBatch:
@@ -67,7 +67,7 @@ def test_a_micro_batch_is_the_same_in_another_process_and_only_its_pixels_are_sh
     samples = samples_of(work, shard, settings)
     prepare(config_of(work, shard))
     task = PretrainTask(settings, Vocabulary.load(work / "vocabulary.json"), work / "tokenizer")
-    sent = MicroBatches(samples, settings, task, Origin(), {})[0]
+    sent = MicroBatches(samples, settings, task, {})[0]
     received = pickle.loads(ForkingPickler.dumps(sent))
     tensors = [tensors_of(batch.inputs.to(CPU)) for batch in (sent, received)]
     assert torch.equal(sent.pixels, received.pixels) and len(tensors[0]) > 10
@@ -83,15 +83,6 @@ def tensors_of(value: object) -> list[torch.Tensor]:
         return [value]
     parts = value if isinstance(value, list) else vars(value).values() if dataclasses.is_dataclass(value) else ()
     return [tensor for part in parts for tensor in tensors_of(part)]
-
-
-def test_a_training_goes_on_with_another_batch_where_it_was(work, shard):
-    settings = settings_of(batch=2)
-    samples = samples_of(work, shard, settings)
-    went_on = MicroBatches(samples, settings, Unprepared(), Origin(step=1, samples=4), {})
-    expected = batch_of(work, shard, batch=8)
-    found = [one for step in (1, 2) for one in went_on[step].inputs.to(CPU)]
-    assert [one.image_id for one in found] == [one.image_id for one in expected.inputs.to(CPU)[4:]]
 
 
 def test_images_lie_in_the_top_left_and_padding_is_zero_on_the_device(tmp_path, work):

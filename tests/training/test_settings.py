@@ -73,3 +73,10 @@ def test_the_authors_way_is_chosen_by_one_setting():
     assert official.shortest[0] == 480 and official.crop == 0.5 and official.bucket == 1
     assert TrainingSettings(official=True, bucket=16).bucket == 16
     assert TaggerSettings(official=True).network.official_compat
+
+
+@pytest.mark.parametrize(
+    ("shortest", "largest", "seen"), [((480, 800), 1333, 1067), ((480, 800), 640, 640), ((), 640, 640)]
+)
+def test_whole_images_are_seen_as_large_as_in_training(shortest, largest, seen):
+    assert TrainingSettings(shortest=shortest, image_size=largest).whole_size == seen

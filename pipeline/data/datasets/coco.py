@@ -19,7 +19,7 @@ import numpy as np
 
 from pipeline.data.datasets.annotations import NO_IMAGE, as_four_numbers, as_id, as_object, as_size, readable, shown
 from pipeline.data.datasets.json_stream import stream_lists
-from pipeline.data.datasets.pairs import AnnotatedPair, add_pairs, read_pairs
+from pipeline.data.datasets.pairs import AnnotatedPair, add_pairs, known_names, read_pairs
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import Box, Draft, ImageRecord, name_of
 from pipeline.data.datasets.spill import Spill
@@ -98,7 +98,7 @@ class CocoReader(Reader):
         shared: set[int],
     ) -> Iterator[ImageRecord]:
         pairs = self._pairs()
-        names = frozenset(categories.values())
+        names = known_names(categories.values())
         self.predicates = tuple(dict.fromkeys(name for _, name in sorted(predicates.items())))
         self.objects = tuple(dict.fromkeys(name for _, name in sorted(categories.items())))
         seen: set[int] = set()
@@ -179,7 +179,7 @@ class CocoReader(Reader):
         for category, sides, source, is_crowd, is_fake, is_reflected in spilled.of(draft.image_id):
             category_id, numbers, source_id = as_id(category), as_four_numbers(sides), as_id(source)
             if category_id is None or category_id not in categories:
-                draft.reject("unknown category id", category if category_id is None else category_id)
+                draft.reject("unknown category id", category)
             elif numbers is None:
                 draft.reject("box malformed", sides)
             else:

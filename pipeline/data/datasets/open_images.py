@@ -140,13 +140,13 @@ class OpenImagesReader(Reader):
                 continue
             with draft.rejecting([subject, predicate, target, *sides]):
                 ends = [
-                    _box(label, corners, names, "relation without box")
+                    _box(label, corners, names, "relation of unknown category", "relation without box")
                     for label, corners in ((subject, sides[:4]), (target, sides[4:]))
                 ]
                 draft.relate_boxes(ends[0], readable(predicate), ends[1])
         for label, *sides, is_group in boxes.of(image_id):
             with draft.rejecting([label, *sides]):
-                box = _box(label, sides, names, "box malformed")
+                box = _box(label, sides, names, "unknown category", "box malformed")
                 if box not in draft.places:
                     draft.add(box._replace(crowd=is_group == "1"), box)
         draft.boxes = [_scaled(box, width, height) for box in draft.boxes]
@@ -175,10 +175,10 @@ _RELATION_COLUMNS = (
 )  # fmt: skip
 
 
-def _box(label: str, sides: list[str], names: Mapping[str, str], malformed: str) -> Box:
-    """The box in shares of the image. Raises `Unusable`, with reason `malformed` for sides that are no numbers."""
+def _box(label: str, sides: list[str], names: Mapping[str, str], unknown: str, malformed: str) -> Box:
+    """The box in shares of the image. Raises `Unusable`: `malformed` is the reason for sides that are no numbers."""
     if label not in names:
-        raise Unusable("unknown category")
+        raise Unusable(unknown)
     try:
         return Box.between(names[label], [float(side) for side in sides])
     except ValueError:

@@ -8,7 +8,7 @@ The file is a list of {image_id, relations: [pair, ...]}. A pair has `person_box
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from pipeline.data.datasets.annotations import NO_IMAGE, as_four_numbers, as_id,
 from pipeline.data.datasets.json_stream import stream_rows
 from pipeline.data.datasets.record import AnnotatedRelation, Box, overlap
 from pipeline.runtime.stage import Rejected
+from tagger.categories.names import without_case
 
 EXPECTED = "relations: a list of {image_id, relations: [{person_box, action, object, object_box}, ...]}"
 SAME_OBJECT_IOU = 0.5
@@ -45,22 +46,32 @@ def read_pairs(
 
 
 def add_pairs(
-    image_id: int, boxes: list[Box], pairs: Sequence[AnnotatedPair | Rejected], categories: frozenset[str]
+    image_id: int, boxes: list[Box], pairs: Sequence[AnnotatedPair | Rejected], categories: Mapping[str, str]
 ) -> tuple[list[AnnotatedRelation], list[Rejected]]:
-    """Grounds pairs in `boxes`: in the box of the same category with the largest overlap, else in an appended box."""
+    """Grounds pairs in `boxes`: in the box of the same category with the largest overlap, else in an appended box.
+
+    `categories`: as `known_names` returns them.
+    """
     relations: list[AnnotatedRelation] = []
     rejects: list[Rejected] = []
     for pair in pairs:
         if isinstance(pair, Rejected):
             rejects.append(pair)
             continue
-        unknown = [box.category for box in (pair.subject, pair.object) if box.category not in categories]
-        if unknown:
-            rejects.append(Rejected(image_id, "unknown category", unknown[0]))
+        named = pair.subject.category, pair.object.category
+        if unknown := [name for name in named if without_case(name) not in categories]:
+            rejects.append(Rejected(image_id, "relation of unknown category", unknown[0]))
             continue
-        subject, target = _place(boxes, pair.subject), _place(boxes, pair.object)
+        names = [categories.get(name, categories[without_case(name)]) for name in named]
+        subject = _place(boxes, pair.subject._replace(category=names[0]))
+        target = _place(boxes, pair.object._replace(category=names[1]))
         relations.append(AnnotatedRelation(subject, pair.predicate, target))
     return relations, rejects
+
+
+def known_names(categories: Collection[str]) -> dict[str, str]:
+    """The names of categories by themselves, and by their forms without case."""
+    return {without_case(name): name for name in categories} | {name: name for name in categories}
 
 
 def _pair(image_id: int, entry: Any, category: Callable[[str], str]) -> AnnotatedPair | Rejected:

@@ -142,8 +142,8 @@ T = TypeVar("T")
 
 LAYOUT = 3
 """Incremented whenever this module changes what is written, which gives every partition another digest."""
-READERS = 3
-"""Incremented whenever readers read more of the same files, so that indexes are built again."""
+READERS = 4
+"""Incremented whenever readers read other records from the same files, so that indexes are built again."""
 _READ_WHOLE_BELOW = 2**23
 """Annotation files below this size in bytes are digested by content, larger ones by inode, size and times."""
 _SPARED_SECONDS = 86_400.0

@@ -24,7 +24,9 @@ IMAGE_REASONS = frozenset({"file name not usable", "image id not an integer", "i
 CORRECTED = {"box clipped": "boxes", "declared size wrong": "rows"}
 """Reasons for which something is corrected and kept → what it is. If many are, boxes are in another convention, or of
 other images."""
-RELATION_REASONS = frozenset({"relation malformed", "relation to itself", "relation without box", "unknown verb id"})
+RELATION_REASONS = frozenset({
+    "relation malformed", "relation of unknown category", "relation to itself", "relation without box", "unknown verb id",
+})  # fmt: skip
 """Reasons for which a relation is lost."""
 MAX_SILENT_CLIP = 1.0
 """Pixels by which a box may exceed the image before its clipping is recorded; annotation tools round by less."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 
 from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.evaluation.relations import Integers
+from tagger.categories.names import without_case
 
 
 def matched(names: Iterable[str], own: Sequence[str], form: Callable[[str], str] | None = None) -> Integers:
@@ -43,15 +44,14 @@ def listed(names: Iterable[str], most: int = 200) -> str:
     return ", ".join(repr(name) for name in every[:most]) + more
 
 
-def distinct(names: Iterable[str]) -> tuple[str, ...]:
-    """The stripped names; of names that differ only in case or underscores, the first."""
+def distinct(names: Iterable[str], known: Collection[str] = ()) -> tuple[str, ...]:
+    """The stripped names, as a text encoder reads them: with spaces for underscores, except in `known` names.
+
+    Of names that differ only in case or underscores, the first is kept.
+    """
     kept: dict[str, str] = {}
-    for name in names:
-        if name.strip():
-            kept.setdefault(without_case(name), name.strip())
+    for name in map(str.strip, names):
+        spaced = name if name in known else name.replace("_", " ").strip()
+        if spaced:
+            kept.setdefault(without_case(name), spaced)
     return tuple(kept.values())
-
-
-def without_case(name: str) -> str:
-    """A name without case, underscores and repeated white space, which do not tell names apart."""
-    return " ".join(name.lower().replace("_", " ").split())

@@ -35,8 +35,9 @@ def sbatch_script(
     """Returns the script. `name` is that of the run, `store` its folder, `gpus` the number per node.
     `sections`: those of the recipe that describe its training runs.
 
-    Slurm sends SIGTERM to the script `stop_timeout` seconds and some more before the time limit; the training run then
-    writes a checkpoint, and the script puts the job back into the queue.
+    Slurm sends SIGUSR1 to the script `stop_timeout` seconds and some more before the time limit; the training run then
+    writes a checkpoint, and the script puts the job back into the queue. After SIGTERM, with which `scancel` ends a
+    job, it doesn't.
     """
     options = {
         "job-name": f"rlip-{name}",
@@ -47,7 +48,7 @@ def sbatch_script(
         "time": time,
         "output": f"rlip-{name}-%j.log",
         "open-mode": "append",
-        "signal": f"B:TERM@{math.ceil(stop_timeout) + _MARGIN}",
+        "signal": f"B:USR1@{math.ceil(stop_timeout) + _MARGIN}",
     }
     words = [f"--set {shlex.quote(override)}" for override in [*overrides, *training_overrides(sections, nodes, gpus)]]
     if nodes > 1:
