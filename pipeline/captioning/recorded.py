@@ -46,8 +46,8 @@ class RecordedCaptioner:
     def __init__(self, settings: CaptionSettings) -> None:
         self._captions: dict[int, list[Caption]] = defaultdict(list)
         self._of = settings.of
-        self._names: dict[int, str] = {}
-        """Image id → the file name that a file of captions states."""
+        self._names: dict[int, set[str]] = {}
+        """Image id → the file names that the files of captions state."""
         self.rejects: list[Rejected] = []
         """Captions that failed validation: not text, empty, too long, or without an image id."""
         for path in settings.recorded:
@@ -67,24 +67,24 @@ class RecordedCaptioner:
 
         Raises `FatalError` if an id that has captions stands for different images, or if no id is that of an image.
         """
-        places: dict[int, tuple[str, str]] = {}
+        first: dict[int, tuple[str, str]] = {}
         fit = False
         for dataset, images in datasets.items():
             for image_id, name in images:
                 if image_id not in self._captions:
                     continue
                 fit = True
-                where, other = places.setdefault(image_id, (f"dataset {dataset}", name))
+                where, other = first.setdefault(image_id, (f"dataset {dataset}", name))
                 # Folders of two datasets may each have a 1.jpg.
-                fits = name == other
-                if fits and image_id in self._names:
-                    where, other = "the captions", self._names[image_id]
-                    fits = _may_be_one(name, other)
+                fits = name == other or (_stem(name) != _stem(other) and _may_be_one(name, other))
+                for stated in sorted(self._names.get(image_id, ())) if fits else ():
+                    if not _may_be_one(name, stated):
+                        where, other, fits = "the captions", stated, False
                 if not fits:
                     raise FatalError(
                         f"caption.recorded: image {image_id} is {other} in {where}, and {name} in dataset {dataset}, "
-                        "so captions would go to other images; use the same image ids in both, and different ones in "
-                        "each dataset"
+                        "so captions would go to other images; give images the ids that the captions use, and images "
+                        "of different datasets different ids"
                     )
         if not fit:
             reasons = Counter(reject.reason for reject in self.rejects)
@@ -114,7 +114,7 @@ class RecordedCaptioner:
         captions.append(caption._replace(text=text, draw=len(captions)))
 
 
-def _read(path: Path, names: dict[int, str]) -> Iterator[_Stated]:
+def _read(path: Path, names: dict[int, set[str]]) -> Iterator[_Stated]:
     """The captions of one file. Adds the file names of its images to `names`.
 
     Raises `FatalError` when it is missing or holds something else.
@@ -130,21 +130,20 @@ def _read(path: Path, names: dict[int, str]) -> Iterator[_Stated]:
         raise FatalError(f"{path}: can't be read as JSON ({error}); expected {EXPECTED}") from error
     for image in map(as_object, rows) if isinstance(rows := as_object(content).get("images"), list) else ():
         image_id, name = as_id(image.get("id")), image.get("file_name")
-        if image_id is None or not isinstance(name, str):
-            continue
-        if not _may_be_one(name, other := names.setdefault(image_id, name)):
-            raise FatalError(
-                f"{path}: image {image_id} is {name}, and {other} in another file of captions; give each image an id "
-                "of its own"
-            )
+        if image_id is not None and isinstance(name, str):
+            names.setdefault(image_id, set()).add(name)
     yield from _from_json(content, path)
 
 
 def _may_be_one(file: str, other: str) -> bool:
     """Whether two names of files may be those of one image."""
-    one, two = PurePosixPath(file).stem.lower(), PurePosixPath(other).stem.lower()
+    one, two = _stem(file), _stem(other)
     # COCO named its images COCO_train2014_000000000009.jpg before it named them 000000000009.jpg.
     return one.endswith(two) or two.endswith(one)
+
+
+def _stem(file: str) -> str:
+    return PurePosixPath(file).stem.lower()
 
 
 def _from_json(content: Any, path: Path) -> Iterator[_Stated]:
@@ -185,7 +184,7 @@ def _from_parquet(path: Path) -> Iterator[_Stated]:
             table = table.drop_columns("partition")
         table = table.cast(CAPTIONS)
         if is_export and len(table["image_id"].unique()) < len(table):
-            raise ValueError("images of two datasets have one id; leave the rows of one dataset")
+            raise ValueError("images of two datasets have one id; keep only the rows of one dataset")
     except (pa.ArrowException, OSError, ValueError) as error:
         raise FatalError(f"{path}: not a captions table ({error}); expected {EXPECTED}") from error
     # As Python objects, the rows of a large file take several times the memory of the captions that are kept.

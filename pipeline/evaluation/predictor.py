@@ -137,7 +137,7 @@ class Predictor:
         if subject is not None and subject not in names.objects:
             raise FatalError(f"subject {subject!r} is none of the object names: {', '.join(names.objects)}")
         if assume_subject and subject is None:
-            raise FatalError("every subject is to be assumed without a name for it; state the subject, too")
+            raise FatalError("assume_subject needs a subject; name it, for example person")
         self._subject = None if subject is None else names.objects.index(subject)
         self._assume_subject = assume_subject
         with torch.inference_mode():

@@ -32,10 +32,10 @@ class EvaluateSettings(Settings):
     """What to evaluate, and how to run the network."""
 
     subject: str | None = None
-    """Category of a pair's most probable subject, e.g. "person" for HICO-DET; unset: any."""
+    """Category of a pair's most probable subject, e.g. "person" for HICO-DET; unset or empty: any."""
     assume_subject: bool = False
-    """Every subject is a `subject`, whatever the network calls it, and no pair is left out. For weights fine-tuned by
-    the authors, whose targets name all subjects alike."""
+    """Name every subject `subject`, whatever the network calls it, and leave out no pair. For weights fine-tuned by the
+    authors, whose targets name all subjects alike."""
     metrics: tuple[Annotated[str, AfterValidator(RequireName("metrics"))], ...] = ()
     """Metrics besides HICO-DET's: open_images (score_wtd and its parts), scene_graphs (R@K, mR@K, ng-R@K)."""
     vcoco: VcocoFiles | None = None
@@ -47,8 +47,8 @@ class EvaluateSettings(Settings):
 
     @model_validator(mode="after")
     def _the_assumed_subject_is_named(self) -> Self:
-        if self.assume_subject and self.subject is None:
-            raise ValueError("assume_subject: needs the name of all subjects in `subject`")
+        if self.assume_subject and not self.subject:
+            raise ValueError("assume_subject: set `subject`, the name to give every subject")
         return self
 
 
@@ -112,7 +112,7 @@ class EvaluateStage(Stage):
         with DetectionsWriter(file) as writer:
             predictor = Predictor(
                 *(network, names, size),
-                subject=settings.subject,
+                subject=settings.subject or None,
                 assume_subject=settings.assume_subject,
                 every_pair=bool(settings.metrics),
             )

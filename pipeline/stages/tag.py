@@ -114,7 +114,7 @@ class TagStage(LabellingStage):
     """
 
     name = "tag"
-    version = 14
+    version = 15
     reads = ("images", "triplets", "captions")
     writes = "relations"
     loads = "the tagger"

@@ -68,7 +68,7 @@ class VlmOptions(ChatOptions):
 class Vlm(LabellerPlugin):
     """Any model behind the OpenAI-compatible chat form. Its probability of a choice is that of the label."""
 
-    version = 2
+    version = 3
     Options = VlmOptions
 
     def files(self) -> dict[str, Path]:

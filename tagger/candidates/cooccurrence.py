@@ -68,4 +68,9 @@ def read_cooccurrence(path: Path) -> Table:
     Raises `AuthorsFileError` when the file is missing or malformed.
     """
     table = read_authors_file(path, Table, "{subject: {object: [predicate, ...]}}")
-    return {without_case(one): {without_case(other): own[other] for other in own} for one, own in table.items()}
+    found: Table = {}
+    for subject, own in table.items():
+        for object_, predicates in own.items():
+            of_pair = found.setdefault(without_case(subject), {}).setdefault(without_case(object_), [])
+            of_pair += [predicate for predicate in predicates if predicate not in of_pair]
+    return found

@@ -48,8 +48,9 @@ def questions_of(
 ) -> Iterator[Question]:
     """Yields the questions about an image's candidates, each of at most `most` predicates.
 
-    A pair's predicates compete with each other and, where there is room, with the `usual` ones of its categories
-    without case (subject → object → predicates, most frequent first). With `each_label`, every label is a question of its own.
+    A pair's predicates compete with each other and, where there is room, with the `usual` ones of its categories.
+    `usual`: subject → object → predicates, most frequent first; categories without case (`without_case`). With
+    `each_label`, every label is a question of its own.
     """
     ends = sorted({(pair.subject, pair.object) for pair in image.pairs})
     for subject, object_ in ends:

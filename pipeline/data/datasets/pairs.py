@@ -70,8 +70,8 @@ def add_pairs(
 
 
 def known_names(categories: Collection[str]) -> dict[str, str]:
-    """The names of categories by themselves, and by their forms without case."""
-    return {without_case(name): name for name in categories} | {name: name for name in categories}
+    """The names of categories by themselves, and by their forms without case, of which the first has each."""
+    return {without_case(name): name for name in reversed([*categories])} | {name: name for name in categories}
 
 
 def _pair(image_id: int, entry: Any, category: Callable[[str], str]) -> AnnotatedPair | Rejected:

@@ -35,7 +35,7 @@ MAX_SILENT_CLIP = 1.0
 def validate(record: ImageRecord, found: Probe | BadImage) -> tuple[ImageRecord | None, list[Rejected]]:
     """Returns the usable record (None when its image cannot be used) and everything that was rejected or fixed.
 
-    `found` is the result of opening the image.
+    `found`: what opening the image gave.
 
     Returned boxes are clipped to the image and have positive size, each (category, box) once; relations point to those
     boxes. Width and height are those of the file, or of the turned image where it is read upright. Reasons: those of
