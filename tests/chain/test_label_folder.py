@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from rlip_command import output_of, rlip
 
+from pipeline.cli.label import label_recipe
 from pipeline.run.context import RunContext
 from pipeline.run.recipe_files import load_recipe
 from scenes.names import WORLD_CATEGORIES
@@ -139,3 +140,9 @@ def test_what_cannot_work_is_one_message_before_any_work(root, tmp_path):
         options = [word for option in (weights | changed).items() for word in option]
         done = rlip("label", folder, *options, cwd=tmp_path)
         assert done.exit_code == 1 and words in done.stderr, done.stderr
+
+
+def test_names_of_boxes_stay_as_they_are_written(tmp_path):
+    asked = {"tagger": "tagger", "detector": "boxes.json", "store": str(tmp_path / "store")}
+    recipe = label_recipe(str(tmp_path), categories="wine_glass, cat,Cat", **asked)
+    assert recipe.detect.categories == ("wine_glass", "cat"), "others would be other settings of an earlier run"
