@@ -144,6 +144,9 @@ def test_a_model_finds_in_an_image_what_the_command_finds(tmp_path):
     said = rlip.load("demo-detector").predict(tmp_path / "scene.png", "person, horse", "ride,next to", threshold=0.01)
     assert said.row == found.row
     model = rlip.load("demo-detector")
+    model.predict(
+        tmp_path / "scene.png", "traffic_light", "hold", subject="traffic_light"
+    )  # in the form of the objects
     with Image.open(tmp_path / "scene.png") as image:
         for given in (image, image.convert("RGBA"), np.asarray(image)):
             assert model.predict(given, **names, threshold=0.01).row == found.row | {"uri": "image"}
