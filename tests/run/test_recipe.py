@@ -217,7 +217,7 @@ def test_overrides_reach_sections_and_list_members(tmp_path):
     assert recipe.resolved().data.sources[0].images == Path("/d/pictures")
 
 
-@pytest.mark.parametrize("value", [1e-20, float("inf"), "🦓 \"x\"\n", [1, "é"], {"a b": [True]}])
+@pytest.mark.parametrize("value", [1e-20, float("inf"), '🦓 "x"\n', [1, "é"], {"a b": [True]}])
 def test_a_value_is_written_as_toml_that_reads_the_same(value):
     assert parse_toml(f"value = {toml_value(value)}") == {"value": value}
 
