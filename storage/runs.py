@@ -116,11 +116,6 @@ class Run:
         found = self._read(name)
         return found if isinstance(found, dict) else {}
 
-    def outcome(self) -> list[dict[str, Any]]:
-        """A row for each step of the last execution that completed; empty if none was stored or it is damaged."""
-        found = self._read("outcome")
-        return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
-
     def append(self, status: str, **facts: Any) -> None:
         """Append the state of the run to its history, as a record that is never rewritten. `facts` are JSON values."""
         self.require_current()
@@ -132,7 +127,7 @@ class Run:
         if self.records() or not self.steps():
             return
         written = max(path.stat().st_mtime for path in (self.folder / "steps").glob("*.json"))
-        facts = {"recipe": self.read_document("recipe"), "outcome": self.outcome()}
+        facts = {"recipe": self.read_document("recipe"), "outcome": self._read("outcome") or []}
         self._append(datetime.fromtimestamp(written, UTC), "earlier", facts)
 
     def records(self) -> list[RunRecord]:

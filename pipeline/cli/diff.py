@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from heapq import nlargest
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import typer
@@ -23,7 +22,7 @@ from pipeline.labels.audit_sample import RIGHT, WRONG
 from pipeline.labels.kept_labels import ChoiceSettings, choice_or_all, kept_labels
 from pipeline.labels.label_overrides import Overrides, overrides_of
 from pipeline.labels.labelled_partitions import candidates, images_with_boxes, require_same_boxes
-from pipeline.labels.verdict_log import Standing, VerdictLog, existing_folder, verdicts_folder
+from pipeline.labels.verdict_log import VerdictLog, folder_to_read
 from pipeline.labels.verdict_summary import outcome_of, run_precision
 from pipeline.labels.verdicts import JudgedRelation, StandingVerdicts, box4
 from pipeline.report.formatting import sanitise, table
@@ -33,7 +32,7 @@ from pipeline.report.variants import score_name, score_points, variant_scores
 from pipeline.runtime.stage import dataset_of
 from storage.artifact import Artifact
 from storage.errors import FatalError
-from storage.open_store import existing_store, is_remote
+from storage.open_store import existing_store
 from storage.runs import Run, find_run
 from storage.store import Store
 
@@ -190,9 +189,8 @@ def diff(
     opened = existing_store(store)
     runs = find_run(opened, before), find_run(opened, after)
     found = difference(*runs)
-    standing, folder = _standing(store, verdicts)
-    judged = judged_difference(*runs, standing)
-    reviewed = {} if folder is None else {run.name: run_precision(run, folder) for run in runs}
+    judged = judged_difference(*runs, VerdictLog(folder_to_read(opened, verdicts)).standing())
+    reviewed = {run.name: run_precision(run, verdicts) for run in runs}
     if as_json:
         people = {name: None if human is None else asdict(human) for name, human in reviewed.items()}
         values = {**found.as_json(), "judged": judged, "reviewed": people}
@@ -218,14 +216,6 @@ def diff(
         if human is not None:
             print(f"reviewers of {name}: {human.in_words()}")
     _print_comparison(console, before, after, found)
-
-
-def _standing(store: str, verdicts: Path | None) -> tuple[Standing, Path | None]:
-    """The standing verdicts and their folder; none for a store at a URL unless a folder is named."""
-    if verdicts is None and is_remote(store):
-        return {}, None
-    folder = verdicts_folder(store) if verdicts is None else existing_folder(verdicts)
-    return VerdictLog(folder).standing(), folder
 
 
 def _in_words(value: Any) -> str:

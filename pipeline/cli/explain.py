@@ -17,7 +17,14 @@ from rich.text import Text
 
 from pipeline.cli.options import STORE, AsJson, StorePath
 from pipeline.data.datasets.annotations import readable
-from pipeline.labels.kept_labels import ACCEPTED, added_labels, choice_of, judged_labels, recorded_choice
+from pipeline.labels.kept_labels import (
+    ACCEPTED,
+    added_labels,
+    choice_of,
+    judged_labels,
+    recorded_choice,
+    with_added_images,
+)
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import (
     candidates,
@@ -174,7 +181,8 @@ def _labels(run: Run, tagged: Artifact | None, image_id: int) -> list[dict[str, 
         return by_score(label | {"not_kept": None, "confidence": label["score"]} for label in labels)
     of_image = pc.field("image_id") == image_id
     settled = overrides_of(run).get(tagged.manifest.partition)
-    rows = tagged.table("relations").filter(of_image), candidates(tagged).filter(of_image)
+    relations = with_added_images(tagged.table("relations"), settled)
+    rows = relations.filter(of_image), candidates(tagged).filter(of_image)
     judged = judged_labels(*rows, choice, settled)
     verdicts = judged.get(image_id, ())
     unscored = dict.fromkeys((field.name for field in RELATION), None)

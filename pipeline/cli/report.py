@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from pipeline.captioning.settings import CaptionSettings
-from pipeline.cli.options import STORE, AsJson, RunName, StorePath
+from pipeline.cli.options import STORE, AsJson, RunName, StorePath, VerdictsFolder
 from pipeline.labels.kept_labels import choice_or_all
 from pipeline.report.report_folder import report_folder
 from pipeline.report.static_report import write_report
@@ -41,6 +41,7 @@ def report(
         ),
     ] = None,
     store: StorePath = STORE,
+    verdicts: VerdictsFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the report of a run again, also for an earlier record (RUN@2) and for a pulled or imported run."""
@@ -51,7 +52,10 @@ def report(
     if without:
         raise FatalError(f"no training to compare in {', '.join(without)}; `rlip show RUN` lists the steps of a run")
     folder = out or report_folder(run)
-    page = write_report(recorded_view(run), None, folder, pictures, seed=seed, written=datetime.now(), against=others)
+    page = write_report(
+        recorded_view(run), None, folder, pictures,
+        seed=seed, written=datetime.now(), against=others, verdicts=verdicts,
+    )  # fmt: skip
     print(json.dumps({"report": str(page)}) if as_json else f"Report: {page}")
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from pipeline.cli.batch import batch
 from pipeline.cli.contact_sheet import contact_sheet, labelled_cell
-from pipeline.cli.options import STORE, AsJson, RunName, StorePath
+from pipeline.cli.options import STORE, AsJson, RunName, StorePath, VerdictsFolder
 from pipeline.data.images.opening import LOOSEST_LIMITS, BadImage, decode_image, probe_bytes
 from pipeline.interop.publish_shards import (
     CHECKSUMS,
@@ -366,11 +366,12 @@ def publish(
     ] = "unknown",
     indexes: Annotated[list[str] | None, typer.Option("--index", metavar="LOADER", help=LOADER)] = None,
     store: StorePath = STORE,
+    verdicts: VerdictsFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a run's shards to a folder for release: tars, indexes, statistics, dataset card, Croissant, checksums."""
     run = find_run(existing_store(store), run_name)
-    print_publish(run, folder, step, license_, loaders(indexes or []), as_json)
+    print_publish(run, folder, step, license_, loaders(indexes or []), verdicts, as_json)
 
 
 commands.command("batch")(batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.cli.options import STORE, AsJson, StorePath
+from pipeline.cli.options import STORE, AsJson, StorePath, VerdictsFolder
 from pipeline.report.formatting import bytes_in_words, in_words, sanitise, table
 from storage.artifact import Artifact
 from storage.errors import FatalError, did_you_mean
@@ -44,6 +45,7 @@ def show(
         typer.Option("--checks", help="Show the checks of partitions (run.checks): limits, worst values, failures."),
     ] = False,
     store: StorePath = STORE,
+    verdicts: VerdictsFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the steps of a run: rows in, rows out, rows rejected by reason, time and size; with STEP also sample rows.
@@ -64,13 +66,12 @@ def show(
     elif checks:
         _show_checks(console, find_run(opened, run_name), as_json)
     else:
-        show_run(console, find_run(opened, run_name), step, as_json)
+        show_run(console, find_run(opened, run_name), step, as_json, verdicts)
 
 
-def show_run(console: Console, run: Run, step: str | None, as_json: bool) -> None:
+def show_run(console: Console, run: Run, step: str | None, as_json: bool, verdicts: Path | None = None) -> None:
     """Show the steps of a run, or one with sample and quarantined rows. Raises `FatalError` for an unknown step."""
     # Here and for the checks, since a list of runs need not wait until all stages are imported.
-    from pipeline.labels.verdict_log import VERDICTS
     from pipeline.labels.verdict_summary import run_precision
     from pipeline.report.label_view import LabelView
     from pipeline.report.quarantine import sampled
@@ -84,7 +85,7 @@ def show_run(console: Console, run: Run, step: str | None, as_json: bool) -> Non
     artifacts = run.artifacts(summary.step)
     rejected = sampled(artifacts.values(), REJECTED_ROWS)
     view = LabelView.of(run) if summary.step == "tag" else None
-    human = None if view is None else run_precision(run, run.store.root / VERDICTS)
+    human = None if view is None else run_precision(run, verdicts)
     if as_json:
         rows = {name: list(head) for name, head in _heads(artifacts)}
         shown = {**asdict(summary), "keys": {p: a.key for p, a in artifacts.items()}, "sample": rows}
@@ -102,10 +103,10 @@ def show_run(console: Console, run: Run, step: str | None, as_json: bool) -> Non
 
 def _show_precision(console: Console, human: AuditPrecision) -> None:
     console.print(Text(f"Reviewers: {human.in_words()}"), soft_wrap=True)
-    made = table("Precision by reviewers", "predicate", "judged", "right", "95 % interval")
+    made = table("Precision by reviewers", "predicate", "judged", "right", "precision", "95 % interval")
     for each in human.predicates[:PREDICATES]:
-        cells = f"{each.judged:,}", f"{each.right:,}", f"{each.low:.3f} to {each.high:.3f}"
-        made.add_row(Text(sanitise(each.predicate)), *cells)
+        numbers = f"{each.judged:,}", f"{each.right:,}", f"{each.precision:.3f}"
+        made.add_row(Text(sanitise(each.predicate)), *numbers, f"{each.low:.3f} to {each.high:.3f}")
     console.print(made)
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.labels.verdicts import Box4
+from tagger.english.predicates import canonical
 
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An annotated image. It is identified by its digest, else by dataset and id, else by file name."""
+    """An annotated image. It is identified by its digest, else by dataset and id, else by file name.
+
+    Raises ValueError for a predicate without a word.
+    """
 
     name: str
     """Path or file name."""
@@ -22,3 +26,8 @@ class AnnotatedImage:
     image_id: int | None = None
     shown: frozenset[tuple[Box4, str, Box4]] | None = None
     """The run's labels that the annotator started from: subject, canonical predicate, object; None if unknown."""
+
+    def __post_init__(self) -> None:
+        for _, predicate, _ in self.relations:
+            if not canonical(predicate):
+                raise ValueError(f"image {self.name!r}: the predicate {predicate[:80]!r} contains no word")

@@ -59,7 +59,9 @@ def _image(element: ElementTree.Element) -> AnnotatedImage:
         attributes = {each.attrib["name"]: each.text or "" for each in box.iter("attribute")}
         boxes.append(_Box(box.attrib["label"], place, box.get("group_id", "0"), attributes))
     relations = (*_by_attributes(name, boxes), *_by_groups(name, boxes))
-    return AnnotatedImage(name, tuple((box.category, box.place) for box in boxes), tuple(dict.fromkeys(relations)))
+    places = tuple((box.category, box.place) for box in boxes)
+    # A half-finished job has images that nobody has opened: without a box, nothing says that a label was seen.
+    return AnnotatedImage(name, places, tuple(dict.fromkeys(relations)), shown=None if boxes else frozenset())
 
 
 def _by_attributes(image: str, boxes: list[_Box]) -> list[tuple[int, str, int]]:

@@ -23,7 +23,6 @@ from pipeline.labels.kept_labels import ChoiceSettings, recorded_choice
 from pipeline.labels.label_audit import LabelCount, learned_datasets
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import byte_copies, images_with_boxes
-from pipeline.labels.verdict_log import VERDICTS
 from pipeline.labels.verdict_summary import run_precision
 from pipeline.runtime.wording import markdown_table, markdown_text
 from storage.artifact import Artifact
@@ -83,6 +82,8 @@ class Release:
     sizes: Mapping[str, int]
     """Path of each tar → its size in bytes."""
     statistics: pa.Table
+    verdicts: Path | None = None
+    """Folder of verdicts; None for the store's own."""
 
     @property
     def title(self) -> str:
@@ -138,7 +139,7 @@ def dataset_card(release: Release) -> str:
     """Returns the card as Markdown. Equal shards of the same run give equal text as long as the verdicts are the same."""
     settings = _settings(release.shards.values())
     is_pseudo = settings.get("labels", "pseudo") == "pseudo"
-    reviewed = run_precision(release.run, release.run.store.root / VERDICTS) if is_pseudo else None
+    reviewed = run_precision(release.run, release.verdicts) if is_pseudo else None
     captions = _settings(release.lineage.get("caption", ()))
     return _TEMPLATES.get_template("dataset_card.md").render(
         release=release,

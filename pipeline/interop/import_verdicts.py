@@ -29,13 +29,13 @@ FIT = 0.5
 
 @dataclass
 class _RunImage:
-    """An image of the run: its boxes with their categories, and its labels with their confidences."""
+    """An image of the run: its boxes with their categories, and its labels."""
 
     digest: str
     dataset: str
     image_id: int
     boxes: dict[Box4, str]
-    labels: dict[JudgedRelation, float] = field(default_factory=dict)
+    labels: dict[JudgedRelation, None] = field(default_factory=dict)
 
 
 def import_verdicts(
@@ -88,7 +88,7 @@ def _images(run: Run) -> Mapping[tuple[str, str], _RunImage]:
                 names[name].append(image)
     found.update({("name", name): images[0] for name, images in names.items() if len(images) == 1})
     for label in reviewable_labels(run):
-        by_place[label.dataset, label.image_id].labels[label.relation] = label.confidence
+        by_place[label.dataset, label.image_id].labels[label.relation] = None
     return found
 
 
@@ -162,7 +162,7 @@ def _verdict(
 ) -> Verdict:  # fmt: skip
     return Verdict(
         relation, kind, reviewer, time, *categories, corrected_predicate=corrected, queue="import", run=run.name,
-        score=own.labels.get(relation), dataset=own.dataset, image_id=own.image_id,
+        dataset=own.dataset, image_id=own.image_id,
     )  # fmt: skip
 
 

@@ -50,10 +50,16 @@ class Published:
 
 
 def print_publish(
-    run: Run, folder: Path, step: str, license_: str, indexes: Sequence[LoaderIndex], as_json: bool = False
+    run: Run,
+    folder: Path,
+    step: str,
+    license_: str,
+    indexes: Sequence[LoaderIndex],
+    verdicts: Path | None = None,
+    as_json: bool = False,
 ) -> None:
     """Publishes a run's shards and prints what was written."""
-    result = publish_shards(run, folder, step, license_, indexes)
+    result = publish_shards(run, folder, step, license_, indexes, verdicts)
     if as_json:
         print(json.dumps(asdict(result)))
         return
@@ -63,13 +69,19 @@ def print_publish(
 
 
 def publish_shards(
-    run: Run, folder: Path, step: str = STEP, license_: str = "unknown", indexes: Sequence[LoaderIndex] = ()
+    run: Run,
+    folder: Path,
+    step: str = STEP,
+    license_: str = "unknown",
+    indexes: Sequence[LoaderIndex] = (),
+    verdicts: Path | None = None,
 ) -> Published:
     """Writes the shards of a run's step into a new folder, which appears whole or not at all.
 
-    The tars are exact copies, and the folder depends only on the arguments, the run and its verdicts: publishing it
-    again gives the same bytes. Raises `FatalError` for a non-empty folder, a step without shards, a damaged artifact,
-    and if another process wrote something else there at the same time.
+    The tars are exact copies, and the folder depends only on the arguments, the run and the verdicts in their folder
+    (`verdicts`; None for the store's own): publishing it again gives the same bytes. Raises `FatalError` for a non-empty
+    folder, a step without shards, a damaged artifact, and if another process wrote something else there at the same
+    time.
     """
     folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -88,7 +100,7 @@ def publish_shards(
             for name, data in index_files(kind, tables, sizes).items():
                 (aside / name).parent.mkdir(parents=True, exist_ok=True)
                 (aside / name).write_bytes(data)
-        release = Release(run, step, artifacts, license_, tables, sizes, pa.concat_tables(statistics))
+        release = Release(run, step, artifacts, license_, tables, sizes, pa.concat_tables(statistics), verdicts)
         (aside / "README.md").write_text(dataset_card(release), encoding="utf-8")
         digests = {name: digest_file(aside / name) for name in [*tables, f"{STATISTICS}.parquet"]}
         (aside / "croissant.json").write_text(croissant(release, digests), encoding="utf-8")

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.data.datasets.record import NO_OBJECT
-from pipeline.labels.kept_labels import added_labels, choice_of, kept_labels
+from pipeline.labels.kept_labels import added_labels, choice_of, kept_labels, with_added_images
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import candidates, images_with_boxes, require_same_boxes
 from pipeline.runtime.stage import Rejected
@@ -119,7 +119,9 @@ class RunRows:
     def _partition(self, partition: str, tables: tuple[str, ...]) -> Iterator[ImageRows]:
         rows: dict[int, dict[str, dict[str, Any]]] = {}
         ingested, tagged = (self._artifacts.get(step, {}).get(partition) for step in ("ingest", "tag"))
-        if ingested is not None and tagged is not None and (not tables or "relations" in tables):
+        if tables and "relations" not in tables:
+            tagged = None
+        if ingested is not None and tagged is not None:
             require_same_boxes(ingested, tagged)
         for step, found in self._artifacts.items():
             artifact = found.get(partition)
@@ -128,12 +130,15 @@ class RunRows:
                     for row in self._kept(artifact) if table == "relations" else artifact.table(table).to_pylist():
                         rows.setdefault(row["image_id"], {})[table] = row
         for image_id, by_table in rows.items():
+            if tagged is not None:
+                # Stage `tag` rejected an image without a row. It has no labels, and its ground truth is not one.
+                by_table.setdefault("relations", {"image_id": image_id, "relations": [], "not_kept": 0})
             yield ImageRows(image_id, by_table)
 
     def _kept(self, tagged: Artifact) -> Iterator[dict[str, Any]]:
         """The rows of `relations`, reduced to the kept labels, with their confidence as score."""
-        relations = tagged.table("relations")
         settled = self._settled.get(tagged.manifest.partition)
+        relations = with_added_images(tagged.table("relations"), settled)
         kept = kept_labels(relations, candidates(tagged), self.choice, settled) if self.choice is not None else {}
         for row in relations.to_pylist():
             row["not_kept"] = 0

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.flat_list import FlatList, Indices
-from pipeline.labels.kept_labels import ChoiceSettings, added_labels, judged_columns
+from pipeline.labels.kept_labels import ChoiceSettings, added_labels, judged_columns, with_added_images
 from pipeline.labels.label_overrides import Overrides
 from pipeline.labels.labelled_partitions import candidates
 from storage.artifact import Artifact
@@ -86,8 +86,9 @@ class CoverageCount:
 
     def add(self, images: pa.Table, tagged: Artifact, triplets: pa.Table | None) -> None:
         """Add a partition: its rows of `images`, its artifact of stage `tag`, and its triplets if the run has them."""
-        boxes, proposed, scored = _Boxes.of(images), candidates(tagged), tagged.table("relations")
         settled = self.overrides.get(tagged.manifest.partition)
+        boxes, proposed = _Boxes.of(images), candidates(tagged)
+        scored = with_added_images(tagged.table("relations"), settled)
         reason = judged_columns(scored, proposed, self.choice, settled).reason
         further = [
             {

@@ -154,6 +154,7 @@ def kept_labels(
 
     Labels that reviewers have added and the tagger has not scored come with them.
     """
+    relations = with_added_images(relations, overrides)
     rows = relations.to_pylist()
     ambiguities = {row["image_id"]: _ambiguities(row["pairs"]) for row in candidates.to_pylist()}
     found: dict[int, tuple[SampleRelation, ...]] = {}
@@ -216,6 +217,14 @@ def _ambiguities(pairs: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int, str
         label = pair["subject"], pair["object"], pair["predicate"]
         found[label] = min(pair["ambiguity"], found.get(label, pair["ambiguity"]))
     return found
+
+
+def with_added_images(relations: pa.Table, overrides: Overrides | None) -> pa.Table:
+    """The table `relations` with an empty row for each image that the tagger rejected and reviewers gave a label."""
+    known = set(relations["image_id"].to_pylist()) if overrides else set()
+    added = [image_id for image_id, of_image in (overrides or {}).items() if of_image.right and image_id not in known]
+    rows = [{"image_id": image_id, "relations": []} for image_id in sorted(added)]
+    return pa.concat_tables([relations, pa.Table.from_pylist(rows, relations.schema)]) if rows else relations
 
 
 def added_labels(row: Mapping[str, Any], settings: ChoiceSettings, overrides: Overrides | None) -> list[Named]:

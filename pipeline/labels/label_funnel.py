@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.flat_list import FlatList
-from pipeline.labels.kept_labels import ChoiceSettings, added_labels, judged_columns
+from pipeline.labels.kept_labels import ChoiceSettings, added_labels, judged_columns, with_added_images
 from pipeline.labels.label_overrides import Overrides
 from pipeline.labels.labelled_partitions import LabelledPartition, candidates, dropped, is_made_from
 from storage.artifact import Artifact
@@ -141,7 +141,7 @@ def label_tally(found: LabelledPartition, choice: ChoiceSettings, settled: Overr
     """Counts the labels of one partition."""
     if found.tagged is None:
         return partition_tally(found, ())
-    relations = found.tagged.table("relations")
+    relations = with_added_images(found.tagged.table("relations"), settled)
     judged = judged_columns(relations, candidates(found.tagged), choice, settled)
     added = (
         [name for row in relations.to_pylist() for *_, name in added_labels(row, choice, settled)] if settled else []

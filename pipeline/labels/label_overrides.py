@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 
-from pipeline.labels.labelled_partitions import packed_labels
+from pipeline.labels.labelled_partitions import images_with_boxes, is_made_from, packed_labels
 from pipeline.labels.verdict_log import VerdictLog
-from pipeline.labels.verdicts import Box4, JudgedRelation, Kind, StandingVerdicts, Verdict, agreed, box4, deciding
+from pipeline.labels.verdicts import Box4, JudgedRelation, StandingVerdicts, Verdict, box4, deciding
 from pipeline.runtime.logs import log
 from storage.artifact import Artifact
 from storage.digests import digest_json
@@ -26,6 +27,7 @@ OVERRIDES_FILE = "overrides.parquet"
 
 OVERRIDES = pa.schema({"image_id": LONG, "subject": INT, "predicate": TEXT, "object": INT, "holds": FLAG})
 
+Value = TypeVar("Value")
 Named = tuple[int, int, str]
 """Subject, object and canonical predicate. Subject and object index the image's boxes."""
 
@@ -83,9 +85,16 @@ def overrides_table(overrides: Overrides) -> pa.Table:
 
 
 def overrides_of(run: Run) -> Mapping[str, Overrides]:
-    """Partition → the overrides applied to the pseudo-labels in a run's shards; empty without any."""
+    """Partition → the overrides applied to the pseudo-labels in a run's shards; empty without any.
+
+    Shards of earlier images are left out: the indices of their boxes may mean other boxes by now.
+    """
+    images = images_with_boxes(run)
     return {
-        name: _recorded(shard) for name, shard in packed_labels(run).items() if OVERRIDES_FILE in shard.manifest.files
+        name: _recorded(shard)
+        for name, shard in packed_labels(run).items()
+        if OVERRIDES_FILE in shard.manifest.files
+        and (name not in images or is_made_from(shard, "images", images[name]))
     }
 
 
@@ -155,7 +164,8 @@ def settled(standing: StandingVerdicts) -> SettledVerdicts:
             right.setdefault(relation.image, set()).add(relation)
         elif votes < 0:
             wrong.setdefault(relation.image, set()).add(relation)
-            corrected.update(_correction(said, agreed(said)))
+            if (found := _correction(said)) is not None:
+                corrected.add(found)
     for relation in corrected:
         if relation not in standing:
             right.setdefault(relation.image, set()).add(relation)
@@ -168,12 +178,18 @@ def votes_for(said: Mapping[str, Verdict]) -> int:
     return kinds.count("accept") - sum(kind in WRONG_KINDS for kind in kinds)
 
 
-def _correction(said: Mapping[str, Verdict], kind: Kind | None) -> list[JudgedRelation]:
-    """The corrected relation that most correcting reviewers agree on, if most reviewers corrected the label."""
+def _correction(said: Mapping[str, Verdict]) -> JudgedRelation | None:
+    """The corrected relation that most correcting reviewers agree on, if most confident ones corrected the label."""
+    kind = _most_frequent(verdict.kind for verdict in said.values() if verdict.kind != "unsure")
     if kind not in ("wrong_pair", "wrong_predicate"):
-        return []
-    ranked = Counter(verdict.corrected for verdict in said.values() if verdict.kind == kind).most_common(2)
-    return [] if len(ranked) == 2 and ranked[0][1] == ranked[1][1] else [ranked[0][0]]
+        return None
+    return _most_frequent(verdict.corrected for verdict in said.values() if verdict.kind == kind)
+
+
+def _most_frequent(values: Iterable[Value]) -> Value | None:
+    """The most frequent of one or more values; None on a tie."""
+    first, *second = Counter(values).most_common(2)
+    return None if second and first[1] == second[0][1] else first[0]
 
 
 def _frozen(by_image: Mapping[str, set[JudgedRelation]]) -> dict[str, frozenset[JudgedRelation]]:

@@ -15,6 +15,7 @@ from pipeline.labels.kept_labels import (
     choice_or_all,
     judged_labels,
     kept_labels,
+    with_added_images,
 )
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import candidates, opinions, tagged_partitions
@@ -51,7 +52,8 @@ def flat_labels(run: Run) -> Iterator[pa.Table]:
         rows = {row["image_id"]: row for row in images.table("images").to_pylist()}
         captioned, parsed = found.label_sources()
         texts, triplets = _items(captioned, "captions"), _items(parsed, "triplets")
-        relations, own = tagged.table("relations"), settled.get(found.name)
+        own = settled.get(found.name)
+        relations = with_added_images(tagged.table("relations"), own)
         judged = {} if choice is None else judged_labels(relations, candidates(tagged), choice, own)
         flat: list[dict[str, Any]] = []
         for row in relations.to_pylist():

@@ -66,16 +66,17 @@ def images_with_boxes(run: Run) -> dict[str, Artifact]:
     }
 
 
-_PACKED = "shard:pseudo"
+def packs_labels(run: Run) -> bool:
+    """Whether the run's recipe packs pseudo-labels, so that its shards say what it keeps."""
+    recipe = run.read_document("recipe")
+    if variants := recipe.get("pretrain", {}).get("variants"):
+        return "pseudo" in variants
+    return bool(recipe.get("shard", {}).get("pack", True)) or recipe.get("run", {}).get("until") == "shard"
 
 
 def packed_labels(run: Run) -> dict[str, Artifact]:
-    """Partition → its shards of pseudo-labels; empty if the run's last execution packed none.
-
-    A run keeps the shards of earlier executions, which no longer say what it keeps.
-    """
-    last = {row.get("step") for row in run.outcome()}
-    return {} if last and _PACKED not in last else run.artifacts(_PACKED)
+    """Partition → its shards of pseudo-labels; empty if the recipe packs none, although an earlier one may have."""
+    return run.artifacts("shard:pseudo") if packs_labels(run) else {}
 
 
 def byte_copies(digests: Sequence[pa.ChunkedArray]) -> int:

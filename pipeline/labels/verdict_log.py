@@ -17,6 +17,7 @@ from storage.errors import FatalError
 from storage.json_files import reason_of
 from storage.line_log import Line, LineLog
 from storage.open_store import Address, is_remote, local_folder
+from storage.store import Store
 
 VERDICTS = "verdicts"
 """Name of the folder in a store."""
@@ -38,6 +39,14 @@ def existing_folder(folder: Path) -> Path:
     if not folder.is_dir():
         raise FatalError(f"no verdicts at {folder}; name their folder with --verdicts")
     return folder
+
+
+def folder_to_read(store: Store, verdicts: Path | None) -> Path:
+    """The folder of verdicts `verdicts`; None: the store's own, which need not exist.
+
+    Raises `FatalError` if the named folder is not there.
+    """
+    return store.root / VERDICTS if verdicts is None else existing_folder(verdicts)
 
 
 class VerdictLog:

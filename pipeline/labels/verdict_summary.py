@@ -26,7 +26,7 @@ from pipeline.labels.kept_labels import choice_of
 from pipeline.labels.label_overrides import votes_for
 from pipeline.labels.label_rows import ReviewableLabel, reviewable_labels
 from pipeline.labels.team import Team, read_team
-from pipeline.labels.verdict_log import VerdictLog
+from pipeline.labels.verdict_log import VerdictLog, folder_to_read
 from pipeline.labels.verdicts import ADJUDICATION, AUDIT, StandingVerdicts, Verdict, asked_again, deciding, looked_at
 from storage.runs import Run
 from tagger.labelling.calibration import Calibration
@@ -142,15 +142,17 @@ def audit_of(labels: Sequence[ReviewableLabel], standing: StandingVerdicts, team
     return audit_precision(strata, numbers[lowest], outcomes, seats, predicates, blind)
 
 
-def run_precision(run: Run, verdicts: Path) -> AuditPrecision | None:
+def run_precision(run: Run, verdicts: Path | None = None) -> AuditPrecision | None:
     """The precision of the labels that a run keeps, by the verdicts in a folder; None without any on their sample.
 
-    A run without a recipe has imported labels, which take no verdict.
+    `verdicts`: None for the store's own. A run without a recipe has imported labels, which take no verdict. Raises
+    `FatalError` for a folder that is not there.
     """
-    standing = VerdictLog(verdicts).standing() if verdicts.is_dir() else {}
+    folder = folder_to_read(run.store, verdicts)
+    standing = VerdictLog(folder).standing()
     if not standing or "tag" not in run.steps() or choice_of(run) is None:
         return None
-    found = audit_of(list(reviewable_labels(run)), standing, read_team(verdicts))
+    found = audit_of(list(reviewable_labels(run)), standing, read_team(folder))
     return None if found.precision is None else found
 
 
@@ -262,8 +264,12 @@ class ProposedThreshold:
 def fitted_on_verdicts(
     labels: Sequence[ReviewableLabel], standing: StandingVerdicts
 ) -> tuple[Calibration, Mapping[str, list[float]]]:
-    """A calibration fitted to the confident verdicts, and the judged confidences by predicate."""
-    judged = [(each, audited(standing[each.relation])[0]) for each in labels if each.relation in standing]
+    """A calibration fitted to the confident verdicts, and the judged confidences by predicate.
+
+    Labels of copies of an image are one, since they share their verdicts.
+    """
+    distinct = {each.relation: each for each in labels if each.relation in standing}.values()
+    judged = [(each, audited(standing[each.relation])[0]) for each in distinct]
     confident = [(each, outcome == RIGHT) for each, outcome in judged if outcome in (RIGHT, WRONG)]
     names = [each.relation.predicate for each, _ in confident]
     scores = [each.confidence for each, _ in confident]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -186,22 +185,13 @@ def looked_at(said: Mapping[str, Verdict]) -> dict[str, Verdict]:
 
 
 def asked_again(said: Mapping[str, Verdict]) -> dict[str, Verdict]:
-    """The verdicts on a settled label by those who were asked for it in their audit after that."""
-    settled = min((verdict.time for verdict in said.values() if verdict.queue == ADJUDICATION), default=None)
+    """The verdicts on a settled label by those who were asked for it in their audit after that.
+
+    An adjudicator who is unsure settles nothing.
+    """
+    settled = min((v.time for v in said.values() if v.queue == ADJUDICATION and v.kind != "unsure"), default=None)
     blind = {name: verdict for name, verdict in said.items() if verdict.queue == AUDIT}
     return {name: verdict for name, verdict in blind.items() if settled is not None and verdict.time > settled}
-
-
-def agreed(verdicts: Mapping[str, Verdict]) -> Kind | None:
-    """The majority's verdict on one relation. `verdicts`: reviewer → standing verdict.
-
-    Unsure reviewers have no vote. None: no one voted, or the most frequent kinds are tied.
-    """
-    votes = Counter(verdict.kind for verdict in verdicts.values() if verdict.kind not in ("unsure", "undo"))
-    ranked = votes.most_common(2)
-    if not ranked or (len(ranked) == 2 and ranked[0][1] == ranked[1][1]):
-        return None
-    return ranked[0][0]
 
 
 def now() -> str:

@@ -18,7 +18,7 @@ from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.label_audit import CaptionAudit, CaptionCount, LabelAudit, LabelCount, learned_datasets
 from pipeline.labels.label_funnel import LabelFunnel, LabelTally, PredicateCount, label_tally
 from pipeline.labels.label_overrides import Overrides, overrides_of
-from pipeline.labels.labelled_partitions import LabelledPartition, byte_copies, packed_labels, partition_artifacts
+from pipeline.labels.labelled_partitions import LabelledPartition, byte_copies, packs_labels, partition_artifacts
 from pipeline.report.steps import StepSummary, summaries
 from pipeline.report.variants import (
     DETECTION,
@@ -35,7 +35,7 @@ from storage.digests import digest_json
 from storage.errors import FatalError
 from storage.runs import Run, RunRecord
 
-_VERSION = 13
+_VERSION = 14
 """Incremented whenever the same run would give different figures."""
 
 
@@ -148,7 +148,7 @@ def run_stamp(run: Run) -> str:
     steps = {
         step: {part: artifact.key for part, artifact in run.artifacts(step).items()} for step in sorted(run.steps())
     }
-    return digest_json([steps, bool(packed_labels(run))])
+    return digest_json([steps, packs_labels(run)])
 
 
 class AuditCount:

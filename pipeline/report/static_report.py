@@ -10,7 +10,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.labels.verdict_log import VERDICTS
 from pipeline.labels.verdict_summary import run_precision
 from pipeline.report.charts import predicate_bars
 from pipeline.report.figures import figures_of, headline, run_stamp
@@ -39,7 +38,7 @@ from storage.errors import FatalError
 from storage.runs import Run
 from tagger.audit.coverage import FREQUENT
 
-_VERSION = 15
+_VERSION = 16
 """Incremented whenever the page of the same run would look different."""
 IMAGES = 24
 """Number of images drawn at random; half as many of the hardest are added."""
@@ -54,17 +53,19 @@ def write_report(
     seed: int = 0,
     written: datetime | None = None,
     against: Sequence[Run] = (),
+    verdicts: Path | None = None,
 ) -> Path:
     """Writes the report of a run to `folder` and returns the path of its page.
 
     `samples` images are drawn at random with `seed`. A run that computed nothing keeps an intact report of the same
-    artifacts. `written` is the date in the page header. Charts include the training runs of the runs `against`. Raises
-    `FatalError` if `folder` contains anything but a report of this store or can't be written.
+    artifacts. `written` is the date in the page header. Charts include the training runs of the runs `against`.
+    `verdicts`: their folder; None for the store's own. Raises `FatalError` if `folder` contains anything but a report of
+    this store or can't be written.
     """
     page = folder / "index.html"
     compared = [[run.name, run_stamp(run)] for run in against]
     estimated = view.run.read_document(ESTIMATE)
-    human = run_precision(view.run, view.run.store.root / VERDICTS)
+    human = run_precision(view.run, verdicts)
     further = [estimated] * bool(estimated) + ([] if human is None else [asdict(human)])
     stamp = digest_json([_VERSION, samples, seed, view.recipe, run_stamp(view.run), compared, *further])
     is_whole = not report_fault(folder)

@@ -69,7 +69,8 @@ class TeamShares:
                 run_with(cursor, f"CREATE OR REPLACE TABLE {LIVE}.shares AS SELECT * FROM placed", placed=placed)
             cursor.execute(
                 f"CREATE OR REPLACE VIEW {LIVE}.honeypots AS SELECT DISTINCT relation, seat FROM {LIVE}.reviewed, (SELECT "
-                f"DISTINCT seat FROM {LIVE}.shares) WHERE queue = '{ADJUDICATION}' AND hash(relation, seat) % {AGAIN} = 0"
+                f"DISTINCT seat FROM {LIVE}.shares) WHERE queue = '{ADJUDICATION}' AND kind <> 'unsure' "
+                f"AND hash(relation, seat) % {AGAIN} = 0"
             )
 
     def seat(self, name: str) -> int:

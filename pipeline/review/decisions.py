@@ -13,12 +13,11 @@ from pipeline.labels.audit_sample import permanent_numbers
 from pipeline.labels.label_overrides import WRONG_KINDS
 from pipeline.labels.label_rows import NO_DIGEST
 from pipeline.labels.verdicts import ADJUDICATION, CLASS, JudgedRelation, Kind, Verdict, box4, looked_at, now
-from pipeline.review.index import LIVE
 from pipeline.review.labels import Label, labels_of
 from pipeline.review.pages import verdict_state
 from pipeline.review.review_state import ReviewState
 from pipeline.review.reviews import verdict_on
-from pipeline.review.search import SURE, Search
+from pipeline.review.search import JUDGED, SURE, Search
 
 _AT_ONCE = 200
 """Maximum number of verdicts per request."""
@@ -27,7 +26,6 @@ ASKED = 20
 """One in so many labels of an accepted class is asked."""
 _CLASS_SEED = 1
 _AGAIN = "the run has been computed again; reload the page"
-_JUDGED = f"SELECT relation FROM {LIVE}.reviewed WHERE reviewer = $viewer"
 
 
 class Decision(BaseModel):
@@ -132,7 +130,7 @@ def accept_class(state: ReviewState, reviewer: str, number: int, content: str | 
     (label,) = _labels(state, {number: content}).values()
     if label.probability < SURE:
         raise ValueError(f"only labels with a probability of at least {SURE:g} can be accepted as a class")
-    alike = _alike(state, label, f"probability >= {SURE} AND relation NOT IN ({_JUDGED})", reviewer)
+    alike = _alike(state, label, f"probability >= {SURE} AND relation NOT IN ({JUDGED})", reviewer)
     if not alike:
         raise ValueError("your share has no open label of this class")
     places = permanent_numbers((each.judged for each in alike), _CLASS_SEED)
@@ -146,7 +144,7 @@ def accept_class(state: ReviewState, reviewer: str, number: int, content: str | 
 
 
 def add_relation(state: ReviewState, reviewer: str, addition: Addition) -> None:
-    """Records a relation between two boxes of an image that no label of the run names.
+    """Records a relation between two boxes of an image that no label of the run names, unless it stands already.
 
     Raises ValueError for an image that has changed, for boxes that it lacks, for one box as both ends, and for a relation
     that is a label.
@@ -168,19 +166,24 @@ def add_relation(state: ReviewState, reviewer: str, addition: Addition) -> None:
         relation, addition.kind, reviewer, now(), *names,
         queue="image", run=state.view.run.name, dataset=detail.dataset, image_id=detail.image_id,
     )  # fmt: skip
-    state.reviews.log.append([verdict])
+    said = state.reviews.log.standing_on([relation]).get(relation, {})
+    if not _stands(verdict, said.get(reviewer), None):
+        state.reviews.log.append([verdict])
 
 
 def _reopen(state: ReviewState, reviewer: str, label: Label) -> int:
     """Takes back the acceptance of a label's class, since a label of it is wrong."""
-    alike = _alike(state, label, f"relation IN ({_JUDGED} AND queue = '{CLASS}')", reviewer)
+    alike = _alike(state, label, f"relation IN ({JUDGED} AND queue = '{CLASS}')", reviewer)
     run = state.view.run.name
     state.reviews.record(alike, [verdict_on(each, "undo", reviewer, run, queue=CLASS) for each in alike])
     return len(alike)
 
 
 def _alike(state: ReviewState, label: Label, condition: str, reviewer: str) -> list[Label]:
-    """The labels of a reviewer's share with a label's predicate and categories that meet a condition."""
+    """The labels of a reviewer's share with a label's predicate and categories that meet a condition.
+
+    Labels of copies of an image are one, since they share their verdicts.
+    """
     search = Search(
         predicate=label.predicate, subject=label.subject_category, object=label.object_category, share="mine"
     )
@@ -189,7 +192,8 @@ def _alike(state: ReviewState, label: Label, condition: str, reviewer: str) -> l
         f"SELECT relation FROM relations WHERE {where} AND {condition} ORDER BY relation",
         {**values, "viewer": reviewer},
     )
-    return labels_of(state.index, [row["relation"] for row in rows])
+    labels = labels_of(state.index, [row["relation"] for row in rows])
+    return list({label.judged: label for label in labels}.values())
 
 
 def _labels(state: ReviewState, shown: Mapping[int, str | None]) -> dict[int, Label]:

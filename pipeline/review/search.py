@@ -55,7 +55,9 @@ QUEUES: dict[Order, str] = {
 """Orders that are queues → their name in the log of verdicts."""
 SURE = 0.98
 """Lowest probability of labels that can be accepted as a class."""
-MINE = f"SELECT relation FROM {LIVE}.reviewed WHERE reviewer = $viewer AND queue <> '{CLASS}'"
+JUDGED = f"SELECT relation FROM {LIVE}.reviewed WHERE reviewer = $viewer"
+"""The labels that a viewer judged, one by one or with their class."""
+MINE = f"{JUDGED} AND queue <> '{CLASS}'"
 """The labels that a viewer judged one by one."""
 CONTESTED = (
     f"SELECT relation FROM {LIVE}.reviewed WHERE queue <> '{CLASS}' GROUP BY relation HAVING count(DISTINCT answer) > 1 "
@@ -63,8 +65,8 @@ CONTESTED = (
 )
 """The labels on which reviewers disagree and nobody has settled it."""
 CLASSES = (
-    f"SELECT predicate, subject_category, object_category FROM {LIVE}.reviewed_labels SEMI JOIN (SELECT relation FROM "
-    f"{LIVE}.reviewed WHERE reviewer = $viewer AND queue = '{CLASS}') AS accepted USING (relation)"
+    f"SELECT predicate, subject_category, object_category FROM {LIVE}.reviewed_labels SEMI JOIN ({JUDGED} "
+    f"AND queue = '{CLASS}') AS accepted USING (relation)"
 )
 """The classes of alike labels that a viewer accepted."""
 
@@ -185,7 +187,7 @@ _QUEUED: dict[Order, str] = {
     "informative": "relation IN (SELECT relation FROM informative)",
     "audit": "relation IN (SELECT relation FROM audit)",
     "adjudication": f"relation IN ({CONTESTED}) AND relation NOT IN ({MINE})",
-    "check": f"probability >= {SURE} AND relation NOT IN (SELECT relation FROM {LIVE}.reviewed WHERE reviewer = $viewer) "
+    "check": f"probability >= {SURE} AND relation NOT IN ({JUDGED}) "
     f"AND (predicate, subject_category, object_category) IN ({CLASSES})",
 }
 """Orders that list only some labels → which."""

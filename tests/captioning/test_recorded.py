@@ -181,5 +181,12 @@ def test_captions_are_given_to_no_other_images(tmp_path, content, datasets, mess
 
 def test_files_of_captions_that_number_different_images_alike_are_refused(tmp_path):
     train, val = ({**STATED, "images": [{"id": 1, "file_name": f"{split}_1.jpg"}]} for split in ("train", "val"))
-    with pytest.raises(FatalError, match=r"val\.json: image 1 is val_1\.jpg, and train_1\.jpg in another file"):
-        recorded(written(tmp_path, "train.json", train), written(tmp_path, "val.json", val))
+    both = recorded(written(tmp_path, "train.json", train), written(tmp_path, "val.json", val))
+    with pytest.raises(FatalError, match=r"image 1 is val_1\.jpg in the captions, and train_1\.jpg in dataset a"):
+        both.require_fit({"a": [(1, "train_1.jpg")]})
+
+
+def test_one_photograph_may_lie_in_two_datasets_by_cocos_two_names(tmp_path):
+    new, old = "data/train2017/000000000001.jpg", "data/train2014/COCO_train2014_000000000001.jpg"
+    captioner = recorded(written(tmp_path, "stated.json", {**STATED, "images": [{"id": 1, "file_name": old}]}))
+    captioner.require_fit({"coco17": [(1, new)], "vcoco": [(1, old)]})

@@ -46,7 +46,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_each_value_is_shown_with_where_it_comes_from(folder):
     done = recipe("show", "train.toml", "--json", "--set", "caption.top_p=0.5", "--set", "data.sources.0.split=val")
     assert done.exit_code == 0, done.output
-    found = {name: (each["value"], each["from"]) for name, each in json.loads(done.output).items()}
+    found = {name: (each["value"], each["from"]) for name, each in json.loads(done.stdout).items()}
     assert found["caption.draws"] == (3, "base.toml") and found["caption.top_p"] == (0.5, "--set")
     assert found["pretrain.settings.lr"] == (1e-3, "train.toml") and found["pretrain.settings.epochs"] == (
         20,
@@ -101,7 +101,7 @@ def test_the_mistakes_of_all_recipes_are_told_with_their_files(folder):
     assert "wrong.toml: run.workers = 0: give at least 1" in done.output
     assert "no recipe at none.toml" in done.output
     names = sorted(path.name for path in folder.glob("*.toml"))
-    found = {each["recipe"]: len(each["errors"]) for each in json.loads(recipe("check", "--json", *names).output)}
+    found = {each["recipe"]: len(each["errors"]) for each in json.loads(recipe("check", "--json", *names).stdout)}
     assert found == {"base.toml": 0, "train.toml": 1, "wrong.toml": 2}
     assert recipe("check", "base.toml").exit_code == 0
 

@@ -9,7 +9,8 @@ from rich.console import Console
 from run_builder import TWO_PEOPLE, RunBuilder, pairs, relations
 
 from pipeline.cli.diff import diff
-from pipeline.cli.show import show_run
+from pipeline.cli.report import report
+from pipeline.cli.show import show, show_run
 from pipeline.cli.verdicts import import_annotations, show_calibration, show_thresholds, show_verdicts
 from pipeline.interop.export_run import export_run
 from pipeline.interop.import_file import import_file
@@ -81,7 +82,7 @@ def test_a_reviewer_without_times_has_no_pace(run, capsys):
     assert bob.split()[6:8] == ["–", "–"] and "judged in all runs" in said
 
 
-def test_views_of_a_run_say_what_reviewers_found(run, recipe, printed, tmp_path):
+def test_views_of_a_run_say_what_reviewers_found(run, recipe, printed, capsys, tmp_path):
     labels = list(reviewable_labels(run))
     VerdictLog(run.store.root / "verdicts").append([judge(label, truth(label)) for label in labels])
     right = sum(truth(label) == "accept" for label in labels) / len(labels)
@@ -91,6 +92,11 @@ def test_views_of_a_run_say_what_reviewers_found(run, recipe, printed, tmp_path)
     rides = next(each for each in found["predicates"] if each["predicate"] == "ride")
     # All of its labels are judged.
     assert rides["low"] == rides["high"] == rides["precision"] == pytest.approx(rides["right"] / rides["judged"])
+    show_run(Console(width=200), run, "tag", as_json=False)
+    shown = capsys.readouterr().out.partition("Precision by reviewers")[2]
+    (row,) = (line.split() for line in shown.splitlines() if line.startswith("ride "))
+    share = f"{rides['precision']:.3f}"
+    assert row[1:] == [str(rides["judged"]), str(rides["right"]), share, share, "to", share]
     diff("toy", "toy", store=str(run.store.root), as_json=True)
     assert printed()["reviewed"] == {"toy": found}
     page = write_report(run_view(recipe, run), None, tmp_path / "report").read_text()
@@ -98,6 +104,20 @@ def test_views_of_a_run_say_what_reviewers_found(run, recipe, printed, tmp_path)
         "Precision by reviewers" in page
         and f"<b>{right:.2f}</b><span>precision by reviewers, before corrections" in page
     )
+
+
+def test_views_of_a_run_read_the_folder_of_verdicts_that_is_named(run, recipe, printed, tmp_path):
+    run.note("recipe", recipe.model_dump(mode="json"))
+    VerdictLog(tmp_path / "elsewhere").append([judge(label, truth(label)) for label in reviewable_labels(run)])
+    named = {"store": str(run.store.root), "verdicts": tmp_path / "elsewhere"}
+    show("toy", "tag", **named, as_json=True)
+    assert "reviewed" in printed()
+    show("toy", "tag", store=str(run.store.root), as_json=True)
+    assert "reviewed" not in printed()
+    report("toy", out=tmp_path / "report", **named)
+    assert "precision by reviewers" in (tmp_path / "report" / "index.html").read_text()
+    with pytest.raises(FatalError, match=r"no verdicts at .*missing"):
+        show("toy", "tag", store=str(run.store.root), verdicts=tmp_path / "missing")
 
 
 def test_thresholds_reach_the_precision_and_fit_into_a_recipe(run, capsys):

@@ -222,11 +222,11 @@ def test_the_card_states_counts_choice_audit_and_lineage(run, folder):
 
 def test_the_card_says_what_reviewers_found_and_that_scenes_are_drawn(run, tmp_path):
     run.note("recipe", {"name": "toys", "scenes": {"seed": 1}})
-    log = VerdictLog(run.store.root / "verdicts")
+    log = VerdictLog(tmp_path / "elsewhere")
     for label in reviewable_labels(run):
         said = "accept", "ada", "2026-01-31T12:00:00+00:00", label.subject_category, label.object_category
         log.append([Verdict(label.relation, *said, queue="audit")])
-    publish_shards(run, tmp_path / "made")
+    publish_shards(run, tmp_path / "made", verdicts=log.folder)
     _, text = front_matter(tmp_path / "made")
     assert "12 synthetic images of extra, toys" in text
     assert "## Precision by reviewers" in text and "6 of them blind" in text

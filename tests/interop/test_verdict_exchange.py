@@ -10,6 +10,7 @@ from run_builder import TWO_PEOPLE, RunBuilder, pairs, relations
 from pipeline.interop.export_run import export_run
 from pipeline.interop.import_verdicts import import_verdicts
 from pipeline.labels.verdicts import Verdict
+from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
 from storage.runs import Run
 
@@ -54,9 +55,8 @@ def test_what_people_keep_remove_rename_and_add_in_label_studio_become_verdicts(
     tasks[1]["annotations"] = []
     untouched = import_verdicts(run, returned(tmp_path, tasks), None, "ada")
     assert said(untouched) == {("ride", "accept", None), ("look at", "accept", None)}
-    assert {(v.dataset, v.image_id, v.relation.image, v.score) for v in untouched} == {
-        ("toys", 1, "1" * 64, 0.9), ("toys", 1, "1" * 64, 0.4)
-    }  # fmt: skip
+    # The log has raw scores, and the labels that were exported their confidences.
+    assert {(v.dataset, v.image_id, v.relation.image, v.score) for v in untouched} == {("toys", 1, "1" * 64, None)}
     ride, look = [link for link in result if link["type"] == "relation"]
     ride["labels"] = ["feeds"]
     result.remove(look)
@@ -67,7 +67,6 @@ def test_what_people_keep_remove_rename_and_add_in_label_studio_become_verdicts(
     }  # fmt: skip
     (added,) = [each for each in changed if each.relation.predicate == "watch"]
     assert (added.relation.subject, added.subject_category) == ((20.0, 50.0, 60.0, 60.0), "horse")
-    assert added.score is None
     additions = import_verdicts(run, returned(tmp_path, tasks), None, "ada", additions_only=True)
     assert {kind for _, kind, _ in said(additions)} == {"accept"}
 
@@ -77,6 +76,17 @@ def test_labels_that_the_annotator_never_saw_get_no_verdict(run, tmp_path):
     tasks = json.loads((tmp_path / "tasks/toys/tasks.json").read_bytes())
     annotate(tasks[0])
     assert said(import_verdicts(run, returned(tmp_path, tasks[:1]), None, "ada")) == {("ride", "accept", None)}
+
+
+def test_an_image_that_the_tagger_rejected_does_not_export_its_ground_truth_as_labels(book, tmp_path):
+    book.add("ingest", "toys/0000", [book.image(number, TWO_PEOPLE, [(0, "hold", 1)]) for number in (1, 2)])
+    failed = [Rejected(2, "no usable response", "?")]
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[pairs(1)], rejected=failed, rows_in=2)
+    tasks = tasks_of(book.run, tmp_path)
+    assert [task["data"]["rlip_labels"] for task in tasks][1] == []
+    for task in tasks:
+        annotate(task)
+    assert said(import_verdicts(book.run, returned(tmp_path, tasks), None, "ada")) == {("ride", "accept", None)}
 
 
 def test_a_file_name_with_signs_of_urls_comes_back(book, tmp_path):
@@ -167,6 +177,13 @@ def test_attributes_and_groups_of_cvat_state_relations(run, tmp_path):
     }  # fmt: skip
 
 
+def test_images_of_a_half_finished_cvat_job_without_a_box_say_nothing(run, tmp_path):
+    first = cvat(cvat_box(0, number="1", relations="ride 2"), cvat_box(2, number="2"))
+    untouched = '<image id="1" name="2.png" width="200" height="120"></image></annotations>'
+    (tmp_path / "cvat.xml").write_text(first.replace("</annotations>", untouched))
+    assert {each.image_id for each in import_verdicts(run, tmp_path / "cvat.xml", None, "ada")} == {1}
+
+
 def test_verdicts_reach_the_image_that_was_annotated_and_not_its_namesake_or_copy(book, tmp_path):
     named = {1: "seq1/a.png", 2: "same.png", 3: "copy.png"}
     digests = {1: "1" * 64, 2: "2" * 64, 3: "2" * 64}
@@ -202,6 +219,7 @@ LAUGHS = '<!ENTITY e0 "ha">' + "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' 
     ("<other/>", "no element `annotations`"),
     (cvat(cvat_box(0, number="1", relations="rides 9")), "rides 9"),
     (cvat(cvat_box(0, relations="rides 2"), cvat_box(1, number="2"), cvat_box(2, number="2")), "rides 2.*of one box"),
+    (cvat(cvat_box(0, relations="the 2"), cvat_box(1, number="2")), "'1.png': the predicate 'the' contains no word"),
     (cvat(cvat_box(0, group=1, role="subject", predicate="ride")), "group 1 needs"),
     (cvat('<box label="a"/>'), "xtl"),
     (cvat('<box label="a" rotation="30.0"/>'), "'1.png': a box is rotated"),

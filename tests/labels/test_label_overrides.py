@@ -6,12 +6,21 @@ import pyarrow as pa
 import pytest
 from run_builder import TWO_PEOPLE, pairs, relations
 
+from pipeline.cli.explain import trace_of
 from pipeline.interop.run_rows import RunRows
 from pipeline.labels.kept_labels import REJECTED_BY_REVIEWER, ChoiceSettings, judged_labels, kept_labels
-from pipeline.labels.label_overrides import Overrides, SettledVerdicts, overrides_table, place_overrides, settled
+from pipeline.labels.label_overrides import (
+    Overrides,
+    SettledVerdicts,
+    overrides_of,
+    overrides_table,
+    place_overrides,
+    settled,
+)
 from pipeline.labels.label_rows import flat_labels
 from pipeline.labels.verdicts import Box4, JudgedRelation, Kind, Verdict
 from pipeline.report.figures import compute_figures
+from pipeline.runtime.stage import Rejected
 from storage.tables import CANDIDATES, IMAGES, RELATIONS
 
 BOXES: list[Box4] = [(x, y, w, h) for _, x, y, w, h in TWO_PEOPLE]
@@ -91,6 +100,41 @@ def test_a_label_that_reviewers_added_is_in_every_table(labelled):
     assert "lead" in {each.predicate for each in counted.predicates}
     exported = [r for image in RunRows(labelled.run).images("toys", "relations") for r in image.items("relations")]
     assert len(exported) == sum(row["kept"] for row in rows) == 3
+
+
+def test_a_label_that_reviewers_added_to_an_image_that_the_tagger_rejected_counts(labelled):
+    rows, failed = [relations(2, (0, "ride", 2, 0.9))], [Rejected(1, "no usable response", "?")]
+    labelled.add("tag", "toys/0000", rows, candidates=[pairs(2)], rejected=failed, settings={"again": 1})
+    added = {"image_id": 1, "subject": 1, "predicate": "lead", "object": 2, "holds": True}
+    labelled.add("shard:pseudo", "toys/0000", [], settings={"threshold": 0.75}, overrides=[added])
+    run = labelled.run
+    tagged, overrides = run.artifacts("tag")["toys/0000"], overrides_of(run)["toys/0000"]
+    found = kept_labels(tagged.table("relations"), tagged.table("candidates"), ChoiceSettings(), overrides)
+    assert {image_id: [label.predicate for label in its] for image_id, its in found.items()} == {
+        1: ["lead"],
+        2: ["ride"],
+    }
+    listed = {row["image_id"]: row["predicate"] for table in flat_labels(run) for row in table.to_pylist()}
+    exported = {
+        i.image_id: r["predicate"] for i in RunRows(run).images("toys", "relations") for r in i.items("relations")
+    }
+    assert listed == exported == {1: "lead", 2: "ride"}
+    counted = compute_figures(run, ["toys"], ChoiceSettings(threshold=0.75))
+    assert (counted.labels.added, counted.labels.kept, counted.audits[0].coverage.kept.relations) == (1, 2, 2)
+    assert [label["predicate"] for label in trace_of(run, "1").labels] == ["lead"]
+
+
+def test_overrides_in_shards_of_earlier_images_no_longer_count(book):
+    for version, boxes in enumerate((TWO_PEOPLE, [TWO_PEOPLE[1], TWO_PEOPLE[0]])):
+        book.add("ingest", "toys/0000", [book.image(1, boxes)], settings={"version": version})
+        read = {"images": [book.run.artifacts("ingest")["toys/0000"].content]}
+        book.add("tag", "toys/0000", [relations(1, (0, "lead", 1, 0.9))], settings={"version": version}, inputs=read)
+        if version == 0:
+            said = [{"image_id": 1, "subject": 0, "predicate": "lead", "object": 1, "holds": False},
+                    {"image_id": 1, "subject": 0, "predicate": "feed", "object": 2, "holds": True}]  # fmt: skip
+            book.add("shard:pseudo", "toys/0000", [], settings={}, overrides=said, inputs=read)
+        kept = [(row["predicate"], row["kept"]) for table in flat_labels(book.run) for row in table.to_pylist()]
+        assert kept == [[("lead", False), ("feed", True)], [("lead", True)]][version]
 
 
 def test_a_rejected_label_takes_no_place_of_another(images):

@@ -20,7 +20,15 @@ from pipeline.labels.audit_sample import (
     wilson_interval,
 )
 from pipeline.labels.label_overrides import settled
-from pipeline.labels.verdict_summary import audited, fleiss_kappa, krippendorff_alpha, reviewer_agreement, summarize
+from pipeline.labels.label_rows import ReviewableLabel
+from pipeline.labels.verdict_summary import (
+    audited,
+    fitted_on_verdicts,
+    fleiss_kappa,
+    krippendorff_alpha,
+    reviewer_agreement,
+    summarize,
+)
 from pipeline.labels.verdicts import JudgedRelation, Verdict, asked_again
 from pipeline.review.search import ORDERS
 
@@ -243,8 +251,17 @@ def test_labels_that_were_settled_and_asked_again_measure_a_person_and_not_the_a
     }
     assert asked_again(two) == {} and asked_again(two | later).keys() == {"dan", "eva"}
     assert summarize([], {one: two | later}, ()).honeypots == {"dan": (1, 1), "eva": (1, 0)}
+    doubted = two | later | said(one, "adjudication", cy="unsure")
+    assert summarize([], {one: doubted}, ()).honeypots == {}, "nobody could answer as it was settled"
     dan, eva = later["dan"], later["eva"]
     assert reviewer_agreement({one: two}) == reviewer_agreement({one: two | {"dan": dan, "eva": eva}})
+
+
+def test_labels_of_copies_of_an_image_are_fitted_once():
+    one = JudgedRelation("1", (0, 0, 1, 1), (1, 1, 2, 2), "on")
+    copies = [ReviewableLabel(one, 0.9, "toys", image_id, 0, 1, "cat", "mat", None) for image_id in (1, 2)]
+    _, seen = fitted_on_verdicts(copies, {one: said(one, "audit", ada="accept")})
+    assert seen == {"on": [0.9]}
 
 
 def test_a_slow_member_of_a_team_does_not_void_the_verdicts_of_the_others():

@@ -1,9 +1,13 @@
 """The view of one image: what belongs together lights up, a choice of labels is tried, verdicts go on in the search's order."""
 
 from review_browser import Browser
+from review_runs import BOXES
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+
+from pipeline.labels.verdict_log import VerdictLog
+from pipeline.labels.verdicts import JudgedRelation, Verdict, now
 
 
 def open_first(window: Browser, predicate: str) -> str:
@@ -175,10 +179,41 @@ def test_a_missing_relation_is_added_and_removed(window, server):
 
 def test_none_of_the_pairs_rejects_every_label_that_says_so(window, server):
     window.open("/labels?predicate=wash")
+    window.press("c")
+    window.press(*"no water", Keys.ENTER)
     window.reach_image(window.find(".chip a.crop").click)
     shown = window.query()
     window.press("w", "n")
     window.until(lambda: window.query() != shown)
-    assert server.kinds("wash") == ["reject"]
+    assert server.kinds("wash") == ["reject"] and server.log()[-1]["note"] == "no water"
     window.press("z")
     window.until(lambda: server.kinds("wash") == ["reject", "undo"])
+
+
+def test_none_of_the_pairs_of_a_disagreement_settles_nothing_beside_it(window, server):
+    push, pull = (JudgedRelation("digest1", BOXES[0][1:], BOXES[3][1:], predicate) for predicate in ("push", "pull"))
+    VerdictLog(server.verdicts).append(
+        Verdict(relation, kind, name, now(), "person", "dog", queue=queue)
+        for relation in (push, pull)
+        for name, kind, queue in (
+            ("bob", "accept", "grid"),
+            ("cy", "reject", "grid"),
+            ("lead", "accept", "adjudication"),
+        )
+        if (relation, name) != (push, "lead")
+    )
+
+    def contested() -> bool:
+        window.open("/labels?order=adjudication")
+        return window.count(".chip") == 1
+
+    window.until(contested)
+    window.reach_image(window.find(".chip a.crop").click)
+    window.script(
+        "for (const item of document.querySelectorAll('#labels > li')) item.dataset.words = 'a man with a dog'"
+    )
+    before = len(server.log())
+    window.press("w", "n")
+    window.until(lambda: len(server.log()) > before)
+    settled = [(row["relation"]["predicate"], row["kind"], row["queue"]) for row in server.log()[before:]]
+    assert settled == [("push", "reject", "adjudication")]

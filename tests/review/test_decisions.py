@@ -12,7 +12,7 @@ from run_builder import TWO_PEOPLE, relations
 from pipeline.cli.report import recorded_view
 from pipeline.interop.import_file import import_file
 from pipeline.labels.team import Team, write_team
-from pipeline.review import decisions
+from pipeline.review import audit, decisions
 from pipeline.review.access import Access
 from pipeline.review.app import page_routes
 from pipeline.review.decisions import Addition, Decisions, accept_class, add_relation, decide
@@ -127,6 +127,20 @@ def test_a_class_is_accepted_but_for_a_sample_and_is_open_again_when_one_of_thes
     assert len(state.reviews.log.standing_of("ann")) == 2
 
 
+def test_copies_of_a_label_that_is_to_be_checked_are_not_accepted_with_its_class(book, opened):
+    digests = {n: f"{n // 2:064x}" for n in range(2, 6)}
+    book.add("ingest", "toys/0000", [book.image(n, TWO_PEOPLE) | {"digest": digest} for n, digest in digests.items()])
+    book.add("tag", "toys/0000", [relations(n, (0, "ride", 2, 0.99)) for n in digests])
+    state = opened()
+    taken = accept_class(state, "ann", state.listing.labels(Search(), 0, 1).numbers[0])
+    assert taken == {"accepted": 1, "asked": 1}
+    assert state.listing.count_now(Search(order="check").seen_by("ann", 0)) == 2, "both copies of one"
+    asked = state.listing.labels(Search(order="check").seen_by("ann", 0), 0, 1).numbers[0]
+    wrong = {"label": asked, "kind": "reject", "queue": "check"}
+    assert decide(state, "ann", Decisions.model_validate({"decisions": [wrong]}))["reopened"] == 1
+    assert [verdict.kind for verdict in state.reviews.log.standing_of("ann")] == ["reject"]
+
+
 def test_a_class_is_open_again_wherever_its_reviewer_finds_a_wrong_label(book, opened):
     numbers = range(1, 32)
     book.add("ingest", "toys/0000", [book.image(n, TWO_PEOPLE) | {"digest": f"{n:064x}"} for n in numbers])
@@ -181,6 +195,18 @@ def test_adjudication_settles_only_what_reviewers_disagree_on(opened, labelled):
     assert [one.queue for one in state.reviews.log.standing_of("lead")] == ["adjudication", "image"]
 
 
+def test_what_a_lead_is_unsure_of_is_not_asked_again(opened, labelled, monkeypatch):
+    monkeypatch.setattr(audit, "AGAIN", 1)
+    state = opened()
+    settled, doubted = state.listing.labels(Search(order="image"), 0, 2).numbers
+    for reviewer, kinds in (("ann", ("accept",) * 2), ("bob", ("reject",) * 2), ("lead", ("accept", "unsure"))):
+        queue = "adjudication" if reviewer == "lead" else "grid"
+        given = [{"label": n, "kind": kind, "queue": queue} for n, kind in zip((settled, doubted), kinds, strict=True)]
+        decide(state, reviewer, Decisions.model_validate({"decisions": given}))
+    asked = {row["relation"] for row in state.index.rows("SELECT relation FROM live.honeypots")}
+    assert settled in asked and doubted not in asked
+
+
 def test_a_lead_settles_blindly_what_they_accepted_with_its_class(opened, labelled):
     state = opened()
     (label,) = labels_of(state.index, state.listing.labels(Search(order="image"), 0, 1).numbers)
@@ -200,6 +226,14 @@ def test_only_relations_that_were_added_count_as_added(book, opened):
     state.refresh()
     page = Pages(state).image("ann", Search(), image["image"])
     assert re.findall(r'data-action="remove"[^>]* data-predicate="(\w+)"', page) == ["see"]
+
+
+def test_a_relation_that_is_added_twice_is_removed_at_once(opened, labelled):
+    state = opened()
+    image = state.index.rows("SELECT image FROM images WHERE image_id = 1")[0]["image"]
+    for kind in ("accept", "accept", "undo", "undo"):
+        add_relation(state, "ann", Addition(image=image, subject=0, object=1, predicate="see", kind=kind))
+    assert [verdict.kind for verdict in state.reviews.log.verdicts()] == ["accept", "undo"]
 
 
 def test_the_overview_counts_the_checks_of_a_members_own_share(book, opened, tmp_path):

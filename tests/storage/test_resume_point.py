@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 from faulty_files import FaultyFiles
 
+from storage.atomic import write_atomic
 from storage.digests import digest_bytes
 from storage.errors import FatalError, RetryableError
 from storage.remote import Remote
@@ -32,7 +33,7 @@ class Machine:
         for name, data in names.items():
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / name).write_bytes(data)
-        (self.folder / "resume.json").write_text(json.dumps({"files": list(names)}))
+        write_atomic(self.folder / "resume.json", json.dumps({"files": list(names)}).encode())
 
     @property
     def held(self) -> dict[str, bytes]:
@@ -220,10 +221,10 @@ def test_a_transfer_that_failed_is_tried_again_while_work_lasts(fails, url, tmp_
     one = Machine(url, tmp_path / "one", files)
     with one.point.synchronised(interval=0.01):
         if fails == "this machine":
-            (one.folder / "resume.json").write_text('{"files": ["weights"]}')
+            write_atomic(one.folder / "resume.json", b'{"files": ["weights"]}')
             time.sleep(0.1)
             assert not files.tried.is_set(), "the file is not there yet"
-            (one.folder / "weights").write_bytes(b"1")
+            write_atomic(one.folder / "weights", b"1")  # an empty file would be sent while it is written
         else:
             one.keep(weights=b"1")
         assert files.sent.wait(20)

@@ -1,5 +1,5 @@
 // The dialogs, of keys and of a line of text, and what a key means.
-import { tell } from "./verdicts.js";
+import { keepNote, tell } from "./verdicts.js";
 
 // Key of the page → the reviewer's own. A capital is pressed with Shift.
 const own = {};
@@ -81,8 +81,9 @@ export function askPredicate(words, title = "Correct predicate", list = "predica
 // Keeps a line for the next verdict on a label, whose element this is.
 export async function writeNote(element) {
   const note = await askPredicate(element.dataset.words, "Note", "");
-  if (note) Object.assign(element.dataset, { note });
-  if (note) tell("The note is recorded with your next verdict on this label.");
+  if (!note) return;
+  keepNote(element.dataset, note);
+  tell("The note is recorded with your next verdict on this label.");
 }
 
 // Speech input and slips of the finger type single letters, so that they can be switched off.

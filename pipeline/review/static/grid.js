@@ -56,7 +56,7 @@ export function watchGrid(view) {
     const seconds = watch.seconds() / targets.length;
     const decisions = targets.map((chip) => ({
       label: Number(chip.dataset.label), content: chip.dataset.content, seconds, queue: view.dataset.queue,
-      note: chip.dataset.note, ...decisionOf(chip),
+      ...decisionOf(chip),
     }));
     for (const chip of targets) chip.dataset.sending = decisions[0].kind;
     moveOn();
@@ -71,7 +71,7 @@ export function watchGrid(view) {
     view.querySelector("#done").hidden = chips.some(isOpen);
   }
 
-  const correctPair = (chip) => open(`${chip.querySelector("a.crop").href}#wrong-pair=${encodeURIComponent(chip.dataset.note ?? "")}`);
+  const correctPair = (chip) => open(`${chip.querySelector("a.crop").href}#wrong-pair`);
 
   // Goes to another page after the verdicts that were typed ahead.
   async function open(address) {

@@ -98,8 +98,8 @@ export function watchImage(view) {
     if (busy || readOnly || !chosen) return;
     busy = true;
     const label = Number(chosen.dataset.label);
-    const { content, note } = chosen.dataset;
-    const decided = await decide([{ label, content, seconds: watch.seconds(), queue: view.dataset.queue, note, ...decision }]);
+    const { content } = chosen.dataset;
+    const decided = await decide([{ label, content, seconds: watch.seconds(), queue: view.dataset.queue, ...decision }]);
     busy = false;
     if (!decided) return;
     stopPicking();
@@ -212,11 +212,14 @@ export function watchImage(view) {
     if (await send("relations", relation)) await visit(location.pathname + location.search, "image");
   }
 
-  // The caption's relation holds for no pair of this image: every label that says the same is rejected.
+  // The caption's relation holds for no pair of this image: every label that says the same is rejected. Who settles a
+  // disagreement answers for that label alone, since others may be settled.
   async function rejectAll() {
     if (busy) return;
     busy = true;
-    const alike = items.filter((item) => item === chosen || (item.dataset.words === chosen.dataset.words && !item.dataset.kind));
+    const isAlone = view.dataset.queue === "adjudication";
+    const isAlike = ({ dataset: { words, kind } }) => !isAlone && words === chosen.dataset.words && !kind;
+    const alike = items.filter((item) => item === chosen || isAlike(item));
     const seconds = watch.seconds() / alike.length;
     const decided = await decide(alike.map(({ dataset: { label, content } }) => (
       { label: Number(label), content, kind: "reject", seconds, queue: view.dataset.queue }
@@ -292,9 +295,7 @@ export function watchImage(view) {
 
   showChosen();
   if (chosen) chosen.parentElement.scrollTop = chosen.offsetTop - chosen.parentElement.offsetTop - chosen.offsetHeight;
-  const [hash, note] = location.hash.split("=");
-  if (hash === "#wrong-pair" && chosen && !readOnly) {
-    if (note) chosen.dataset.note = decodeURIComponent(note);
+  if (location.hash === "#wrong-pair" && chosen && !readOnly) {
     history.replaceState({}, "", location.pathname + location.search);
     pick(false);
   }

@@ -11,6 +11,10 @@ export function remember(verdicts) {
   if (verdicts.length) judged.push({ verdicts, address: location.pathname + location.search });
 }
 
+// A note waits in this tab for the verdicts on its label, on whichever screen they are given.
+const noteOf = ({ label, content }) => `note ${label} ${content}`;
+export const keepNote = (label, note) => sessionStorage.setItem(noteOf(label), note);
+
 let notice = "";
 let waiting = "";
 // Label → why its last verdict was refused.
@@ -65,7 +69,8 @@ async function post(address, body) {
 }
 
 async function send(decisions) {
-  const [said, text] = await post("verdicts", { decisions });
+  const noted = decisions.map((one) => ({ note: sessionStorage.getItem(noteOf(one)), ...one }));
+  const [said, text] = await post("verdicts", { decisions: noted });
   if (text) return [said, text];
   if (said.reopened) tell(`This label is wrong, so its class is open again (${said.reopened}).`);
   const recorded = said.states.filter(({ label, time }) => !document.querySelector(`[data-label="${label}"][data-time="${time}"]`));
