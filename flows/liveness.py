@@ -70,7 +70,7 @@ def _crash(client: SyncPrefectClient, run: UUID) -> None:
 def _crash_below(client: SyncPrefectClient, run: UUID) -> None:
     """Mark the flow and task runs below a flow run as crashed unless their states are final.
 
-    Those of deployments have processes and locks of their own.
+    Leaves out flow runs of deployments: they have processes and locks of their own.
     """
     for below in flow_runs_below(client, run):
         if below.deployment_id is None:

@@ -1,4 +1,5 @@
-"""Assignment of targets to pair predictions, and the losses of these (docs/networks.md, 6), always in 32 bits.
+"""Assignment of targets to pair predictions, and the losses of these (docs/networks.md, 6). The criteria compute both
+in 32 bits.
 
 Shapes: K layers, B images, P pairs, N target pairs of an image (padded to the largest number), To object texts (the last
 for "no objects"), Tv predicate texts, M matched pairs of all images, E text width.
@@ -44,7 +45,7 @@ class Matches:
 def hungarian(
     layers: Predictions, targets: list[Target], weights: MatchWeights, official_compat: bool = False
 ) -> Matches:
-    """Finds the cheapest one-to-one assignment for each layer of each image."""
+    """Finds the cheapest one-to-one assignment for each layer of each image. Takes 32-bit values."""
     counts = [len(target.object_labels) for target in targets]
     # All layers and images at once, so that the device is waited for once
     costs = matching_costs(layers, targets, weights, official_compat).cpu().double().numpy()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -37,6 +36,7 @@ from pipeline.report.steps import summaries
 from pipeline.run.context import RunContext
 from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import load_recipe
+from pipeline.runtime.settings import toml_value
 from pipeline.training.sample import SampleBox
 from rlip.arguments import checked
 from rlip.notebook import Drawable, console_html
@@ -59,7 +59,7 @@ def run(
     """
     if unset := [name for name, value in (settings or {}).items() if value is None]:
         raise FatalError(f"settings: {', '.join(unset)} = None: TOML has no such value; omit the setting")
-    overrides = [f"{name}={_toml(value)}" for name, value in (settings or {}).items()]
+    overrides = [f"{name}={toml_value(value)}" for name, value in (settings or {}).items()]
     context = _executed(load_recipe(Path(recipe), overrides), runner)
     return Run(context.run.records()[-1])
 
@@ -216,15 +216,6 @@ class Explanation(Drawable):
         with suppress(PipelineError):
             return f"{super()._repr_html_()}<pre>{escape(str(self))}</pre>"
         return f"<pre>{escape(str(self))}</pre>"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, Mapping):
-        fields = (f"{_toml(str(name))} = {_toml(each)}" for name, each in value.items())
-        return f"{{{', '.join(fields)}}}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    return json.dumps(value, default=str, ensure_ascii=False)
 
 
 def _executed(recipe: Recipe, runner: str = "direct") -> RunContext:

@@ -31,7 +31,7 @@ class LocalStore:
 
     def __init__(self, root: Path, disk: Disk = LOCAL) -> None:
         self.root = root.absolute()
-        """Where the store lies; of a `RemoteStore`, where this machine keeps its copies and works."""
+        """Where the store is; for a `RemoteStore`, where this machine keeps its copies and works."""
         self.address = str(self.root)
         """The address that opens this store in any process."""
         self.disk = disk

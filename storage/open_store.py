@@ -30,13 +30,13 @@ def open_store(address: Address) -> Store:
 
 def existing_store(address: Address) -> Store:
     """A store that already exists, with its runs as they are now. Raises `FatalError` if there is no store."""
-    place = address if is_remote(address) else local_folder(address)
-    if is_remote(address) or (local_folder(address) / "artifacts").is_dir():
+    remote, folder = is_remote(address), local_folder(address)
+    if remote or (folder / "artifacts").is_dir():
         store = open_store(address)
         store.refresh()
-        if not is_remote(address) or store.stages() or (store.root / "runs").is_dir():
+        if not remote or store.stages() or (store.root / "runs").is_dir():
             return store
-    raise FatalError(f"no store at {place}; name it with --store, or create one with rlip run")
+    raise FatalError(f"no store at {address if remote else folder}; name it with --store, or create one with rlip run")
 
 
 def local_folder(address: Address) -> Path:

@@ -226,6 +226,11 @@ class RunRecord(Run):
         """Names of the steps that the run had then."""
         return sorted(self._content.steps)
 
+    def records(self) -> list[RunRecord]:
+        """The history up to this record."""
+        name, _, number = self.name.partition("@")
+        return Run(self.store, name).records()[: int(number)]
+
     def _entry(self, step: str) -> StepKeys:
         return self._content.steps.get(step, StepKeys())
 

@@ -1,4 +1,7 @@
-"""What a store is: in a folder or at a URL. Neither class inherits from the other, which overrode half of its methods."""
+"""What a store is: in a folder or at a URL.
+
+The classes share no base: one would override half of the other's methods.
+"""
 
 from __future__ import annotations
 

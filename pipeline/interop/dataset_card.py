@@ -32,7 +32,11 @@ from storage.shards.writer import LABELS
 
 TOP = 25
 """Number of categories and predicates listed."""
-_SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
+_SIZES = (
+    (1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"), (1e8, "10M<n<100M"),
+    (1e9, "100M<n<1B"), (1e10, "1B<n<10B"), (1e11, "10B<n<100B"), (1e12, "100B<n<1T"), (float("inf"), "n>1T"),
+)  # fmt: skip
+"""Images below which a category of the hub holds, and its name."""
 _RELATION = {
     "subject": "int64", "object": "int64", "predicate": "string", "confidence": "float64", "surface": "string",
     "ambiguity": "int64", "triplet": "int64", "caption": "int64",
@@ -170,7 +174,7 @@ def _front_matter(release: Release) -> str:
         license=release.license,
         pretty_name=release.title,
         task_categories=["object-detection", "image-feature-extraction"],
-        size_categories=[next((name for most, name in _SIZES if images < most), "n>10M")],
+        size_categories=[next(name for most, name in _SIZES if images < most)],
         tags=["scene-graph-generation", "visual-relationship-detection", "webdataset", "croissant"],
         configs=[
             {"config_name": name, "data_files": [{"split": "train", "path": path}]} for name, path in configs.items()

@@ -172,12 +172,12 @@ class _ReviewerFile:
         """The last verdict on each relation that was not undone."""
         return [last for relation in self._said if (last := self.last(relation)) is not None]
 
-    def refresh(self) -> set[JudgedRelation]:
-        """Reads appended verdicts, and returns the relations that they judge."""
+    def refresh(self) -> list[JudgedRelation]:
+        """Reads appended verdicts, and returns the relations that they judge, in order."""
         new = self._log.read_new()
-        touched: set[JudgedRelation] = set()
+        touched: dict[JudgedRelation, None] = {}
         if new.afresh:
-            touched.update(self._said)
+            touched = dict.fromkeys(self._said)
             self.verdicts, self.damaged, self._said = [], [], {}
         self.torn = new.torn
         for line in new.lines:
@@ -190,9 +190,9 @@ class _ReviewerFile:
             # A file that was joined from those of two machines may hold a line twice.
             if verdict not in said:
                 self.verdicts.append(verdict)
-                touched.add(verdict.relation)
+                touched[verdict.relation] = None
                 insort(said, verdict, key=lambda each: datetime.fromisoformat(each.time))
-        return touched
+        return list(touched)
 
     def _parse(self, line: Line) -> Verdict:
         if line.text is None:

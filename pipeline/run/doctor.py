@@ -222,7 +222,7 @@ def _captioner(settings: Any) -> Iterator[Finding]:
 
 
 def _endpoint_options(context: RunContext) -> Iterator[tuple[str, ChatOptions]]:
-    """The section and the options of each step that asks an endpoint."""
+    """Section and options of each step that asks an endpoint."""
     for step in context.steps:
         plugin: CaptionerPlugin | LabellerPlugin
         if isinstance(step.settings, CaptionSettings):
@@ -232,12 +232,13 @@ def _endpoint_options(context: RunContext) -> Iterator[tuple[str, ChatOptions]]:
         else:
             continue
         if isinstance(plugin.options, ChatOptions):
-            yield f"{section}.options", plugin.options
+            yield section, plugin.options
 
 
 def _endpoints(context: RunContext) -> Iterator[Finding]:
     """Ask the endpoints of vision-language models for their models. A run waits for one, so this stops none."""
-    for what, options in _endpoint_options(context):
+    for section, options in _endpoint_options(context):
+        what = f"{section}.options"
         try:
             models = models_of(options)
         except PipelineError as error:
@@ -405,9 +406,13 @@ def ray_cluster(context: RunContext) -> Iterator[Finding]:
             "CephFS); else set store to a URL"
         )
         yield Finding("note", "store", shared)
-    for what, options in _endpoint_options(context):
-        if options.budget_tokens or options.budget_cost:
-            yield Finding("note", what, f"each of {hosts} hosts keeps its own responses and may spend the whole budget")
+    for section, options in _endpoint_options(context):
+        if not is_remote(context.recipe.store) and getattr(context.recipe, section).answers is None:
+            one = f"{context.store.root}/answers.sqlite would be one SQLite file for {hosts} hosts"
+            yield Finding("note", f"{section}.answers", f"{one}; set it to a file on a local disk of each")
+        elif options.budget_tokens or options.budget_cost:
+            own = f"each of {hosts} hosts keeps its own responses and may spend the whole budget"
+            yield Finding("note", f"{section}.options", own)
 
 
 def _room(context: RunContext, nodes: Sequence[RayNode]) -> Iterator[Finding]:

@@ -45,8 +45,8 @@ class Finding:
 def networks(context: RunContext, note: bool = False) -> list[Finding]:
     """Build each network of a recipe, and compare pretrained weights and an imported tagger with it.
 
-    With `note`, the findings are kept with the run if all are fit. Then nothing is built again while settings, files and
-    machine stay.
+    With `note`, the findings are kept with the run if none is missing. Then nothing is built again while settings,
+    files and machine stay the same.
     """
     with suppress(PipelineError, ValidationError):  # a store that can't be opened is reported by itself
         noted = context.run.read_document(FIT)

@@ -13,8 +13,11 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from pipeline.run.dag import Step, build_steps
 from pipeline.run.recipe import Recipe
 from pipeline.runtime.settings import Settings, apply_override, flat, parse_toml
+from pipeline.stages.pretrain import PretrainStage
+from pipeline.stages.tag import TagStage
 from storage.errors import FatalError, did_you_mean
 from storage.open_store import local_folder
 from storage.runs import Run
@@ -101,9 +104,13 @@ def recipe_of(read: RecipeValues) -> Recipe:
         )
     _warn_of_second_store(recipe.store, read.file.absolute())
     _warn_of_unknown_datasets(recipe, read.file)
-    _warn_of_empty_images(recipe, read.file)
-    if read.origin("pretrain.settings.predicate_form") is None:
-        _warn_of_other_texts(recipe, read.file)
+    steps = build_steps(recipe)
+    if read.origin("data.label") is None:
+        _warn_of_no_labels(steps, read.file)
+    if any(step.stage is PretrainStage for step in steps):
+        _warn_of_empty_images(recipe, read.file)
+        if read.origin("pretrain.settings.predicate_form") is None:
+            _warn_of_other_texts(recipe, read.file)
     return recipe.with_paths("file_read", lambda setting, path: _found(path, read.origin(setting)))
 
 
@@ -117,6 +124,16 @@ def _warn_of_unknown_datasets(recipe: Recipe, file: Path) -> None:
                 f"are {', '.join(sources)}",
                 stacklevel=3,
             )
+
+
+def _warn_of_no_labels(steps: Sequence[Step], file: Path) -> None:
+    """Warns where nothing is labelled although the run labels: `data.mix` or `data.test` leaves `data.label` empty."""
+    if any(step.stage is TagStage and not step.datasets for step in steps):
+        warnings.warn(
+            f"{file}: with data.mix or data.test, no dataset is labelled unless data.label names it; set data.label, or "
+            "data.label = [] to label none",
+            stacklevel=3,
+        )
 
 
 def _warn_of_empty_images(recipe: Recipe, file: Path) -> None:

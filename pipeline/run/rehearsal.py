@@ -37,6 +37,7 @@ from pipeline.run.recipe_files import RecipeValues
 from pipeline.run.rehearsal_shards import SIZES, Sizes, write_synthetic_shard
 from pipeline.run.rehearsal_worker import DIES, MEASURED
 from pipeline.runtime.devices import choose_device
+from pipeline.runtime.settings import toml_value
 from pipeline.training.config import CHECKPOINTS, MODEL, Shard, Summary, TrainConfig
 from pipeline.training.launch.launcher import launch
 from pipeline.training.run import prepare
@@ -53,7 +54,7 @@ MOST_RESERVED = 1.25
 """How many times the memory that it had allocated at most a run may reserve."""
 GAIN = 1.03
 """How many times as fast a setting must be to be recommended; less may be chance."""
-TUNED = ("precision", "activation_checkpointing", "micro_batch", "num_workers", "deterministic", "processes")
+TUNED = ("precision", "activation_checkpointing", "micro_batch", "num_workers", "deterministic")
 
 
 @dataclass(frozen=True)
@@ -235,10 +236,13 @@ class Rehearsal:
         own |= {name: getattr(tuned, name) for name in TUNED}
         lines = [
             f"# rlip rehearse {self._read.file}, {best.summary.processes} x {best.measured['device']}: {best}",
-            *(f"# It ran with --set {name}, which is not in this recipe." for name in given),
-            f"extends = {json.dumps(str(self._read.file.absolute()))}\n",
+            *(
+                f"# Rehearsed with --set {name}={toml_value(value)}, which this recipe leaves out."
+                for name, value in given.items()
+            ),
+            f"extends = {toml_value(str(self._read.file.absolute()))}\n",
             f"[{section.rstrip('.')}]",
-            *(f"{name} = {json.dumps(value)}" for name, value in own.items()),
+            *(f"{name} = {toml_value(value)}" for name, value in own.items()),
         ]
         self._out.write_text("\n".join(lines) + "\n")
         self._keep(Run(self._context.store, self._out.stem), best)

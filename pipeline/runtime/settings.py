@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -98,6 +99,18 @@ def parse_toml(text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except RecursionError:
         raise ValueError("lists or tables nested without end") from None
+
+
+def toml_value(value: Any) -> str:
+    """Writes a value as TOML, in one line. What TOML has no type for becomes text."""
+    if isinstance(value, Mapping):
+        fields = (f"{toml_value(str(name))} = {toml_value(each)}" for name, each in value.items())
+        return f"{{{', '.join(fields)}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml_value, value))}]"
+    if isinstance(value, float):  # inf and nan, for which JSON has other words
+        return str(value)
+    return json.dumps(value, default=str, ensure_ascii=False)
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:

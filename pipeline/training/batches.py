@@ -143,7 +143,7 @@ class StepImage:
     tar: str
     epoch: int
     """How often the training run had drawn the image before."""
-    shown: Shown | None
+    shown: Shown | None = None
     """None for a sample that can't be read."""
     damage: str = ""
     """Why it can't be read."""
@@ -191,9 +191,8 @@ def step_images(samples: ShardSamples, settings: TrainingSettings, step: int) ->
         known = samples.samples
         key, tar = known.key(number), known.tars[known.shard(number)]
         dataset = known.datasets[int(known.sets[number])]
-        image_id = image_id_of(key, dataset)
-        found = (None, str(shown)) if isinstance(shown, DamagedSample) else (shown,)
-        images.append(StepImage(key, dataset, image_id, tar, epoch, *found))
+        found = {"damage": str(shown)} if isinstance(shown, DamagedSample) else {"shown": shown}
+        images.append(StepImage(key, dataset, image_id_of(key, dataset), tar, epoch, **found))
     return images
 
 

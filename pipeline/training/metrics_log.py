@@ -35,22 +35,23 @@ class MetricsLog:
         lines = (json.dumps({"step": step, "name": name, "value": value}) for name, value in values.items())
         self._unwritten += "".join(f"{line}\n" for line in lines)
         with suppress(OSError):  # `sync` raises it, before a checkpoint
-            self._append()
+            self._append(sync=False)
 
     def sync(self) -> None:
         """Forces all values to disk. Call it before a checkpoint is written, so that its metrics are never lost.
 
         Raises OSError when some aren't written.
         """
-        self._append()
-        with self._path.open("a") as file:
-            os.fsync(file.fileno())
+        self._append(sync=True)
 
-    def _append(self) -> None:
+    def _append(self, sync: bool) -> None:
         start = "\n" if self._torn else ""  # what a failed write left becomes a separate line
         self._torn = True
         with self._path.open("a") as file:
             file.write(start + self._unwritten)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         self._unwritten, self._torn = "", False
 
     def table(self) -> pa.Table:

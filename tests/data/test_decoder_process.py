@@ -36,6 +36,8 @@ def misled(data: bytes) -> Probe:
             bytearray(DECODER_BYTES + 2**26)
         except MemoryError:
             raise BadImage("too large", "no memory") from None
+    if data == b"threads":
+        return Probe(int(os.environ.get("OMP_NUM_THREADS", 0)), 0, "JPEG", "L")
     if data == b"bad":
         raise BadImage("corrupt", "a \u2028 sign\n" + "x" * 10_000)
     return Probe(len(data), os.getpid(), "JPEG", "L")
@@ -52,6 +54,13 @@ def found(decoder: DecoderProcess, *images: bytes) -> list[int | str]:
     """What is found of the images: widths and reasons, in order."""
     probes = map(decoder.probe, images)
     return [str(probe) if isinstance(probe, BadImage) else probe.width for probe in probes]
+
+
+def test_a_decoder_has_one_thread(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    decoder = DecoderProcess(misled)
+    assert found(decoder, b"threads") == [1]
+    decoder.close()
 
 
 def test_images_are_decoded_by_one_other_process(decoder):

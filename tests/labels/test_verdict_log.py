@@ -242,6 +242,13 @@ def test_what_is_read_equals_what_was_appended(tmp_path):
     assert given.corrected == replace(MUG, object=(1.0, 2.0, 3.0, 4.0))
 
 
+def test_standing_verdicts_are_in_the_order_of_their_first_lines(tmp_path):
+    judged = [replace(MUG, predicate=each) for each in ("on", "in", "under", "at", "by", "over")]
+    log = VerdictLog(tmp_path)
+    log.append([verdict(relation=each) for each in judged])
+    assert list(log.standing()) == judged
+
+
 def test_a_relation_is_the_same_however_its_boxes_and_its_predicate_are_written():
     other = JudgedRelation(MUG.image, (1.001, 2.0, 29.999, 40), (5.0, 6, 70, 80.0), "is ON")
     assert other == MUG

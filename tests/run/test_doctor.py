@@ -226,19 +226,25 @@ def test_workers_of_this_machine_do_not_concern_a_ray_cluster(recipe):
     assert not ours & notes(engine="ray", ray_address="127.0.0.1:1")
 
 
-def test_a_budget_holds_for_each_host_of_a_ray_cluster(recipe, monkeypatch):
+def test_hosts_of_a_ray_cluster_have_their_own_responses_and_budgets(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.run.doctor.connect", lambda address: Mock(__version__="2"))
     monkeypatch.setattr("pipeline.run.doctor._views", lambda *_: [])
     caption = {"captioner": "openai", "options": {"model": "m", "budget_tokens": 9}}
-    context = RunContext(changed(recipe, caption=caption, run={"engine": "ray", "ray_address": "127.0.0.1:1"}))
+    of_each = {"answers": tmp_path / "answers.sqlite"}
 
-    def notes(*hosts: str) -> dict[str, str]:
+    def notes(*hosts: str, **also: Any) -> dict[str, str]:
+        ray = {"engine": "ray", "ray_address": "127.0.0.1:1"}
+        context = RunContext(changed(recipe, caption={**caption, **also}, run=ray))
         nodes = [RayNode(str(number), "", host, 8, 0, 2**40) for number, host in enumerate(hosts)]
         monkeypatch.setattr("pipeline.run.doctor.live_nodes", lambda ray: nodes)
         return {each.what: each.detail for each in ray_cluster(context) if each.state == "note"}
 
     assert notes("one", "one") == {}
-    assert notes("one", "two")["caption.options"].startswith("each of 2 hosts keeps its own responses")
+    assert "would be one SQLite file for 2 hosts; set it to a file" in notes("one", "two")["caption.answers"]
+    assert notes("one", "two", **of_each)["caption.options"].startswith("each of 2 hosts keeps its own responses")
+    unlimited = {"options": {"model": "m"}}
+    assert notes("one", "two", **unlimited).keys() == {"store", "caption.answers"}
+    assert notes("one", "two", **unlimited, **of_each).keys() == {"store"}
 
 
 def test_everything_that_is_missing_is_told_at_once(recipe, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe_files import load_recipe, recorded_recipe
+from pipeline.runtime.settings import parse_toml, toml_value
 from scenes import SAMPLE_WEIGHTS
 from storage.errors import FatalError
 from storage.local_store import LocalStore
@@ -66,7 +67,12 @@ def test_images_that_would_teach_that_they_show_nothing_are_warned_of(tmp_path):
     asked = ['pretrain.variants=["given"]', "pretrain.settings.official=true"]
     with pytest.warns(UserWarning, match=r'r\.toml: .* it shows nothing; set shard\.without_relations = "drop"'):
         load_recipe(recipe, asked)
-    for harmless in ('pretrain.variants=["none"]', "pretrain.settings.self_pairs=true", "shard.without_relations=drop"):
+    for harmless in (
+        'pretrain.variants=["none"]',
+        "pretrain.settings.self_pairs=true",
+        "shard.without_relations=drop",
+        "run.until=shard",
+    ):
         with warnings.catch_warnings(action="error"):
             load_recipe(recipe, [*asked, harmless])
 
@@ -79,6 +85,7 @@ def test_fine_tuning_on_other_texts_than_those_of_the_evaluation_is_warned_of_un
     for harmless in (
         "data.test=[]",
         'pretrain.variants=["none"]',
+        "run.until=shard",
         *(f"pretrain.settings.predicate_form={form}" for form in ("predicate", "surface")),
     ):
         with warnings.catch_warnings(action="error"):
@@ -122,8 +129,12 @@ def test_naming_only_what_trains_the_tagger_labels_the_other_datasets_or_all(tmp
     alone = GOOD.replace('label = ["coco"]\n', "")
     both = alone + '[[data.sources]]\nname = "mine"\nimages = "."\nannotations = "mine.json"\n'
     assert [load_recipe(_recipe(tmp_path, text)).data.label for text in (alone, both)] == [("coco",), ("mine",)]
-    unlabelled = load_recipe(_recipe(tmp_path, both), ["data.label=[]"]).data
-    assert load_recipe(_recipe(tmp_path, both), ['data.test=["mine"]']).data.label == unlabelled.label == ()
+    with pytest.warns(UserWarning, match=r"r\.toml: with data\.mix or data\.test, no dataset is labelled unless"):
+        assert load_recipe(_recipe(tmp_path, both), ['data.test=["mine"]']).data.label == ()
+    for chosen in ([], ["run.until=train_tagger"], ['pretrain.variants=["given"]', "shard.without_relations=drop"]):
+        with warnings.catch_warnings(action="error"):
+            asked = ['data.test=["mine"]', *(chosen or ["data.label=[]"])]
+            assert load_recipe(_recipe(tmp_path, both), asked).data.label == ()
 
 
 def test_a_short_recipe_labels_its_pictures_and_trains_nothing(tmp_path):
@@ -204,6 +215,11 @@ def test_overrides_reach_sections_and_list_members(tmp_path):
     assert recipe.caption.top_p == 0.5
     assert recipe.name == "other"
     assert recipe.resolved().data.sources[0].images == Path("/d/pictures")
+
+
+@pytest.mark.parametrize("value", [1e-20, float("inf"), '🦓 "x"\n', [1, "é"], {"a b": [True]}])
+def test_a_value_is_written_as_toml_that_reads_the_same(value):
+    assert parse_toml(f"value = {toml_value(value)}") == {"value": value}
 
 
 @pytest.mark.parametrize("override", ["caption.top_p", "=1", "data.sources.7.images=x", "data.sources.x.images=y"])

@@ -38,6 +38,7 @@ def test_a_record_stays_as_it_was_written(store):
     assert (first.read_document("recipe"), first.name) == ({"top_p": 0.9}, "toy@1")
     assert first.artifacts("caption")["toys/0000"].manifest.terms["settings"]["top_p"] == 0.9
     assert set(first.steps()) == {"ingest", "caption", "parse"}
+    assert [each.name for each in first.records()] == ["toy@1"]
     assert (first.keys("tag"), first.artifacts("tag"), first.stage("tag")) == ({}, {}, "")
 
 

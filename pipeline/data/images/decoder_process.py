@@ -82,9 +82,9 @@ class DecoderProcess:
         self._channel, theirs = Pipe()
         # -P: no file of the current folder may pass for a module.
         command = [sys.executable, "-P", "-m", MODULE, str(theirs.fileno())]
-        finds_our_modules = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         # A new interpreter takes 0.3 s. Workers are daemons, which multiprocessing allows no children.
         with theirs, one_thread_each():
+            finds_our_modules = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
             self._process = subprocess.Popen(
                 command, env=finds_our_modules, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
             )

@@ -36,8 +36,8 @@ def sbatch_script(
     `sections`: those of the recipe that describe its training runs.
 
     Slurm sends SIGUSR1 to the script `stop_timeout` seconds and some more before the time limit; the training run then
-    writes a checkpoint, and the script puts the job back into the queue. After SIGTERM, with which `scancel` ends a
-    job, it doesn't.
+    writes a checkpoint, and the script puts the job back into the queue. After SIGTERM, which a plain `scancel` sends,
+    the job is not requeued.
     """
     options = {
         "job-name": f"rlip-{name}",

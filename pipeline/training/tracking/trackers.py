@@ -38,7 +38,7 @@ class ServiceTracker(ABC):
     """
 
     kind: ClassVar[str]
-    """Name of its library, too."""
+    """Its name in recipes and the name of its library."""
     variable: ClassVar[tuple[str, str]]
     """Environment variable that the library reads while it is imported, and its value unless the user sets another."""
 
