@@ -50,7 +50,8 @@ LONGEST = (
     "review/test_browser_people.py", "captioning/test_endpoint.py", "run/test_rehearsal.py",
     "review/test_index.py", "detection/test_detectors.py", "cli/test_api.py", "cli/test_plugins.py",
     "captioning/test_blip_recordings.py", "run/test_checks.py", "tagger/test_parsing_quality.py",
-    "run/test_estimate.py", "scenes/test_captioner.py", "run/test_metrics.py",
+    "run/test_estimate.py", "scenes/test_captioner.py", "run/test_metrics.py", "review/test_team_review.py",
+    "data/test_download.py",
 )  # fmt: skip
 """Files that take long, about the longest first. A worker that got one of them last would go on alone."""
 SLOW_FOLDERS = ("chain", "device", "flows", "hostile", "training")
