@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline.cli.predict import drawable, open_network, relations_above, trained_names, warn_if_turned, weights_path
 from pipeline.data.images.opening import BadImage, as_rgb, read_image
-from pipeline.evaluation.detections.names import distinct, matched
+from pipeline.evaluation.detections.names import distinct
 from pipeline.evaluation.predictor import Names, Predictor
 from pipeline.interop.shard_samples import SeenLabels
 from pipeline.labels.label_rows import LABELS
@@ -80,13 +80,6 @@ class Model:
         names = Names(*(distinct(_listed(names), known) or known for names, known in named))
         if not names.objects or not names.predicates:
             raise FatalError("the weights have no names; pass objects and predicates, e.g. objects=['person', 'dog']")
-        if subject is not None:
-            (place,) = matched([subject], names.objects)
-            if place < 0:
-                raise FatalError(
-                    f"subject {subject!r} is not among the objects ({', '.join(names.objects)}); add it to them"
-                )
-            subject = names.objects[place]
         opened, uri = _read(image), str(image) if isinstance(image, str | Path) else "image"
         warn_if_turned(opened)
         (found,) = self._predictor(names, subject, assume_subject).predict([opened], batch=1)

@@ -22,7 +22,7 @@ from pipeline.data.datasets.annotations import read_text, readable
 from pipeline.data.datasets.bare_images import SUFFIXES, image_names
 from pipeline.data.images.folders import LocalFolder
 from pipeline.data.images.opening import BadImage, orientation_of, read_ahead, read_image
-from pipeline.evaluation.detections.names import distinct, matched
+from pipeline.evaluation.detections.names import distinct
 from pipeline.evaluation.detections.table import DetectionsWriter
 from pipeline.interop.shard_samples import SeenLabels, SeenRelation
 from pipeline.report.formatting import sanitise
@@ -100,13 +100,7 @@ def predict(
     names = Names(
         label_names("objects", objects, known.objects), label_names("predicates", predicates, known.predicates)
     )
-    if subject is not None:
-        (place,) = matched([subject], names.objects)
-        if place < 0:
-            raise FatalError(
-                f"--subject {subject}: is not among the objects ({', '.join(names.objects)}); add it to --objects"
-            )
-        subject = names.objects[place]
+    wanted = None if subject is None else names.place_of(subject)  # raises before the weights are loaded
     network = open_network(path, tokenizer, device)
     # All relations: `unique` may drop many of the best before it keeps `per_image`.
     size = image_size or known.image_size
@@ -120,9 +114,9 @@ def predict(
     with Progress(console=console, disable=as_json) as progress, DetectionsWriter(out) as writer:
         bar = progress.add_task("images", total=len(files))
         for number, (file, image, found) in enumerate(_found(predictor, files, batch, left_out)):
-            if subject is not None:
+            if wanted is not None:
                 every = found.boxes.labels[: len(found.boxes.labels) // 2]
-                subjects.update((every == names.objects.index(subject)).tolist())
+                subjects.update((every == wanted).tolist())
             row = relations_above(found.unique(per_image).row(names), threshold)
             writer.write({"image_id": None, "uri": str(file), "width": image.width, "height": image.height, **row})
             if draw is not None:

@@ -20,6 +20,7 @@ from models.predictions import Pairs, Predictions, check_finite, hoi, scene_grap
 from models.rlip import RLIP
 from pipeline.data.images.views import to_pixels
 from pipeline.evaluation.detection import Detections
+from pipeline.evaluation.detections.names import matched
 from pipeline.evaluation.matching import representatives
 from pipeline.evaluation.ranking import best_entries
 from pipeline.evaluation.relations import Floats, Integers, Interactions
@@ -41,6 +42,13 @@ class Names:
 
     objects: tuple[str, ...]
     predicates: tuple[str, ...]
+
+    def place_of(self, subject: str) -> int:
+        """The place in `objects` of a subject's name. Case and underscores do not count. Raises `FatalError` for others."""
+        (place,) = matched([subject], self.objects).tolist()
+        if place < 0:
+            raise FatalError(f"subject {subject!r} is none of the object names: {', '.join(self.objects)}")
+        return int(place)
 
 
 @dataclass(frozen=True)
@@ -134,11 +142,9 @@ class Predictor:
         self._network, self._image_size, self._per_image = network.eval(), image_size, per_image
         self._every_pair = every_pair
         self._device = next(network.parameters()).device
-        if subject is not None and subject not in names.objects:
-            raise FatalError(f"subject {subject!r} is none of the object names: {', '.join(names.objects)}")
         if assume_subject and subject is None:
             raise FatalError("assume_subject needs a subject; name it, for example person")
-        self._subject = None if subject is None else names.objects.index(subject)
+        self._subject = None if subject is None else names.place_of(subject)
         self._assume_subject = assume_subject
         with torch.inference_mode():
             self._objects_TE = network.encode_texts([*names.objects, NO_OBJECTS])

@@ -37,7 +37,7 @@ def test_what_is_found_is_written_and_drawn_and_a_damaged_picture_is_named(pictu
 
 
 @pytest.mark.parametrize("options, message", [
-    (("--subject", "cat"), "not among the objects"), (("--objects", ","), "has no names of objects"),
+    (("--subject", "cat"), "none of the object names"), (("--objects", ","), "has no names of objects"),
     (("--out", "found.csv"), ".parquet or .json"), (("--device", "cuda:9"), "finds no such GPU"),
 ])  # fmt: skip
 def test_what_cannot_be_asked_is_told_before_any_picture_is_read(pictures, tmp_path, options, message):
