@@ -29,10 +29,12 @@ IMAGES = pa.schema({
 })  # fmt: skip
 """`row` is the row in the partition's table `images`. `captions` holds the texts, one a line, to search in."""
 
+SIDES = [f"{end}_{side}" for end in ("subject", "object") for side in "xywh"]
+"""Columns with the places of a label's boxes."""
 RELATIONS = pa.schema({
     "relation": LONG, "image": LONG, "place": INT, "subject": INT, "object": INT,
     "subject_category": TEXT, "predicate": TEXT, "object_category": TEXT,
-    **{f"{end}_{side}": FLOAT for end in ("subject", "object") for side in "xywh"},
+    **dict.fromkeys(SIDES, FLOAT),
     "score": FLOAT, "probability": FLOAT, "opinion": FLOAT, "confidence": DOUBLE, "number": DOUBLE,
     "proposed": FLAG, "kept": FLAG, "reason": TEXT, "correct": FLAG,
 })  # fmt: skip
