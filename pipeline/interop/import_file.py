@@ -6,6 +6,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -244,8 +245,7 @@ def _import_fields(path: Path, run: Run, dataset: str, result: ImportResult, tal
 
 def _step_of(kind: str, path: Path, run: Run, boxed: Mapping[str, Artifact]) -> tuple[ImportStep, _Read]:
     if kind == "captions":
-        read: _Read = lambda image_id, value: read_captions(image_id, value, path.stem)  # noqa: E731
-        return ImportStep(run, "caption", "captions", IMAGE_CAPTIONS), read
+        return ImportStep(run, "caption", "captions", IMAGE_CAPTIONS), partial(read_captions, source=path.stem)
     if kind == "graphs":
         captions = _lookup(run.artifacts("caption"), "captions", "captions")
         return ImportStep(run, "parse", "triplets", TRIPLETS), lambda image_id, value: read_graphs(

@@ -126,9 +126,10 @@ class RunRows:
         if ingested is not None and tagged is not None:
             require_same_boxes(ingested, tagged)
         for step, found in self._artifacts.items():
-            artifact = found.get(partition)
+            if (artifact := found.get(partition)) is None:
+                continue
             for table in _tables_of(step, artifact):
-                if artifact is not None and (not tables or table in tables):
+                if not tables or table in tables:
                     for row in self._kept(artifact) if table == "relations" else artifact.table(table).to_pylist():
                         rows.setdefault(row["image_id"], {})[table] = row
         for image_id, by_table in rows.items():
@@ -159,10 +160,8 @@ class RunRows:
             yield row
 
 
-def _tables_of(step: str, artifact: Artifact | None) -> list[str]:
+def _tables_of(step: str, artifact: Artifact) -> list[str]:
     """Returns the tables of a step's artifact. The tagger's also holds its candidates."""
-    if artifact is None:
-        return []
     extra = ["candidates"] if step == "tag" and "candidates.parquet" in artifact.manifest.files else []
     return [TABLES[step], *extra]
 

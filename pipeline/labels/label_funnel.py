@@ -166,10 +166,11 @@ def partition_tally(found: LabelledPartition, judged: Sequence[str | None], adde
 
 
 def _count_labels(tally: LabelTally, tagged: Artifact, judged: Sequence[str | None], added: Sequence[str]) -> None:
-    labels, pairs = FlatList.of(tagged.table("relations"), "relations"), candidates(tagged)
+    labels = FlatList.of(tagged.table("relations"), "relations")
     alone = labels.values("proposed").count(False)
     if "candidates.parquet" in tagged.manifest.files:
-        proposed, distinct = len(FlatList.of(pairs, "pairs")), _distinct(pairs)
+        stated = list(FlatList.of(candidates(tagged), "pairs").each("subject", "object", "predicate"))
+        proposed, distinct = len(stated), len(set(stated))
         tally.numbers["candidates"] = proposed
         tally.parts["candidates"] = Counter(
             {REPEATED: proposed - distinct, BELOW_FLOOR: distinct - (len(labels) - alone)}
@@ -210,7 +211,7 @@ def _silent(captioned: Artifact, parsed: Artifact | None) -> Counter[str]:
     if parsed is None or not is_made_from(parsed, "captions", captioned):
         return Counter({"not parsed yet": number})
     triplets = FlatList.of(parsed.table("triplets"), "triplets")
-    speaking = len(set(zip(triplets.row.tolist(), triplets.values("caption"), strict=True)))
+    speaking = len(set(triplets.each("caption")))
     refused = Counter(parsed.manifest.counts.rejected)
     return refused + Counter({"without a relation": number - speaking - refused.total()})
 
@@ -221,10 +222,3 @@ def _ungrounded(parsed: Artifact, tagged: Artifact | None) -> Counter[str]:
         return Counter({"not tagged since they were parsed": len(FlatList.of(parsed.table("triplets"), "triplets"))})
     lost = dropped(tagged)
     return Counter() if lost is None else Counter(lost["reason"].to_pylist())
-
-
-def _distinct(pairs: pa.Table) -> int:
-    """The number of distinct labels that candidates propose."""
-    items = FlatList.of(pairs, "pairs")
-    ends = (items.numbers("subject").tolist(), items.numbers("object").tolist(), items.values("predicate"))
-    return len(set(zip(items.row.tolist(), *ends, strict=True)))

@@ -62,23 +62,17 @@ def draw_galleries(view: RunView, count: int, seed: int, folder: Path) -> Galler
     An image in both galleries is saved once. A gallery without images is omitted.
     """
     run, datasets, choice = view.run, view.label_sets, view.choice
-    random_ones, hardest = (
-        random_images(run, datasets, choice, count, seed),
-        hardest_images(run, datasets, choice, count // 2, seed),
-    )
-    chosen = [each for each in (random_ones, hardest) if each.samples]
+    at_random = random_images(run, datasets, choice, count, seed)
+    hardest = hardest_images(run, datasets, choice, count // 2, seed)
+    chosen = [each for each in (at_random, hardest) if each.samples]
     sets = {sample.row["dataset"] for each in chosen for sample in each.samples}
     absent = {dataset: reason for dataset in sorted(sets) if (reason := absence(view.image_folders, dataset))}
-    cards = [
-        [
-            _card(f"{each.name}-{number}", sample, view.image_folders, absent, folder)
-            for number, sample in enumerate(each.samples, start=1)
-        ]
-        for each in chosen
-    ]
-    return Galleries(
-        tuple(replace(each, cards=tuple(drawn)) for each, drawn in zip(chosen, cards, strict=True)), absent
-    )
+    galleries = []
+    for each in chosen:
+        numbered = enumerate(each.samples, start=1)
+        cards = (_card(f"{each.name}-{n}", sample, view.image_folders, absent, folder) for n, sample in numbered)
+        galleries.append(replace(each, cards=tuple(cards)))
+    return Galleries(tuple(galleries), absent)
 
 
 def highlights(arrows: int) -> str:
