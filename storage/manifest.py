@@ -89,7 +89,7 @@ class Manifest(BaseModel):
         """What shows that this is not the manifest of the artifact with that stage and key; or None."""
         try:
             if (self.stage, self.key, digest_json(self.terms)) != (stage, key, key):
-                return "manifest of another key"
+                return "manifest of a different key"
             return None
         except ValueError as error:
             return f"manifest with invalid values: {error}"

@@ -37,7 +37,7 @@ _VERSIONS = {stage.name: stage.version for stage in (PretrainStage, TrainTaggerS
 
 def batch(
     run_name: RunName,
-    step: Annotated[int, typer.Argument(metavar="STEP", min=1, help="A step of the training, counted from 1.")],
+    step: Annotated[int, typer.Argument(metavar="STEP", min=1, help="A training step, counted from 1.")],
     step_name: Annotated[
         str | None,
         typer.Option("--step-name", help="E.g. pretrain:pseudo or train_tagger; required if there are several."),

@@ -193,7 +193,7 @@ def _step(step: Step, images: int | None, costs: Mapping[str, StepCost], workers
     seconds = units * cost.seconds_per_image
     size = None if cost.bytes_per_image is None else units * cost.bytes_per_image
     asked = step.stage(step.settings).row_settings()
-    other = "" if asked == cost.settings else ", with other settings"
+    other = "" if asked == cost.settings else ", with different settings"
     on = f" ({', '.join(cost.devices)})" if cost.devices else ""
     basis = f"{cost.images:,} images on {', '.join(cost.hosts)}{on}{other}{crops}"
     wall = seconds / (_processes(step.settings) if step.stage.whole else workers)

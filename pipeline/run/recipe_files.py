@@ -167,9 +167,10 @@ def _warn_of_second_store(store: str, recipe: Path) -> None:
         return
     for other in (folder / local_folder(store) for folder in recipe.parents):
         if (other / "artifacts").is_dir():
-            here = f"store = {store} is no store in {Path.cwd()}, where one would begin empty"
+            here = f"store = {store}: there is no store in {Path.cwd()}, so a new, empty one would be created there"
             warnings.warn(
-                f"{here}; to use {other}, set `store` to this path, or start where it is {store}", stacklevel=3
+                f"{here}; to use {other}, set `store` to that path, or start rlip in the folder where it is {store}",
+                stacklevel=3,
             )
             return
 

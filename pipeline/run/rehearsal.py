@@ -150,7 +150,7 @@ class Rehearsal:
         if self._repeats:
             return CheckOutcome(f"the same weights {figure}")
         return CheckOutcome(
-            f"other weights {figure}", "wrong", f"resumed runs will differ in their last bits; {REPORT}"
+            f"different weights {figure}", "wrong", f"resumed runs will differ in their last bits; {REPORT}"
         )
 
     def _killed(self, device: torch.device) -> CheckOutcome:
@@ -161,8 +161,8 @@ class Rehearsal:
         if not self._repeats:
             return CheckOutcome(f"{figure}; weights are not compared, since they differ without it too")
         if ran.weights != self._needed.weights:
-            return CheckOutcome(f"{figure}, other weights in the end", "wrong", REPORT)
-        return CheckOutcome(f"{figure}, the same weights in the end")
+            return CheckOutcome(f"{figure}, different weights at the end", "wrong", REPORT)
+        return CheckOutcome(f"{figure}, the same weights at the end")
 
     def _variant(self, name: str, value: Any, device: torch.device) -> CheckOutcome:
         """Tries a setting on top of the best ones, to which it belongs from then on if it is faster."""
@@ -176,7 +176,7 @@ class Rehearsal:
         if name == "precision":
             figure += f"; the loss differs by {self._far(ran):.2%}"
             if not self._far(ran) <= NEAR_BF16:
-                return CheckOutcome(figure, "wrong", f"keep another precision, and {REPORT}")
+                return CheckOutcome(figure, "wrong", f"choose a different precision, and {REPORT}")
         if self._best is None or ran.speed > GAIN * self._best.speed:
             self._best = ran
         return CheckOutcome(figure)

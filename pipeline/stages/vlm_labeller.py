@@ -162,7 +162,7 @@ class VlmLabeller:
         # At temperature 0, all samples are alike.
         if options.samples == 1 or not options.temperature:
             raise FatalError(
-                f"{options.base_url} gives no log-probabilities, and a single response has no probability; set samples "
+                f"{options.base_url} returns no log-probabilities, and a single response has no probability; set samples "
                 "to 5 or more and temperature to about 1"
             )
         return [

@@ -177,7 +177,7 @@ class Stream(IterableDataset[dict[str, Any]]):
         start = self.sequence.restore(state)
         if self._end is not None and start > self._end:
             raise FatalError(
-                f"the state is at place {start}, behind the end of the stream at {self._end}; raise `epochs`"
+                f"the state is at position {start}, past the end of the stream at {self._end}; raise `epochs`"
             )
         taken = int(state.get("given", 0))
         if taken and (state["batch"], state["rank"], state["ranks"]) != (self.batch, self.rank, self.ranks):

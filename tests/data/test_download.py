@@ -186,7 +186,7 @@ def test_an_interrupted_download_requests_only_the_rest(server, stopped):
     [
         {"files": {"/big.bin": CONTENT[::-1] * 2}},
         {"tag": 'W/"{}"'},
-        {"shift": 7},  # it sends another range than was asked for
+        {"shift": 7},  # it sends a different range than was asked for
     ],
     ids=lambda changed: next(iter(changed)),
 )
@@ -507,7 +507,7 @@ def test_what_can_only_be_got_by_hand_is_told(tmp_path, capsys):
 
 
 def test_unknown_sets_and_parts_are_told_with_the_known_ones(tmp_path):
-    with pytest.raises(FatalError, match="no public set named 'coc'; the sets are coco, objects365"):
+    with pytest.raises(FatalError, match="no public dataset named 'coc'; the datasets are coco, objects365"):
         get_data(["coc"], tmp_path, mirror=None, as_json=True)
     with pytest.raises(FatalError, match="--only test: no such part; coco has annotations, val, train"):
         get_data(["coco"], tmp_path, ["test"], None, as_json=True)

@@ -343,7 +343,7 @@ def test_a_truth_in_shares_becomes_pixels_by_the_sizes_of_the_detections(tmp_pat
     assert found.truth.sizes.tolist() == [[100, 80]]
     with pytest.raises(FatalError, match=r"1 images have no width and height, .*--images"):
         read_detections(write_parquet(tmp_path / "b.parquet", [{**given, "width": None}]), truth)
-    with pytest.raises(FatalError, match="another width or height than the ground truth's: 1"):
+    with pytest.raises(FatalError, match="width or height differs from the ground truth's: 1"):
         read_detections(write_parquet(tmp_path / "c.parquet", [given]), truth.with_sizes(np.array([[200, 160]])))
 
 

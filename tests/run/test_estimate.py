@@ -53,7 +53,7 @@ def test_an_estimate_multiplies_measured_costs_and_the_report_scores_it(tmp_path
         assert by_step[step]["seconds"] == pytest.approx(8000 * cost.seconds_per_image)
         assert by_step[step]["wall"] == pytest.approx(by_step[step]["seconds"] / 4)
         assert by_step[step]["bytes"] == pytest.approx(8000 * (cost.bytes_per_image or 0))
-        assert "other settings" not in by_step[step]["basis"]
+        assert "different settings" not in by_step[step]["basis"]
     seconds = sum(step["seconds"] for step in more["steps"])
     assert more["cost_per_1000_images"] == pytest.approx(seconds / 3600 * 2 / 8) and more["gpu_hours"] is None
     assert more["wall"] == pytest.approx(seconds / 4)

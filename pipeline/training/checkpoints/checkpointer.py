@@ -144,7 +144,7 @@ class TrainingState:
             if name.startswith((_MODEL, _EMA)) and isinstance(about, TensorStorageMetadata)
         }
         if wrong := state_dict_diff(saved, {name: tuple(value.shape) for name, value in own.items()}, {}):
-            raise ValueError(f"it is of another network than the settings describe: {'; '.join(wrong)}")
+            raise ValueError(f"it belongs to a different network than the settings describe: {'; '.join(wrong)}")
 
 
 MIB = 2**20
