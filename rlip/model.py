@@ -73,7 +73,7 @@ class Model:
 
         `image`: a file, a Pillow image, or an array (height, width, 3) in RGB. `objects`, `predicates`: any names, as a
         list or separated by commas; by default those used in training. `subject`: required name of subjects.
-        `assume_subject`: call every subject so and leave out none, as for weights fine-tuned by RLIPv2's authors.
+        `assume_subject`: give every subject that name and exclude none, as for weights fine-tuned by RLIPv2's authors.
         `per_image`: number of relations to keep. `threshold`: minimum score of a box or relation.
         """
         named = ((objects, self.objects), (predicates, self.predicates))

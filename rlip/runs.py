@@ -183,7 +183,7 @@ class Run:
 
 
 class Explanation(Drawable):
-    """How the labels of an image came about, as text; in a notebook also drawn, with the labels that the run keeps.
+    """How the labels of an image came about, as text; a notebook also draws the labels that the run keeps.
 
     `trace` has the rows that `rlip explain --json` prints.
     """
@@ -227,7 +227,7 @@ def _executed(recipe: Recipe, runner: str = "direct") -> RunContext:
 
 @contextmanager
 def _main_hidden() -> Iterator[None]:
-    """Keeps workers from importing the script that calls, as multiprocessing does by its file: it would run again."""
+    """Keeps workers from importing the calling script, as multiprocessing does by its file: it would run again."""
     main = vars(sys.modules["__main__"])
     hidden: dict[str, Any] = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
     main["__spec__"] = None

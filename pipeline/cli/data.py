@@ -77,7 +77,7 @@ def get_data(
 
 @commands.command("list")
 def list_data(root: DataRoot = DATA, as_json: AsJson = False) -> None:
-    """List public datasets and weights: official page, size, where each part goes, and whether it is there."""
+    """List public datasets and weights: official page, size, where each part goes, and whether you have it."""
     if as_json:
         print(json.dumps([_as_json(each, root) for each in CATALOGUE.values()]))
         return

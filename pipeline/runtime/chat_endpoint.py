@@ -1,4 +1,4 @@
-"""A vision-language model behind an HTTP endpoint in the OpenAI-compatible chat form (docs/labels.md).
+"""A vision-language model behind an HTTP endpoint with an OpenAI-compatible chat API (docs/labels.md).
 
 Answers cost money, so each is written to a journal and synced when it arrives: a run that was killed, or another run on
 the same store and machine, does not ask for it again.

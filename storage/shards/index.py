@@ -19,7 +19,7 @@ from storage.shards.scan import Member, Refused, scan_tar
 from storage.tables import SHARD_MEMBERS, read_table, table_bytes
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes that were read, and the bytes there are."""
+"""Called with the number of bytes read so far, and of all bytes."""
 _CHUNK = 2**20
 _COLUMNS = ("key", "extension", "offset", "size", "digest", "check")
 """Columns that every row of an index has, after that of its tar."""
@@ -120,7 +120,7 @@ class IndexDifference:
     faults: tuple[str, ...]
     """Each begins with the name of the member, or of the tar where it is damaged."""
     left_out: tuple[Refused, ...]
-    """Entries that indexes never list, which are no fault."""
+    """Entries that indexes never list, which is not a fault."""
 
 
 def compare(tar: Path, index: pa.Table, progress: Progress = lambda done, total: None) -> IndexDifference:

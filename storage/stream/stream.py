@@ -19,7 +19,7 @@ from storage.stream.sequence import SampleSequence
 
 log = logging.getLogger("rlip.stream")
 AHEAD = 16
-"""Samples of remote tars that are requested ahead."""
+"""Number of samples that are requested ahead from remote tars."""
 MAX_DAMAGED = 0.01
 _Found = dict[str, bytes] | DamagedSample | None
 """The members of a sample, the damage, or None if it is known to be damaged."""
@@ -71,7 +71,7 @@ class _Place:
     taken: int = 0
     """Samples that this process has taken since `start`, damaged ones included."""
     resumed: int = 0
-    """As many of them were taken before the pass was resumed."""
+    """How many of them were taken before the pass was resumed."""
     workers: int = 0
     """The number of loader processes that share the batches."""
 

@@ -141,7 +141,7 @@ class Reader(ABC):
         return record
 
     def sized(self, record: ImageRecord) -> ImageRecord:
-        """Makes a record as an index yields it, with what only the image's file states, which may change."""
+        """Completes a record from the cached index with what only the image file states, since that file may change."""
         return record
 
     def _held_back(self, records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
