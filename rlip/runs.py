@@ -67,7 +67,7 @@ def run(
 def label(folder: str | Path, *, tagger: str | Path, detector: str | Path, **options: Any) -> Run:
     """Labels a folder of unannotated images. Unusable images are named in warnings.
 
-    `tagger`: weights, their folder, or a run. `detector`: a folder or hub name of transformers, torchvision's .pth, an
+    `tagger`: weights, their folder, or a run. `detector`: a transformers folder or hub name, torchvision's .pth, an
     .onnx file, weights of this project, or a .json with boxes. `options`: as in `rlip label`, e.g. captioner,
     categories, threshold and store; `--as` is run_name, and `--set` is overrides, a list.
     """

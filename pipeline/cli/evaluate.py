@@ -228,7 +228,9 @@ def score(
     ] = False,
     seen: Annotated[
         Path | None,
-        typer.Option("--seen", help="vg, vrd: JSON list of trained [subject, predicate, object] names, for zR@K."),
+        typer.Option(
+            "--seen", help="vg, vrd: JSON list of the [subject, predicate, object] names seen in training, for zR@K."
+        ),
     ] = None,
     verified: Annotated[
         Path | None,

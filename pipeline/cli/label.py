@@ -42,7 +42,7 @@ def label_recipe(
     detector: Annotated[
         str,
         typer.Option(
-            "--detector", help="Detector: folder or hub name of transformers, .pth, .onnx, weights, or .json of boxes."
+            "--detector", help="Detector: a transformers folder or hub name, .pth, .onnx, weights, or .json of boxes."
         ),
     ],
     captioner: Annotated[

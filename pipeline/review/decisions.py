@@ -25,7 +25,7 @@ _BIG = 2**62
 ASKED = 20
 """One in so many labels of an accepted class is asked."""
 _CLASS_SEED = 1
-_AGAIN = "the run has been computed again; reload the page"
+_AGAIN = "the run has been recomputed; reload the page"
 
 
 class Decision(BaseModel):

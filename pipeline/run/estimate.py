@@ -327,7 +327,7 @@ def _rehearsed(images: int, settings: TrainingSettings, speed: Mapping[str, Any]
     ]
     return images / speed["images_per_second"] * speed["processes"], (
         f"rehearsed: {speed['images_per_second']:.3g} synthetic images/s on {speed['processes']} x {speed['device']}"
-        f"{', with another ' if differing else ''}{', '.join(differing)}"
+        f"{', with a different ' if differing else ''}{', '.join(differing)}"
     )
 
 

@@ -206,7 +206,7 @@ def recorded_recipe(run: Run, document: str = "recipe") -> Recipe | None:
             if not unknown:
                 reason = explain(error, lambda setting: "recipe.json")
                 raise FatalError(
-                    f"the recipe recorded with run {run.name!r} is of another version: {reason}"
+                    f"the recipe recorded with run {run.name!r} is from a different version: {reason}"
                 ) from error
             for location in unknown:
                 _remove(values, location)

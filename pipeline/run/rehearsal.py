@@ -133,12 +133,10 @@ class Rehearsal:
         self._first = self._best = ran = self._run({})
         values, parts = ran.tracked, ran.measured["parts"]
         figure = f"{ran}, MFU {values['mfu']:.1%}, " if "mfu" in values else f"{ran}, "
-        figure += (
-            f"{values['padding']:.0%} of pixels are padding, {values['data_wait']:.1%} of the time waits for data; "
-        )
+        figure += f"{values['padding']:.0%} of pixels are padding, {values['data_wait']:.1%} of the time spent waiting for data; "
         figure += ", ".join(f"{part} {seconds / sum(parts.values()):.0%}" for part, seconds in parts.items())
         figure += "".join(
-            f"; {waits / STEPS:g} waits a step at {line}" for line, waits in ran.measured["waits"].items()
+            f"; {waits / STEPS:g} waits per step at {line}" for line, waits in ran.measured["waits"].items()
         )
         return CheckOutcome(figure, *(("slow", "raise num_workers") if values["data_wait"] > MOST_WAITING else ()))
 
@@ -183,7 +181,7 @@ class Rehearsal:
 
     def _plainly(self, device: torch.device) -> CheckOutcome:
         if not is_gpu(device):
-            raise Absent("a CPU reads without Triton")
+            raise Absent("CPUs don't use Triton")
         with without_kernels():
             ran = self._run(self._best_changes)
         figure, is_near = f"{self._beside(ran)}; the loss differs by {self._far(ran):.2%}", self._far(ran) <= NEAR_BF16
@@ -221,9 +219,7 @@ class Rehearsal:
         except (PipelineError, OSError) as error:
             raise Absent("the speed is kept for `rlip estimate`; data is missing here") from error
         made = with_trainings(estimate(Planner(self._context), None, None, 1, None), self._context, None)
-        hours = (
-            f"{made.hours:,.3g} hours of processes" if made.gpu_hours is None else f"{made.gpu_hours:,.3g} GPU-hours"
-        )
+        hours = f"{made.hours:,.3g} process-hours" if made.gpu_hours is None else f"{made.gpu_hours:,.3g} GPU-hours"
         unknown = [step.step for step in made.steps if step.seconds is None]
         return CheckOutcome(f"{hours} as it is{', without ' if unknown else ''}{', '.join(unknown)}")
 

@@ -20,7 +20,7 @@ from storage.tables import METRICS
 
 
 class VcocoFiles(Settings):
-    """The files of V-COCO's authors. Only these include persons who do nothing or act on no object."""
+    """The files of V-COCO's authors. Only these include people who do nothing or act on no object."""
 
     actions: Path = data_file(...)
     """V-COCO's list of actions, e.g. vcoco_test.json."""

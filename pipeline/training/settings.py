@@ -224,7 +224,7 @@ class TrainingSettings(ViewSettings):
                 'evaluate_every: each process evaluates with the whole network; set parallel to "ddp" or "tree"'
             )
         if self.nodes > 1 and self.address is None:
-            raise ValueError(f"address: nodes = {self.nodes} need one to meet at, such as 10.0.0.7:29500")
+            raise ValueError(f"address: nodes = {self.nodes} need an address to meet at, such as 10.0.0.7:29500")
         if self.min_nodes is not None and self.min_nodes > self.nodes:
             raise ValueError(f"min_nodes: {self.min_nodes} is more than nodes = {self.nodes}")
         return self

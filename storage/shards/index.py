@@ -136,7 +136,7 @@ def compare(tar: Path, index: pa.Table, progress: Progress = lambda done, total:
         elif name not in stated:
             faults.append(f"{name}: in the tar, but not in the index")
         elif stated[name] != actual[name]:
-            different = "other bytes" if stated[name][2] != actual[name][2] else "another place"
+            different = "different bytes" if stated[name][2] != actual[name][2] else "a different place"
             faults.append(f"{name}: has {different} than the index says")
     return IndexDifference(tuple(faults), tuple(entry for entry in found.refused if not entry.damaged))
 

@@ -182,7 +182,7 @@ class Stream(IterableDataset[dict[str, Any]]):
         taken = int(state.get("given", 0))
         if taken and (state["batch"], state["rank"], state["ranks"]) != (self.batch, self.rank, self.ranks):
             raise FatalError(
-                "the state is from another rank, number of ranks or batch, within a batch; save `state_after` to "
+                "the state is from a different rank, number of ranks or batch, within a batch; save `state_after` to "
                 "change them"
             )
         self._at = self._loaded = _Place(start, taken, taken, int(state.get("workers", 0)))

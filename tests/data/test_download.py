@@ -555,7 +555,7 @@ def test_the_command_downloads_from_a_mirror_and_lists_what_is_there(server, tmp
     listed = {each["name"]: each for each in json.loads(run("list", "--json").stdout)}
     assert listed["roberta"]["there"] and not listed["coco"]["there"] and list(listed) == list(CATALOGUE)
     shown = run("get").stdout
-    assert shown == run("list").stdout and re.search(rf"roberta +2\.7 MB  there +{folder}/tokenizer\.json", shown)
+    assert shown == run("list").stdout and re.search(rf"roberta +2\.7 MB  present +{folder}/tokenizer\.json", shown)
     del server.files["/raw.githubusercontent.com/s-gupta/v-coco/master/data/vcoco/vcoco_test.json"]
     done = run("get", "vcoco", "--only", "test")
     assert done.exit_code == 1 and done.stderr.strip().startswith("Error: ") and "404" in done.stderr

@@ -246,7 +246,7 @@ def test_canonical_names_fit_where_one_of_the_truth_has_that_form(tmp_path):
     (json.dumps(ROWS).encode()[:-30], r"not valid JSON at line 1, column"),
     ((json.dumps(ROWS[0]) + "\n" + json.dumps(ROWS[1])[:-9]).encode(), "line 2 is not valid JSON"),
     (json.dumps([ROWS[0], {"boxes": []}]).encode(), "image 1 has no boxes and pairs"),
-    (json.dumps([{**ROWS[0], "pairs": [{"subject": "x"}]}]).encode(), "image 0 to image 0: values of another type"),
+    (json.dumps([{**ROWS[0], "pairs": [{"subject": "x"}]}]).encode(), "image 0 to image 0: values of the wrong type"),
 ])  # fmt: skip
 def test_files_of_other_kinds_and_truncated_ones(tmp_path, truth, content, message):
     path = tmp_path / "detections"

@@ -61,7 +61,7 @@ def test_an_estimate_multiplies_measured_costs_and_the_report_scores_it(tmp_path
     shown = output_of(*asked, "--images", 8000)
     assert "Total: 8,000 images to label, " in shown and bytes_in_words(more["bytes"]) in shown
     assert "none was measured on a GPU" in shown and "Requests to an object store" in shown
-    assert "Warning: ingest, caption: more than 100 times the measured images, at most 1,000 times" in shown
+    assert "Warning: ingest, caption: more than 100 times the measured images, up to 1,000 times" in shown
     assert "Warning" not in output_of(*asked, "--images", 800)
     one, _ = Run(store, "small").artifacts("caption").values()
     store.discard("caption", one.key)
