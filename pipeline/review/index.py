@@ -132,7 +132,7 @@ class ReviewIndex:
             self._connection.close()
 
     def once(self, name: str, make: Callable[[], T]) -> T:
-        """What `make` gives, computed once for the present rows. Others wait meanwhile."""
+        """What `make` gives, computed once for the present rows. Others wait until then."""
         with self._making:
             if name not in self._made or self._made[name][0] != self.generation:
                 self._made[name] = self.generation, make()

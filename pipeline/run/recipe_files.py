@@ -261,7 +261,7 @@ def use_present_names(values: dict[str, Any], file: str) -> None:
         for each in targets:
             target = target.setdefault(each, {}) if isinstance(target, dict) else None
         if not isinstance(target, dict):
-            continue  # validation reports what is no section
+            continue  # validation reports what is not a section
         if present in target:
             raise FatalError(f"{file}: {former} is the former name of {name}, which is set too; remove {former}")
         target[present] = section.pop(last)

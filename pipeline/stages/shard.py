@@ -232,7 +232,7 @@ class ShardStage(Stage):
         try:
             packed.kept = kept = kept_labels(relations, candidates, self.settings, packed.overrides)
             if (least := self.settings.uncertain) is not None:
-                # Without the limit per image: a label that it leaves out is no evidence against the label.
+                # Without the limit per image: a label that it leaves out is not evidence against the label.
                 lower = self.settings.model_copy(
                     update={"threshold": least, "thresholds": {}, "max_relations": UNLIMITED}
                 )

@@ -206,7 +206,7 @@ def test_an_inverted_box_is_noted_and_counts_as_a_wrong_prediction(tmp_path, tru
     rows = [row(7, NAMES[0], [(0, 1, "hold", 0.5), (1, 1, "hold", 0.5)], boxes=boxes)]
     found = read_detections(write_parquet(tmp_path / "a.parquet", rows), truth, allow_missing=True)
     assert [(fault.reason, fault.count) for fault in found.findings.noted] == [("box inverted", 1)]
-    assert "scored nevertheless: box inverted: 1 (HICO_test2015_00000007.jpg)" in str(found.findings)
+    assert "scored anyway: box inverted: 1 (HICO_test2015_00000007.jpg)" in str(found.findings)
     assert found.relations.subject_boxes.tolist() == [[9, 9, 6, 11], [1, 1, 2, 2]] and found.findings.faults == ()
 
 
