@@ -19,7 +19,7 @@ setup: $(BIN)/.installed ## create .venv with the packages that runs need
 dev: $(BIN)/.installed-dev ## setup, and everything for tests, lint and benchmarks
 
 # It does not depend on `dev`, which can't install a package that constraints.txt lacks.
-lock: ## write constraints.txt from pyproject.toml; versions that fit stay (UPGRADE="-P numpy" or UPGRADE=-U renews one or all); needs make dev once
+lock: ## write constraints.txt from pyproject.toml; versions that still fit stay (UPGRADE="-P numpy" or UPGRADE=-U upgrades one or all); needs make dev once
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-annotate --custom-compile-command "make lock" $(UPGRADE) \
 		--extra dev --extra bench --extra server --extra workers --group install -o constraints.txt pyproject.toml
 
@@ -49,7 +49,7 @@ browser: ## install the Chromium that tests of the review page drive (on Debian,
 	{ echo "Chromium with chromedriver was neither found nor installed, so the browser tests of the review page can't run. \
 	Install both, on Debian as root: apt-get install chromium chromium-driver"; test -z "$$RLIP_REQUIRE_BROWSER"; }
 
-demo: setup ## run the whole chain on the synthetic world, then print figures and the report's path
+demo: setup ## run the whole chain on the synthetic world, then print the results and the report's path
 	$(BIN)/rlip run demo
 
 # Tests start hundreds of Python processes, each of which would compile the project's modules anew.
@@ -76,11 +76,11 @@ mutants: dev ## mutation-test the store's code against its quick tests (MUTANTS=
 hostile: dev ## feed the pipeline hostile input of every kind and print a table of the outcomes
 	$(BIN)/python -m pytest tests/hostile -s
 
-services: ## install Debian's PostgreSQL for the tests' Prefect server, which otherwise takes SQLite
+services: ## install Debian's PostgreSQL for the tests' Prefect server, which otherwise uses SQLite
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
 		apt-get install -qq -y --no-install-recommends postgresql >/dev/null; } || echo "no PostgreSQL, so the tests' Prefect server takes SQLite: apt install postgresql"
 
-lint: dev ## check style, types and import arrows
+lint: dev ## check style, types and import directions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -104,28 +104,28 @@ bench-parsing: dev ## measure the parser: FACTUAL's graphs, documents, V-COCO's 
 		--without $(RLIP_SHARED)/data/coco/annotations/vcoco_relations_sample2017.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.parsing speed $(RLIP_SHARED)/data/blip_captions/BLIP_nucleus_ViT-L.json
 
-bench-network: dev ## measure the networks' speed, memory and precision, about ten minutes (AUTHORS=FILE: beside the authors' figures)
+bench-network: dev ## measure the networks' speed, memory and precision, about ten minutes (AUTHORS=FILE: compared with the authors' figures)
 	$(BIN)/python -m benchmarks.network --json out/bench-network.json $(if $(AUTHORS),--authors $(AUTHORS))
 
-bench-kernel: dev ## compile the GPU kernels of deformable attention: spills, least time on paper
+bench-kernel: dev ## compile the GPU kernels of deformable attention: spills, minimum time on paper
 	$(BIN)/python -m benchmarks.kernel --json out/bench-kernel.json
 
-bench-captioning: dev ## measure captioning beside transformers and (after lavis-env) LAVIS, about ten minutes
+bench-captioning: dev ## measure captioning compared with transformers and (after lavis-env) LAVIS, about ten minutes
 	$(BIN)/python -m benchmarks.captioning --json out/bench-captioning.json
 
-bench-tagger: dev ## measure labelling beside the authors' procedure on the same weights and images, about ten minutes
+bench-tagger: dev ## measure labelling compared with the authors' procedure on the same weights and images, about ten minutes
 	$(BIN)/python -m benchmarks.labelling --json out/bench-tagger.json
 
-bench-evaluation: dev ## measure HICO-DET's metric at full size beside a plain loop
+bench-evaluation: dev ## measure HICO-DET's metric at full size compared with a plain loop
 	$(BIN)/python -m benchmarks.evaluation --json out/bench-evaluation.json
 
 bench-prediction: dev ## measure the memory of rlip predict, by network and by number of images
 	$(BIN)/python -m benchmarks.prediction --json out/bench-prediction.json
 
-bench-shards: dev ## measure shards and streams beside webdataset, litdata, spdl and grain, about five minutes
+bench-shards: dev ## measure shards and streams compared with webdataset, litdata, spdl and grain, about five minutes
 	RLIP_SHARED=$(RLIP_SHARED) $(BIN)/python -m benchmarks.shards --json out/bench-shards.json
 
-bench-training: dev ## measure training: waiting, checkpoints, overhead and ranks
+bench-training: dev ## measure training: data wait, checkpoints, overhead and ranks
 	$(BIN)/python -m benchmarks.training --json out/bench-training.json
 
 bench-miniature: dev ## test the paper's claims on scenes that need pixels: fusion, source and amount of labels; two CPU-hours, resumable

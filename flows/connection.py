@@ -127,7 +127,7 @@ def require_server(api: str) -> None:
     except urllib.error.HTTPError as error:
         raise FatalError(f"{setting}: {_meaning(error.code)}") from error
     except InvalidVersion as error:
-        raise FatalError(f"{setting}: it answers, but not as a Prefect server; correct it ({error})") from error
+        raise FatalError(f"{setting}: what answers there is not a Prefect server; correct the URL ({error})") from error
     except OSError as error:
         raise FatalError(
             f"no Prefect server answers at {setting} ({getattr(error, 'reason', error)}): start it (prefect server "

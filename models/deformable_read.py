@@ -24,7 +24,7 @@ Shapes = tuple[tuple[int, int], ...]
 FRAME = 2
 """Width, in cells, of the frame of zeros around a map, so that a place that is clamped to the frame reads four zeros."""
 SHARED = 2**23
-"""Number of products from which threads share the work; starting them costs as much as a part of so many."""
+"""Number of products from which on threads share the work; starting threads costs as much as a part of that size."""
 
 
 def read(value_BMSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, shapes: Shapes) -> Tensor:

@@ -61,7 +61,7 @@ def _sides(level):
 def _around(places, at, gap, height, width, mask):
     """Returns column and row of the cell up and left of each place, and the place's parts of the way to the next ones.
 
-    A place that is no number lies at cell 0 with parts that are no numbers, as on a CPU: what is read there is none.
+    A place that is NaN lies at cell 0 with parts that are NaN, as on a CPU: what is read there is NaN.
     """
     x = tl.load(places + at, mask=mask, other=0.0)
     y = tl.load(places + at + gap, mask=mask, other=0.0)

@@ -28,10 +28,10 @@ MOST_CHANNELS = 128
 MOST_PROGRAMS = 2**16 - 1
 """CUDA's limit for the second axis of a grid."""
 LARGEST_NUMBER = 2**30
-"""One more than indices may reach, which have 32 bits within the kernels."""
+"""Indices must stay below this, since they have 32 bits within the kernels."""
 
 OFF = "RLIP_TRITON=0"
-"""What the environment has where the kernels should not be used."""
+"""The setting in the environment that turns the kernels off."""
 
 logger = logging.getLogger(__name__)
 

@@ -53,7 +53,7 @@ def feed_forward(
 
     On a CPU with oneDNN, the ReLU is applied where the product is written, without a separate pass.
 
-    A compiler fuses by itself, and does not see through oneDNN's kernels. Their ReLU makes 0 of NaN: a damaged weight
+    A compiler fuses by itself, and does not see through oneDNN's kernels. Their ReLU turns NaN into 0: a damaged weight
     of `inner` is found where weights are loaded, not in the result.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_ND.dtype

@@ -96,9 +96,8 @@ class Loaded:
 def load_pretrained(network: Network, path: Path, tokenizer: Path | None) -> Loaded:
     """Loads weights of this project, of any kind and architecture, into the tensors of the same names.
 
-    Of a file for more pairs, the first pairs are taken.
-    Raises `FileNotFoundError`, or `ValueError` when the file holds no weights or a shape differs; then the network is
-    unchanged.
+    From a file for more pairs, the first pairs are taken. Raises `FileNotFoundError`, or `ValueError` when the file
+    holds no weights or a shape differs; then the network is unchanged.
     """
     saved, own = load(path, tokenizer).state_dict(), network.state_dict()
     taken = own.keys() & saved.keys()

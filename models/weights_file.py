@@ -75,7 +75,7 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 def state_dict_diff(
     found: Mapping[str, Shape], expected: Mapping[str, Shape], known_as: Mapping[str, str]
 ) -> list[str]:
-    """Returns a line for each kind of mismatch: missing, unexpected, or of another shape.
+    """Returns a line for each kind of mismatch: missing, unexpected, or of a different shape.
 
     Parameters are reported under their names in `known_as`, where it has them.
     """

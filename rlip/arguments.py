@@ -18,7 +18,7 @@ R = TypeVar("R")
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that raises `Error` for an unknown argument or another type, and reads `~` as the home folder."""
+    """Wraps a function: an unknown argument or a wrong type raises `Error`, and `~` is read as the home folder."""
     validated = cache(lambda: validate_call(function))  # types may be declared below the function
 
     @wraps(function)

@@ -41,7 +41,7 @@ def load(
     """Loads weights of this project: a file, its folder, or sample weights such as "demo-detector".
 
     `tokenizer`: folder of the tokenizer, for weights without one next to them. `image_size`: longest side of input
-    images in pixels; by default that of the training, or 1067. `device`: auto, cpu, cuda or cuda:1.
+    images in pixels; by default that used in training, or 1067. `device`: auto, cpu, cuda or cuda:1.
     """
     return Model(weights_path(weights), None if tokenizer is None else Path(tokenizer), image_size, device)
 
@@ -76,7 +76,7 @@ class Model:
 
         `image`: a file, a Pillow image, or an array (height, width, 3) in RGB. `objects`, `predicates`: any names, as a
         list or separated by commas; by default those used in training. `subject`: required name of subjects.
-        `assume_subject`: call every subject so and leave out none, as for weights fine-tuned by RLIPv2's authors.
+        `assume_subject`: give every subject that name and exclude none, as for weights fine-tuned by RLIPv2's authors.
         `per_image`: number of relations to keep. `threshold`: minimum score of a box or relation.
         """
         named = ((objects, self.objects), (predicates, self.predicates))

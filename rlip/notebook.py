@@ -36,7 +36,7 @@ class Drawable(ABC):
 
     @abstractmethod
     def seen(self, top: int) -> SeenLabels:
-        """What is drawn: boxes, and relations, of which the `top` best count."""
+        """What to draw: boxes, and the `top` best relations."""
 
     @checked
     def draw(self, out: str | Path | None = None, top: int = ARROWS) -> Image.Image:

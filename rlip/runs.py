@@ -67,7 +67,7 @@ def run(
 def label(folder: str | Path, *, tagger: str | Path, detector: str | Path, **options: Any) -> Run:
     """Labels a folder of unannotated images. Unusable images are named in warnings.
 
-    `tagger`: weights, their folder, or a run. `detector`: a folder or hub name of transformers, torchvision's .pth, an
+    `tagger`: weights, their folder, or a run. `detector`: a transformers folder or hub name, torchvision's .pth, an
     .onnx file, weights of this project, or a .json with boxes. `options`: as in `rlip label`, e.g. captioner,
     categories, threshold and store; `--as` is run_name, and `--set` is overrides, a list.
     """
@@ -183,7 +183,7 @@ class Run:
 
 
 class Explanation(Drawable):
-    """How the labels of an image came about, as text; in a notebook also drawn, with the labels that the run keeps.
+    """How the labels of an image came about, as text; a notebook also draws the labels that the run keeps.
 
     `trace` has the rows that `rlip explain --json` prints.
     """
@@ -227,7 +227,7 @@ def _executed(recipe: Recipe, runner: str = "direct") -> RunContext:
 
 @contextmanager
 def _main_hidden() -> Iterator[None]:
-    """Keeps workers from importing the script that calls, as multiprocessing does by its file: it would run again."""
+    """Keeps workers from importing the calling script, as multiprocessing does by its file: it would run again."""
     main = vars(sys.modules["__main__"])
     hidden: dict[str, Any] = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
     main["__spec__"] = None

@@ -13,7 +13,7 @@ class SceneSettings(BaseModel):
     seed: int = Field(1, ge=0, le=10**9)
     """Seed from which each part's own seed is derived, so that parts share no scene."""
     world: Literal[1, 2] = 1
-    """1: relations that mostly follow from boxes; 2: also acts that only pixels distinguish, in many wordings, some
+    """1: relations that mostly follow from boxes; 2: also actions that only pixels distinguish, in many wordings, some
     only in the test part."""
     train: int = Field(1000, ge=1, le=10**6)
     """Number of images to label in COCO's layout: instances, captions, and the planted relations for comparison."""

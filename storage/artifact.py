@@ -95,7 +95,7 @@ class Artifact:
 def require_schemas(manifest: Manifest, folder: Path) -> None:
     """Compare the tables in a folder with their manifest and with today's columns, reading no rows.
 
-    Raises `FatalError` for a table with another number of rows, or with columns that can't be read as today's.
+    Raises `FatalError` for a table with a different number of rows, or with columns that can't be read as today's.
     """
     for file, entry in manifest.files.items():
         path = folder / file

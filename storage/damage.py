@@ -55,16 +55,16 @@ def find_damage(store: Store, runs: Iterable[Run] | None = None) -> Iterator[Dam
 
 @dataclass(frozen=True)
 class DamagedFile:
-    """A file or folder that is no artifact and cannot be trusted, and what is wrong with it.
+    """A file or folder, other than an artifact, that cannot be trusted, and what is wrong with it.
 
-    A cache can be removed at any time; what to do about anything else, its message says.
+    A cache can be removed at any time; for anything else, the message says what to do.
     """
 
     path: Path
     what: str
     is_cache: bool
     is_record: bool = False
-    """Whether it would say what runs need. Without it, artifacts can't be examined."""
+    """Whether it would say what runs need: without that, artifacts can't be examined."""
 
 
 def find_record_damage(store: Store) -> Iterator[DamagedFile]:

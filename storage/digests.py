@@ -9,7 +9,8 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> bytes:
-    """JSON with sorted keys and no spaces, so that equal values give equal bytes, names of files that are no UTF-8 too.
+    """JSON with sorted keys and no spaces, so that equal values give equal bytes, even for file names that aren't
+    UTF-8.
 
     Raises ValueError on NaN.
     """

@@ -16,7 +16,7 @@ from storage.errors import FatalError
 
 
 class Disk:
-    """A local disk. Tests replace its system calls by some that stop, fail or forget what was not synced."""
+    """A local disk. Tests replace its system calls with ones that stop, fail or forget what was not synced."""
 
     def open(self, path: Path, flags: int) -> int:
         """System call: a descriptor of a file or folder. Makes a file with O_CREAT, which the umask restricts."""

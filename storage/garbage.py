@@ -15,7 +15,8 @@ from storage.store import Store, StoredEntry
 
 @dataclass(frozen=True)
 class Garbage:
-    """Something that no run refers to: an artifact, the remains of one, or an abandoned training's scratch folder."""
+    """Something that no run refers to: an artifact, the remains of one, or an abandoned training run's scratch
+    folder."""
 
     place: StoredEntry | Path
     what: str

@@ -40,7 +40,7 @@ _SEAL_SIZE = 79
 
 
 def parse_json(data: bytes, kind: type[T], name: str, remedy: str = "", most: Limits = LIMITS) -> T:
-    """JSON bytes as a value of type `kind`; numbers and texts are not converted into each other. A seal is compared.
+    """JSON bytes as a value of type `kind`; numbers and texts are not converted into each other. A seal is verified.
 
     Raises `FatalError` that calls the bytes `name` and says what is wrong and what to do (`remedy`).
     """
@@ -69,7 +69,7 @@ def read_json(path: Path, kind: type[T], remedy: str = "", most: Limits = LIMITS
 
 
 def require_within(data: bytes, most: Limits = LIMITS) -> None:
-    """Compare JSON bytes with limits before parsing. Raises ValueError that names the exceeded limit."""
+    """Check JSON bytes against limits before parsing. Raises ValueError that names the exceeded limit."""
     if len(data) > most.size:
         raise ValueError(f"more than {most.size:,} bytes")
     # Counted before parsing: the errors of a file of faults alone would take more memory than a machine has.
@@ -117,8 +117,7 @@ def reason_of(error: Exception) -> str:
 
 
 def _matches_its_seal(data: bytes) -> bool:
-    """Whether the digest at the end is that of the bytes before it. A file of the form of a sealed one needs the right
-    one."""
+    """Whether the digest at the end is that of the bytes before it. A file in sealed form must have the right one."""
     found = _SEAL.fullmatch(data[-_SEAL_SIZE:])
     return found is None or (found[1], found[2]) == (b"seal", digest_bytes(data[:-_SEAL_SIZE]).encode())
 

@@ -42,11 +42,12 @@ class NewLines(NamedTuple):
 class LineLog:
     """Appends lines, each a JSON object, to a file and reads them, each once.
 
-    A line ends with a checksum of what precedes it in the line, as the object's last field. One that does not match it
-    is not given out. Lines of earlier versions have none.
+    A line ends with a checksum of what precedes it in the line, as the object's last field. A line that does not match
+    it is not returned. Lines of earlier versions have none.
 
     A lock of the file admits one writer at a time and keeps readers out while it writes. The kernel frees the lock of a
-    process that dies. The next writer ends the line that such a process left incomplete, so that it spoils no other.
+    process that dies. The next writer ends the line that such a process left incomplete, so that it does not spoil the
+    next.
     """
 
     def __init__(self, path: Path, disk: Disk = LOCAL) -> None:
@@ -57,8 +58,8 @@ class LineLog:
         self._lines = 0
 
     def append(self, lines: Sequence[bytes]) -> None:
-        """Append objects with at least one field, given as JSON on one line, in one write. They survive a power cut
-        then.
+        """Append objects with at least one field, given as JSON on one line, in one write. After that, they survive a
+        power cut.
 
         Raises `FatalError` for a full or unwritable disk and for a line with more than `MAX_LINE` bytes,
         `RetryableError` for a failing disk. The file then has none of the lines.
@@ -134,7 +135,7 @@ def _with_checksum(line: bytes) -> bytes:
 
 
 def _is_whole(line: bytes) -> bool:
-    """Whether the checksum at the end, if there is one, is that of what precedes it. What looks like one must be
-    one."""
+    """Whether the checksum at the end, if there is one, is that of what precedes it. Whatever looks like a checksum
+    must be one."""
     found = _CHECKSUM.fullmatch(line[-_CHECKSUM_SIZE:])
     return found is None or (found[1], found[2]) == (b"checksum", b"%08x" % zlib.crc32(line[:-_CHECKSUM_SIZE]))

@@ -86,10 +86,10 @@ class Manifest(BaseModel):
         return self.model_copy(update={"seal": self.seal or self.checksum()}).model_dump_json(indent=1).encode()
 
     def fault(self, stage: str, key: str) -> str | None:
-        """What shows that this is not the manifest of the artifact with that stage and key; or None."""
+        """Why this is not the manifest of the artifact with that stage and key; None if it is."""
         try:
             if (self.stage, self.key, digest_json(self.terms)) != (stage, key, key):
-                return "manifest of another key"
+                return "manifest of a different key"
             return None
         except ValueError as error:
             return f"manifest with invalid values: {error}"

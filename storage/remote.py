@@ -24,7 +24,7 @@ from storage.secrets import redacted, require_no_secret
 T = TypeVar("T")
 
 PAUSES = (0.2, 1.0, 4.0)
-"""Seconds between tries, each varied by half so that many workers do not come back at once."""
+"""Seconds between tries, each randomised by half so that workers do not all retry at once."""
 
 _S3_OPTIONS: dict[str, Any] = {
     "config_kwargs": {"connect_timeout": 5, "read_timeout": 60, "retries": {"total_max_attempts": 1}},
@@ -307,7 +307,7 @@ def retry(action: Callable[[], T], pauses: Sequence[float] = PAUSES) -> T:
 
 @contextmanager
 def translate_remote_errors(url: str) -> Iterator[None]:
-    """Turn errors of fsspec libraries, but FileNotFoundError and FileExistsError, into ours."""
+    """Turn errors of fsspec libraries, except FileNotFoundError and FileExistsError, into ours."""
     try:
         yield
     except (PipelineError, FileNotFoundError, FileExistsError):

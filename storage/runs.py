@@ -72,7 +72,7 @@ class RecordFile(BaseModel):
 
 
 def _is_record_number(text: str, records: int) -> bool:
-    """Whether a text numbers one of that many records, from 1 on."""
+    """Whether a text is the number of one of that many records, counted from 1."""
     return text.isdecimal() and len(text) < 10 and 1 <= int(text) <= records
 
 

@@ -12,7 +12,7 @@ _VALUE = re.compile(r"([?&][^=&\s]*(?:token|secret|password|signature|key)[^=&\s
 
 
 def redacted(text: str) -> str:
-    """A text without the users and passwords, tokens and keys of URLs in it."""
+    """A text without the users, passwords, tokens and keys in its URLs."""
     return _VALUE.sub(r"\1***", _USER.sub("***@", text))
 
 

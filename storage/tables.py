@@ -84,7 +84,7 @@ OPINION = pa.struct({"subject": INT, "predicate": TEXT, "object": INT, "probabil
 """What a verifier says of a kept label, by boxes and canonical predicate: the probability that it holds."""
 
 OPINIONS = pa.schema({"image_id": LONG, "verifier": TEXT, "opinions": pa.list_(OPINION)})
-"""Second opinions on kept labels, which are no one's verdicts. `verifier` identifies the labeller that gave them."""
+"""Second opinions on kept labels, which are nobody's verdicts. `verifier` identifies the labeller that gave them."""
 
 DETECTED_BOX = pa.struct({"category": TEXT, "score": FLOAT, **dict.fromkeys("xywh", FLOAT)})
 """One box that a network found: top-left corner and size, in absolute pixels."""

@@ -228,7 +228,7 @@ def read_text_encoder(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> di
     """Reads a text encoder as the Hugging Face hub has it. Returns its parameters by our names, of which `shapes` has
     all that the network needs.
 
-    Raises `FileNotFoundError`, or `WeightsError` that names the parameters which are missing or have another shape.
+    Raises `FileNotFoundError`, or `WeightsError` that names the parameters that are missing or have a different shape.
     """
     path = folder / _TEXT_FILE
     if not path.is_file():

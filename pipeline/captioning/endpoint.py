@@ -36,7 +36,7 @@ class EndpointOptions(ChatOptions):
 
 
 class OpenAi(CaptionerPlugin):
-    """Any model behind the OpenAI-compatible chat form: vLLM, SGLang, llama.cpp, Ollama, hosted ones."""
+    """Any model behind an OpenAI-compatible chat API: vLLM, SGLang, llama.cpp, Ollama, hosted ones."""
 
     version = 1
     Options = EndpointOptions

@@ -90,7 +90,7 @@ class RecordedCaptioner:
             reasons = Counter(reject.reason for reject in self.rejects)
             listed = ", ".join(f"{reason}: {number}" for reason, number in reasons.most_common())
             raise FatalError(
-                f"caption.recorded: none of the captions belongs to a labelled image ({listed or 'all have other ids'}); "
+                f"caption.recorded: none of the captions belongs to a labelled image ({listed or 'all have different ids'}); "
                 f"expected the ids of the datasets' images in {EXPECTED}"
             )
 

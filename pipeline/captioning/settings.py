@@ -26,7 +26,7 @@ class CaptionSettings(Settings):
     options: PluginOptions = runtime(PluginOptions())
     """Settings of a captioner of another package, which are part of the key."""
     of: tuple[Literal["image", "box", "pair"], ...] = Field(("image",), min_length=1)
-    """What captions describe, one or several: the whole image, a box, a pair of boxes. Candidates of a caption contain
+    """What captions describe, one or more of: the whole image, a box, a pair of boxes. Candidates of a caption contain
     its boxes."""
     max_regions: int = Field(10, ge=1)
     """box, pair: maximum number of each per image: the largest boxes, and the pairs with the highest prior by size and
@@ -54,7 +54,7 @@ class CaptionSettings(Settings):
     min_length: int = Field(default=5, ge=0)
     """Minimum length of a caption in tokens, with the begin token and the prompt."""
     repetition_penalty: float = Field(default=1.1, gt=0)
-    """nucleus: divisor of positive and factor of negative logits of tokens that already occurred, also in the
+    """nucleus: divisor of positive and factor of negative logits of tokens that already occurred, including in the
     prompt."""
     prompt: str = "a picture of "
     """Text with which the model starts a caption; it is removed from the result."""
@@ -66,12 +66,12 @@ class CaptionSettings(Settings):
     """Folder or hub name of a `BlipForImageTextRetrieval` whose matching head scores every caption (CapFilt). "": no
     filter."""
     match_at_least: float = Field(default=0.5, ge=0, le=1)
-    """filter: minimum probability that a caption belongs to its image. 0 only stores the score."""
+    """filter: minimum probability that a caption matches its image. 0 only stores the score."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """nucleus: seed of the random numbers."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     """Number format of the captioner and the filter; lavis: float32 only. auto: bfloat16 if the device has instructions
-    for it, else float32; the key holds which."""
+    for it, else float32; the key records which."""
     device: str = runtime("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")
     """Where models run: cpu, cuda (workers take GPUs in turn), cuda:1 (that GPU), or auto (GPUs, else CPU)."""
     batch_size: int = runtime(32, ge=1)

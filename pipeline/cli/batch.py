@@ -37,7 +37,7 @@ _VERSIONS = {stage.name: stage.version for stage in (PretrainStage, TrainTaggerS
 
 def batch(
     run_name: RunName,
-    step: Annotated[int, typer.Argument(metavar="STEP", min=1, help="A step of the training, counted from 1.")],
+    step: Annotated[int, typer.Argument(metavar="STEP", min=1, help="A training step, counted from 1.")],
     step_name: Annotated[
         str | None,
         typer.Option("--step-name", help="E.g. pretrain:pseudo or train_tagger; required if there are several."),
@@ -165,7 +165,7 @@ def _training(run: Run, step_name: str | None) -> tuple[str, Artifact]:
 
 
 def _images(run: Run, name: str, artifact: Artifact, step: int) -> list[StepImage]:
-    """The images of a training's step. Raises `FatalError` when its shards are missing."""
+    """The images of a training step. Raises `FatalError` when its shards are missing."""
     from pipeline.training.batches import step_images  # loads torch
     from pipeline.training.shards import ShardSamples, map_samples, range_cache, shards_of
 
@@ -176,7 +176,7 @@ def _images(run: Run, name: str, artifact: Artifact, step: int) -> list[StepImag
             {"processes": 1, **artifact.manifest.terms["settings"]}
         )
     except ValidationError as error:
-        raise FatalError(f"{name} of run {run.name!r} has settings of another version: {error}") from error
+        raise FatalError(f"{name} of run {run.name!r} has settings from a different version: {error}") from error
     shards = tuple(shards_of(_shards(run, artifact)))
     with TemporaryDirectory(prefix="rlip-") as folder:
         config = TrainConfig(kind=kind, settings=settings, work=Path(folder), shards=shards)
@@ -186,7 +186,7 @@ def _images(run: Run, name: str, artifact: Artifact, step: int) -> list[StepImag
 
 
 def _shards(run: Run, artifact: Artifact) -> tuple[Artifact, ...]:
-    """The shards that a training read, in its order."""
+    """The shards that a training run read, in its order."""
     keys = artifact.manifest.upstream.get("shards", [])
     shards: dict[str, Artifact] = {}
     for stage in ("shard", "shard_tagger"):

@@ -77,7 +77,7 @@ def get_data(
 
 @commands.command("list")
 def list_data(root: DataRoot = DATA, as_json: AsJson = False) -> None:
-    """List public datasets and weights: official page, size, where each part goes, and whether it is there."""
+    """List public datasets and weights: official page, size, where each part goes, and whether you have it."""
     if as_json:
         print(json.dumps([_as_json(each, root) for each in CATALOGUE.values()]))
         return
@@ -90,7 +90,7 @@ def list_data(root: DataRoot = DATA, as_json: AsJson = False) -> None:
                 f"{_where(files, root)}"
             )
         for place in each.hand_places:
-            print(f"  {'manual':12} {'':>9}  {'there' if (root / place).exists() else 'missing':16}  {root / place}")
+            print(f"  {'manual':12} {'':>9}  {'present' if (root / place).exists() else 'missing':16}  {root / place}")
         for text in (each.by_hand, each.note):
             if text:
                 print(f"  {text}")
@@ -130,7 +130,7 @@ def convert(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     files: Files = None,
     split: Annotated[
-        str, typer.Option(help="vg150, psg: the split to read. Other formats: what to call it.")
+        str, typer.Option(help="vg150, psg: the split to read. Other formats: the name to give it.")
     ] = "train",
     masks: Masks = None,
     as_json: AsJson = False,
@@ -188,7 +188,7 @@ def _by_hand(each: PublicSet, root: Path) -> str:
 
 def _state(files: Sequence[PublicFile], root: Path) -> str:
     there = sum(file.is_there(root) for file in files)
-    return "there" if there == len(files) else "missing" if not there else f"{there} of {len(files)} there"
+    return "present" if there == len(files) else "missing" if not there else f"{there} of {len(files)} present"
 
 
 def _where(files: Sequence[PublicFile], root: Path) -> str:

@@ -111,7 +111,7 @@ def _lines(total: Estimate) -> list[str]:
     if far := [step for step in total.steps if step.factor > FARTHEST]:
         worst = max(far, key=lambda step: step.factor)
         lines.append(
-            f"Warning: {', '.join(step.step for step in far)}: more than {FARTHEST} times the measured images, at most "
+            f"Warning: {', '.join(step.step for step in far)}: more than {FARTHEST} times the measured images, up to "
             f"{worst.factor:,.0f} times ({worst.step}); start-up and loading are counted per image, so measure a run "
             "with more images and estimate from it"
         )

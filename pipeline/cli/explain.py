@@ -84,7 +84,7 @@ def explain(
     image: Annotated[
         str, typer.Argument(metavar="IMAGE", help="An id (42), dataset and id (coco/42), file name or path.")
     ],
-    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Required if there are several.")] = None,
+    run_name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Required if the store has several.")] = None,
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
@@ -286,7 +286,7 @@ def _because(label: Mapping[str, Any]) -> str:
     if not words:
         return ""
     draw = f", draw {label['caption']['draw']}" if label["caption"] else ""
-    other = "" if label["proposed"] else ", stated about another pair"
+    other = "" if label["proposed"] else ", stated about a different pair"
     return f"  from “{_quoted(words)}” (rule {words['rule']}{draw}{other}{_alternatives(label)})"
 
 

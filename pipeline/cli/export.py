@@ -28,7 +28,7 @@ def export(
     out: Annotated[Path | None, typer.Option("--out", help="A new folder; out/export/RUN-FORMAT if omitted.")] = None,
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Exclude relations with a lower score.")] = 0.0,
     all_scores: Annotated[
-        bool, typer.Option("--all", help="Every scored relation, not only those that the run keeps.")
+        bool, typer.Option("--all", help="Export every scored relation, not only those that the run keeps.")
     ] = False,
     masks: Masks = None,
     store: StorePath = STORE,

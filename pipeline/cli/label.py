@@ -42,7 +42,7 @@ def label_recipe(
     detector: Annotated[
         str,
         typer.Option(
-            "--detector", help="Detector: folder or hub name of transformers, .pth, .onnx, weights, or .json of boxes."
+            "--detector", help="Detector: a transformers folder or hub name, .pth, .onnx, weights, or .json of boxes."
         ),
     ],
     captioner: Annotated[
@@ -83,7 +83,7 @@ def label_recipe(
         "detect": detect,
         "caption": caption,
         "tag": {"weights": tagger},
-        # A folder from the web has files that are no images. They are named in the end, and don't stop the rest.
+        # A folder from the web has files that are not images. They are named at the end, and don't stop the rest.
         "run": {"checks": {"max_overall_reject_share": 1.0}},
     }
     if threshold is not None:

@@ -33,7 +33,7 @@ def parse(
     reason = refusal(caption)
     if reason is not None:
         raise FatalError(
-            f"caption {reason}: {caption[:60]!r} can't be parsed; give at most 2,000 characters, including letters"
+            f"caption {reason}: {caption[:60]!r} can't be parsed; pass at most 2,000 characters, including letters"
         )
     try:
         [triplets] = parse_captions([caption], load_parser(model), implied=True, layer=load_layer())

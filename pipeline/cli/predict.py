@@ -73,7 +73,8 @@ def predict(
         ),
     ] = False,
     image_size: Annotated[
-        int | None, typer.Option("--image-size", min=32, help="Longest side in pixels; unset: the training's, or 1067.")
+        int | None,
+        typer.Option("--image-size", min=32, help="Longest side in pixels; unset: that used in training, or 1067."),
     ] = None,
     per_image: Annotated[int, typer.Option("--per-image", min=1, help="Relations to keep per image.")] = 100,
     threshold: Annotated[

@@ -44,7 +44,7 @@ def report(
     verdicts: VerdictsFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the report of a run again, also for an earlier record (RUN@2) and for a pulled or imported run."""
+    """Write the report of a run again, including that of an earlier record (RUN@2) or of a pulled or imported run."""
     opened = existing_store(store)
     run = find_run(opened, run_name)
     others = [find_run(opened, name) for name in dict.fromkeys(against or []) if name != run_name]

@@ -46,7 +46,7 @@ def verify(
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Read artifacts, records and caches again; report damage and which runs need it; exit with 1 if any remains.
+    """Read artifacts, records and caches again; report damage and the runs it affects; exit with 1 if any remains.
 
     Records of runs, partition maps and verdicts are not removed; their messages name the cost of removing them.
     """

@@ -93,7 +93,7 @@ def show_calibration(
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Calibrate scores to probabilities by verdicts, as a section [shard.calibration]."""
+    """Calibrate scores to probabilities with verdicts, as a section [shard.calibration]."""
     labels = list(reviewable_labels(find_run(existing_store(store), run_name), choice=EVERY_LABEL))
     fitted, judged = fitted_on_verdicts(labels, _log(store, folder).standing())
     number = sum(map(len, judged.values()))

@@ -75,7 +75,7 @@ def import_weights(
     file: CheckpointPath,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
     args: Annotated[
-        Path | None, typer.Option(help="A JSON file with the training's settings, for checkpoints that lack them.")
+        Path | None, typer.Option(help="A JSON file with the training run's settings, for checkpoints that lack them.")
     ] = None,
     text: Annotated[
         Path | None, typer.Option(help="For a detector: folder with model.safetensors of roberta-base.")

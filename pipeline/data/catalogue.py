@@ -137,7 +137,7 @@ def find_sets(names: Iterable[str]) -> list[PublicSet]:
     """The sets of these names, each once. Raises `FatalError` that lists all names."""
     unknown = [name for name in names if name not in CATALOGUE]
     if unknown:
-        raise FatalError(f"no public set named {unknown[0]!r}; the sets are {', '.join(CATALOGUE)}")
+        raise FatalError(f"no public dataset named {unknown[0]!r}; the datasets are {', '.join(CATALOGUE)}")
     return [CATALOGUE[name] for name in dict.fromkeys(names)]
 
 

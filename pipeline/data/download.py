@@ -153,7 +153,7 @@ def _fetch(url: str, part: _Part, report: Report) -> None:
             part.restart(_version_of(url, response))
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
             part.restart(None)
-            raise _InterruptedError("the server sent another range than the one requested")
+            raise _InterruptedError("the server sent a different range than requested")
         total = part.version.length if part.version is not None else None
         if total is not None:
             require_space(part.path.parent, total - done, url)

@@ -192,7 +192,7 @@ class OnnxDetector(FileDetector):
         except Exception as error:  # onnxruntime's errors have no class of their own
             raise FatalError(f"detector {self._path}: {_reason(error)} (setting: detect.weights)") from error
         corner, scale = np.array(view.corner * 2), np.array(image.size * 2) / np.array(view.image * 2)
-        kept = ~(scores < threshold) & (labels >= 0)  # a score that is no number is an error of its own
+        kept = ~(scores < threshold) & (labels >= 0)  # a score that is NaN is an error of its own
         found = Detections((boxes[kept] - corner) * scale, labels[kept], scores[kept].astype(np.float64))
         return found.without_duplicates(self._duplicates)
 

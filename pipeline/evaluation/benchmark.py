@@ -149,7 +149,7 @@ class Evaluated:
 class Metric(Protocol):
     """A registered metric: figures besides those of HICO-DET.
 
-    A metric of another package has a `version`, to be raised whenever the same relations would give other figures.
+    A metric of another package has a `version`, to be raised whenever the same relations would give different figures.
     """
 
     def __call__(

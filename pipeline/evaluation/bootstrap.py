@@ -1,6 +1,6 @@
 """How much a score depends on the choice of test images: the value and its bootstrap standard error (Efron 1979).
 
-Quantiles of resampled scores are no bounds for a mean over classes: an image that is drawn twice is found twice, and a
+Quantiles of resampled scores are not bounds for a mean over classes: an image that is drawn twice is found twice, and a
 class whose only images are not drawn leaves the mean, so resampled scores exceed the value when many classes
 are rare. The interval is therefore the standard one, value ± z · standard error (Efron and Tibshirani 1993, "An
 Introduction to the Bootstrap", section 13.2). Resampling also understates the error of classes with one or two images,

@@ -87,7 +87,7 @@ class GroundTruth:
 
         Two wordings of one relation ("hold", "is holding") count once.
 
-        Relations whose predicate has no word don't count, as they are no label to train on either.
+        Relations whose predicate has no word don't count, as they are not labels to train on either.
         """
         columns = _Columns()
         for row in rows:

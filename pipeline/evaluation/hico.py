@@ -169,7 +169,7 @@ def _scores(predicted: Relations, rules: HicoRules) -> Floats:
     if rules.validity is None or not len(scores):
         return scores
     factors = rules.validity[predicted.predicates, predicted.object_labels]
-    # An interaction without an object (-1) is no combination, so the table says nothing about it.
+    # An interaction without an object (-1) is not a combination, so the table says nothing about it.
     return np.asarray(scores * np.where(predicted.object_labels < 0, 1, factors))
 
 

@@ -68,7 +68,7 @@ def published_split(name: str, triplets: Sequence[TripletClass]) -> Split:
     seen = frozenset(triplets) - split.unseen
     new = tuple(len({t[end] for t in split.unseen} - {t[end] for t in seen}) for end in (1, 2))
     if new != _UNSEEN_NAMES.get(name, new):
-        raise ValueError(f"split {name} needs HICO-DET's list, but this list has its interactions in another order")
+        raise ValueError(f"split {name} needs HICO-DET's list, but this list has its interactions in a different order")
     return split
 
 

@@ -122,8 +122,8 @@ def _require_fit(path: Path, run: Run, images: Sequence[tuple[AnnotatedImage, _R
     boxes = [place in own.boxes for image, own in images for _, place in image.boxes]
     if boxes and sum(boxes) < FIT * len(boxes):
         raise FatalError(
-            f"{path}: only {sum(boxes)} of its {len(boxes)} boxes match boxes of run {run.name!r}; it was made from "
-            "another run, or for images of another size"
+            f"{path}: only {sum(boxes)} of its {len(boxes)} boxes match boxes of run {run.name!r}; it was made from a "
+            "different run, or for images of a different size"
         )
 
 

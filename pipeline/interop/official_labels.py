@@ -84,7 +84,7 @@ class ElementWriter:
     def element(
         self, image: Mapping[str, Any], boxes: Sequence[Mapping[str, Any]], relations: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]:
-        """Converts one image with its boxes, which are no crowds, and the relations between them, in these orders.
+        """Converts one image with its boxes, which are not crowds, and the relations between them, in these orders.
 
         Pass the most confident relations first: the authors' loader keeps an image's first 100."""
         own = [box["source_id"] for box in boxes]

@@ -98,7 +98,7 @@ def _add_rows(
     for relation in relations:
         subject, target = relation["subject"], relation["object"]
         if boxes[subject]["category"] != PERSON:
-            tally.note("relation whose subject is no person")
+            tally.note("relation whose subject is not a person")
             continue
         if boxes[subject]["crowd"]:
             tally.note("relation whose subject is a crowd")

@@ -231,7 +231,7 @@ def audit_precision(
     """Estimates the precision of N labels from `outcomes` (N): RIGHT, WRONG, UNSURE or UNJUDGED.
 
     In each stratum, verdicts count up to the first label without one in the sample's order, because later labels were
-    judged for other reasons and are no random sample. Where a team shares the labels by `seats` (N), this holds within
+    judged for other reasons and are not a random sample. Where a team shares the labels by `seats` (N), this holds within
     each member's share, as every member follows the order alone. A stratum's verdicts share the weight of all its labels
     equally. `predicates` (N) and `blind` (N) are counted for the labels whose verdicts count.
     """

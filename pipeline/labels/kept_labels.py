@@ -139,7 +139,7 @@ KeptLabels = Mapping[int, tuple[SampleRelation, ...]]
 
 
 UNREADABLE = "no canonical predicate"
-REPEATED = "the same label in other words counts"
+REPEATED = "the same label in other words is kept"
 OVER_PER_IMAGE = "over the limit per image"
 REJECTED_BY_REVIEWER = "rejected by a reviewer"
 ACCEPTED, REJECTED = 1.0, 0.0

@@ -23,7 +23,7 @@ LEVELS = ("images", "captions", "triplets", "candidates", "scored")
 """The funnel's levels with losses before the next level, in order."""
 _KEPT, _GIVEN = "kept", "given"
 """Levels counted by predicate instead of by reason of loss."""
-REPEATED = "proposed by another mention, too"
+REPEATED = "also proposed by another mention"
 BELOW_FLOOR = "scored below tag.floor"
 
 

@@ -52,7 +52,7 @@ class Team:
         return tuple(ranked[: 2 if _number(digest, "overlap") < self.overlap else 1])
 
     def seat(self, name: str) -> int | None:
-        """The seat of a reviewer; None for anyone who is no member."""
+        """The seat of a reviewer; None for anyone who is not a member."""
         return self.members.index(name) if name in self.members else None
 
     def joined(self, name: str) -> Team:

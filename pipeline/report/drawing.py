@@ -11,7 +11,7 @@ Line = tuple[float, float, float, float]
 """x1, y1, x2, y2"""
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d00", "#5b3fb5", "#b3002d", "#00707a")
-"""Dark enough for white text. Neighbouring colours differ for colour-blind readers, too (after Okabe and Ito)."""
+"""Dark enough for white text. Neighbouring colours differ for colour-blind readers as well (after Okabe and Ito)."""
 IDLE = "#9a9a9a"
 """Colour of a box without a relation."""
 INK, PAPER = "#1a1a1a", "#ffffff"

@@ -25,7 +25,7 @@ _BIG = 2**62
 ASKED = 20
 """One in so many labels of an accepted class is asked."""
 _CLASS_SEED = 1
-_AGAIN = "the run has been computed again; reload the page"
+_AGAIN = "the run has been recomputed; reload the page"
 
 
 class Decision(BaseModel):
@@ -94,7 +94,7 @@ def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> dict[str,
         elif one.queue == ADJUDICATION and last is not None and last.queue != CLASS:
             raise ValueError("you have judged this label yourself; somebody else must settle it")
         elif one.queue == ADJUDICATION and any(other.queue == ADJUDICATION for other in said.values()):
-            raise ValueError("somebody else has settled this label meanwhile; reload the page")
+            raise ValueError("somebody else has already settled this label; reload the page")
         verdict = _verdict(state, labels[one.label], one, reviewer)
         if not _stands(verdict, last, one.of):
             new.append((labels[one.label], verdict))

@@ -262,7 +262,7 @@ class Entrance:
     async def _open_link(self, request: Request, token: str = "") -> Response:
         # As bytes, because of texts it compares only ASCII.
         if not hmac.compare_digest(token.encode(), self._access.token.encode()):
-            raise HTTPException(401, "This link belongs to another or an earlier server. Open the one printed last.")
+            raise HTTPException(401, "This link belongs to a different or earlier server. Open the one printed last.")
         return self._enter(request, self._access.reviewer)
 
     async def _show_form(self, request: Request, next: str = "") -> Response:

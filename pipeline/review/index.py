@@ -74,7 +74,7 @@ def _flatten(part: int, found: LabelledPartition, choice: ChoiceSettings) -> dic
 
 LIVE = "live"
 """Schema of the tables in memory that say which labels have a verdict. `Reviews` fills them."""
-_FORMAT = 4
+_FORMAT = 5
 """Incremented whenever the same artifacts would give other rows."""
 MOST_INFORMATIVE = 500
 """Labels of each predicate, the most uncertain ones, that the queue by information holds."""
@@ -132,7 +132,7 @@ class ReviewIndex:
             self._connection.close()
 
     def once(self, name: str, make: Callable[[], T]) -> T:
-        """What `make` gives, computed once for the present rows. Others wait meanwhile."""
+        """What `make` gives, computed once for the present rows. Others wait until then."""
         with self._making:
             if name not in self._made or self._made[name][0] != self.generation:
                 self._made[name] = self.generation, make()

@@ -31,7 +31,7 @@ GRID = 20
 MAX_ROWS = 200
 """Images that one request of the scrolling list brings at most."""
 _BESIDE = ("number", "page", "label", "start", "size", "from")
-"""Parameters of an address that are no part of its search."""
+"""Parameters of an address that are not part of its search."""
 Number = Annotated[int, Query(ge=0, le=2**62)]
 
 

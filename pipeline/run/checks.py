@@ -50,9 +50,9 @@ class CheckResult:
 
     @property
     def in_words(self) -> str:
-        """E.g. "reject share 0.25, allowed at most 0.1"."""
+        """E.g. "reject share 0.25, must be at most 0.1"."""
         value = "not judged" if self.value is None else f"{self.value:.4g}"
-        return f"{self.check} {value}, allowed at {'least' if self.is_least else 'most'} {self.limit:g}"
+        return f"{self.check} {value}, must be at {'least' if self.is_least else 'most'} {self.limit:g}"
 
 
 def _rows(made: Artifact, inputs: Mapping[str, Artifact]) -> float | None:

@@ -61,11 +61,13 @@ def exchange(device: torch.device) -> CheckOutcome:
     figure = f"{min(rates):.3g} GB/s over {count} processes by {'NCCL' if is_gpu(device) else 'gloo'}"
     if set(sums) != {count * (count + 1) / 2}:
         return CheckOutcome(
-            f"{figure}, sums {sorted(set(sums))}", "wrong", "run nccl-tests, and look for NCCL_ variables"
+            f"{figure}, sums {sorted(set(sums))}",
+            "wrong",
+            "run nccl-tests, and look for NCCL_ variables in the environment",
         )
     if is_gpu(device) and min(rates) < 5:
         return CheckOutcome(
-            figure, "slow", "GPUs exchange by the host: look at `nvidia-smi topo -m` and NCCL_P2P_DISABLE"
+            figure, "slow", "GPUs exchange data through the host: look at `nvidia-smi topo -m` and NCCL_P2P_DISABLE"
         )
     return CheckOutcome(figure)
 
@@ -218,7 +220,7 @@ def products(device: torch.device) -> CheckOutcome:
     figure = ", ".join(f"{name} {rate:.3g} TFLOP/s" for name, rate in rates.items())
     if is_gpu(device) and rates["bf16"] < 2 * rates["fp32"]:
         return CheckOutcome(
-            figure, "slow", "bf16 should be several times fp32: look for other work on the GPU, and its clocks"
+            figure, "slow", "bf16 should be several times fp32: look for other work on the GPU, and at its clocks"
         )
     return CheckOutcome(figure)
 
@@ -241,7 +243,9 @@ def copies(device: torch.device) -> CheckOutcome:
     figure += f", {launch * 1e6:.3g} µs to start an operation"
     if is_gpu(device) and launch > 2e-5:
         return CheckOutcome(
-            figure, "slow", "starting an operation takes more than 20 µs: is the CPU of the host busy or asleep?"
+            figure,
+            "slow",
+            "starting an operation takes more than 20 µs: is the host's CPU busy or idling at a low clock?",
         )
     return CheckOutcome(figure)
 
@@ -321,7 +325,7 @@ def interrupted(check: Check, device: torch.device, allowed: float) -> CheckOutc
     """What a check that starts processes itself finds in the main thread, which is interrupted after `allowed` seconds."""
 
     def interrupt(*_: object) -> None:
-        raise TimeoutError(f"cut after {allowed:.0f} s; {LONGER}")
+        raise TimeoutError(f"stopped after {allowed:.0f} s; {LONGER}")
 
     signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, allowed)
@@ -337,7 +341,7 @@ def apart(check: Check, device: torch.device, allowed: float) -> CheckOutcome:
     try:
         return in_fork(allowed, _as_in_ranks, check, device)
     except TimeoutError:
-        return CheckOutcome(f"cut after {allowed:.0f} s", "failed", f"{LONGER}; if it hangs, report it")
+        return CheckOutcome(f"stopped after {allowed:.0f} s", "failed", f"{LONGER}; if it hangs, report it")
     except ChildProcessError as error:
         return CheckOutcome(str(error), "failed", "look at the kernel's log (`dmesg`), report it")
 

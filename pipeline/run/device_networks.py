@@ -270,7 +270,7 @@ def _by_batch(
         return CheckOutcome("no image fits", "failed", "free the GPU's memory")
     waits = _waits(work, max(rates), sides, reader, device)
     figure = ", ".join(f"{rate:.3g} images/s at batch {batch}" for batch, rate in rates.items())
-    figure += f", {waits:.0%} of the time waits for JPEGs"
+    figure += f", {waits:.0%} of the time spent waiting for JPEGs"
     if is_gpu(device) and waits > MOST_WAITING:
         return CheckOutcome(figure, "slow", "raise run.workers, so that more processes read images for a GPU")
     return CheckOutcome(figure)

@@ -246,7 +246,7 @@ def _endpoints(context: RunContext) -> Iterator[Finding]:
             continue
         if models and options.model not in models:
             lists = f"{options.base_url} lists {', '.join(models)} and not {options.model}"
-            yield Finding("note", what, f"{lists}; some servers answer nevertheless")
+            yield Finding("note", what, f"{lists}; some servers answer anyway")
         else:
             yield Finding("ok", what, f"{options.base_url} answers")
 

@@ -193,7 +193,7 @@ def _step(step: Step, images: int | None, costs: Mapping[str, StepCost], workers
     seconds = units * cost.seconds_per_image
     size = None if cost.bytes_per_image is None else units * cost.bytes_per_image
     asked = step.stage(step.settings).row_settings()
-    other = "" if asked == cost.settings else ", with other settings"
+    other = "" if asked == cost.settings else ", with different settings"
     on = f" ({', '.join(cost.devices)})" if cost.devices else ""
     basis = f"{cost.images:,} images on {', '.join(cost.hosts)}{on}{other}{crops}"
     wall = seconds / (_processes(step.settings) if step.stage.whole else workers)
@@ -327,7 +327,7 @@ def _rehearsed(images: int, settings: TrainingSettings, speed: Mapping[str, Any]
     ]
     return images / speed["images_per_second"] * speed["processes"], (
         f"rehearsed: {speed['images_per_second']:.3g} synthetic images/s on {speed['processes']} x {speed['device']}"
-        f"{', with another ' if differing else ''}{', '.join(differing)}"
+        f"{', with a different ' if differing else ''}{', '.join(differing)}"
     )
 
 

@@ -64,7 +64,7 @@ class Metrics(Display):
         self.write()
 
     def finished(self, record: Record) -> None:
-        """Count a partition with its rows and rejects, or as cached where another run has made it meanwhile."""
+        """Count a partition with its rows and rejects, or as cached where another run has made it in the meantime."""
         labels = (self._run, record.step)
         self._due.labels(*labels).dec()
         self._partitions.labels(*labels, "cached" if record.cached else "computed").inc()

@@ -127,7 +127,7 @@ def _trained(settings: Any) -> str:
     wrong = [each for each in differing if not fits_fewer_pairs(each, pretrained[each], own[each])]
     if wrong:
         raise FatalError(
-            f"pretrained = {settings.pretrained}: {len(wrong)} entries have other shapes, e.g. {wrong[0]} "
+            f"pretrained = {settings.pretrained}: {len(wrong)} entries have different shapes, e.g. {wrong[0]} "
             f"{pretrained[wrong[0]]}, where the network has {own[wrong[0]]}; use weights of the same sizes, or change "
             "`network`"
         )

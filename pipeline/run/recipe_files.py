@@ -167,9 +167,10 @@ def _warn_of_second_store(store: str, recipe: Path) -> None:
         return
     for other in (folder / local_folder(store) for folder in recipe.parents):
         if (other / "artifacts").is_dir():
-            here = f"store = {store} is no store in {Path.cwd()}, where one would begin empty"
+            here = f"store = {store}: there is no store in {Path.cwd()}, so a new, empty one would be created there"
             warnings.warn(
-                f"{here}; to use {other}, set `store` to this path, or start where it is {store}", stacklevel=3
+                f"{here}; to use {other}, set `store` to that path, or start rlip in the folder where it is {store}",
+                stacklevel=3,
             )
             return
 
@@ -205,7 +206,7 @@ def recorded_recipe(run: Run, document: str = "recipe") -> Recipe | None:
             if not unknown:
                 reason = explain(error, lambda setting: "recipe.json")
                 raise FatalError(
-                    f"the recipe recorded with run {run.name!r} is of another version: {reason}"
+                    f"the recipe recorded with run {run.name!r} is from a different version: {reason}"
                 ) from error
             for location in unknown:
                 _remove(values, location)
@@ -260,7 +261,7 @@ def use_present_names(values: dict[str, Any], file: str) -> None:
         for each in targets:
             target = target.setdefault(each, {}) if isinstance(target, dict) else None
         if not isinstance(target, dict):
-            continue  # validation reports what is no section
+            continue  # validation reports what is not a section
         if present in target:
             raise FatalError(f"{file}: {former} is the former name of {name}, which is set too; remove {former}")
         target[present] = section.pop(last)

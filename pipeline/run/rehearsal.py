@@ -133,12 +133,10 @@ class Rehearsal:
         self._first = self._best = ran = self._run({})
         values, parts = ran.tracked, ran.measured["parts"]
         figure = f"{ran}, MFU {values['mfu']:.1%}, " if "mfu" in values else f"{ran}, "
-        figure += (
-            f"{values['padding']:.0%} of pixels are padding, {values['data_wait']:.1%} of the time waits for data; "
-        )
+        figure += f"{values['padding']:.0%} of pixels are padding, {values['data_wait']:.1%} of the time spent waiting for data; "
         figure += ", ".join(f"{part} {seconds / sum(parts.values()):.0%}" for part, seconds in parts.items())
         figure += "".join(
-            f"; {waits / STEPS:g} waits a step at {line}" for line, waits in ran.measured["waits"].items()
+            f"; {waits / STEPS:g} waits per step at {line}" for line, waits in ran.measured["waits"].items()
         )
         return CheckOutcome(figure, *(("slow", "raise num_workers") if values["data_wait"] > MOST_WAITING else ()))
 
@@ -150,7 +148,7 @@ class Rehearsal:
         if self._repeats:
             return CheckOutcome(f"the same weights {figure}")
         return CheckOutcome(
-            f"other weights {figure}", "wrong", f"resumed runs will differ in their last bits; {REPORT}"
+            f"different weights {figure}", "wrong", f"resumed runs will differ in their last bits; {REPORT}"
         )
 
     def _killed(self, device: torch.device) -> CheckOutcome:
@@ -161,8 +159,8 @@ class Rehearsal:
         if not self._repeats:
             return CheckOutcome(f"{figure}; weights are not compared, since they differ without it too")
         if ran.weights != self._needed.weights:
-            return CheckOutcome(f"{figure}, other weights in the end", "wrong", REPORT)
-        return CheckOutcome(f"{figure}, the same weights in the end")
+            return CheckOutcome(f"{figure}, different weights at the end", "wrong", REPORT)
+        return CheckOutcome(f"{figure}, the same weights at the end")
 
     def _variant(self, name: str, value: Any, device: torch.device) -> CheckOutcome:
         """Tries a setting on top of the best ones, to which it belongs from then on if it is faster."""
@@ -176,14 +174,14 @@ class Rehearsal:
         if name == "precision":
             figure += f"; the loss differs by {self._far(ran):.2%}"
             if not self._far(ran) <= NEAR_BF16:
-                return CheckOutcome(figure, "wrong", f"keep another precision, and {REPORT}")
+                return CheckOutcome(figure, "wrong", f"choose a different precision, and {REPORT}")
         if self._best is None or ran.speed > GAIN * self._best.speed:
             self._best = ran
         return CheckOutcome(figure)
 
     def _plainly(self, device: torch.device) -> CheckOutcome:
         if not is_gpu(device):
-            raise Absent("a CPU reads without Triton")
+            raise Absent("CPUs don't use Triton")
         with without_kernels():
             ran = self._run(self._best_changes)
         figure, is_near = f"{self._beside(ran)}; the loss differs by {self._far(ran):.2%}", self._far(ran) <= NEAR_BF16
@@ -221,9 +219,7 @@ class Rehearsal:
         except (PipelineError, OSError) as error:
             raise Absent("the speed is kept for `rlip estimate`; data is missing here") from error
         made = with_trainings(estimate(Planner(self._context), None, None, 1, None), self._context, None)
-        hours = (
-            f"{made.hours:,.3g} hours of processes" if made.gpu_hours is None else f"{made.gpu_hours:,.3g} GPU-hours"
-        )
+        hours = f"{made.hours:,.3g} process-hours" if made.gpu_hours is None else f"{made.gpu_hours:,.3g} GPU-hours"
         unknown = [step.step for step in made.steps if step.seconds is None]
         return CheckOutcome(f"{hours} as it is{', without ' if unknown else ''}{', '.join(unknown)}")
 

@@ -1,4 +1,4 @@
-"""A vision-language model behind an HTTP endpoint in the OpenAI-compatible chat form (docs/labels.md).
+"""A vision-language model behind an HTTP endpoint with an OpenAI-compatible chat API (docs/labels.md).
 
 Answers cost money, so each is written to a journal and synced when it arrives: a run that was killed, or another run on
 the same store and machine, does not ask for it again.
@@ -106,7 +106,7 @@ class ChatOptions(Settings):
     @model_validator(mode="after")
     def _cost_has_prices(self) -> Self:
         if self.budget_cost and None in (self.prompt_price, self.completion_price):
-            raise ValueError("budget_cost: set prompt_price and completion_price, too, each per million tokens")
+            raise ValueError("budget_cost: also set prompt_price and completion_price, each per million tokens")
         return self
 
 
@@ -208,7 +208,7 @@ class ChatEndpoint:
             has_budget = self._options.budget_tokens or self._options.budget_cost
             if has_budget and not answer.fault and not answer.prompt_tokens:
                 raise FatalError(
-                    f"{self._options.base_url} counts no tokens, so no budget of {self._section}.options can stop the "
+                    f"{self._options.base_url} reports no token counts, so no budget of {self._section}.options can stop the "
                     "run; set budget_tokens and budget_cost to 0 to continue without one"
                 )
             return answer

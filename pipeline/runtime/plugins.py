@@ -108,7 +108,7 @@ class OpenedPlugin(ABC):
     """What is registered as a captioner or labeller: what it reads and how it is opened. Creating it must be quick."""
 
     version: ClassVar[int]
-    """Part of the key: raise it whenever the same input would give another result. Required of other packages."""
+    """Part of the key: raise it whenever the same input would give a different result. Required for other packages."""
     Options: ClassVar[type[Settings]] = Settings
     """Its settings, section `options` of its stage in a recipe. They are part of the key, unless declared `runtime`."""
     imports: ClassVar[tuple[str, ...]] = ()

@@ -140,7 +140,7 @@ def named_files(section: str, named: Mapping[str, Path | None]) -> dict[str, Pat
 class Stage(ABC):
     """One stage. A subclass is a small file in `pipeline/stages/` over plain functions.
 
-    Raise `version` whenever the same input would give other rows. `reads` names tables of the same partition, and
+    Raise `version` whenever the same input would give different rows. `reads` names tables of the same partition, and
     `writes` the table that the stage makes. The step at its place in the chain (`pipeline/run/dag.py`) says which it
     reads with the settings at hand, and which whole artifacts, such as the tagger's weights, `open` receives. A stage
     that reads no table is a source: it defines the partitions of its datasets.

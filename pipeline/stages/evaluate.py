@@ -20,7 +20,7 @@ from storage.tables import METRICS
 
 
 class VcocoFiles(Settings):
-    """The files of V-COCO's authors. Only these include persons who do nothing or act on no object."""
+    """The files of V-COCO's authors. Only these include people who do nothing or act on no object."""
 
     actions: Path = data_file(...)
     """V-COCO's list of actions, e.g. vcoco_test.json."""
@@ -34,12 +34,12 @@ class EvaluateSettings(Settings):
     subject: str | None = None
     """Category of a pair's most probable subject, e.g. "person" for HICO-DET; unset or empty: any."""
     assume_subject: bool = False
-    """Name every subject `subject`, whatever the network calls it, and leave out no pair. For weights fine-tuned by the
+    """Name every subject `subject`, whatever the network calls it, and exclude no pair. For weights fine-tuned by the
     authors, whose targets name all subjects alike."""
     metrics: tuple[Annotated[str, AfterValidator(RequireName("metrics"))], ...] = ()
     """Metrics besides HICO-DET's: open_images (score_wtd and its parts), scene_graphs (R@K, mR@K, ng-R@K)."""
     vcoco: VcocoFiles | None = None
-    """Also V-COCO's metrics (role AP of both scenarios, agent AP), on the test images in these files."""
+    """Also compute V-COCO's metrics (role AP of both scenarios, agent AP), on the test images in these files."""
     batch_size: int = runtime(16, ge=1)
     """Images per batch of the network."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")

@@ -35,7 +35,7 @@ class ImportTaggerSettings(Settings):
 
 
 class ImportTaggerStage(Stage):
-    """Makes the same artifact as `train_tagger` does, so that equal weights lead to the same keys below."""
+    """Makes the same artifact as `train_tagger` does, so that equal weights lead to the same keys downstream."""
 
     name = "import_tagger"
     version = 1

@@ -64,7 +64,7 @@ class TaggerLabellerSettings(LabellerSettings):
     predicate_texts: int = Field(200, ge=0)
     """Number of the tagger's most frequent predicates in every image's list of texts; the authors use 0."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Number format of the tagger. auto: bfloat16 if the device has instructions for it, else float32; the key holds
+    """Number format of the tagger. auto: bfloat16 if the device has instructions for it, else float32; the key records
     which."""
     pairs_together: int = Field(1600, ge=1)
     """Maximum number of pairs per pass through the decoders, which bounds memory."""

@@ -129,7 +129,7 @@ def _images(members: pa.Table) -> pa.Table:
 
 
 def _marked(images: pa.Table) -> pa.Table:
-    """The same images, marked as another run's. Its dataset of the same name may be a different set."""
+    """The same images, marked as another run's. Its dataset of the same name may be a different one."""
     names = pc.binary_join_element_wise(INITIAL, images["dataset"], "")
     return images.set_column(0, "dataset", names)
 

@@ -42,7 +42,7 @@ _OF_THE_MACHINE = (
     sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_AUTH,
 )  # fmt: skip
-"""Errors that another file would meet as well."""
+"""Errors that a new file would run into as well."""
 _SELECT = "SELECT parser, text, triplets FROM parsed"
 
 
@@ -54,7 +54,8 @@ class ParseCache:
     """
 
     def __init__(self, path: Path, version: str) -> None:
-        """`version` identifies all but the text that decides a parse. Raises `FatalError` if `path` is unusable."""
+        """`version` identifies everything that decides a parse, except the text. Raises `FatalError` if `path` is
+        unusable."""
         self._path = path
         # Rows hold values without names, so those of a version with other fields must not be found.
         self._parser = hashlib.sha256("\0".join([version, *_NAMES]).encode()).digest()
@@ -123,7 +124,7 @@ class ParseCache:
             write_atomic(self._path, b"", CACHE)
 
     def _inode(self) -> int | None:
-        """Tells a file from one that took its place."""
+        """Distinguishes a file from one that took its place."""
         return self._path.stat().st_ino if self._path.exists() else None
 
 
@@ -163,7 +164,7 @@ def _is_damage(error: sqlite3.Error, path: Path) -> bool:
 
 
 def _code(error: sqlite3.Error) -> int:
-    """SQLite's primary code; 0 for an error of Python's module, such as for a text that is no UTF-8."""
+    """SQLite's primary code; 0 for an error of Python's module, such as for a text that isn't UTF-8."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 

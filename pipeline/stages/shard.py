@@ -32,7 +32,7 @@ from storage.tables import REJECTED, SHARD_MEMBERS, write_table
 from tagger.english.predicates import canonical
 
 EXCLUDED_FILE = "excluded.parquet"
-"""The ledger of images that a list or an evaluation set has (schema `REJECTED`)."""
+"""The table of images that a list or an evaluation set contains (schema `REJECTED`)."""
 FROM_CAPTIONS = ("pseudo", "naive")
 """Sources of relations that read what stage `tag` wrote."""
 UNSEEN = "relations of unseen triplets"
@@ -40,7 +40,7 @@ UNSEEN = "relations of unseen triplets"
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp"}
 """Formats whose files are packed as they are, because loaders decode them."""
 _QUALITY = 95
-"""JPEG quality of images that are packed turned."""
+"""JPEG quality of images that are rotated before packing."""
 
 
 class ShardSettings(ChoiceSettings):
@@ -232,7 +232,7 @@ class ShardStage(Stage):
         try:
             packed.kept = kept = kept_labels(relations, candidates, self.settings, packed.overrides)
             if (least := self.settings.uncertain) is not None:
-                # Without the limit per image: a label that it leaves out is no evidence against the label.
+                # Without the limit per image: a label that it leaves out is not evidence against the label.
                 lower = self.settings.model_copy(
                     update={"threshold": least, "thresholds": {}, "max_relations": UNLIMITED}
                 )
@@ -243,7 +243,7 @@ class ShardStage(Stage):
 
 
 def _encoded(image: Image.Image, probe: Probe) -> tuple[str, bytes]:
-    """Extension and bytes of an image whose file other loaders would read with other pixels, or not at all."""
+    """Extension and bytes of an image whose file other loaders would read with different pixels, or not at all."""
     written = io.BytesIO()
     if probe.format == "JPEG":
         image.save(written, "JPEG", quality=_QUALITY, subsampling=0)

@@ -46,7 +46,7 @@ class SplitSettings(Settings):
     interactions: Path | None = data_file(None)
     """UC-RF, UC-NF, UO, UV, listed: HICO-DET's list of interactions (hico_list_hoi.txt)."""
     positions: Path | None = data_file(None)
-    """listed: JSON list or numbers, from 0."""
+    """listed: file with positions, from 0: a JSON list, or plain numbers."""
 
     @model_validator(mode="after")
     def _files_fit_the_method(self) -> SplitSettings:

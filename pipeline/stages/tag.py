@@ -100,7 +100,7 @@ class LabellingStage(Stage):
         return find_labeller(self.settings).imports
 
     def resources(self) -> Resources:
-        """What one worker takes of its machine."""
+        """The resources of one worker."""
         device = self.settings.device if find_labeller(self.settings).uses_gpu else "cpu"
         return Resources.on(device, self.files().values())
 

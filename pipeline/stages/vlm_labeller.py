@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324")
 _ALTERNATIVES = 20
-"""Tokens whose log-probabilities are asked for, the most that the form allows."""
+"""Tokens whose log-probabilities are asked for: the maximum that the API allows."""
 
 
 _PREPARED = 2
@@ -66,7 +66,7 @@ class VlmOptions(ChatOptions):
 
 
 class Vlm(LabellerPlugin):
-    """Any model behind the OpenAI-compatible chat form. Its probability of a choice is that of the label."""
+    """Any model behind an OpenAI-compatible chat API. Its probability of a choice is that of the label."""
 
     version = 3
     Options = VlmOptions
@@ -104,7 +104,7 @@ class VlmLabeller:
     ) -> list[Labels]:
         """The labels of each image. One with an unusable answer gets a problem; one without candidates isn't loaded.
 
-        Raises `RetryableError` when the endpoint stays away.
+        Raises `RetryableError` when the endpoint stays unreachable.
         """
         labels = []
         with self._endpoint.threads() as pool:
@@ -162,7 +162,7 @@ class VlmLabeller:
         # At temperature 0, all samples are alike.
         if options.samples == 1 or not options.temperature:
             raise FatalError(
-                f"{options.base_url} gives no log-probabilities, and a single response has no probability; set samples "
+                f"{options.base_url} returns no log-probabilities, and a single response has no probability; set samples "
                 "to 5 or more and temperature to about 1"
             )
         return [

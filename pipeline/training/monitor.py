@@ -23,7 +23,7 @@ from pipeline.training.tracking.throughput import StepTimer, device_peak
 from pipeline.training.tracking.trackers import GuardedTracker, open_trackers
 
 IN_A_ROW = 3
-"""Steps that must be too high one after the other. A single hard batch is no divergence."""
+"""Steps that must be too high one after the other. A single hard batch is not divergence."""
 
 
 class DivergenceAlarm:

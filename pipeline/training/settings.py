@@ -127,7 +127,7 @@ class TrainingSettings(ViewSettings):
     precision: Literal["auto", "float32", "tf32", "medium", "bfloat16"] = "float32"
     """Number format of the network; weights and losses stay float32. tf32: GPUs round factors of matrix products to 10
     bits. medium: CPUs with bfloat16 may round those factors to it; tf32 on a GPU. bfloat16: autocast, with tf32 for the
-    rest. auto: bfloat16 if the device has instructions for it, else float32; the key holds which."""
+    rest. auto: bfloat16 if the device has instructions for it, else float32; the key records which."""
 
     checkpoint_every: int = runtime(500, ge=1)
     """Steps between checkpoints."""
@@ -142,8 +142,8 @@ class TrainingSettings(ViewSettings):
     tree, which gives the same bits for any number of processes (docs/training.md, Several processes)."""
     deterministic: Literal["bits", "fast"] = runtime("bits")
     """bits: repeated training gives the same bits. fast: a GPU sums gradients in any order, without a sort in each
-    layer's backward pass and with fused attention, which takes less memory, and cuDNN's faster convolutions, so last
-    bits differ."""
+    layer's backward pass, and uses fused attention, which takes less memory, and cuDNN's faster convolutions; last bits
+    differ."""
     compile: bool = runtime(False)
     """Compile the network's layers with torch.compile (docs/training.md). Not with FSDP2."""
     processes: int = runtime(2, ge=1, le=1024)
@@ -224,7 +224,7 @@ class TrainingSettings(ViewSettings):
                 'evaluate_every: each process evaluates with the whole network; set parallel to "ddp" or "tree"'
             )
         if self.nodes > 1 and self.address is None:
-            raise ValueError(f"address: nodes = {self.nodes} need one to meet at, such as 10.0.0.7:29500")
+            raise ValueError(f"address: nodes = {self.nodes} need an address to meet at, such as 10.0.0.7:29500")
         if self.min_nodes is not None and self.min_nodes > self.nodes:
             raise ValueError(f"min_nodes: {self.min_nodes} is more than nodes = {self.nodes}")
         return self

@@ -93,7 +93,7 @@ class Trainer:
         progress: Progress,
         check: PeriodicEvaluation | None = None,
     ) -> None:
-        """Raises `FatalError` for a missing tar, and for a checkpoint of another network."""
+        """Raises `FatalError` for a missing tar, and for a checkpoint of a different network."""
         samples.require_tars()
         settings = config.settings
         self._task, self._samples, self._settings, self._ranks = task, samples, settings, ranks

@@ -19,7 +19,7 @@ from storage.shards.scan import Member, Refused, scan_tar
 from storage.tables import SHARD_MEMBERS, read_table, table_bytes
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes that were read, and the bytes there are."""
+"""Called with the number of bytes read so far, and of all bytes."""
 _CHUNK = 2**20
 _COLUMNS = ("key", "extension", "offset", "size", "digest", "check")
 """Columns that every row of an index has, after that of its tar."""
@@ -120,7 +120,7 @@ class IndexDifference:
     faults: tuple[str, ...]
     """Each begins with the name of the member, or of the tar where it is damaged."""
     left_out: tuple[Refused, ...]
-    """Entries that indexes never list, which are no fault."""
+    """Entries that indexes never list, which is not a fault."""
 
 
 def compare(tar: Path, index: pa.Table, progress: Progress = lambda done, total: None) -> IndexDifference:
@@ -136,7 +136,7 @@ def compare(tar: Path, index: pa.Table, progress: Progress = lambda done, total:
         elif name not in stated:
             faults.append(f"{name}: in the tar, but not in the index")
         elif stated[name] != actual[name]:
-            different = "other bytes" if stated[name][2] != actual[name][2] else "another place"
+            different = "different bytes" if stated[name][2] != actual[name][2] else "a different place"
             faults.append(f"{name}: has {different} than the index says")
     return IndexDifference(tuple(faults), tuple(entry for entry in found.refused if not entry.damaged))
 

@@ -29,7 +29,7 @@ from storage.shards.index import read_index_file
 FORMAT = 1
 _PARTS = ("samples", "members", "keys")
 MAX_MEMBERS = 1000
-"""Members of a sample. More are no sample, but files that share the beginning of their names."""
+"""Maximum number of members of a sample: more are just files that share the beginning of their names."""
 _SAMPLE = np.dtype(
     [
         ("first", "<i8"),
@@ -47,7 +47,7 @@ _MEMBER = np.dtype([("offset", "<i8"), ("size", "<i8"), ("check", "V16"), ("exte
 MAX_EXTENSIONS = 2**15
 MAX_DATASETS = 2**15
 NAMED = 5
-"""Tars that an error lists."""
+"""Number of tars that an error lists."""
 Keep = Callable[[pa.Table], NDArray[np.bool_]]
 """Chooses samples of a shard, given the index rows of their first members."""
 
@@ -125,7 +125,8 @@ class SampleMap:
             if about["format"] != FORMAT:
                 raise FatalError(f"{folder}: has map format {about['format']}, but this version reads {FORMAT}")
             self.fingerprint: str = about["fingerprint"]
-            """Digest of everything that decides which samples there are and in which order. Paths are no part of it."""
+            """Digest of everything that decides which samples there are and in which order. Paths are not part of
+            it."""
             self.tars: list[str] = about["tars"]
             self.ends: list[int] = about["ends"]
             """The offset after the last member of each tar; 0 for a tar without samples."""
@@ -276,7 +277,7 @@ def identity(key: bytes) -> int:
 
 
 def _mapped(path: Path, kind: np.dtype[Any], count: int) -> NDArray[Any]:
-    """A file as a read-only array that takes no memory of the process. Raises ValueError when its size is another."""
+    """A file as a read-only array that takes no memory of the process. Raises ValueError when its size differs."""
     size = count * kind.itemsize
     if path.stat().st_size != size:
         raise ValueError(f"{path.name} has {path.stat().st_size} bytes instead of {size}")

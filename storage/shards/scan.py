@@ -43,7 +43,7 @@ class Refused:
 
 
 def scan_tar(path: Path) -> Iterator[Member | Refused]:
-    """Yields the entries of a tar in order. Folders, and files without an extension, are no part of a sample.
+    """Yields the entries of a tar in order. Folders, and files without an extension, are not part of a sample.
 
     An entry is refused if it is a link, a device or sparse, has an absolute name or one with "..", is pickled, or has
     the name of an earlier member of its sample or the key of an earlier sample. Damage ends the listing with a refusal:

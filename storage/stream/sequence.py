@@ -89,7 +89,7 @@ class SampleSequence:
                 )
         place = int(state["place"])
         if place < 0:
-            raise FatalError(f"the stream can't resume: the state is at place {place}")
+            raise FatalError(f"the stream can't resume: the state is at position {place}")
         if state["mix"]["kind"] == self.mix.kind == "concat":
             return place
         if "concat" in (state["mix"]["kind"], self.mix.kind):

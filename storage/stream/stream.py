@@ -19,7 +19,7 @@ from storage.stream.sequence import SampleSequence
 
 log = logging.getLogger("rlip.stream")
 AHEAD = 16
-"""Samples of remote tars that are requested ahead."""
+"""Number of samples that are requested ahead from remote tars."""
 MAX_DAMAGED = 0.01
 _Found = dict[str, bytes] | DamagedSample | None
 """The members of a sample, the damage, or None if it is known to be damaged."""
@@ -71,7 +71,7 @@ class _Place:
     taken: int = 0
     """Samples that this process has taken since `start`, damaged ones included."""
     resumed: int = 0
-    """As many of them were taken before the pass was resumed."""
+    """How many of them were taken before the pass was resumed."""
     workers: int = 0
     """The number of loader processes that share the batches."""
 
@@ -177,12 +177,12 @@ class Stream(IterableDataset[dict[str, Any]]):
         start = self.sequence.restore(state)
         if self._end is not None and start > self._end:
             raise FatalError(
-                f"the state is at place {start}, behind the end of the stream at {self._end}; raise `epochs`"
+                f"the state is at position {start}, past the end of the stream at {self._end}; raise `epochs`"
             )
         taken = int(state.get("given", 0))
         if taken and (state["batch"], state["rank"], state["ranks"]) != (self.batch, self.rank, self.ranks):
             raise FatalError(
-                "the state is from another rank, number of ranks or batch, within a batch; save `state_after` to "
+                "the state is from a different rank, number of ranks or batch, within a batch; save `state_after` to "
                 "change them"
             )
         self._at = self._loaded = _Place(start, taken, taken, int(state.get("workers", 0)))

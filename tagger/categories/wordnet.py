@@ -1,4 +1,5 @@
-"""WordNet's kinds of things: a beagle is a dog. `benchmarks/wordnet.py` makes the table; wordnet_licence.txt has its licence."""
+"""WordNet's hyponyms: a beagle is a dog. `benchmarks/wordnet.py` makes the table; wordnet_licence.txt has its
+licence."""
 
 from __future__ import annotations
 
@@ -17,9 +18,9 @@ _LIKELY = 3
 def kinds_above(noun: str) -> tuple[tuple[str, ...], ...]:
     """Returns the words for a noun's most frequent sense, and then for each of its hypernyms, the nearest first.
 
-    Only words come that mean this thing rather than another. Empty if WordNet lacks the noun, or if its most frequent
-    sense is no thing ("range"), other than for animals and fruit ("albatross"). What is only sometimes said of people
-    ("planter") counts as no person.
+    It returns only words that mean this thing rather than another. Empty if WordNet lacks the noun, or if its most
+    frequent sense is not a thing ("range"), other than for animals and fruit ("albatross"). What is only sometimes said
+    of people ("planter") does not count as a person.
     """
     words, _, senses = _table()
     rank, synset = senses.get(noun, _UNKNOWN)[0]

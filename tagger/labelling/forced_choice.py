@@ -39,7 +39,7 @@ class Question(NamedTuple):
 
     @property
     def letters(self) -> str:
-        """The letters of the choices: of none, then of each predicate."""
+        """The letters of the choices: that of none, then one for each predicate."""
         return ascii_lowercase[: 1 + len(self.predicates)]
 
 

@@ -149,7 +149,7 @@ def load_layer() -> Layer:
 
 @cache
 def _names() -> frozenset[str]:
-    """Names of things in several words, which stay whole: a "hot dog" is no dog."""
+    """Names of things in several words, which stay whole: a "hot dog" is not a dog."""
     known = (*COCO, *chain.from_iterable(COCO.values()), *OBJECTS365)
     return frozenset(phrase_lemma(name) for name in known if " " in name)
 

@@ -1,4 +1,4 @@
-"""docs/datasets.md, From a COCO-format set to labels: its recipes are written and its commands run, on six images."""
+"""docs/datasets.md, From a COCO-format dataset to labels: writes its recipes and runs its commands on six images."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def printed(folder: Path, *words: str) -> str:
 @pytest.mark.timeout(900)
 def test_the_page_leads_from_six_pictures_to_labels(workplace, root):
     pages = (root / "docs" / "datasets.md").read_text()
-    page = pages.partition("\n## From a COCO-format set to labels")[2].partition("\n## ")[0]
+    page = pages.partition("\n## From a COCO-format dataset to labels")[2].partition("\n## ")[0]
     recipe, extended = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     assert len([line for line in recipe.splitlines() if line]) <= 10
     (workplace / "mine" / "mine.toml").write_text(recipe)

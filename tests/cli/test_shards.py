@@ -162,7 +162,7 @@ def test_verify_names_each_fault_and_goes_on_with_the_next_tar(tar, tmp_path):
     tar.write_bytes(data)
     done = rlip("verify", tar, second, third)
     assert done.exit_code == 1
-    assert f"{place['key']}.{place['extension']}: has other bytes than the index says" in done.stdout
+    assert f"{place['key']}.{place['extension']}: has different bytes than the index says" in done.stdout
     assert f"{third}: has no index" in done.stdout and f"rlip shards index {third}" in done.stdout
     assert str(second) not in done.stdout
     assert done.stderr.endswith("Error: 2 faults; restore the tars or, if they are right, index them again\n")

@@ -186,7 +186,7 @@ def test_an_interrupted_download_requests_only_the_rest(server, stopped):
     [
         {"files": {"/big.bin": CONTENT[::-1] * 2}},
         {"tag": 'W/"{}"'},
-        {"shift": 7},  # it sends another range than was asked for
+        {"shift": 7},  # it sends a different range than was asked for
     ],
     ids=lambda changed: next(iter(changed)),
 )
@@ -507,7 +507,7 @@ def test_what_can_only_be_got_by_hand_is_told(tmp_path, capsys):
 
 
 def test_unknown_sets_and_parts_are_told_with_the_known_ones(tmp_path):
-    with pytest.raises(FatalError, match="no public set named 'coc'; the sets are coco, objects365"):
+    with pytest.raises(FatalError, match="no public dataset named 'coc'; the datasets are coco, objects365"):
         get_data(["coc"], tmp_path, mirror=None, as_json=True)
     with pytest.raises(FatalError, match="--only test: no such part; coco has annotations, val, train"):
         get_data(["coco"], tmp_path, ["test"], None, as_json=True)
@@ -555,7 +555,7 @@ def test_the_command_downloads_from_a_mirror_and_lists_what_is_there(server, tmp
     listed = {each["name"]: each for each in json.loads(run("list", "--json").stdout)}
     assert listed["roberta"]["there"] and not listed["coco"]["there"] and list(listed) == list(CATALOGUE)
     shown = run("get").stdout
-    assert shown == run("list").stdout and re.search(rf"roberta +2\.7 MB  there +{folder}/tokenizer\.json", shown)
+    assert shown == run("list").stdout and re.search(rf"roberta +2\.7 MB  present +{folder}/tokenizer\.json", shown)
     del server.files["/raw.githubusercontent.com/s-gupta/v-coco/master/data/vcoco/vcoco_test.json"]
     done = run("get", "vcoco", "--only", "test")
     assert done.exit_code == 1 and done.stderr.strip().startswith("Error: ") and "404" in done.stderr

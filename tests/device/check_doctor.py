@@ -45,7 +45,7 @@ def test_every_line_runs(lines):
     found = lines()
     assert red(found) == {}
     assert all("on paper" in found[name].figure for name in READS)
-    assert all("of the time waits for JPEGs" in found[name].figure for name in ("captioning", "labelling"))
+    assert all("of the time spent waiting for JPEGs" in found[name].figure for name in ("captioning", "labelling"))
     assert "through 1, 2 and 1 processes, 0 of" in found["checkpoints"].figure
     assert not any(OFF in outcome.figure for outcome in found.values())
 

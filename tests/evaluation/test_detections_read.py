@@ -206,7 +206,7 @@ def test_an_inverted_box_is_noted_and_counts_as_a_wrong_prediction(tmp_path, tru
     rows = [row(7, NAMES[0], [(0, 1, "hold", 0.5), (1, 1, "hold", 0.5)], boxes=boxes)]
     found = read_detections(write_parquet(tmp_path / "a.parquet", rows), truth, allow_missing=True)
     assert [(fault.reason, fault.count) for fault in found.findings.noted] == [("box inverted", 1)]
-    assert "scored nevertheless: box inverted: 1 (HICO_test2015_00000007.jpg)" in str(found.findings)
+    assert "scored anyway: box inverted: 1 (HICO_test2015_00000007.jpg)" in str(found.findings)
     assert found.relations.subject_boxes.tolist() == [[9, 9, 6, 11], [1, 1, 2, 2]] and found.findings.faults == ()
 
 
@@ -246,7 +246,7 @@ def test_canonical_names_fit_where_one_of_the_truth_has_that_form(tmp_path):
     (json.dumps(ROWS).encode()[:-30], r"not valid JSON at line 1, column"),
     ((json.dumps(ROWS[0]) + "\n" + json.dumps(ROWS[1])[:-9]).encode(), "line 2 is not valid JSON"),
     (json.dumps([ROWS[0], {"boxes": []}]).encode(), "image 1 has no boxes and pairs"),
-    (json.dumps([{**ROWS[0], "pairs": [{"subject": "x"}]}]).encode(), "image 0 to image 0: values of another type"),
+    (json.dumps([{**ROWS[0], "pairs": [{"subject": "x"}]}]).encode(), "image 0 to image 0: values of the wrong type"),
 ])  # fmt: skip
 def test_files_of_other_kinds_and_truncated_ones(tmp_path, truth, content, message):
     path = tmp_path / "detections"
@@ -343,7 +343,7 @@ def test_a_truth_in_shares_becomes_pixels_by_the_sizes_of_the_detections(tmp_pat
     assert found.truth.sizes.tolist() == [[100, 80]]
     with pytest.raises(FatalError, match=r"1 images have no width and height, .*--images"):
         read_detections(write_parquet(tmp_path / "b.parquet", [{**given, "width": None}]), truth)
-    with pytest.raises(FatalError, match="another width or height than the ground truth's: 1"):
+    with pytest.raises(FatalError, match="width or height differs from the ground truth's: 1"):
         read_detections(write_parquet(tmp_path / "c.parquet", [given]), truth.with_sizes(np.array([[200, 160]])))
 
 

@@ -266,10 +266,10 @@ WAYS: dict[str, tuple[Way, str]] = {
     # Names
     "classes from 1": (matrix(lambda r: r.update(labels=[label + 1 for label in r["labels"]])), "out of range"),
     "classes in another order": (
-        matrix(lambda r: r.update(labels=[3 - label for label in r["labels"]])), "another order"
+        matrix(lambda r: r.update(labels=[3 - label for label in r["labels"]])), "a different order"
     ),
     "verbs in another order": (
-        matrix(lambda r: r.update(verb_scores=[scores[::-1] for scores in r["verb_scores"]])), "another order"
+        matrix(lambda r: r.update(verb_scores=[scores[::-1] for scores in r["verb_scores"]])), "a different order"
     ),
     "verbs from 1": (pair(lambda r: r.update(verb=r["verb"] + 1)), "out of range"),
     "verbs and a background": (
@@ -326,7 +326,7 @@ def test_the_report_of_a_few_shot_training_is_of_its_setting(files):
     assert json.loads((report / "evaluation.json").read_text())["setting"] == "10%"
     assert "only the report of one model" in files.call(files.rows(), "--setting", "10%")
     words = "--split", "UC-RF", "--setting", "10%", "--report", report
-    assert "published results are of one of the two" in files.call(files.rows(), *words)
+    assert "published results have only one of these" in files.call(files.rows(), *words)
     assert "--setting: vcoco has no such rule" in files.call(files.rows(), "--setting", "1%", benchmark="vcoco")
 
 

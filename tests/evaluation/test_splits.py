@@ -55,7 +55,7 @@ def test_unseen_objects_and_verbs_occur_in_no_seen_triplet(shared):
         new = {getattr(triplet, end) for triplet in unseen}
         assert len(new) == count and {t for t in triplets if getattr(t, end) in new} == unseen
     for split in ("UC-RF", "UC-NF", "UO", "UV"):
-        with pytest.raises(ValueError, match="in another order"):
+        with pytest.raises(ValueError, match="in a different order"):
             published_split(split, sorted(triplets))
 
 

@@ -52,7 +52,7 @@ def test_a_silent_server_is_named_with_the_ways_out(no_settings, monkeypatch):
         (200, '"3.4.1"', r"is Prefect 3\.4\.1, and this project needs .*upgrade the server"),
         (200, '"4.0.0"', r"is Prefect 4\.0\.0"),
         (200, "<html>", "not the API of a Prefect server"),
-        (200, '"welcome"', "not as a Prefect server"),
+        (200, '"welcome"', "not a Prefect server"),
         (404, "", "no API of a Prefect server there"),
         (500, "", "answers HTTP 500; look at its log"),
     ],

@@ -106,7 +106,7 @@ def test_subjects_that_are_no_people_are_lost_to_v_coco(tmp_path):
     dog, ball = ({"category": k, "bbox": [1, 9, 1, 9]} for k in (0, 1))
     given = save_json(tmp_path / "a.json", {"5_x.jpg": [{"predicate": 0, "subject": dog, "object": ball}]})
     made = convert_annotations("vrd", given, "vcoco", tmp_path / "out", files)
-    assert made.lost["relation whose subject is no person"] == 1 and not made.wrote.get("relations")
+    assert made.lost["relation whose subject is not a person"] == 1 and not made.wrote.get("relations")
 
 
 def test_v_coco_has_a_role_once_and_loses_what_crowds_do(tmp_path):

@@ -140,7 +140,7 @@ def test_a_changed_byte_is_named_by_file_and_member(folder):
     done = rlip("shards", "verify", folder)
     assert done.exit_code == 1
     assert f"{tar}: does not match {CHECKSUMS}" in done.stdout
-    assert f"{tar}: {place['key']}.{place['extension']}: has other bytes than the index says" in done.stdout
+    assert f"{tar}: {place['key']}.{place['extension']}: has different bytes than the index says" in done.stdout
     assert "Traceback" not in done.stderr
 
 

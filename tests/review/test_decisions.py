@@ -174,7 +174,7 @@ def test_what_a_page_shows_of_labels_and_images_that_were_made_again_is_refused(
         lambda: accept_class(state, "ann", shown.number, shown.content),
         lambda: add_relation(state, "ann", Addition.model_validate(relation)),
     ):
-        with pytest.raises(ValueError, match="computed again; reload the page"):
+        with pytest.raises(ValueError, match="recomputed; reload the page"):
             record()
     assert [one.relation.predicate for one in state.reviews.log.verdicts()] == ["ride"]
 

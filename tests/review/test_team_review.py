@@ -137,7 +137,7 @@ def test_ten_people_share_the_audit_and_a_lead_settles_their_disagreements(state
     # A second lead, whose page shows one of them still, can't settle it differently.
     decision = {"label": next(iter(settled)), "kind": "unsure", "queue": "adjudication"}
     refused = enter("deputy").post("verdicts", json={"decisions": [decision]})
-    assert refused.status_code == 422 and "settled this label meanwhile" in refused.json()["error"]
+    assert refused.status_code == 422 and "already settled this label" in refused.json()["error"]
     after = state.audit.precision()
     # Each of the team is asked a few of the settled labels again, among those of their audit.
     asked = {name: chips(clients[name], AUDIT) for name in NAMES}

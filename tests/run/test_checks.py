@@ -37,7 +37,7 @@ def test_only_what_reads_the_partition_is_left_out(damaged):
     done = rlip("run", damaged, *UNTIL, "--set", LIMIT)
     assert done.exit_code == 1
     assert (
-        "ingest set/0000: reject share 0.25, allowed at most 0.2" in done.stderr
+        "ingest set/0000: reject share 0.25, must be at most 0.2" in done.stderr
         and "rlip show small --checks" in done.stderr
     )
     made = Run(LocalStore(store), "small")

@@ -46,7 +46,7 @@ def test_each_check_has_its_own_process():
 
 def test_a_check_that_hangs_is_cut_and_others_follow():
     hung, *others = examine_device(CPU, 0.05, {"hangs": hangs, **FAULTY})
-    assert hung.outcome.state == "failed" and "cut after" in hung.outcome.figure
+    assert hung.outcome.state == "failed" and "stopped after" in hung.outcome.figure
     assert [line.name for line in others] == list(FAULTY)
 
 

@@ -143,7 +143,7 @@ def test_a_captioner_is_looked_into(recipe, tmp_path, root):
 @pytest.mark.parametrize("settings, message", [
     ({"network": {"backbone": "resnet999"}}, "backbone='resnet999': neither a timm model"),
     ({"network": {"backbone": "resnet50", "backbone_strides": [7]}}, "strides"),
-    ({"network": SMALL, "pretrained": "scenes/weights/detector/model.safetensors"}, "other shapes, e.g. "),
+    ({"network": SMALL, "pretrained": "scenes/weights/detector/model.safetensors"}, "different shapes, e.g. "),
     ({"network": SMALL, "pretrained": "scenes/weights/captioner/model.safetensors"}, "none of its .* belongs to this network"),
     ({"network": SMALL, "pretrained": "README.md", "tokenizer": "scenes/weights/text"}, "pretrained: README.md: not a readable"),
     ({"network": SMALL, "device": "cuda"}, "finds no such GPU"),

@@ -53,7 +53,7 @@ def test_an_estimate_multiplies_measured_costs_and_the_report_scores_it(tmp_path
         assert by_step[step]["seconds"] == pytest.approx(8000 * cost.seconds_per_image)
         assert by_step[step]["wall"] == pytest.approx(by_step[step]["seconds"] / 4)
         assert by_step[step]["bytes"] == pytest.approx(8000 * (cost.bytes_per_image or 0))
-        assert "other settings" not in by_step[step]["basis"]
+        assert "different settings" not in by_step[step]["basis"]
     seconds = sum(step["seconds"] for step in more["steps"])
     assert more["cost_per_1000_images"] == pytest.approx(seconds / 3600 * 2 / 8) and more["gpu_hours"] is None
     assert more["wall"] == pytest.approx(seconds / 4)
@@ -61,7 +61,7 @@ def test_an_estimate_multiplies_measured_costs_and_the_report_scores_it(tmp_path
     shown = output_of(*asked, "--images", 8000)
     assert "Total: 8,000 images to label, " in shown and bytes_in_words(more["bytes"]) in shown
     assert "none was measured on a GPU" in shown and "Requests to an object store" in shown
-    assert "Warning: ingest, caption: more than 100 times the measured images, at most 1,000 times" in shown
+    assert "Warning: ingest, caption: more than 100 times the measured images, up to 1,000 times" in shown
     assert "Warning" not in output_of(*asked, "--images", 800)
     one, _ = Run(store, "small").artifacts("caption").values()
     store.discard("caption", one.key)

@@ -56,7 +56,7 @@ def test_every_line_runs_and_the_best_settings_are_written(recipe, rehearsed):
     assert found["fragmentation"].figure.startswith("not measured")
     assert "backward" in found["as it is"].figure and "decoders" in found["as it is"].figure
     assert "the same weights" in found["equal bits"].figure
-    assert found["a rank dies"].figure == "killed after step 2, resumed from step 1, the same weights in the end"
+    assert found["a rank dies"].figure == "killed after step 2, resumed from step 1, the same weights at the end"
 
     tuned = recipe.parent / "tuned.toml"
     before, after = load_recipe(recipe, SETTINGS).pretrain.settings, load_recipe(tuned).pretrain.settings

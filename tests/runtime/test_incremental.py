@@ -250,7 +250,7 @@ def test_results_that_another_execution_replaced_meanwhile_are_not_taken_for_tho
     outcome = run(context, Display())
     keys = context.run.keys("ingest")
     context.run.record("ingest", "ingest", dict.fromkeys(keys, "0" * 64))
-    with pytest.raises(RetryableError, match="another execution has replaced ingest meanwhile"):
+    with pytest.raises(RetryableError, match="another execution has replaced ingest in the meantime"):
         conclude(context, outcome)
     context.run.record("ingest", "ingest", keys)
     assert conclude(context, outcome)[1].is_file(), "an equal one does no harm"

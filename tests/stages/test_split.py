@@ -71,7 +71,7 @@ def test_the_published_split_takes_its_120_places(inputs, tmp_path):
     (tmp_path / "list.txt").write_text("".join(f"{n} {thing} {verb}\n" for n, (thing, verb) in enumerate(pairs, 1)))
     found = split(inputs, tmp_path, method="UC-NF", interactions=tmp_path / "list.txt")
     assert unseen_triplets(found.table) == {("person", verbs[n // 120], f"thing {n % 120}") for n in PUBLISHED["UC-NF"]}
-    with pytest.raises(FatalError, match=r"UO needs HICO-DET's list, but this list has .* another order"):
+    with pytest.raises(FatalError, match=r"UO needs HICO-DET's list, but this list has .* a different order"):
         split(inputs, tmp_path, method="UO", interactions=tmp_path / "list.txt")
 
 

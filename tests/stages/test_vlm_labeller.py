@@ -62,9 +62,9 @@ def test_probabilities_of_choices_are_those_of_labels_and_no_answer_is_asked_for
 
 def test_without_log_probabilities_the_share_of_repeated_answers_counts(stub, label):
     endpoint = stub(wrong=0.4)
-    with pytest.raises(FatalError, match=r"gives no log-probabilities.*set samples to 5"):
+    with pytest.raises(FatalError, match=r"returns no log-probabilities.*set samples to 5"):
         label(endpoint.url)
-    with pytest.raises(FatalError, match=r"counts no tokens, so no budget of tag\.options can stop"):
+    with pytest.raises(FatalError, match=r"reports no token counts, so no budget of tag\.options can stop"):
         label(stub(surety=0.9, counts=False).url, seed=1, budget_tokens=10_000)
     made = label(endpoint.url, samples=5, temperature=1.0)
     shares = {round(5 * r["score"], 4) for row in made.table.to_pylist() for r in row["relations"]}

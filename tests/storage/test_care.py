@@ -35,7 +35,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "bytes do not match the digest": ("captions.parquet", flipped(50)),
     "gone": ("captions.parquet", Path.unlink),
     "damaged manifest": ("manifest.json", cut),
-    "manifest of another key": (
+    "manifest of a different key": (
         "manifest.json",
         lambda path: rewrite(Artifact(path.parent), terms={"stage": "caption"}),
     ),

@@ -376,13 +376,13 @@ def test_each_kind_of_change_is_found_against_the_index(tmp_path):
     assert compare(tar, index).faults == ()
     write(tar, entries[0], ("b.jpg", b"2223"), ("d.jpg", b"4"))
     assert compare(tar, index).faults == (
-        "b.jpg: has other bytes than the index says",
+        "b.jpg: has different bytes than the index says",
         "c.jpg: in the index, but not in the tar",
         "d.jpg: in the tar, but not in the index",
     )
     write(tar, entries[1], entries[0], entries[2])
     told = [fault.partition(": ")[2] for fault in compare(tar, index).faults]
-    assert told == ["has another place than the index says"] * 2
+    assert told == ["has a different place than the index says"] * 2
     os.truncate(tar, 1600)
     assert any("extends beyond the tar" in fault or "not in the tar" in fault for fault in compare(tar, index).faults)
 

@@ -163,7 +163,7 @@ def test_the_state_after_the_last_batch_is_the_end_of_the_epoch(samples):
     more = Stream(samples, batch=50, epochs=2, order=ORDER)
     more.load_state_dict(stream.state_after(6))
     assert head + keys(more) == sequence(samples, 0, 2 * COUNT)
-    with pytest.raises(FatalError, match="behind the end of the stream"):
+    with pytest.raises(FatalError, match="past the end of the stream"):
         Stream(samples, epochs=1, order=ORDER).load_state_dict(more.state_after(7))
 
 

@@ -201,9 +201,9 @@ ATTACKS: dict[str, tuple[Callable[[Elsewhere], None], str]] = {
         lambda e: e.edit(files={"manifest.json": {"digest": "0" * 64, "size": 1}}), r"not the name of a data file"
     ),
     "edited manifest": (lambda e: e.edit(sealed=False, host="other"), r"damaged manifest \(changed since it was written\)"),
-    "terms of another key": (lambda e: e.edit(terms={"stage": "caption"}), r"refused \(manifest of another key\)"),
-    "key of another artifact": (lambda e: e.edit(key="0" * 64), r"refused \(manifest of another key\)"),
-    "stage of another artifact": (lambda e: e.edit(stage="parse"), r"refused \(manifest of another key\)"),
+    "terms of another key": (lambda e: e.edit(terms={"stage": "caption"}), r"refused \(manifest of a different key\)"),
+    "key of another artifact": (lambda e: e.edit(key="0" * 64), r"refused \(manifest of a different key\)"),
+    "stage of another artifact": (lambda e: e.edit(stage="parse"), r"refused \(manifest of a different key\)"),
     "seconds that are NaN": (lambda e: e.edit(seconds=float("nan")), r"damaged manifest \(seconds"),
     "digest that climbs": (
         lambda e: e.edit(files={FILE: {"digest": "../" * 20, "size": 1}}), r"damaged manifest \(files: captions"

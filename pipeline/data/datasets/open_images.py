@@ -84,7 +84,7 @@ class OpenImagesReader(Reader):
         return images
 
     def _identified(self, columns: tuple[str, ...], expected: str) -> Iterator[tuple[str, int, Iterator[list[str]]]]:
-        """Yields runs of rows of one image with its name and id. Rejects names that are no id."""
+        """Yields runs of rows of one image with its name and id. Rejects names that are not ids."""
         for name, rows in _by_image(self.annotation_file, columns, expected):
             image_id = id_of(name)
             if image_id is None:
@@ -176,7 +176,7 @@ _RELATION_COLUMNS = (
 
 
 def _box(label: str, sides: list[str], names: Mapping[str, str], unknown: str, malformed: str) -> Box:
-    """The box in shares of the image. Raises `Unusable`: `malformed` is the reason for sides that are no numbers."""
+    """The box in shares of the image. Raises `Unusable`: `malformed` is the reason for sides that are not numbers."""
     if label not in names:
         raise Unusable(unknown)
     try:

@@ -26,7 +26,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 class Reader(ABC):
     """Reads one source. Subclasses parse a format. A format of another package has a `version`, to be raised whenever
-    the same files would give other records, and may have `Options`, the `options` of a source, available as
+    the same files would give different records, and may have `Options`, the `options` of a source, available as
     `self.options`.
     """
 
@@ -141,7 +141,7 @@ class Reader(ABC):
         return record
 
     def sized(self, record: ImageRecord) -> ImageRecord:
-        """Makes a record as an index yields it, with what only the image's file states, which may change."""
+        """Completes a record from the cached index with what only the image file states, since that file may change."""
         return record
 
     def _held_back(self, records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
@@ -164,7 +164,7 @@ class Reader(ABC):
             return AnnotationError(f"{source.listed_in}: no usable image for dataset {source.name!r} ({reasons})")
         present = _first_names(source.images)
         holds = f"it contains {', '.join(present)}, ..." if present else "the folder is empty"
-        holds = holds if Path(source.images).is_dir() else "it holds other names"
+        holds = holds if Path(source.images).is_dir() else "it holds files with other names"
         expected = f"{source.images}/{uri_of(first.path, source.images)}"
         return AnnotationError(
             f"{source.images}: none of the {count} images of {source.name!r} exists; expected e.g. {expected}; "

@@ -48,7 +48,7 @@ class DataSource(Settings):
     verbs: Path | None = data_file(None)
     """hico_det: verb names by id."""
     predicate_aliases: Path | None = data_file(None)
-    """visual_genome: file with equivalent predicates per line, to find near-duplicate relations."""
+    """visual_genome: file with a group of equivalent predicates per line, to find near-duplicate relations."""
     object_aliases: Path | None = data_file(None)
     """visual_genome: the same for object names."""
     instances: Path | None = data_file(None)

@@ -39,7 +39,7 @@ PATIENCE = 600
 """Seconds that an image may take, for a decoder that waits and so uses no processor time."""
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL)
 """Signals that a process brings upon itself. Others come from outside, e.g. when the machine runs out of memory."""
-# Answers are no pickles, because a decoder that an image took over must not run code here.
+# Answers are not pickled, because a decoder that an image took over must not run code here.
 _ANSWER: TypeAdapter[Probe | dict[str, str]] = TypeAdapter(Probe | dict[str, str])
 
 

@@ -86,14 +86,14 @@ class DetectionFindings:
     faults: tuple[Fault, ...] = ()
     """What was left out"""
     noted: tuple[Fault, ...] = ()
-    """What is odd and scored nevertheless"""
+    """What is odd and scored anyway"""
     missing: Fault | None = None
     """Images of the ground truth that the file lacks; they count as images without detections"""
 
     def __str__(self) -> str:
         lines = [f"{self.path}: {self.images:,} images, {self.relations:,} relations are scored"]
         lines += [f"left out: {fault}" for fault in self.faults]
-        lines += [f"scored nevertheless: {fault}" for fault in self.noted]
+        lines += [f"scored anyway: {fault}" for fault in self.noted]
         return "\n  ".join([*lines, *([str(self.missing)] if self.missing else [])])
 
 

@@ -93,7 +93,7 @@ def _name_faults(
         yield "subjects are where true objects are, and vice versa; swap them"
     for kind, own in names.items():
         if meant := _renamed(getattr(best, kind)[prediction], getattr(truth, kind)[true], own):
-            yield f"{kind.replace('_labels', 's')} are numbered in another order than the ground truth's names: {meant}"
+            yield f"{kind.replace('_labels', 's')} are numbered in a different order than the ground truth's names: {meant}"
 
 
 _PARTS = ("boxes", "labels")

@@ -183,7 +183,7 @@ def _image_places(content: DetectionsContent, truth: GroundTruth) -> Integers:
         ("unknown image", _UNKNOWN),
         ("duplicate image", _AGAIN),
         ("image id and file name of different images", _MISMATCH),
-        ("image of another width or height than the ground truth's", _RESIZED),
+        ("image whose width or height differs from the ground truth's", _RESIZED),
     ):
         content.note(reason, np.flatnonzero(places == mark), np.arange(len(places)))
     return places

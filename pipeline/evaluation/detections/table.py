@@ -75,7 +75,7 @@ def read_rows(content: DetectionsContent, entries: Iterator[tuple[str, Any]]) ->
             _add(content, pa.Table.from_pylist([entry for _, entry in batch], schema=_READ))
         except (pa.ArrowException, TypeError, ValueError, OverflowError, AttributeError) as error:
             span = f"{batch[0][0]} to {batch[-1][0]}"
-            raise FatalError(f"{path}: {span}: values of another type ({error}); expected {EXPECTED}") from error
+            raise FatalError(f"{path}: {span}: values of the wrong type ({error}); expected {EXPECTED}") from error
 
 
 def _add(content: DetectionsContent, table: pa.Table) -> None:

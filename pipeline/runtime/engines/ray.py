@@ -142,7 +142,7 @@ class _Actor(WorkerHandle):
         try:
             self.place = self._ray.get(self._placing)
         except self._ray.exceptions.RayError as error:
-            advice = "Install the same version of rlip on all nodes; `rlip doctor` looks at each"
+            advice = "Install the same version of rlip on all nodes; `rlip doctor` checks each"
             raise WorkerDied(f"{brief(error)}. {advice}") from error
         return True
 

@@ -36,7 +36,7 @@ class RayNode:
     def room(self, worker: Resources) -> int:
         """How many such workers fit on it at once."""
         asked = ((self.cpus, worker.cpus), (self.gpus, worker.gpus), (self.memory, worker.memory))
-        # Shares such as 0.1 of a GPU are no binary fractions.
+        # Shares such as 0.1 of a GPU are not binary fractions.
         return min(int(has / takes + 1e-6) for has, takes in asked if takes)
 
     def __str__(self) -> str:

@@ -109,7 +109,7 @@ class TrainingState:
     def load(self, folder: Path) -> None:
         """Reads a checkpoint of any number of processes, sharded or not.
 
-        Raises ValueError for a checkpoint of another network.
+        Raises ValueError for a checkpoint of a different network.
         """
         reader = HuggingFaceStorageReader(str(folder))
         there = reader.read_metadata().state_dict_metadata
@@ -144,7 +144,7 @@ class TrainingState:
             if name.startswith((_MODEL, _EMA)) and isinstance(about, TensorStorageMetadata)
         }
         if wrong := state_dict_diff(saved, {name: tuple(value.shape) for name, value in own.items()}, {}):
-            raise ValueError(f"it is of another network than the settings describe: {'; '.join(wrong)}")
+            raise ValueError(f"it belongs to a different network than the settings describe: {'; '.join(wrong)}")
 
 
 MIB = 2**20
@@ -187,7 +187,7 @@ class Checkpointer:
         """Restores the newest undamaged checkpoint. Returns what `save` took as `about`; None where there is no
         checkpoint.
 
-        Damaged ones are reported and renamed. Raises `FatalError` for one of another network or version.
+        Damaged ones are reported and renamed. Raises `FatalError` for one of a different network or version.
         """
         chosen, record, complaints = self._ranks.agreed(self._choose() if self._ranks.rank == 0 else (0, {}, []))
         for complaint in complaints if self._ranks.rank == 0 else ():

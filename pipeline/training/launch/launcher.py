@@ -148,7 +148,7 @@ def _stop(ranks: RankProcesses, nodes: Nodes, seconds: float, log: _Log) -> None
         nodes.tick()
         time.sleep(0.1)
     if not ranks.ended():
-        log.write("it took longer, so the training run resumes from the checkpoint before")
+        log.write("it took longer, so the training run resumes from the previous checkpoint")
 
 
 class _Log:

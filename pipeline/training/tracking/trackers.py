@@ -309,4 +309,4 @@ class GuardedTracker:
     def _warn(self, what: str) -> None:
         if not self._has_warned:
             self._has_warned = True
-            self._warn_person(f"the tracker {self._name} fails ({what}); training continues")
+            self._warn_person(f"the tracker {self._name} failed ({what}); training continues")
