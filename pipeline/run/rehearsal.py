@@ -279,11 +279,18 @@ class Rehearsal:
         kind = "tagger" if isinstance(settings, TaggerSettings) else "pretrain"
         with TemporaryDirectory(dir=self._folder) as name:
             work, shards = Path(name), (self._shards[sizes],)
-            config = TrainConfig(kind=kind, settings=settings, work=work, tracking=work / "tracking", shards=shards)
+            config = TrainConfig(
+                kind=kind,
+                settings=settings,
+                work=work,
+                tracking=work / "tracking",
+                shards=shards,
+                worker=WORKER,
+            )
             prepare(config)
             if dies_after is not None:
                 (work / DIES).write_text(str(dies_after))
-            return _finished(config, changes, launch(config, lambda *_: None, WORKER))
+            return _finished(config, changes, launch(config, lambda *_: None))
 
 
 def _finished(config: TrainConfig, changes: Mapping[str, Any], summary: Summary) -> Ran:

@@ -12,6 +12,8 @@ from pipeline.training.settings import TaggerSettings, TrainingSettings
 
 MODEL = "model.safetensors"
 METRICS_LOG = "metrics.jsonl"
+WORKER = "pipeline.training.worker"
+"""The module of a rank that only trains."""
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints."""
 RESUMES_FROM = "resume.json"
@@ -59,6 +61,8 @@ class TrainConfig(Settings):
     shards: tuple[Shard, ...] = ()
     """The training set, one dataset after the other."""
     test: TestTables | None = None
+    worker: str = WORKER
+    """The module whose `main` each rank runs with the path of this configuration. It returns the exit code."""
 
 
 def _tracking(values: dict[str, Any]) -> Path:

@@ -9,7 +9,6 @@ from pipeline.runtime.logs import log
 from pipeline.runtime.stage import Output, ReportProgress
 from pipeline.training.config import METRICS_LOG, MODEL, TOKENIZER, VOCABULARY, TrainConfig
 from pipeline.training.launch.launcher import launch
-from pipeline.training.launch.rank_processes import WORKER
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.settings import CALIBRATION
 from pipeline.training.shards import map_samples
@@ -53,13 +52,10 @@ def prepare(config: TrainConfig) -> dict[str, Path]:
     return {VOCABULARY: vocabulary_file, **tokenizer_files(tokenizer)}
 
 
-def run_training(config: TrainConfig, report: ReportProgress, worker: str = WORKER) -> Output:
-    """Trains from the last checkpoint in `config.work`, if any. Returns the metrics and the files to keep.
-
-    `worker`: the module that each process runs.
-    """
+def run_training(config: TrainConfig, report: ReportProgress) -> Output:
+    """Trains from the last checkpoint in `config.work`, if any. Returns the metrics and the files to keep."""
     files: dict[str, Path] = {MODEL: config.work / MODEL, **prepare(config)}
-    summary = launch(config, report, worker)
+    summary = launch(config, report)
     if (config.work / CALIBRATION).is_file():
         files[CALIBRATION] = config.work / CALIBRATION
     table = MetricsLog(config.work / METRICS_LOG).table()

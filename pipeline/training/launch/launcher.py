@@ -23,6 +23,7 @@ from pipeline.training.config import (
     SUMMARY,
     WARNING,
     WARNINGS,
+    WORKER,
     Summary,
     TrainConfig,
     TrainingProgress,
@@ -31,7 +32,7 @@ from pipeline.training.launch import messages
 from pipeline.training.launch.failure import Failure
 from pipeline.training.launch.meeting import LOOPBACK, file_store, interface_of, meeting, require_gpus, tcp_store
 from pipeline.training.launch.messages import Command, MessageStore, NodeState
-from pipeline.training.launch.rank_processes import WORKER, Placement, RankProcesses
+from pipeline.training.launch.rank_processes import Placement, RankProcesses
 from pipeline.training.settings import TrainingSettings
 from storage.errors import FatalError, RetryableError
 
@@ -45,7 +46,7 @@ _TAIL = 15
 """Lines of the log that an error shows."""
 
 
-def launch(config: TrainConfig, report: ReportProgress, worker: str = WORKER) -> Summary:
+def launch(config: TrainConfig, report: ReportProgress) -> Summary:
     """Runs the ranks of a training run to their end. The model is then in `config.work`.
 
     This must be called from the main thread: only there do signals interrupt it. When a rank is lost, all restart from
@@ -70,7 +71,7 @@ def launch(config: TrainConfig, report: ReportProgress, worker: str = WORKER) ->
     with meeting(config) as config_file, Nodes(settings, config_file) as nodes:
         while True:
             members = nodes.gather(wanted, log.report)
-            cause = _run_round(config, config_file, members, nodes, log, worker)
+            cause = _run_round(config, config_file, members, nodes, log)
             if cause is None:
                 break
             if cause.kind == "fatal":
@@ -91,13 +92,13 @@ def launch(config: TrainConfig, report: ReportProgress, worker: str = WORKER) ->
 
 
 def _run_round(
-    config: TrainConfig, config_file: Path, members: tuple[int, ...], nodes: Nodes, log: _Log, worker: str
+    config: TrainConfig, config_file: Path, members: tuple[int, ...], nodes: Nodes, log: _Log
 ) -> Failure | None:
     """Runs the ranks of all members until they end. Returns why they did, or None when they finished or stopped on
     request."""
     nodes.start_round(members)
     placement = _placement(config, members, nodes.round, config_file.parent)
-    ranks = RankProcesses(config_file, config, placement, log.path, worker)
+    ranks = RankProcesses(config_file, config, placement, log.path)
     try:
         return _watch(ranks, nodes, log)
     except BaseException:
