@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from PIL import Image
@@ -169,17 +169,15 @@ def _images(run: Run, name: str, artifact: Artifact, step: int) -> list[StepImag
     from pipeline.training.batches import step_images  # loads torch
     from pipeline.training.shards import ShardSamples, map_samples, range_cache, shards_of
 
-    kind: Literal["pretrain", "tagger"] = "tagger" if run.stage(name) == TrainTaggerStage.name else "pretrain"
+    kind = TaggerSettings if run.stage(name) == TrainTaggerStage.name else TrainingSettings
     try:
         # Keys leave out the number of processes, and one process can share any batch.
-        settings = (TaggerSettings if kind == "tagger" else TrainingSettings).model_validate(
-            {"processes": 1, **artifact.manifest.terms["settings"]}
-        )
+        settings = kind.model_validate({"processes": 1, **artifact.manifest.terms["settings"]})
     except ValidationError as error:
         raise FatalError(f"{name} of run {run.name!r} has settings of another version: {error}") from error
     shards = tuple(shards_of(_shards(run, artifact)))
     with TemporaryDirectory(prefix="rlip-") as folder:
-        config = TrainConfig(kind=kind, settings=settings, work=Path(folder), shards=shards)
+        config = TrainConfig(settings=settings, work=Path(folder), shards=shards)
         map_samples(config)
         samples = ShardSamples(SampleMap(config.work / SAMPLES), range_cache(config), settings.predicate_form)
         return step_images(samples, settings, step)

@@ -39,7 +39,7 @@ from pipeline.stages.overlap import OverlapStage
 from pipeline.stages.parse import ParseStage
 from pipeline.stages.tag import CandidateSettings, open_candidates
 from pipeline.training.settings import TrainingSettings
-from pipeline.training.tracking.trackers import require_extras
+from pipeline.training.trackers import require_extras
 from pipeline.training.vocabulary import is_tokenizer
 from storage.errors import FatalError, PipelineError
 from storage.open_store import is_remote

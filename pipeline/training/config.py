@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -53,7 +53,6 @@ class TestTables(Settings):
 class TrainConfig(Settings):
     """Describes a training run. `work` is the folder for its checkpoints and results."""
 
-    kind: Literal["pretrain", "tagger"]
     settings: TrainingSettings | TaggerSettings
     work: Path
     tracking: Path = Field(default_factory=lambda values: _tracking(values))
@@ -68,7 +67,7 @@ class TrainConfig(Settings):
 def _tracking(values: dict[str, Any]) -> Path:
     key: str = values["work"].name.removeprefix("scratch-")[:12]
     folder: Path = values["settings"].tracking
-    return folder.absolute() / f"{values['kind']}-{key}"
+    return folder.absolute() / f"{values['settings'].kind}-{key}"
 
 
 class TrainingProgress(Settings):

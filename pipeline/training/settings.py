@@ -34,6 +34,8 @@ AS_THE_AUTHORS: dict[str, Any] = {
 class TrainingSettings(ViewSettings):
     """Settings of a training run. The defaults are the released recipe for 64 images per step."""
 
+    kind: ClassVar[str] = "pretrain"
+    """What is trained, in names of folders and messages."""
     official: bool = False
     """Train as the authors do, bugs included: their views of images, pixel for pixel, at twice the time; images in any
     order; no pairs of a box with itself; predicates as worded; `network.official_compat`. The recipe's own settings
@@ -294,6 +296,7 @@ _TAGGER: dict[str, Any] = {"architecture": "parsed", "tagger": True}
 class TaggerSettings(TrainingSettings):
     """Settings of the Relation Tagger's training run. The defaults are the released recipe."""
 
+    kind: ClassVar[str] = "tagger"
     network_defaults: ClassVar[dict[str, Any]] = _RELEASED
     network_constants: ClassVar[dict[str, Any]] = _TAGGER
     network: NetworkConfig = NetworkConfig(**_RELEASED, **_TAGGER)

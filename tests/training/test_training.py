@@ -17,10 +17,9 @@ from warm_process import WarmProcess, limited, ranks_of
 from models import weights
 from models.config import NetworkConfig
 from pipeline.training import worker
-from pipeline.training.checkpoints.folder import CheckpointFolder
+from pipeline.training.checkpoint_folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, MODEL, TOKENIZER, VOCABULARY, Summary, TrainConfig
-from pipeline.training.launch.launcher import launch
-from pipeline.training.run import prepare
+from pipeline.training.launch.launcher import launch, prepare
 from pipeline.training.vocabulary import make_tokenizer
 from storage.errors import FatalError
 from tests.training.conftest import TINY, config_of, ignore, metrics, sample, train_as_a_stage, write_shard
