@@ -10,8 +10,7 @@ from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from models.config import LossSettings, NetworkConfig
 from pipeline.data.images.training_view import ViewSettings
-from pipeline.runtime.settings import file_read, runtime
-from pipeline.training.address import Address
+from pipeline.runtime.settings import Address, file_read, runtime
 from pipeline.training.vocabulary import is_tokenizer, tokenizer_files
 from storage.errors import FatalError
 from storage.stream.order import Mix, stable_seed

@@ -23,7 +23,7 @@ from pipeline.run.progress import Lines
 from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import load_recipe
 from pipeline.runtime import devices
-from pipeline.runtime.engines.ray_cluster import RayNode
+from pipeline.runtime.engines.ray import RayNode
 from storage.errors import FatalError
 from tests.data.toy_sets import save_json
 

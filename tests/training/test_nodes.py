@@ -14,7 +14,7 @@ import pytest
 import torch.distributed as dist
 from warm_process import WarmProcess, ranks_of
 
-from pipeline.training.address import split_address
+from pipeline.runtime.settings import split_address
 from pipeline.training.config import TrainConfig
 from pipeline.training.launch.agent import COORDINATOR_LOST, FAILED, FINISHED
 from pipeline.training.launch.launcher import launch

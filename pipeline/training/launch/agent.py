@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pipeline.training.address import split_address
+from pipeline.runtime.settings import split_address
 from pipeline.training.config import TrainConfig
 from pipeline.training.launch import messages
 from pipeline.training.launch.failure import Failure

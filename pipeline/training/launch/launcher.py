@@ -16,8 +16,8 @@ from models.config import NO_OBJECTS
 from pipeline.runtime import logs
 from pipeline.runtime.devices import choose_device
 from pipeline.runtime.processes import ready_to_fork
+from pipeline.runtime.settings import resolve
 from pipeline.runtime.stage import Output, ReportProgress
-from pipeline.training.address import resolve
 from pipeline.training.checkpoint_folder import CheckpointFolder
 from pipeline.training.config import (
     CHECKPOINTS,

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.runtime.engines.ray_cluster import RayNode, live_nodes
+from pipeline.runtime.engines.ray import RayNode, live_nodes
 from pipeline.training.launch.agent import FINISHED, join
 from storage.errors import FatalError, RetryableError
 
