@@ -529,7 +529,7 @@ def _progress(path: Path, as_json: bool) -> Iterator[Report]:
 
 
 if TYPE_CHECKING:
-    from pipeline.training.batches import Shown, StepImage
+    from pipeline.training.batches import StepImage
 
 _VERSIONS = {stage.name: stage.version for stage in (PretrainStage, TrainTaggerStage)}
 
@@ -595,7 +595,7 @@ def _image_in_words(image: StepImage, left_out: Mapping[str, str]) -> str:
 
 
 def _values(image: StepImage, left_out: Mapping[str, str]) -> dict[str, Any]:
-    return {
+    values = {
         "dataset": image.dataset,
         "image_id": image.image_id,
         "key": image.key,
@@ -603,13 +603,11 @@ def _values(image: StepImage, left_out: Mapping[str, str]) -> dict[str, Any]:
         "epoch": image.epoch + 1,
         "left_out": left_out.get(image.key),
         "damage": image.damage or None,
-        **(_view_values(image.shown) if image.shown else {}),
     }
-
-
-def _view_values(shown: Shown) -> dict[str, Any]:
+    if (shown := image.shown) is None:
+        return values
     view = shown.view
-    return {
+    return values | {
         "width": view.width,
         "height": view.height,
         "crop": view.crop._asdict() if view.crop else None,
@@ -651,10 +649,16 @@ def _training(run: Run, step_name: str | None) -> tuple[str, Artifact]:
 
     Raises `FatalError` that lists those of the run.
     """
-    name = step_name if step_name is not None else _only_one(run)
+    trainings = sorted(name for name in run.steps() if run.stage(name) in _VERSIONS)
+    listed = ", ".join(trainings) or "none"
+    if step_name is None and len(trainings) != 1:
+        raise FatalError(
+            f"run {run.name!r} has {len(trainings)} training runs; name one with --step-name, of: {listed}"
+        )
+    name = trainings[0] if step_name is None else step_name
     artifact = next(iter(run.artifacts(name).values()), None)
-    if artifact is None or run.stage(name) not in _VERSIONS:
-        raise FatalError(f"run {run.name!r} has no training {name!r}; its training runs: {_listed(run)}")
+    if artifact is None or name not in trainings:
+        raise FatalError(f"run {run.name!r} has no training {name!r}; its training runs: {listed}")
     version = artifact.manifest.terms["version"]
     if version != _VERSIONS[run.stage(name)]:
         raise FatalError(
@@ -696,20 +700,3 @@ def _shards(run: Run, artifact: Artifact) -> tuple[Artifact, ...]:
             "run the recipe again"
         )
     return tuple(shards[key] for key in keys)
-
-
-def _only_one(run: Run) -> str:
-    trainings = _trainings(run)
-    if len(trainings) != 1:
-        raise FatalError(
-            f"run {run.name!r} has {len(trainings)} training runs; name one with --step-name, of: {_listed(run)}"
-        )
-    return trainings[0]
-
-
-def _trainings(run: Run) -> list[str]:
-    return sorted(name for name in run.steps() if run.stage(name) in _VERSIONS)
-
-
-def _listed(run: Run) -> str:
-    return ", ".join(_trainings(run)) or "none"

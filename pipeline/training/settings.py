@@ -11,7 +11,7 @@ from pydantic import AliasChoices, Field, field_validator, model_validator
 from models.config import LossSettings, NetworkConfig
 from pipeline.data.images.training_view import ViewSettings
 from pipeline.runtime.settings import Address, file_read, runtime
-from pipeline.training.vocabulary import is_tokenizer, tokenizer_files
+from pipeline.training.vocabulary import tokenizer_of
 from storage.errors import FatalError
 from storage.stream.order import Mix, stable_seed
 
@@ -265,13 +265,7 @@ class TrainingSettings(ViewSettings):
                 )
                 raise FatalError(f"{setting} = {path}: no such file or folder; correct the path, or {way}")
         if self.pretrained is not None and self.tokenizer is None:
-            if not is_tokenizer(self.pretrained.parent):
-                raise FatalError(
-                    f"pretrained = {self.pretrained}: no tokenizer is next to it (tokenizer.json, or vocab.json and "
-                    "merges.txt), whose numbers its text encoder has learned; copy its files there, or set tokenizer to its "
-                    "folder, e.g. of roberta-base"
-                )
-            files |= tokenizer_files(self.pretrained.parent)
+            files |= tokenizer_of(self.pretrained, None, f"pretrained = {self.pretrained}", "tokenizer")
         return files
 
 
