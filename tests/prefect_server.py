@@ -81,7 +81,7 @@ class PrefectServer:
             assert self.process is not None and self.process.poll() is None, "the server ended"
             return answers(self.api, 2) or None
 
-        wait_for(is_ready, 120, f"no server at {self.api}")
+        wait_for(is_ready, f"no server at {self.api}")
 
     def stop(self) -> None:
         """Stop the server that was started here."""
@@ -125,7 +125,7 @@ class PrefectServer:
         def has_ended() -> bool | None:  # a run itself comes with its whole recipe
             return self.post("flow_runs/count", flow_runs={"id": {"any_": [run]}, "state": final}) == 1 or None
 
-        wait_for(has_ended, seconds, f"flow run {run} did not end")
+        wait_for(has_ended, f"flow run {run} did not end", seconds=seconds)
         return self.get(f"flow_runs/{run}")["state"]
 
     def task_states(self, run: str) -> dict[str, str]:

@@ -82,7 +82,7 @@ class WarmProcess:
         self.send_signal(signal.SIGKILL)
 
 
-def wait_for(look: Callable[[], Found | None], seconds: float, complaint: str) -> Found:
+def wait_for(look: Callable[[], Found | None], complaint: str, *, seconds: float = 120) -> Found:
     """Calls `look` until it returns something. Fails with `complaint` after `seconds`."""
     until = time.monotonic() + seconds
     while (found := look()) is None:

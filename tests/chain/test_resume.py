@@ -129,7 +129,7 @@ def test_on_s3_another_machine_goes_on_from_the_checkpoint_of_a_killed_one(finis
     key = finished.artifacts()["pretrain:pseudo"]["all"].key
     process = world.start()
     hold_at_checkpoint(tmp_path / "one", process)
-    wait_for(lambda: remote.files.read(f"scratch/{key}/record.json"), 250, "no copy of a checkpoint arrived")
+    wait_for(lambda: remote.files.read(f"scratch/{key}/record.json"), "no copy of a checkpoint arrived", seconds=250)
     process.kill()
     process.communicate(timeout=60)
     remote.files.remove([f"claims/{key}"])  # as if the lease of the killed run had expired

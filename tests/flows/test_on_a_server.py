@@ -203,7 +203,7 @@ def _tries(server: PrefectServer, state: State[Any]) -> dict[str, tuple[str, int
         open_states = {"PENDING", "RUNNING", "SCHEDULED"} & {kind for kind, _ in found.values()}
         return None if open_states or len(found) < 2 else found
 
-    return wait_for(ended, 20, "the server does not know how the tasks ended")
+    return wait_for(ended, "the server does not know how the tasks ended")
 
 
 def test_many_partitions_are_few_task_runs_and_none_is_lost(server, tmp_path):
@@ -217,7 +217,7 @@ def test_many_partitions_are_few_task_runs_and_none_is_lost(server, tmp_path):
         messages = [state["message"] for state in states if state.get("type") == "COMPLETED"]
         return messages if len(messages) >= 64 else None
 
-    messages = wait_for(ended, 30, "the server does not know how all tasks ended")
+    messages = wait_for(ended, "the server does not know how all tasks ended")
     assert len(messages) == 64
     assert sum(int(message.partition(" cached, ")[2].partition(" ")[0]) for message in messages) == 200
 
@@ -253,7 +253,7 @@ def test_a_killed_run_is_marked_as_crashed_by_the_next_and_a_living_one_not(serv
     runs = [process.stdout.readline().strip() for _ in range(2)]
     assert _count(tmp_path).is_completed()
     assert [server.get(f"flow_runs/{run}")["state"]["type"] for run in runs] == ["RUNNING"] * 2
-    wait_for(lambda: server.task_states(runs[0]).get("hang"), 30, "the task is not known to the server")
+    wait_for(lambda: server.task_states(runs[0]).get("hang"), "the task is not known to the server")
     deployment = server.post("deployments/", name="elsewhere", flow_id=server.post("flows/", name="elsewhere")["id"])
     called = {"parent_task_run_id": server.get(f"flow_runs/{runs[1]}")["parent_task_run_id"]}
     elsewhere = server.post(f"deployments/{deployment['id']}/create_flow_run", state={"type": "RUNNING"}, **called)
@@ -286,7 +286,7 @@ def test_a_stage_alone_names_what_is_due_above_it(server, tmp_path):
         entries = server.post("logs/filter", logs={"level": {"ge_": 40}}, sort="TIMESTAMP_DESC", limit=50)
         return [entry["message"] for entry in entries if "reads ingest" in entry["message"]] or None
 
-    (line,) = wait_for(errors, 20, "the server has no log of the error")
+    (line,) = wait_for(errors, "the server has no log of the error")
     assert line.startswith("caption of recipe 'small' reads ingest") and "\n" not in line, "no traceback"
 
 
@@ -296,10 +296,10 @@ def test_a_run_that_falls_silent_is_crashed_and_reported(client, silent):
     def state(run: FlowRun) -> str:
         return str(client.read_flow_run(run.id).state)
 
-    wait_for(lambda: state(ours).startswith("Crashed") or None, 90, "the silent run is not crashed")
+    wait_for(lambda: state(ours).startswith("Crashed") or None, "the silent run is not crashed")
     assert "no heartbeat for 10 seconds" in state(ours)
     assert state(theirs).startswith("Running")
-    wait_for(lambda: subjects or None, 60, "no message was sent")
+    wait_for(lambda: subjects or None, "no message was sent")
     assert subjects == ["rlip: ours Crashed"]
     for name in names:  # deployed runs send a heartbeat only each 30 seconds
         for automation in client.read_automations_by_name(name):
@@ -368,7 +368,7 @@ def test_a_second_flow_run_of_a_run_waits_and_says_so_and_others_go_on(client, f
     with open_store(store).claim("run-one", lambda: None):
         second = threading.Thread(target=from_file, args=(recipe, ("name=one",)))
         second.start()
-        wait_for(said, 60, "the second run does not say what it waits for")
+        wait_for(said, "the second run does not say what it waits for")
         assert from_file(recipe, ("name=other",)).computed == 6
         assert second.is_alive()
     second.join(60)
@@ -443,11 +443,11 @@ def test_stages_run_in_their_pools_and_what_would_wait_for_ever_is_refused(clien
     shutil.rmtree(folder / "out" / "store" / "artifacts" / "caption")
     with server.worker("cpu", folder / "cpu"), server.worker("gpu", folder / "gpu"):
         for pool in ("cpu", "gpu"):
-            wait_for(lambda pool=pool: client.read_workers_for_work_pool(pool) or None, 60, f"no worker of {pool}")
+            wait_for(lambda pool=pool: client.read_workers_for_work_pool(pool) or None, f"no worker of {pool}")
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(_on_pools, client, recipe, "caption")
             locks = folder / "out" / "store" / "pending"
-            wait_for(lambda: len(list(locks.glob("flow-*.lock"))) == 2 or None, 120, "not both flow runs hold locks")
+            wait_for(lambda: len(list(locks.glob("flow-*.lock"))) == 2 or None, "not both flow runs hold locks")
             state = running.result()
     assert state.name == "Cached" and (folder / "out" / "reports" / "small" / "index.html").is_file(), state
     pools = {run.name: (run.work_pool_name, str(run.state)) for run in client.read_flow_runs() if run.work_pool_name}
@@ -474,7 +474,7 @@ def test_a_refused_recipe_is_told_in_one_line(deployed, runs, worker_folder):
     state = deployed.final_state(runs["refused"], 120)
     said = "parameter recipe: recipe: pretrain.variants has 'pseudo'"
     assert state["type"] == "FAILED" and said in state["message"], (state, deployed.logs(runs["refused"]))
-    wait_for(lambda: len(_flow_processes()) == 1 or None, 30, "the process of the flow run goes on")
+    wait_for(lambda: len(_flow_processes()) == 1 or None, "the process of the flow run goes on")
     said = (worker_folder / "worker.log").read_text()
     assert said.count("| ERROR") == 1 and "Traceback" not in said and "max_pixels" not in said, said
 
@@ -500,10 +500,10 @@ def test_a_training_survives_a_restarted_server_and_a_kill_and_keeps_its_checkpo
     for process in _flow_processes():
         process.kill()
     assert deployed.final_state(run, 60)["type"] == "CRASHED"
-    wait_for(lambda: not ranks_of(trained) or None, 20, "processes of the killed run are still running")
+    wait_for(lambda: not ranks_of(trained) or None, "processes of the killed run are still running")
     # The worker looks at the dead process a second time, and would undo a retry that came before.
     said = worker_folder / "worker.log"
-    wait_for(lambda: "flow_runs.worker - Check whether" in said.read_text() or None, 60, "no report of the loss")
+    wait_for(lambda: "flow_runs.worker - Check whether" in said.read_text() or None, "no report of the loss")
     deployed.command("flow-run", "retry", run, cwd=tmp_path)
     resumed_at = _next_checkpoint(trained, killed_at, deployed, run)
     (log,) = _pending(trained).glob("scratch-*/train.log")
@@ -512,12 +512,12 @@ def test_a_training_survives_a_restarted_server_and_a_kill_and_keeps_its_checkpo
     deployed.post(f"flow_runs/{run}/set_state", state={"type": "CANCELLING"}, force=False)
     assert deployed.final_state(run, 120)["type"] == "CANCELLED", deployed.logs(run)
     assert _newest(trained) >= resumed_at
-    tasks = wait_for(lambda: _as_many(deployed.task_states(run), 8), 20, "task runs are missing")
+    tasks = wait_for(lambda: _as_many(deployed.task_states(run), 8), "task runs are missing")
     assert {name: state for name, state in tasks.items() if " set/" in name} == {
         **{f"{step} set/000{number}": "Completed" for step in ("ingest", "shard:none") for number in (0, 1)},
         **{f"{step} set/0000 to set/0001": "Cached" for step in ("ingest", "shard:none")},
     }
-    wait_for(lambda: not ranks_of(trained) or None, 20, "processes of the cancelled run are still running")
+    wait_for(lambda: not ranks_of(trained) or None, "processes of the cancelled run are still running")
 
 
 def test_the_record_of_flow_runs_survives_a_dump(client, postgres):
@@ -549,7 +549,7 @@ def _next_checkpoint(folder: Path, after: int, server: PrefectServer, run: str) 
         newest = _newest(folder)
         return newest if newest > after else None
 
-    return wait_for(later, 240, f"flow run {run} of {server.api} writes no checkpoint after step {after}")
+    return wait_for(later, f"flow run {run} of {server.api} writes no checkpoint after step {after}", seconds=240)
 
 
 def _send(folder: Path, number: int) -> None:

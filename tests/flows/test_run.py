@@ -135,7 +135,7 @@ def test_ctrl_c_in_a_training_writes_a_checkpoint_says_how_to_resume_and_leaves_
     assert "Follow this run in Prefect at http://127.0.0.1:" in err
     assert "run the same command again to resume" in err and "Traceback" not in err
     assert list((folder / "out" / "store" / "pending").glob("scratch-*/checkpoints/step-*"))
-    wait_for(lambda: not processes_on(folder) or None, 20, "processes of the stopped run are still running")
+    wait_for(lambda: not processes_on(folder) or None, "processes of the stopped run are still running")
 
     assert due == {"ingest": 0, "shard:none": 2, "pretrain:none": 1}, "the earlier run is reused"
     states = dict(_records(folder, "select name, state_name from flow_run order by created"))
@@ -159,7 +159,7 @@ def pages(folder: Path) -> Iterator[tuple[str, str]]:
     yield lines[0].removeprefix("Prefect: "), lines[1]
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=60)
-    wait_for(lambda: not processes_on(folder) or None, 20, "the server is still running")
+    wait_for(lambda: not processes_on(folder) or None, "the server is still running")
 
 
 def test_the_pages_of_a_run_can_be_opened_after_it(folder, pages):

@@ -357,7 +357,7 @@ def test_errors_give_browsers_a_page_and_scripts_json(by_link, caplog):
         failed = browser.get("/fails")
         assert failed.status_code == 500
         assert not any(word in failed.text for word in ["Traceback", "RuntimeError", "/data", ".py"])
-        wait_for(lambda: "no such file: /data/private/images" in caplog.text or None, 20, "the error is not in the log")
+        wait_for(lambda: "no such file: /data/private/images" in caplog.text or None, "the error is not in the log")
         wrong = browser.get("/images/<script>", headers={"Accept": "*/*"})
         assert wrong.status_code == 422
         assert "script" not in wrong.text

@@ -53,7 +53,7 @@ def _waiting(folder: Path, count: int) -> list[int]:
         pids = [int(text) for path in folder.glob("once-*") if (text := path.read_text())]
         return pids if len(pids) == count else None
 
-    return wait_for(look, 60, "the items did not start")
+    return wait_for(look, "the items did not start")
 
 
 def test_a_killed_actor_is_replaced_and_digests_stay(cluster, tmp_path, expected):
@@ -90,12 +90,12 @@ def test_progress_arrives_and_an_interrupt_leaves_no_process(cluster, tmp_path):
     with pytest.raises(KeyboardInterrupt), engine:
         futures = [engine.submit(item) for item in count_items(3)]
         pids = _waiting(tmp_path, 2)
-        wait_for(lambda: len({p for p, *rest in seen if rest == [1, 2]}) == 2 or None, 20, "no progress")
+        wait_for(lambda: len({p for p, *rest in seen if rest == [1, 2]}) == 2 or None, "no progress")
         raise KeyboardInterrupt
     for future in as_completed([*futures, engine.submit(count_items(4)[3])], timeout=5):
         with pytest.raises(RetryableError, match="stopped"):
             future.result()
-    wait_for(lambda: not any(map(psutil.pid_exists, pids)) or None, 20, "an actor outlived its engine")
+    wait_for(lambda: not any(map(psutil.pid_exists, pids)) or None, "an actor outlived its engine")
     assert not LocalStore(tmp_path / "store").stages()
 
 

@@ -36,7 +36,7 @@ def test_a_holder_is_named_gives_signs_of_life_and_leaves_nothing(files):
     with hold_lease(files, PATH, "one", _nobody, QUICK):
         first = _note(files)
         assert first["holder"].startswith("one ")
-        wait_for(lambda: _note(files)["beat"] > first["beat"] or None, 20, "no signs of life")
+        wait_for(lambda: _note(files)["beat"] > first["beat"] or None, "no signs of life")
         last = _note(files)
         assert last == {"holder": first["holder"], "host": platform.node(), "beat": last["beat"]}
     assert files.read(PATH) is None

@@ -60,12 +60,12 @@ def test_an_interrupted_run_on_two_nodes_ends_with_the_weights_of_one_machine(cl
     two_nodes_asked += ["pretrain.settings.nodes=2", f"pretrain.settings.address={address}"]
     two_nodes_asked += [f"pretrain.settings.node_timeout={PATIENCE}"]
     process = world.start(*training, *two_nodes_asked)
-    wait_for(lambda: actors(cluster) or None, 60, "no actor computes a stage")
+    wait_for(lambda: actors(cluster) or None, "no actor computes a stage")
     assert any('"committed"' in line for line in process.stdout)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and "run the same command again to resume" in said and "Traceback" not in said
-    wait_for(lambda: not actors(cluster) or None, 20, "an actor outlived its run")
+    wait_for(lambda: not actors(cluster) or None, "an actor outlived its run")
 
     made = []
     for place in (two_nodes_asked, []):

@@ -66,7 +66,7 @@ def test_the_first_node_runs_the_recipe_and_the_others_join_it_until_it_ends(tmp
     job = subprocess.Popen(["bash", "job.sh"], cwd=tmp_path, start_new_session=True, env=os.environ | environment)
     try:
         for name in ("told", "tasks"):
-            wait_for(lambda name=name: _lines(tmp_path / name)[1:] or None, 30, "the script starts no two steps")
+            wait_for(lambda name=name: _lines(tmp_path / name)[1:] or None, "the script starts no two steps")
         if sent:
             job.send_signal(sent)
         assert job.wait(30) == code
