@@ -59,6 +59,9 @@ from storage.shards.index import Progress as Report, TarIndex, compare, index_pa
 from storage.shards.sample_map import SampleMap
 from storage.shards.scan import Refused
 
+if TYPE_CHECKING:
+    from pipeline.training.batches import StepImage
+
 SHOWN = 20
 """Refused entries and faults printed per tar; `--json` prints all."""
 LONGEST_PATH = 4096
@@ -527,9 +530,6 @@ def _progress(path: Path, as_json: bool) -> Iterator[Report]:
         task = bar.add_task(path.name, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
-
-if TYPE_CHECKING:
-    from pipeline.training.batches import StepImage
 
 _VERSIONS = {stage.name: stage.version for stage in (PretrainStage, TrainTaggerStage)}
 

@@ -44,6 +44,9 @@ from storage.runs import Run, RunRecord, find_run, parse_run
 from storage.secrets import redacted
 from storage.store import Store
 
+if TYPE_CHECKING:
+    from storage.object_store_artifacts import ObjectStoreArtifacts
+
 DAY = 86400.0
 _VERDICT_REMEDY = "verdicts can't be recomputed: restore the file from a copy, or remove the line and judge again"
 commands = typer.Typer(no_args_is_help=True)
@@ -287,9 +290,6 @@ def _shares(title: str, what: str, apart: str, shares: tuple[Share, ...]) -> Any
         made.add_row(share.name, f"{share.artifacts:,}", bytes_in_words(share.size), bytes_in_words(share.apart))
     return made
 
-
-if TYPE_CHECKING:
-    from storage.object_store_artifacts import ObjectStoreArtifacts
 
 Report = Callable[[int, int], None]
 
