@@ -9,8 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlip.evaluation import Evaluation as Evaluation, evaluate as evaluate
-    from rlip.model import Model as Model, Prediction as Prediction, load as load
+    from rlip.model import (
+        Evaluation as Evaluation,
+        Model as Model,
+        Prediction as Prediction,
+        evaluate as evaluate,
+        load as load,
+    )
     from rlip.runs import Error as Error, Run as Run, Store as Store, label as label, open as open, run as run
     from rlip.samples import stream as stream
 
@@ -18,7 +23,7 @@ _HOMES = {
     "run": "runs", "label": "runs", "open": "runs", "Run": "runs", "Store": "runs", "Error": "runs",
     "load": "model", "Model": "model", "Prediction": "model",
     "stream": "samples",
-    "evaluate": "evaluation", "Evaluation": "evaluation",
+    "evaluate": "model", "Evaluation": "model",
 }  # fmt: skip
 """Public name → the module that has it."""
 __all__ = list(_HOMES)

@@ -1,10 +1,11 @@
-"""Pre-trained weights as a model that finds boxes and relations in images."""
+"""Pre-trained weights as a model that finds boxes and relations in images, and the scores of what it finds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
+from pipeline.cli.evaluate import Evaluation as Evaluation, score
 from pipeline.cli.predict import drawable, open_network, relations_above, trained_names, warn_if_turned, weights_path
 from pipeline.data.images.opening import BadImage, as_rgb, read_image
 from pipeline.evaluation.detections.names import distinct
+from pipeline.evaluation.detections.table import DetectionsWriter
 from pipeline.evaluation.predictor import Names, Predictor
 from pipeline.interop.shard_samples import SeenLabels
 from pipeline.labels.label_rows import LABELS
@@ -139,3 +142,30 @@ def _read(image: Any) -> Image.Image:
         return as_rgb(image if isinstance(image, Image.Image) else Image.fromarray(image))
     except (BadImage, AttributeError, TypeError, ValueError) as bad:
         raise FatalError(f"{str(image)[:200]}: can't be read as one image ({bad})") from bad
+
+
+_score: Callable[..., Evaluation] = checked(score)
+
+
+def evaluate(
+    predictions: str | Path | Prediction | Iterable[str | Path] | Iterable[Prediction],
+    *,
+    benchmark: str,
+    annotations: str | Path,
+    **options: Any,
+) -> Evaluation:
+    """Scores predictions, or a detections file from any source, by the rules of a public benchmark.
+
+    Several files are compared with the first. `benchmark`: hico-det, vcoco, open-images, vrd or vg. `annotations`: its
+    ground truth. `options`: as in `rlip evaluate`, e.g. split and known_object; `--file` is files, a list, and
+    `--report` is report_folder.
+    """
+    given = [predictions] if isinstance(predictions, str | Path | Prediction) else list(predictions)
+    with TemporaryDirectory(prefix="rlip-evaluate-") as folder:
+        files = [each for each in given if not isinstance(each, Prediction)]
+        if found := [each for each in given if isinstance(each, Prediction)]:
+            files.append(Path(folder, "predictions.parquet"))
+            with DetectionsWriter(Path(folder, "predictions.parquet")) as writer:
+                for prediction in found:
+                    writer.write(prediction.row)
+        return _score(benchmark=benchmark, ground_truth=annotations, detections=files, **options)

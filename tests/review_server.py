@@ -13,8 +13,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, Response
 from starlette.exceptions import HTTPException
 
-from pipeline.review.access import Access
-from pipeline.review.entrance import protected, reviewer_of, server_settings
+from pipeline.review.entrance import Access, protected, reviewer_of, server_settings
 
 PASSWORD = "correct horse battery"
 SECRET = "5" * 64

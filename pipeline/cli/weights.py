@@ -21,7 +21,7 @@ from models.config import ConfigError, NetworkConfig
 from models.weights_file import WeightsError, by_part, is_own, read_config, read_shapes
 from pipeline.cli.errors import resumable
 from pipeline.cli.options import AsJson, Direct, Objects, Overrides, Predicates, RecipePath, Tokenizer
-from pipeline.report.formatting import share, table
+from pipeline.report.formatting import NAMES, share, table
 from pipeline.runtime.settings import apply_override, flat
 from storage.atomic import atomic_file
 from storage.errors import FatalError
@@ -37,7 +37,6 @@ def train_tagger(
 ) -> None:
     """Train the Relation Tagger of a recipe, running only the steps it needs. Print its scores and weights file."""
     from pipeline.cli.run import run_context
-    from pipeline.report.names import NAMES
     from pipeline.run.context import RunContext
     from pipeline.run.recipe_files import load_recipe
     from pipeline.training.config import MODEL

@@ -56,10 +56,8 @@ def convert_annotations(
         raise FatalError(f"annotations ({source_format}): {'; '.join(unreadable)}")
     tally = Tally()
     with TemporaryDirectory() as scratch, atomic_folder(out, replace=False) as folder:
-        run, whole = (
-            _run_of(open_source(source, with_images=False), Path(scratch) / "store", tally),
-            Path(scratch) / "export",
-        )
+        run = _run_of(open_source(source, with_images=False), Path(scratch, "store"), tally)
+        whole = Path(scratch, "export")
         if target_format not in KEEP_FIELDS:
             for field, count in further_fields(RunRows(run), source.name, tally).counts.items():
                 tally.note(f"field {field}", count)
@@ -68,8 +66,7 @@ def convert_annotations(
         for path in (whole / source.name if (whole / source.name).is_dir() else whole).iterdir():
             shutil.move(path, folder / path.name)
         made.files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    for reason, count in made.lost.items():
-        tally.note(reason, count)
+    tally.counts.update(made.lost)
     if source_format in _UNREAD:
         tally.note(f"image whose {_UNREAD[source_format]} are never read", made.wrote.get("images", 1))
     made.folder, made.lost = str(out), tally.as_json()

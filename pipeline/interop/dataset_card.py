@@ -21,6 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipeline.labels.audit_sample import AuditPrecision
 from pipeline.labels.kept_labels import ChoiceSettings, recorded_choice
 from pipeline.labels.label_audit import LabelCount, learned_datasets
+from pipeline.labels.label_funnel import most_frequent_first
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import byte_copies, images_with_boxes
 from pipeline.labels.verdict_summary import run_precision
@@ -216,7 +217,7 @@ def _contents(release: Release) -> list[Row]:
 
 
 def _most_frequent(counts: Counter[str]) -> list[Row]:
-    ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    ranked = [*most_frequent_first(counts).items()]
     total = counts.total()
     rows: list[Row] = [(markdown_text(name), f"{count:,}", f"{count / total:.1%}") for name, count in ranked[:TOP]]
     if len(ranked) > TOP:

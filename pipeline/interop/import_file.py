@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from rich.console import Console
 
-from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, as_id, is_inside, opening, shown
-from pipeline.data.datasets.json_stream import stream_fields, stream_rows
+from pipeline.data.datasets.annotations import (
+    NO_IMAGE,
+    AnnotationError,
+    as_id,
+    as_number,
+    as_object,
+    explained,
+    is_inside,
+    opening,
+    parse_json,
+    readable,
+    shown,
+)
+from pipeline.data.datasets.json_stream import MAX_ELEMENT, stream_fields, stream_rows
+from pipeline.data.datasets.record import Box, Draft, Unusable, numbers_of, overlap
 from pipeline.data.images.opening import BadImage, probe
 from pipeline.interop.official_graphs import GROUPS, read_captions, read_graphs, read_groups
 from pipeline.interop.official_labels import (
@@ -26,7 +40,6 @@ from pipeline.interop.official_labels import (
     read_frequencies,
 )
 from pipeline.interop.run_rows import TABLES, Tally
-from pipeline.interop.scene_graphs import read_scene_graph, stream_scene_graphs
 from pipeline.labels.labelled_partitions import images_with_boxes
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.settings import Settings
@@ -37,6 +50,8 @@ from storage.errors import FatalError
 from storage.keys import KeyTerms
 from storage.runs import Run
 from storage.tables import IMAGE_CAPTIONS, IMAGES, RELATIONS, TRIPLETS, table_bytes
+from tagger.english.predicates import canonical
+from tagger.matching import match
 
 KINDS = ("labels", "captions", "graphs", "candidates", "frequencies", "relations")
 PARTITION = 1000
@@ -84,22 +99,18 @@ def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFi
     kind = kind_of(path)
     if kind != "labels" and files is not None and (files.folder is not None or files.paths is not None):
         raise FatalError(f"{path}: holds {kind}, and --images and --paths are for labels; omit them")
-    result = ImportResult(run.name, kind)
-    tally = Tally()
+    result, tally = ImportResult(run.name, kind), Tally()
     if kind == "labels":
         _import_labels(path, run, dataset, files or ImageFiles(), result, tally)
-        result.noted = tally.as_json()
-        return result
-    dataset = dataset or "imported"
-    if kind == "frequencies":
+    elif kind == "frequencies":
         rows, rejects = read_frequencies(dict(stream_fields(path, _OBJECTS)))
         step = ImportStep(run, "frequencies", "frequencies", FREQUENCIES)
-        step.put(f"{dataset}/0000", rows, rejects, len(rows))
+        step.put(f"{dataset or 'imported'}/0000", rows, rejects, len(rows))
         step.record()
         result.steps.append(step.name)
         tally.note_all(rejects)
     else:
-        _import_fields(path, run, dataset, result, tally)
+        _import_fields(path, run, dataset or "imported", result, tally)
     result.noted = tally.as_json()
     return result
 
@@ -126,8 +137,8 @@ def kind_of(path: Path) -> str:
 class _Waiting:
     """Rows and rejects of partitions that are not complete. Rejects without an image go with the next partition."""
 
-    def __init__(self, put: Callable[[str, list[Any], list[Rejected], int], None]) -> None:
-        self._put = put
+    def __init__(self, put: Callable[[str, list[Any], list[Rejected], int], None], tally: Tally) -> None:
+        self._put, self._tally = put, tally
         self._rows: dict[str, list[Any]] = {}
         self._rejects: dict[str, list[Rejected]] = {}
         self._full = ""
@@ -148,9 +159,10 @@ class _Waiting:
             self._flush(partition)
 
     def _flush(self, partition: str) -> None:
-        rows, lost = self._rows.pop(partition), self.lost
+        rows, rejects, lost = self._rows.pop(partition), self._rejects.pop(partition) + self.lost, len(self.lost)
         self.lost = []
-        self._put(partition, rows, self._rejects.pop(partition) + lost, len(rows) + len(lost))
+        self._put(partition, rows, rejects, len(rows) + lost)
+        self._tally.note_all(rejects)
 
 
 def _import_labels(
@@ -167,9 +179,8 @@ def _import_labels(
         # Visual Genome without any confidence contains only annotations: it was never tagged.
         if dataset != VISUAL_GENOME or any(each.relations for each in held):
             relations.put(partition, labels, [], len(held))
-        tally.note_all(rejects)
 
-    waiting = _Waiting(put)
+    waiting = _Waiting(put, tally)
     for entry in stream_rows(path, EXPECTED):
         found = read_element(entry)
         if isinstance(found, Rejected):
@@ -212,12 +223,7 @@ def _import_fields(path: Path, run: Run, dataset: str, result: ImportResult, tal
     known = _partitions_of(run)
     sizes = Counter(known.values())
     seen: set[int] = set()
-
-    def put(partition: str, rows: list[dict[str, Any]], rejects: list[Rejected], rows_in: int) -> None:
-        step.put(partition, rows, rejects, rows_in)
-        tally.note_all(rejects)
-
-    waiting = _Waiting(put)
+    waiting = _Waiting(step.put, tally)
     for name, value in stream_scene_graphs(path, _ids_of(boxed)) if boxed else stream_fields(path, _OBJECTS):
         image_id = as_id(name)
         if image_id is None or image_id in seen or (known and image_id not in known):
@@ -239,8 +245,7 @@ def _import_fields(path: Path, run: Run, dataset: str, result: ImportResult, tal
 
 def _step_of(kind: str, path: Path, run: Run, boxed: Mapping[str, Artifact]) -> tuple[ImportStep, _Read]:
     if kind == "captions":
-        read: _Read = lambda image_id, value: read_captions(image_id, value, path.stem)  # noqa: E731
-        return ImportStep(run, "caption", "captions", IMAGE_CAPTIONS), read
+        return ImportStep(run, "caption", "captions", IMAGE_CAPTIONS), partial(read_captions, source=path.stem)
     if kind == "graphs":
         captions = _lookup(run.artifacts("caption"), "captions", "captions")
         return ImportStep(run, "parse", "triplets", TRIPLETS), lambda image_id, value: read_graphs(
@@ -344,13 +349,12 @@ class ImageFiles:
             if not (self.folder / image["uri"]).exists() and (self.folder / name).exists():
                 image["uri"] = name
             size = probe(self.folder / image["uri"])
-        except BadImage as bad:
+        except (BadImage, OSError) as bad:
             self.missing = self.missing or image["uri"]
-            found.rejects.append(Rejected(image["image_id"], f"{bad.reason} (labels kept)", bad.value))
-            return
-        except OSError:  # e.g. a name that is too long for a file
-            self.missing = self.missing or image["uri"]
-            found.rejects.append(Rejected(image["image_id"], "file name not usable", shown(image["uri"])))
+            # An OSError is e.g. of a name that is too long for a file.
+            unusable = "file name not usable", shown(image["uri"])
+            said = (f"{bad.reason} (labels kept)", bad.value) if isinstance(bad, BadImage) else unusable
+            found.rejects.append(Rejected(image["image_id"], *said))
             return
         self.found += 1
         image["width"], image["height"] = size.width, size.height
@@ -415,3 +419,82 @@ class _ImportedTable(Stage):
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Returns the imported table."""
         return self._output
+
+
+_GRAPHS = "scene graphs: on each line a JSON object {file_name or image_id, relations: [{subject, predicate, object}]}"
+SAME_BOX = 0.5
+"""Minimum intersection over union of a stated box and the box that it means."""
+_PARTS = ("subject", "predicate", "object")
+
+
+def stream_scene_graphs(path: Path, ids: Mapping[str, int]) -> Iterator[tuple[Any, Any]]:
+    """Yields each line's image and content. `ids`: file name → image id. Raises `AnnotationError`.
+
+    A line that is no JSON object, or names no image, yields what it has instead of an id.
+    """
+    with explained(path, _GRAPHS), path.open(encoding="utf-8-sig") as file:
+        # Bounded, since a file without line breaks may have any size.
+        for line in filter(str.strip, iter(lambda: file.readline(MAX_ELEMENT), "")):
+            try:
+                graph = as_object(parse_json(line))
+            except (ValueError, RecursionError):
+                graph = {}
+            name = graph.get("image_id", graph.get("file_name", line))
+            yield ids.get(name, name) if isinstance(name, str) else name, graph
+
+
+def read_scene_graph(
+    image_id: int, graph: Mapping[str, Any], boxes: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Any], Iterable[Rejected]]:
+    """Converts a graph to a row of `relations` between the image's boxes, and rejects."""
+    draft, scores = Draft(image_id), dict[tuple[int, str, int], float]()
+    objects = draft.listed(graph, "objects") if "objects" in graph else []
+    for item in draft.listed(graph, "relations"):
+        with draft.rejecting(item):
+            values = dict(zip(_PARTS, item, strict=False)) if isinstance(item, list) else as_object(item)
+            predicate = values.get("predicate")
+            predicate = canonical(readable(predicate)) if isinstance(predicate, str) else ""
+            score = as_number(values.get("score", 1.0))
+            if not predicate:
+                raise Unusable("relation malformed")
+            if score is None or not 0 <= score <= 1:
+                raise Unusable("score not a number from 0 to 1")
+            subject, object_ = (_meant(values.get(role), role, objects, boxes) for role in ("subject", "object"))
+            if subject == object_:
+                raise Unusable("relation to itself")
+            key = subject, predicate, object_
+            if key in scores:
+                draft.reject("relation twice", item)
+            scores[key] = max(score, scores.get(key, 0.0))
+    relations = [
+        {"subject": s, "object": o, "predicate": p, "score": score, "proposed": True, "triplet": -1}
+        for (s, p, o), score in scores.items()
+    ]
+    return {"image_id": image_id, "relations": relations}, draft.rejects
+
+
+def _meant(end: Any, role: str, objects: Sequence[Any], boxes: Sequence[Mapping[str, Any]]) -> int:
+    """Returns the index of the box that one end of a relation means. Raises `Unusable`."""
+    number = as_id(end)
+    if number is not None:
+        end = objects[number] if 0 <= number < len(objects) else None
+    stated = {"name": end} if isinstance(end, str) else {"box": end} if isinstance(end, list) else as_object(end)
+    name, corners = stated.get("name"), stated.get("box")
+    usable = [index for index, box in enumerate(boxes) if not box["crowd"]]
+    if isinstance(name, str):
+        named = match(readable(name), [boxes[index]["category"] for index in usable])
+        usable = [index for index in usable if boxes[index]["category"] in named]
+        if not usable:
+            raise Unusable(f"{role} names no box")
+    elif corners is None:
+        raise Unusable(f"{role} malformed")
+    if corners is None:
+        if len(usable) > 1:
+            raise Unusable(f"{role} names several boxes")
+        return usable[0]
+    place = Box.between("", numbers_of(corners, f"{role} malformed"))
+    shares = {index: overlap(place, Box("", *(boxes[index][side] for side in "xywh"))) for index in usable}
+    best = max(shares, key=lambda index: shares[index], default=-1)
+    if shares.get(best, 0.0) < SAME_BOX:
+        raise Unusable(f"{role} overlaps no box")
+    return best

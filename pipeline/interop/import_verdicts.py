@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
+from xml.etree import ElementTree
 
 from pipeline.data.datasets.record import Box, overlap
 from pipeline.interop.annotated_image import AnnotatedImage
-from pipeline.interop.cvat_reader import read_cvat
 from pipeline.interop.label_studio import read_label_studio
 from pipeline.labels.label_rows import reviewable_labels
 from pipeline.labels.labelled_partitions import images_with_boxes
@@ -19,7 +20,6 @@ from storage.errors import FatalError
 from storage.runs import Run
 
 AnnotationFormat = Literal["label_studio", "cvat"]
-_READERS = {"label_studio": read_label_studio, "cvat": read_cvat}
 _ENDINGS: Mapping[str, AnnotationFormat] = {".json": "label_studio", ".xml": "cvat"}
 SAME_BOX = 0.9
 """Minimum intersection over union for boxes of the file and the run to match, since tools round coordinates."""
@@ -52,7 +52,7 @@ def import_verdicts(
     form = form or _ENDINGS.get(path.suffix.lower())
     if form is None:
         raise FatalError(f"{path}: name its format with --format label_studio or --format cvat")
-    annotated = _READERS[form](path)
+    annotated = read_label_studio(path) if form == "label_studio" else read_cvat(path)
     known = _images(run)
     namesakes = Counter(Path(name).name for name in {image.name for image in annotated})
     found = [(image, _find(image, known, namesakes)) for image in annotated]
@@ -173,3 +173,89 @@ def _same(place: Box4, image: _RunImage) -> Box4 | None:
     overlaps = [(overlap(Box("", *place), Box("", *box)), box) for box in image.boxes]
     best, box = max(overlaps, default=(0.0, place))
     return box if best >= SAME_BOX else None
+
+
+_STATED = re.compile(r"(.+\S)\s+(\S+)", re.DOTALL)
+
+
+class _Box(NamedTuple):
+    category: str
+    place: Box4
+    group: str
+    attributes: dict[str, str]
+
+
+def read_cvat(path: Path) -> list[AnnotatedImage]:
+    """Reads all images of an export ("CVAT for images 1.1", XML), where attributes or groups state relations.
+
+    Attributes: a box has `number`, and its `relations` lists predicates with their object's number, e.g. "ride 2; look
+    at 3". Groups: two boxes in a group have `role` "subject" and "object", and the subject's `predicate` names the
+    predicate. https://docs.cvat.ai/docs/dataset_management/formats/format-cvat describes the file. The parser reads no
+    other files, and refuses entities that expand to much. Raises `FatalError` if the file is not CVAT's.
+    """
+    images, outermost = [], ""
+    try:
+        for _, element in ElementTree.iterparse(path):
+            outermost = element.tag
+            if element.tag == "image":
+                images.append(_image(element))
+                # Without this, the whole tree of a large file would stay in memory.
+                element.clear()
+    except ElementTree.ParseError as error:
+        raise FatalError(f"{path}: not XML ({error}); export `CVAT for images 1.1`") from error
+    except (KeyError, ValueError) as error:
+        raise FatalError(f"{path}: image {len(images) + 1}: {type(error).__name__} {error}") from error
+    if outermost != "annotations":
+        raise FatalError(f"{path}: has no element `annotations`; export `CVAT for images 1.1`")
+    return images
+
+
+def _image(element: ElementTree.Element) -> AnnotatedImage:
+    boxes, name = [], element.attrib["name"]
+    for box in element.iter("box"):
+        if float(box.get("rotation", 0)):
+            raise ValueError(f"image {name!r}: a box is rotated; draw it upright")
+        left, top, right, bottom = (float(box.attrib[side]) for side in ("xtl", "ytl", "xbr", "ybr"))
+        place = round(left, 2), round(top, 2), round(right - left, 2), round(bottom - top, 2)
+        attributes = {each.attrib["name"]: each.text or "" for each in box.iter("attribute")}
+        boxes.append(_Box(box.attrib["label"], place, box.get("group_id", "0"), attributes))
+    relations = (*_by_attributes(name, boxes), *_by_groups(name, boxes))
+    places = tuple((box.category, box.place) for box in boxes)
+    # A half-finished job has images that nobody has opened: without a box, nothing says that a label was seen.
+    return AnnotatedImage(name, places, tuple(dict.fromkeys(relations)), shown=None if boxes else frozenset())
+
+
+def _by_attributes(image: str, boxes: list[_Box]) -> list[tuple[int, str, int]]:
+    numbers: dict[str, list[int]] = defaultdict(list)
+    for place, box in enumerate(boxes):
+        numbers[box.attributes.get("number", "").strip()].append(place)
+    found = []
+    for place, box in enumerate(boxes):
+        for stated in box.attributes.get("relations", "").split(";"):
+            if not stated.strip():
+                continue
+            match = _STATED.fullmatch(stated.strip())
+            if match is None or len(numbered := numbers[match[2]]) != 1:
+                raise ValueError(
+                    f"image {image!r}: relation {stated.strip()[:80]!r}: write PREDICATE NUMBER, e.g. ride 2, with the "
+                    "number of one box"
+                )
+            found.append((place, match[1], numbered[0]))
+    return found
+
+
+def _by_groups(image: str, boxes: list[_Box]) -> list[tuple[int, str, int]]:
+    groups: dict[str, dict[str, list[int]]] = {}
+    for place, box in enumerate(boxes):
+        role = box.attributes.get("role", "").strip()
+        if box.group not in ("", "0") and role in ("subject", "object"):
+            groups.setdefault(box.group, {}).setdefault(role, []).append(place)
+    found = []
+    for group, roles in groups.items():
+        if {role: len(places) for role, places in roles.items()} != {"subject": 1, "object": 1}:
+            raise ValueError(f"image {image!r}: group {group} needs one box with role subject and one with role object")
+        predicate = boxes[roles["subject"][0]].attributes.get("predicate", "").strip()
+        if not predicate:
+            raise ValueError(f"image {image!r}: group {group}: the subject's attribute `predicate` is empty")
+        found.append((roles["subject"][0], predicate, roles["object"][0]))
+    return found

@@ -1,4 +1,4 @@
-"""Reads a run's images with their rows from all steps, and selects the relations to export."""
+"""Reads a run's rows, by image with the relations to export, or as whole tables."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.data.datasets.record import NO_OBJECT
 from pipeline.labels.kept_labels import added_labels, choice_of, kept_labels, with_added_images
+from pipeline.labels.label_funnel import most_frequent_first
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import candidates, images_with_boxes, require_same_boxes
 from pipeline.runtime.stage import Rejected
 from storage.artifact import Artifact
 from storage.errors import FatalError
+from storage.manifest import REJECTED_FILE
 from storage.runs import Run
 from tagger.labelling.label_choice import shown
 
@@ -43,7 +45,7 @@ class Tally:
 
     def as_json(self) -> dict[str, int]:
         """Returns reason → count, most frequent first."""
-        return dict(sorted(self.counts.items(), key=lambda entry: (-entry[1], entry[0])))
+        return most_frequent_first(self.counts)
 
 
 TABLES = {"ingest": "images", "caption": "captions", "parse": "triplets", "tag": "relations", "candidates": "groups"}
@@ -124,9 +126,10 @@ class RunRows:
         if ingested is not None and tagged is not None:
             require_same_boxes(ingested, tagged)
         for step, found in self._artifacts.items():
-            artifact = found.get(partition)
+            if (artifact := found.get(partition)) is None:
+                continue
             for table in _tables_of(step, artifact):
-                if artifact is not None and (not tables or table in tables):
+                if not tables or table in tables:
                     for row in self._kept(artifact) if table == "relations" else artifact.table(table).to_pylist():
                         rows.setdefault(row["image_id"], {})[table] = row
         for image_id, by_table in rows.items():
@@ -157,10 +160,8 @@ class RunRows:
             yield row
 
 
-def _tables_of(step: str, artifact: Artifact | None) -> list[str]:
+def _tables_of(step: str, artifact: Artifact) -> list[str]:
     """Returns the tables of a step's artifact. The tagger's also holds its candidates."""
-    if artifact is None:
-        return []
     extra = ["candidates"] if step == "tag" and "candidates.parquet" in artifact.manifest.files else []
     return [TABLES[step], *extra]
 
@@ -242,3 +243,35 @@ def note_unscored(row: Mapping[str, Any], relations: Sequence[Mapping[str, Any]]
 def size_fields(row: Mapping[str, Any]) -> dict[str, int]:
     """Returns width and height of an image; empty if they are unknown."""
     return {} if row["width"] is None else {"width": row["width"], "height": row["height"]}
+
+
+_PARQUET = ".parquet"
+
+
+class PartOfTable(NamedTuple):
+    """A table's rows of one partition: the table `table` of `artifact`."""
+
+    partition: str
+    artifact: Artifact
+    table: str
+
+
+def tables_by_name(run: Run) -> dict[str, list[PartOfTable]]:
+    """Name → parts. A name is that which stages give, plus the variant if several steps write such a table."""
+    by_step: dict[str, dict[str, list[PartOfTable]]] = {}
+    boxed = images_with_boxes(run)
+    for step in run.steps():
+        for partition, artifact in run.artifacts(step).items():
+            for file in artifact.manifest.files:
+                table = file.removesuffix(_PARQUET)
+                is_replaced = table == "images" and boxed.get(partition, artifact).key != artifact.key
+                if file.endswith(_PARQUET) and not is_replaced:
+                    part = PartOfTable(partition, artifact, table)
+                    by_step.setdefault(table, {}).setdefault(step, []).append(part)
+    tables: dict[str, list[PartOfTable]] = {}
+    for table, steps in by_step.items():
+        is_apart = len(steps) > 1 and table != REJECTED_FILE.removesuffix(_PARQUET)
+        for step, parts in steps.items():
+            variant = step.partition(":")[2].replace(":", "_")
+            tables.setdefault(f"{table}_{variant}" if is_apart and variant else table, []).extend(parts)
+    return tables

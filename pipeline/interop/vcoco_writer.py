@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.data.datasets.record import NO_OBJECT
 from pipeline.interop.coco_writer import coco_instances
 from pipeline.interop.further_fields import further_fields
@@ -23,30 +25,21 @@ class _Action:
     """One action. It has a row for each person in the dataset, and more if a person does it to several objects."""
 
     roles: list[str] = field(default_factory=list)
-    people: array[int] = field(default_factory=lambda: array("q"))
-    images: array[int] = field(default_factory=lambda: array("q"))
-    labels: array[int] = field(default_factory=lambda: array("q"))
-    objects: list[array[int]] = field(default_factory=list)
-    """Annotation ids by role, 0 for none."""
-
-    def add(self, person: int, image_id: int, label: int, objects: Sequence[int]) -> None:
-        self.people.append(person)
-        self.images.append(image_id)
-        self.labels.append(label)
-        for role, target in zip(self.objects, objects, strict=True):
-            role.append(target)
+    rows: array[int] = field(default_factory=lambda: array("q"))
+    """Of each row the person's annotation id, the image id, 1 or 0 for the label, and annotation ids by role, 0 for none."""
 
     def as_json(self, name: str) -> dict[str, Any]:
         """The entry in the file. `role_object_id` lists the people, then the objects role by role."""
         roles = ["agent", *self.roles]
+        people, images, labels, *objects = np.asarray(self.rows).reshape(-1, 2 + len(roles)).T.tolist()
         return {
             "action_name": name,
             "role_name": roles,
             "include": roles,
-            "ann_id": self.people.tolist(),
-            "image_id": self.images.tolist(),
-            "label": self.labels.tolist(),
-            "role_object_id": [*self.people, *(target for role in self.objects for target in role)],
+            "ann_id": people,
+            "image_id": images,
+            "label": labels,
+            "role_object_id": [*people, *(target for role in objects for target in role)],
         }
 
 
@@ -69,8 +62,6 @@ def write_vcoco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
         actions: dict[str, _Action] = {}
         for action, role in dict.fromkeys(roles.values()):
             actions.setdefault(action, _Action()).roles += [role] if role else []
-        for each in actions.values():
-            each.objects = [array("q") for _ in each.roles]
         instances, annotations = coco_instances(rows, dataset, objects, further_fields(rows, dataset, tally), tally)
         for image in rows.images(dataset, "images", "relations"):
             ids = [box["id"] for box in annotations.get(image.image_id, ())]
@@ -124,4 +115,4 @@ def _add_rows(
             # The n-th objects of all roles share a row; a person without objects still has one.
             for place in range(max([1, *map(len, columns)])):
                 targets = [column[place] if place < len(column) else 0 for column in columns]
-                each.add(ids[index], image.image_id, int(found is not None), targets)
+                each.rows.extend((ids[index], image.image_id, int(found is not None), *targets))

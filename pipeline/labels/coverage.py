@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from pipeline.labels.flat_list import FlatList, Indices
 from pipeline.labels.kept_labels import ChoiceSettings, added_labels, judged_columns, with_added_images
+from pipeline.labels.label_funnel import most_frequent_first
 from pipeline.labels.label_overrides import Overrides
 from pipeline.labels.labelled_partitions import candidates
 from storage.artifact import Artifact
@@ -133,7 +134,7 @@ class CoverageCount:
         lists = [self._list("Visual Genome", VG_PREDICATES)]
         gives = self._given.total() > 0
         if gives:
-            lists.append(self._list("the set's own", [name for name, _ in _ranked(self._given) if name]))
+            lists.append(self._list("the set's own", filter(None, most_frequent_first(self._given))))
         return LabelCoverage(
             images=len(kept_per_image),
             kept=density(kept_per_image, self._kept),
@@ -145,7 +146,7 @@ class CoverageCount:
     def _list(self, name: str, names: Iterable[str]) -> PredicateList:
         every = list(names)
         missing = missing_predicates(every, self._kept, self._scored, self._candidates, self._triplets)
-        reasons = dict(_ranked(Counter(each.reason for each in missing)))
+        reasons = most_frequent_first(Counter(each.reason for each in missing))
         return PredicateList(name, len(every), len(missing), reasons, tuple(missing[:MAX_MISSING]))
 
     def _located(self, table: pa.Table, column: str, images: pa.Table, boxes: _Boxes) -> _Located:
@@ -210,7 +211,3 @@ class _Located:
 
     def per_image(self, images: int) -> Indices:
         return np.bincount(self.image[self.image >= 0], minlength=images)
-
-
-def _ranked(counts: Counter[str]) -> list[tuple[str, int]]:
-    return sorted(((name, count) for name, count in counts.items() if count), key=lambda each: (-each[1], each[0]))

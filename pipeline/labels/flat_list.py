@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,10 @@ class FlatList:
         """One numeric field of every item."""
         found: npt.NDArray[Any] = self.fields.field(field).to_numpy(zero_copy_only=False)
         return found
+
+    def each(self, *fields: str) -> Iterator[tuple[Any, ...]]:
+        """Row and fields of every item, as Python values."""
+        return zip(self.row.tolist(), *map(self.values, fields), strict=True)
 
     def by_row(self, rows: int) -> list[slice]:
         """The slice of items for each of the table's `rows` images."""

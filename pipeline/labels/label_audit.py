@@ -86,6 +86,8 @@ RULES: tuple[dict[str, Any], ...] = (
     ),
 )
 """Settings of every rule."""
+_FACT = ("subject", "predicate", "object")
+"""Fields of a `Fact`."""
 _NO_LIMITS = {"threshold": 0.0, "thresholds": {}, "per_pair": None, "max_relations": UNLIMITED}
 
 
@@ -155,7 +157,7 @@ class LabelCount:
 
     def add(self, images: pa.Table, tagged: Artifact) -> None:
         """Add a partition: its rows of `images` and the artifact of its stage `tag`."""
-        given = _by_image(images, "relations", "subject", "predicate", "object")
+        given = _by_image(images, "relations", *_FACT)
         if not any(given.values()):
             return  # Labels of a set that gives no relations can't be judged, and there may be millions.
         audited = pa.array([image_id for image_id, facts in given.items() if facts], pa.int64())
@@ -302,18 +304,14 @@ class CaptionCount:
 
     def add(self, images: pa.Table, triplets: pa.Table) -> None:
         """Add a partition. Rows of the two tables are matched by image id."""
-        boxes, given = FlatList.of(images, "boxes"), FlatList.of(images, "relations")
-        categories = boxes.values("category")
-        self._vocabulary.update(categories)
-        if not len(given):
+        boxes, given = _by_image(images, "boxes", "category"), _by_image(images, "relations", *_FACT)
+        self._vocabulary.update(category for of_image in boxes.values() for (category,) in of_image)
+        if not any(given.values()):
             return
-        box_slices, given_slices = boxes.by_row(len(images)), given.by_row(len(images))
-        truth = list(zip(given.values("subject"), given.values("predicate"), given.values("object"), strict=True))
         stated = _stated(triplets)
-        for row, image_id in enumerate(images["image_id"].to_pylist()):
-            own = categories[box_slices[row]]
-            named = {(own[s], canonical(p), own[o]) for s, p, o in truth[given_slices[row]]}
-            if named:
+        for image_id, of_image in boxes.items():
+            own = [category for (category,) in of_image]
+            if named := {(own[s], canonical(p), own[o]) for s, p, o in given[image_id]}:
                 self._images.append((tuple(sorted(set(own))), named, stated.get(image_id, [])))
 
     def audit(self) -> CaptionAudit | None:
@@ -359,13 +357,6 @@ def _directions(relation: Named) -> list[tuple[str, str]]:
 
 def _stated(triplets: pa.Table) -> Mapping[int, list[Named]]:
     """Image id → the triplets of its captions, each once per caption, with canonical predicates."""
-    items = FlatList.of(triplets, "triplets")
-    columns: list[list[Any]] = [
-        items.values(name) for name in ("caption", "subject_lemma", "predicate_lemma", "object_lemma")
-    ]
-    every = list(zip(*columns, strict=True))
-    found = {}
-    for image_id, part in zip(triplets["image_id"].to_pylist(), items.by_row(len(triplets)), strict=True):
-        distinct = dict.fromkeys((c, s, canonical(p), o) for c, s, p, o in every[part])
-        found[image_id] = [(s, p, o) for _, s, p, o in distinct]
-    return found
+    every = _by_image(triplets, "triplets", "caption", "subject_lemma", "predicate_lemma", "object_lemma")
+    distinct = {i: dict.fromkeys((c, s, canonical(p), o) for c, s, p, o in own) for i, own in every.items()}
+    return {image_id: [(s, p, o) for _, s, p, o in own] for image_id, own in distinct.items()}

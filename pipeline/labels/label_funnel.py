@@ -56,9 +56,8 @@ class LabelFunnel:
 
     def levels(self) -> list[tuple[str, int]]:
         """The levels that the run has reached, from images to kept labels, with their counts."""
-        counts = {"images": self.images, "captions": self.captions, "triplets": self.triplets}
-        counts |= {"grounded": self.grounded, "candidates": self.candidates, "scored": self.scored, "kept": self.kept}
-        return [(name, count) for name, count in counts.items() if count is not None]
+        names = ("images", "captions", "triplets", "grounded", "candidates", "scored", "kept")
+        return [(name, count) for name in names if (count := getattr(self, name)) is not None]
 
 
 @dataclass(frozen=True)
@@ -111,16 +110,10 @@ class LabelTally:
         triplets = there.get("triplets")
         dropped = lost.get("triplets", Counter()).total()
         return LabelFunnel(
-            images=there.get("images"),
-            captions=there.get("captions"),
-            triplets=triplets,
+            **{name: there.get(name) for name in (*LEVELS, "added", "kept")},
             grounded=triplets - dropped if explained and triplets is not None else None,
-            candidates=there.get("candidates"),
             unproposed=there.get("unproposed") if "candidates" in there else None,
-            scored=there.get("scored"),
-            added=there.get("added"),
-            kept=there.get("kept"),
-            lost={level: found for level, reasons in lost.items() if (found := _most_frequent_first(reasons))},
+            lost={level: found for level, reasons in lost.items() if (found := most_frequent_first(reasons))},
         )
 
     def predicates(self) -> tuple[PredicateCount, ...]:
@@ -133,8 +126,9 @@ class LabelTally:
         return tuple(PredicateCount(predicate, *counts) for predicate, counts in ranked)
 
 
-def _most_frequent_first(reasons: Counter[str]) -> dict[str, int]:
-    return dict(sorted(((r, n) for r, n in reasons.items() if n), key=lambda each: (-each[1], each[0])))
+def most_frequent_first(counts: Mapping[str, int]) -> dict[str, int]:
+    """Counts of names in a fixed order, without zeros."""
+    return dict(sorted(((name, n) for name, n in counts.items() if n), key=lambda each: (-each[1], each[0])))
 
 
 def label_tally(found: LabelledPartition, choice: ChoiceSettings, settled: Overrides | None) -> LabelTally:
@@ -172,10 +166,11 @@ def partition_tally(found: LabelledPartition, judged: Sequence[str | None], adde
 
 
 def _count_labels(tally: LabelTally, tagged: Artifact, judged: Sequence[str | None], added: Sequence[str]) -> None:
-    labels, pairs = FlatList.of(tagged.table("relations"), "relations"), candidates(tagged)
+    labels = FlatList.of(tagged.table("relations"), "relations")
     alone = labels.values("proposed").count(False)
     if "candidates.parquet" in tagged.manifest.files:
-        proposed, distinct = len(FlatList.of(pairs, "pairs")), _distinct(pairs)
+        stated = list(FlatList.of(candidates(tagged), "pairs").each("subject", "object", "predicate"))
+        proposed, distinct = len(stated), len(set(stated))
         tally.numbers["candidates"] = proposed
         tally.parts["candidates"] = Counter(
             {REPEATED: proposed - distinct, BELOW_FLOOR: distinct - (len(labels) - alone)}
@@ -216,7 +211,7 @@ def _silent(captioned: Artifact, parsed: Artifact | None) -> Counter[str]:
     if parsed is None or not is_made_from(parsed, "captions", captioned):
         return Counter({"not parsed yet": number})
     triplets = FlatList.of(parsed.table("triplets"), "triplets")
-    speaking = len(set(zip(triplets.row.tolist(), triplets.values("caption"), strict=True)))
+    speaking = len(set(triplets.each("caption")))
     refused = Counter(parsed.manifest.counts.rejected)
     return refused + Counter({"without a relation": number - speaking - refused.total()})
 
@@ -227,10 +222,3 @@ def _ungrounded(parsed: Artifact, tagged: Artifact | None) -> Counter[str]:
         return Counter({"not tagged since they were parsed": len(FlatList.of(parsed.table("triplets"), "triplets"))})
     lost = dropped(tagged)
     return Counter() if lost is None else Counter(lost["reason"].to_pylist())
-
-
-def _distinct(pairs: pa.Table) -> int:
-    """The number of distinct labels that candidates propose."""
-    items = FlatList.of(pairs, "pairs")
-    ends = (items.numbers("subject").tolist(), items.numbers("object").tolist(), items.values("predicate"))
-    return len(set(zip(items.row.tolist(), *ends, strict=True)))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -125,8 +125,8 @@ WRONG_KINDS = ("reject", "wrong_pair", "wrong_predicate")
 class SettledVerdicts:
     """Relations that hold and relations that do not, by their image's digest."""
 
-    right: Mapping[str, frozenset[JudgedRelation]] = field(default_factory=dict)
-    wrong: Mapping[str, frozenset[JudgedRelation]] = field(default_factory=dict)
+    right: Mapping[str, Set[JudgedRelation]] = field(default_factory=dict)
+    wrong: Mapping[str, Set[JudgedRelation]] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -155,21 +155,21 @@ def settled(standing: StandingVerdicts) -> SettledVerdicts:
 
     A corrected relation also holds if most reviewers who corrected the label agree on it and no verdict contradicts it.
     """
-    right: dict[str, set[JudgedRelation]] = {}
-    wrong: dict[str, set[JudgedRelation]] = {}
+    right: dict[str, set[JudgedRelation]] = defaultdict(set)
+    wrong: dict[str, set[JudgedRelation]] = defaultdict(set)
     corrected: set[JudgedRelation] = set()
     for relation, every in standing.items():
         said = deciding(every)
         if (votes := votes_for(said)) > 0:
-            right.setdefault(relation.image, set()).add(relation)
+            right[relation.image].add(relation)
         elif votes < 0:
-            wrong.setdefault(relation.image, set()).add(relation)
+            wrong[relation.image].add(relation)
             if (found := _correction(said)) is not None:
                 corrected.add(found)
     for relation in corrected:
         if relation not in standing:
-            right.setdefault(relation.image, set()).add(relation)
-    return SettledVerdicts(_frozen(right), _frozen(wrong))
+            right[relation.image].add(relation)
+    return SettledVerdicts(right, wrong)
 
 
 def votes_for(said: Mapping[str, Verdict]) -> int:
@@ -190,7 +190,3 @@ def _most_frequent(values: Iterable[Value]) -> Value | None:
     """The most frequent of one or more values; None on a tie."""
     first, *second = Counter(values).most_common(2)
     return None if second and first[1] == second[0][1] else first[0]
-
-
-def _frozen(by_image: Mapping[str, set[JudgedRelation]]) -> dict[str, frozenset[JudgedRelation]]:
-    return {image: frozenset(found) for image, found in by_image.items()}

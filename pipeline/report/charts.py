@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,8 +103,7 @@ class ChartLine:
     last: float
 
 
-@dataclass(frozen=True)
-class Tick:
+class Tick(NamedTuple):
     """An axis tick: position and label."""
 
     at: float
@@ -124,7 +123,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Plot:
-    """Points over two axes, each with x, y, tooltip and perhaps CSS classes."""
+    """What is drawn over two axes: points, each with x, y, tooltip and perhaps CSS classes, or the columns of a histogram."""
 
     points: tuple[tuple[Any, ...], ...]
     x_ticks: tuple[Tick, ...]
@@ -154,22 +153,22 @@ def line_style(number: int) -> str:
     return f"line-{number % COLOURS}" + (" dashed" if number >= COLOURS else "")
 
 
-def lay_out(title: str, lines: Sequence[tuple[ChartLine, Series]]) -> Chart:
-    """Lays out a chart of lines that have no points yet, each with a series of at least one point.
+def lay_out(title: str, lines: Sequence[tuple[str, str, Series]]) -> Chart:
+    """Lays out a chart of lines: label, CSS classes and a series of at least one point for each.
 
     Both axes start at 0, or lower for negative values.
     """
-    thin = [(line, each.thinned(POINTS)) for line, each in lines]
-    x_high = max(float(each.steps[-1]) for _, each in thin) or 1.0
-    low = min(0.0, *(float(each.values.min()) for _, each in thin))
-    high = max(float(each.values.max()) for _, each in thin)
+    thin = [each.thinned(POINTS) for *_, each in lines]
+    x_high = max(float(each.steps[-1]) for each in thin) or 1.0
+    low = min(0.0, *(float(each.values.min()) for each in thin))
+    high = max(float(each.values.max()) for each in thin)
     y_ticks = nice_ticks(low, high if high > low else low + 1.0, 4)
     low, high = min(low, y_ticks[0]), max(high, y_ticks[-1])
     drawn = []
-    for line, each in thin:
+    for (label, style, whole), each in zip(lines, thin, strict=True):
         places = zip(each.steps, each.values, strict=True)
         points = " ".join(f"{AXES.x(step, x_high)},{AXES.y(value, low, high)}" for step, value in places)
-        drawn.append(replace(line, points=points))
+        drawn.append(ChartLine(label, style, points, float(whole.values[-1])))
     return Chart(
         title,
         tuple(drawn),

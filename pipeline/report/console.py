@@ -97,17 +97,14 @@ def _made(run: Run, figures: Figures) -> Iterator[str]:
 
 def _stages(figures: Figures, outcome: RunOutcome) -> Table:
     stages = table("Stages", "stage", "partitions", "cached", "rows in", "rows out", "rejected", "seconds", "images/s")
-    for row in stage_rows(figures.steps, outcome):
+    rows = stage_rows(figures.steps, outcome)
+    for row in rows:
         counts = (row.partitions, row.cached, row.rows_in, row.rows_out, row.rejected)
         times = (f"{row.seconds:,.1f}", f"{row.rate:,.1f}" if row.rate else "–")
         mark = "*" if row.recorded else ""
-        stages.add_row(
-            Text(row.step),
-            *("–" if count is None else f"{count:,}" for count in counts),
-            times[0] + mark,
-            times[1],
-        )
-    if any(row.recorded for row in stage_rows(figures.steps, outcome)):
+        cells = ("–" if count is None else f"{count:,}" for count in counts)
+        stages.add_row(Text(row.step), *cells, times[0] + mark, times[1])
+    if any(row.recorded for row in rows):
         stages.caption = (
             "* worker seconds, recorded when the step was computed: summed over its workers, as `rlip show` does"
         )

@@ -15,10 +15,9 @@ from pipeline.evaluation.comparison import OVERLAPS, RECALLS, Comparison
 from pipeline.evaluation.diagnostics import Reliability
 from pipeline.evaluation.published import PublishedResult, Source
 from pipeline.evaluation.summary import EvaluationSummary
-from pipeline.report.charts import AXES, Chart, ChartLine, Plot, Series, lay_out, line_style, plot
+from pipeline.report.charts import AXES, Chart, Plot, Series, lay_out, line_style, plot
 from pipeline.report.evaluation_images import EvaluatedImages, best_and_worst_images
-from pipeline.report.formatting import without_controls
-from pipeline.report.names import NAMES
+from pipeline.report.formatting import NAMES, without_controls
 from pipeline.report.page import render, render_page
 
 MARK = "rlip-evaluation"
@@ -32,8 +31,7 @@ MOST = 12
 """Number of classes listed as those that differ most."""
 
 
-@dataclass(frozen=True)
-class PublishedRow:
+class PublishedRow(NamedTuple):
     """One row of the comparison. `cells` are percentages in the order of the columns; None if unknown."""
 
     method: str
@@ -53,30 +51,20 @@ class PublishedTable:
     rows: tuple[PublishedRow, ...]
 
 
-class CostBar(NamedTuple):
-    """One kind of error. `length` is its cost relative to the largest, in [0, 1]."""
+def _cost_bars(anatomy: Anatomy) -> list[dict[str, Any]]:
+    """Returns the kinds of errors that occur, most costly first. A repair that lowers the score has no bar.
 
-    kind: str
-    explanation: str
-    number: int
-    cost: float
-    length: float
-
-
-def _cost_bars(anatomy: Anatomy) -> list[CostBar]:
-    """Returns the kinds of errors that occur, most costly first. A repair that lowers the score has no bar."""
+    `length` is the cost relative to the largest, in [0, 1].
+    """
     largest = max((*anatomy.costs.values(), 0.0)) or 1.0
     present = [kind for kind in ErrorKind if anatomy.counts[kind]]
     return [
-        CostBar(
-            kind.value,
-            NAMES["errors"][kind.value],
-            anatomy.counts[kind],
-            anatomy.costs[kind],
-            max(anatomy.costs[kind], 0) / largest,
-        )
+        {
+            "kind": kind.value, "explanation": NAMES["errors"][kind.value], "number": anatomy.counts[kind],
+            "cost": anatomy.costs[kind], "length": max(anatomy.costs[kind], 0) / largest,
+        }
         for kind in sorted(present, key=lambda kind: -anatomy.costs[kind])
-    ]
+    ]  # fmt: skip
 
 
 _SHARES = [(quarter / 4, f"{25 * quarter}") for quarter in range(5)]
@@ -189,13 +177,8 @@ def published_tables(summary: EvaluationSummary) -> tuple[PublishedTable, ...]:
         results = [result for result in summary.published if result.setting == setting]
         names = [name for name in NAMES["published"] if any(name in result.scores for result in results)]
         rows = [
-            PublishedRow(
-                result.method,
-                result.backbone,
-                tuple(result.scores.get(name) for name in names),
-                sources.index(result.source) + 1,
-            )
-            for result in results
+            PublishedRow(r.method, r.backbone, tuple(map(r.scores.get, names)), sources.index(r.source) + 1)
+            for r in results
         ]
         if setting == summary.setting:
             rows.insert(0, PublishedRow(summary.subject, "", _ours(summary.figures, names), 0))
@@ -276,5 +259,5 @@ def _chart(title: str, models: Sequence[str], curves: Sequence[tuple[np.ndarray,
     lines = []
     for number, (name, (steps, values)) in enumerate(zip(models, curves, strict=True)):
         shown = np.nan_to_num(values[: len(steps)])
-        lines.append((ChartLine(name, line_style(number), "", float(shown[-1])), Series(name, steps, shown)))
+        lines.append((name, line_style(number), Series(name, steps, shown)))
     return lay_out(title, lines)

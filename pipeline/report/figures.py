@@ -81,24 +81,15 @@ def compute_figures(
     run: Run, datasets: Sequence[str], choice: ChoiceSettings, unknown_captions: int | None = 0
 ) -> Figures:
     """Computes the figures of a run. `datasets` are the labelled datasets; `choice` is what the shards keep."""
-    tally, settled = LabelTally(), overrides_of(run)
-    learned = learned_datasets(run)
-    audits = {dataset: AuditCount(dataset, choice, settled, dataset in learned) for dataset in datasets}
-    digests: list[pa.ChunkedArray] = []
-    for partition, artifacts in partition_artifacts(run, datasets).items():
-        found = artifacts.held()
-        if found.images is not None:
-            digests.append(found.images.table("images")["digest"])
-        tally.add(label_tally(found, choice, settled.get(partition)))
-        audits[dataset_of(partition)].add(found)
+    tally, counts = count_labels(run, datasets, choice)
     variants, steps = variant_scores(run), tuple(summaries(run))
     hashed = any(step.step == "ingest" and step.settings.get("fingerprint") == "bytes" for step in steps)
     return Figures(
         choice=choice.in_words(),
-        copies=byte_copies(digests) if hashed else None,
+        copies=byte_copies([digests for count in counts for digests in count.digests]) if hashed else None,
         labels=tally.funnel(),
         predicates=tally.predicates(),
-        audits=tuple(count.audit() for count in audits.values() if count.partitions),
+        audits=tuple(count.audit() for count in counts if count.digests),
         variants=variants,
         unknown_captions=unknown_captions,
         share_of_gain=share_of_gain(variants),
@@ -151,14 +142,26 @@ def run_stamp(run: Run) -> str:
     return digest_json([steps, packs_labels(run)])
 
 
+def count_labels(run: Run, datasets: Sequence[str], choice: ChoiceSettings) -> tuple[LabelTally, Sequence[AuditCount]]:
+    """Counts the labels of a run in these datasets: all of them, and what an audit of each dataset needs."""
+    tally, settled, learned = LabelTally(), overrides_of(run), learned_datasets(run)
+    counts = {dataset: AuditCount(dataset, choice, settled, dataset in learned) for dataset in datasets}
+    for partition, artifacts in partition_artifacts(run, datasets).items():
+        found = artifacts.held()
+        tally.add(label_tally(found, choice, settled.get(partition)))
+        counts[dataset_of(partition)].add(found)
+    return tally, tuple(counts.values())
+
+
 class AuditCount:
     """Collects a `DatasetAudit` over the partitions of one dataset."""
 
     def __init__(self, dataset: str, choice: ChoiceSettings, settled: Mapping[str, Overrides], learned: bool) -> None:
-        self.partitions = 0
-        """Partitions whose images the run has."""
+        self.dataset = dataset
+        self.digests: list[pa.ChunkedArray] = []
+        """Of the images that the run has, by partition."""
         self.labels, self.covered = LabelCount(choice, settled, learned), CoverageCount(choice, settled)
-        self._dataset, self._has_truth, self._is_tagged, self._is_parsed = dataset, False, False, False
+        self._has_truth, self._is_tagged, self._is_parsed = False, False, False
         self._captions = CaptionCount()
 
     def add(self, found: LabelledPartition) -> None:
@@ -167,8 +170,8 @@ class AuditCount:
         self._is_parsed |= found.parsed is not None
         if found.images is None:
             return
-        self.partitions += 1
         images = found.images.table("images")
+        self.digests.append(images["digest"])
         self._has_truth = self._has_truth or len(FlatList.of(images, "relations")) > 0
         triplets = None if found.parsed is None else found.parsed.table("triplets")
         if found.tagged is not None:
@@ -181,9 +184,9 @@ class AuditCount:
         """The audit of everything added so far."""
         coverage = self.covered.coverage()
         if not self._has_truth:
-            return DatasetAudit(self._dataset, False, None, None, coverage)
+            return DatasetAudit(self.dataset, False, None, None, coverage)
         labels = self.labels.audit() if self._is_tagged else None
-        return DatasetAudit(self._dataset, True, labels, self._captions.audit() if self._is_parsed else None, coverage)
+        return DatasetAudit(self.dataset, True, labels, self._captions.audit() if self._is_parsed else None, coverage)
 
 
 def _without_none(value: Any) -> Any:

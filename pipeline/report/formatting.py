@@ -1,10 +1,12 @@
-"""Formats tables and their rows for a terminal. Text from captions and files is sanitised first."""
+"""Formats tables and their rows for a terminal, and names of names.toml. Text from captions and files is sanitised."""
 
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -106,3 +108,14 @@ _ITEMS: Mapping[str, Callable[[Any], str]] = {
     "pairs": _relation,
     "relations": _relation,
 }
+
+
+NAMES: Mapping[str, Mapping[str, str]] = tomllib.loads(
+    Path(__file__).with_name("names.toml").read_text(encoding="utf-8")
+)
+"""Kind of name → name → how it is shown."""
+
+
+def shown_name(kind: str, name: str) -> str:
+    """How a name is shown: as the file says, or else as it is, with blanks."""
+    return NAMES[kind].get(name, name.replace("_", " "))

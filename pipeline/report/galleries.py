@@ -1,18 +1,26 @@
-"""Makes the galleries of a report: chooses images, saves them to its folder, and lays them out."""
+"""Makes the galleries of a report: chooses images, saves them to its folder, and lays them out.
+
+An image has its boxes by role, numbered arrows, and names that do not overlap. Lengths are in thousandths of its width,
+so that style sheets can size text and strokes.
+"""
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
 
 from pipeline.data.images.folders import locate_image, open_folder
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.labelled_partitions import partition_artifacts
-from pipeline.report.image_card import Card, lay_out_card, save_image
-from pipeline.report.samples import SampleImage, read_samples
+from pipeline.report.drawing import Line, Point, Rect, along, beside, name_places
+from pipeline.report.samples import SampleImage, ShownRelation, read_samples
 from pipeline.report.view import RunView
 from storage.runs import Run
 
@@ -54,23 +62,17 @@ def draw_galleries(view: RunView, count: int, seed: int, folder: Path) -> Galler
     An image in both galleries is saved once. A gallery without images is omitted.
     """
     run, datasets, choice = view.run, view.label_sets, view.choice
-    random_ones, hardest = (
-        random_images(run, datasets, choice, count, seed),
-        hardest_images(run, datasets, choice, count // 2, seed),
-    )
-    chosen = [each for each in (random_ones, hardest) if each.samples]
+    at_random = random_images(run, datasets, choice, count, seed)
+    hardest = hardest_images(run, datasets, choice, count // 2, seed)
+    chosen = [each for each in (at_random, hardest) if each.samples]
     sets = {sample.row["dataset"] for each in chosen for sample in each.samples}
     absent = {dataset: reason for dataset in sorted(sets) if (reason := absence(view.image_folders, dataset))}
-    cards = [
-        [
-            _card(f"{each.name}-{number}", sample, view.image_folders, absent, folder)
-            for number, sample in enumerate(each.samples, start=1)
-        ]
-        for each in chosen
-    ]
-    return Galleries(
-        tuple(replace(each, cards=tuple(drawn)) for each, drawn in zip(chosen, cards, strict=True)), absent
-    )
+    galleries = []
+    for each in chosen:
+        numbered = enumerate(each.samples, start=1)
+        cards = (_card(f"{each.name}-{n}", sample, view.image_folders, absent, folder) for n, sample in numbered)
+        galleries.append(replace(each, cards=tuple(cards)))
+    return Galleries(tuple(galleries), absent)
 
 
 def highlights(arrows: int) -> str:
@@ -178,3 +180,149 @@ def _some_partitions(sizes: Mapping[str, int], seed: int) -> list[str]:
         chosen.append(partition)
         total += sizes[partition]
     return chosen
+
+
+WIDTH = 1000
+"""Width of every drawing, in drawing units."""
+LONGEST_SIDE = 1280
+"""Longest side of stored images, in pixels. Smaller images keep their size."""
+DRAWN = {"kept": 40, "dropped": 20, "missed": 20}
+"""Maximum number of relations of each kind in an image's list; the others are counted."""
+SHOWN = {"kept": 10, "dropped": 4, "missed": 4}
+"""How many of them are listed before the image is enlarged."""
+IN_ALT_TEXT = 12
+_ALONG = tuple(0.5 + side * step / 20 for step in range(9) for side in ((1, -1) if step else (1,)))
+"""Candidate places for an arrow's number, as shares of its length, the middle first."""
+BADGE = 52
+"""Minimum distance between the numbers of two arrows, if there is room."""
+ASIDE = 9
+"""Distance of an arrow from the line between the centres of its boxes."""
+LETTERS = 36
+"""Font size of the names of boxes."""
+
+
+Outline = tuple[Rect, str]
+"""A box and its role among the kept labels: subject, object or idle. A box with two roles has two outlines."""
+
+
+class Arrow(NamedTuple):
+    """A numbered relation, listed under the same number. Its arrow runs from the subject's centre to the object's."""
+
+    number: int
+    kind: str
+    """kept, dropped or missed."""
+    relation: ShownRelation
+    subject: Rect
+    object: Rect
+    line: Line
+    badge: Point
+    """Centre of the number."""
+    folded: bool
+    """Whether the relation is hidden until the image is enlarged."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """An image in the report. `file` is None if the image is unavailable; `problem` then says why."""
+
+    anchor: str
+    sample: SampleImage
+    file: str | None
+    problem: str
+    height: int
+    outlines: tuple[Outline, ...]
+    names: tuple[tuple[str, Rect], ...]
+    """Of boxes, each with its place."""
+    arrows: tuple[Arrow, ...]
+    omitted: dict[str, int]
+    """Kind → number of relations over the limit, which are neither drawn nor listed."""
+
+    def of_kind(self, kind: str) -> list[Arrow]:
+        """The listed relations of a kind."""
+        return [arrow for arrow in self.arrows if arrow.kind == kind]
+
+    @property
+    def alt(self) -> str:
+        """Alternative text of the image: its kept labels or, if it has none, its boxes."""
+        kept = self.of_kind("kept")
+        said = [f"{a.relation.subject} {a.relation.predicate} {a.relation.object}" for a in kept[:IN_ALT_TEXT]]
+        said = said or [box.name for box in self.sample.boxes[:IN_ALT_TEXT]]
+        total = len(self.sample.kept) or len(self.sample.boxes)
+        more = f" and {total - len(said)} more" if total > len(said) else ""
+        what = "Kept labels" if kept else "No kept label. Boxes"
+        return f"{what}: {', '.join(said) or 'none'}{more}."
+
+
+def lay_out_card(
+    anchor: str, sample: SampleImage, file: str | None = None, size: tuple[int, int] = (1, 1), problem: str = ""
+) -> Card:
+    """Lays out one image. `size`: width and height of the image that its boxes refer to, in pixels, if it is drawn."""
+    unit = WIDTH / size[0]
+    rects = [Rect(box.x, box.y, box.w, box.h).scaled(unit) for box in sample.boxes]
+    height = round(size[1] * unit)
+    named = [(box, rect) for box, rect in zip(sample.boxes, rects, strict=True) if box.named]
+    places = name_places(((box.name, rect) for box, rect in named), LETTERS, WIDTH, height)
+    kinds: dict[str, Sequence[ShownRelation]] = {
+        "kept": sample.kept,
+        "dropped": sample.dropped,
+        "missed": sample.missed,
+    }
+    return Card(
+        anchor=anchor,
+        sample=sample,
+        file=file,
+        problem=problem,
+        height=height,
+        outlines=tuple(_outlines(sample, rects)),
+        names=tuple((box.name, place) for (box, _), place in zip(named, places, strict=True)),
+        arrows=tuple(_arrows(kinds, rects)),
+        omitted={kind: max(0, len(found) - DRAWN[kind]) for kind, found in kinds.items()},
+    )
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Saves an image for the report, with sides of at most `LONGEST_SIDE` pixels."""
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    image.save(path, quality=85)
+
+
+def _outlines(sample: SampleImage, rects: Sequence[Rect]) -> Iterator[Outline]:
+    """Yields boxes without a role first, so that the others are drawn over them."""
+    subjects = {label.ends[0] for label in sample.kept}
+    objects = {label.ends[1] for label in sample.kept}
+    for place, rect in enumerate(rects):
+        if place not in subjects | objects:
+            yield rect, "idle"
+    for place in sorted(subjects | objects):
+        if place in subjects:
+            yield rects[place], "subject"
+        if place in objects:
+            yield rects[place].inset() if place in subjects else rects[place], "object"
+
+
+def _arrows(kinds: dict[str, Sequence[ShownRelation]], rects: Sequence[Rect]) -> Iterator[Arrow]:
+    number = 0
+    for kind, relations in kinds.items():
+        badges: list[Point] = []  # only the arrows of kept labels are visible together
+        for place, relation in enumerate(relations[: DRAWN[kind]]):
+            number += 1
+            subject, object_ = (rects[end] for end in relation.ends)
+            line = beside(subject.centre, object_.centre, ASIDE)
+            badge = _badge(line, badges)
+            badges.append(badge)
+            folded = place >= SHOWN[kind]
+            yield Arrow(number, kind, relation, subject, object_, line, badge, folded)
+
+
+def _badge(line: Line, taken: Sequence[Point]) -> Point:
+    """The place on the line nearest to its middle that keeps the other numbers readable."""
+    best, farthest = (0.0, 0.0), -1.0
+    for share in _ALONG:
+        x, y = along(line, share)
+        at = round(x, 1), round(y, 1)
+        apart = min((math.dist(at, other) for other in taken), default=math.inf)
+        if apart >= BADGE:
+            return at
+        if apart > farthest:
+            best, farthest = at, apart
+    return best

@@ -12,11 +12,9 @@ from rich.text import Text
 from pipeline.labels.coverage import LabelCoverage
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import choice_or_all
-from pipeline.labels.label_audit import LabelAudit, LabelScores, learned_datasets
-from pipeline.labels.label_funnel import LabelFunnel, LabelTally, PredicateCount, label_tally
-from pipeline.labels.label_overrides import overrides_of
-from pipeline.labels.labelled_partitions import partition_artifacts
-from pipeline.report.figures import AuditCount
+from pipeline.labels.label_audit import LabelAudit, LabelScores
+from pipeline.labels.label_funnel import LabelFunnel, PredicateCount
+from pipeline.report.figures import count_labels
 from pipeline.report.formatting import sanitise, share, table
 from pipeline.runtime.stage import dataset_of
 from storage.runs import Run
@@ -47,23 +45,14 @@ class LabelView:
     def of(cls, run: Run) -> LabelView:
         """Computes the view from the artifacts of a run; its recipe decides which labels are kept."""
         choice = choice_or_all(run)
-        datasets = sorted({dataset_of(partition) for partition in run.artifacts("tag")})
-        tally, settled, spread = LabelTally(), overrides_of(run), np.zeros(BINS, np.int64)
-        learned = learned_datasets(run)
-        counts = {dataset: AuditCount(dataset, choice, settled, dataset in learned) for dataset in datasets}
-        for partition, artifacts in partition_artifacts(run, datasets).items():
-            found = artifacts.held()
-            tally.add(label_tally(found, choice, settled.get(partition)))
-            if found.tagged is None:
-                continue
-            scores = FlatList.of(found.tagged.table("relations"), "relations").numbers("score")
+        tagged, spread = run.artifacts("tag"), np.zeros(BINS, np.int64)
+        for artifact in tagged.values():
+            scores = FlatList.of(artifact.table("relations"), "relations").numbers("score")
             # A score of 1 belongs to the last bin.
             spread += np.bincount(np.minimum((scores * BINS).astype(int), BINS - 1), minlength=BINS)
-            counts[dataset_of(partition)].add(found)
-        audits = {
-            dataset: replace(count.labels.audit(), rules=count.labels.rules()) for dataset, count in counts.items()
-        }
-        coverage = {dataset: count.covered.coverage() for dataset, count in counts.items()}
+        tally, counts = count_labels(run, sorted(set(map(dataset_of, tagged))), choice)
+        audits = {each.dataset: replace(each.labels.audit(), rules=each.labels.rules()) for each in counts}
+        coverage = {each.dataset: each.covered.coverage() for each in counts}
         return cls(
             choice.in_words(),
             tally.funnel(),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.labels.label_funnel import most_frequent_first
 from pipeline.stages.order import chain_order
 from storage.artifact import Artifact
 from storage.runs import Run
@@ -54,4 +55,4 @@ def _counts(artifacts: Iterable[Artifact]) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for artifact in artifacts:
         counts.update(artifact.manifest.counts.rejected)
-    return dict(sorted(counts.items(), key=lambda reason: (-reason[1], reason[0])))
+    return most_frequent_first(counts)

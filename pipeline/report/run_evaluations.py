@@ -92,62 +92,53 @@ def write_run_evaluations(
     }
     if firsts:
         folder.mkdir(exist_ok=True)
+    place = partial(_page, folder, earlier)
     pages = [
-        _page(
-            variant,
-            stamp,
-            earlier,
-            partial(_write_variant, evaluation, variant, shown),
-            folder / f"{variant}.html",
-            folder / f"{variant}.md",
-        )
+        place(variant, stamp, (f"{variant}.html", f"{variant}.md"), partial(_of_variant, evaluation, variant, shown))
         for variant, stamp in stamps.items()
     ]
     if len(pages) > 1 and not any(each.problem for each in pages):
-        stamp, write = digest_json([*stamps.values()]), partial(_write_comparison, evaluation, [*firsts])
-        pages.append(_page(SIDE_BY_SIDE, stamp, earlier, write, folder / "side_by_side.html"))
+        stamp = digest_json([*stamps.values()])
+        pages.append(place(SIDE_BY_SIDE, stamp, ("side_by_side.html",), partial(_of_all, evaluation, [*firsts])))
     return tuple(pages)
 
 
 def _page(
-    name: str, stamp: str, earlier: Path | None, write: Callable[..., None], page: Path, *further: Path
+    folder: Path,
+    earlier: Path | None,
+    name: str,
+    stamp: str,
+    files: Sequence[str],
+    texts: Callable[[str], Sequence[str]],
 ) -> RunEvaluation:
-    """Copies a page and its further files from `earlier` if it has this stamp, or else writes them."""
-    files = (page, *further)
+    """Copies a page and its further files from `earlier` if it has this stamp, or else writes their texts."""
     try:
-        if (
-            earlier
-            and meta_of(earlier / page.name, MARK) == stamp
-            and all((earlier / each.name).is_file() for each in files)
-        ):
+        kept = earlier if earlier and all((earlier / each).is_file() for each in files) else None
+        if kept and meta_of(kept / files[0], MARK) == stamp:
             for each in files:
-                shutil.copyfile(earlier / each.name, each)
+                shutil.copyfile(kept / each, folder / each)
         else:
-            write(stamp, *files)
+            for each, text in zip(files, texts(stamp), strict=True):
+                write_atomic(folder / each, text.encode())
     except (PipelineError, ValueError, OSError) as error:
         return RunEvaluation(name, None, str(error))
-    return RunEvaluation(name, f"{page.parent.name}/{page.name}", "")
+    return RunEvaluation(name, f"{folder.name}/{files[0]}", "")
 
 
-def _write_variant(
-    evaluation: Callable[[str], _Evaluation], variant: str, shown: int, stamp: str, page: Path, markdown: Path
-) -> None:
+def _of_variant(evaluation: Callable[[str], _Evaluation], variant: str, shown: int, stamp: str) -> tuple[str, str]:
     summary, images, _, _ = evaluation(variant)
-    text = evaluation_page(summary, images if shown else None, shown, home=HOME, stamp=stamp)
-    write_atomic(page, text.encode())
-    write_atomic(markdown, evaluation_markdown(summary).encode())
+    page = evaluation_page(summary, images if shown else None, shown, home=HOME, stamp=stamp)
+    return page, evaluation_markdown(summary)
 
 
-def _write_comparison(
-    evaluation: Callable[[str], _Evaluation], variants: Sequence[str], stamp: str, page: Path
-) -> None:
+def _of_all(evaluation: Callable[[str], _Evaluation], variants: Sequence[str], stamp: str) -> tuple[str]:
     found = [evaluation(variant) for variant in variants]
     summary, _, _, positions = found[0]
     if not all(np.array_equal(each.positions, positions) for each in found):
         raise ValueError("the variants were evaluated on different images")
     models, rules = [each.model for each in found], summary.caveats[:1]
     comparison = compare(summary.benchmark, models, summary.predicates, rules, resamples=RESAMPLES)
-    write_atomic(page, comparison_page(comparison, home=HOME, stamp=stamp).encode())
+    return (comparison_page(comparison, home=HOME, stamp=stamp),)
 
 
 def _first_seeds(run: Run) -> dict[str, tuple[str, Artifact]]:

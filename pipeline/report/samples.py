@@ -20,17 +20,13 @@ from tagger.english.predicates import canonical
 
 
 class ShownBox(NamedTuple):
-    """A box and the name by which relations refer to it.
-
-    `used`: a kept label refers to it; `named`: any shown label or ground-truth relation does.
-    """
+    """A box and the name by which relations refer to it. `named`: any shown label or ground-truth relation does so."""
 
     name: str
     x: float
     y: float
     w: float
     h: float
-    used: bool
     named: bool
 
 
@@ -135,15 +131,11 @@ def _sample(
     recorded = labels.keys() | set(map(_fact, ranked))
     unscored = [p for p in pairs if not holds(_fact(p), recorded)]
     missed = [fact for fact in truth.values() if not holds(fact, labels)]
-    used = {index for subject, _, object_ in labels for index in (subject, object_)}
-    unkept = (*map(_fact, (*below, *unscored)), *missed)
-    named = used.union(index for subject, _, object_ in unkept for index in (subject, object_))
+    stated = (*labels, *map(_fact, (*below, *unscored)), *missed)
+    named = {index for subject, _, object_ in stated for index in (subject, object_)}
     return SampleImage(
         row=row,
-        boxes=tuple(
-            ShownBox(names[i], b["x"], b["y"], b["w"], b["h"], i in used, i in named)
-            for i, b in enumerate(row["boxes"])
-        ),
+        boxes=tuple(ShownBox(names[i], b["x"], b["y"], b["w"], b["h"], i in named) for i, b in enumerate(row["boxes"])),
         captions=tuple(captions),
         kept=tuple(shown(fact, confidence, fact in proposed) for fact, confidence in labels.items()),
         dropped=(

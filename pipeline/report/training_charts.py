@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.report.charts import Chart, ChartLine, Series, lay_out, line_style, series
-from pipeline.report.names import shown_name
+from pipeline.report.charts import Chart, Series, lay_out, line_style, series
+from pipeline.report.formatting import shown_name
 from pipeline.report.variants import steps_of_seeds
 from pipeline.stages.order import chain_order
 from storage.runs import Run
@@ -43,10 +43,10 @@ class _Training:
         """Run and variant, shared by all seeds."""
         return f"{self.run}, {self.variant}" if self.variant else self.run
 
-    def line(self, metric: str, style: str) -> tuple[ChartLine, Series]:
-        """The line of a metric, without points."""
-        label = f"{self.name} (seed {self.seed})" if self.seed else self.name
-        return ChartLine(label, style, "", float(self.metrics[metric].values[-1])), self.metrics[metric]
+    @property
+    def label(self) -> str:
+        """Run, variant and seed."""
+        return f"{self.name} (seed {self.seed})" if self.seed else self.name
 
 
 def training_curves(runs: Sequence[Run]) -> list[Curves]:
@@ -88,5 +88,5 @@ def _curves(title: str, trainings: Sequence[_Training]) -> Curves:
 
 
 def _chart(metric: str, trainings: Sequence[_Training], styles: dict[str, str]) -> Chart:
-    lines = [each.line(metric, styles[each.name]) for each in trainings if metric in each.metrics]
+    lines = [(t.label, styles[t.name], t.metrics[metric]) for t in trainings if metric in t.metrics]
     return lay_out(shown_name("training", metric), lines)

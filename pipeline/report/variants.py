@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.report.charts import series
-from pipeline.report.names import shown_name
+from pipeline.report.formatting import shown_name
 from storage.runs import Run
 
 ZERO_SHOT = "zero_shot_map"

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import io
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Any
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Body, HTTPException, Query, Response
 from fastapi.responses import HTMLResponse
+from PIL import Image
 from pydantic import ValidationError
 
+from pipeline.data.images.folders import locate_image
+from pipeline.data.images.opening import BadImage, decode_image, probe_bytes, read_bytes
+from pipeline.data.images.refs import UprightImage
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.review.decisions import Addition, Decisions, accept_class, add_relation, decide
 from pipeline.review.entrance import Reviewer
 from pipeline.review.pages import Pages
-from pipeline.review.pictures import SIDE, NoPicture
 from pipeline.review.review_state import ReviewState
 from storage.errors import PipelineError
 from storage.json_files import reason_of
 
 _CACHED = {"Cache-Control": "private, max-age=3600"}
+SIDE = 1600
+"""Side in pixels of a square that is as large as the largest picture: a narrow picture may be longer."""
+_PICTURES = 256
+"""Pictures in memory, about 100 kB each: a team sees the images of its overlap twice."""
 
 
 def page_routes(state: ReviewState, signed_in: bool = False) -> APIRouter:
@@ -52,17 +63,44 @@ def _add_pictures(app: APIRouter, state: ReviewState) -> None:
 
     @app.get("/pictures/{number}.jpg")
     async def picture(number: int, side: Annotated[int, Query(ge=64, le=SIDE)] = SIDE) -> Response:
-        return await to_thread.run_sync(jpeg, number, side, limiter=limiter)
+        data = await to_thread.run_sync(jpeg, number, side, state.index.generation, limiter=limiter)
+        return Response(data, media_type="image/jpeg", headers=_CACHED)
 
-    def jpeg(number: int, side: int) -> Response:
+    @lru_cache(_PICTURES)
+    def jpeg(number: int, side: int, generation: int) -> bytes:
         rows = state.index.rows_at("images", "dataset, uri", "image", [number])
         if not rows:
             raise HTTPException(404, "no image has this number")
-        try:
-            data = state.pictures.jpeg(rows[0]["dataset"], rows[0]["uri"], side)
-        except NoPicture as error:
-            raise HTTPException(404, str(error)) from error
-        return Response(data, media_type="image/jpeg", headers=_CACHED)
+        return jpeg_of(state.view.image_folders, rows[0]["dataset"], rows[0]["uri"], side)
+
+
+def jpeg_of(folders: Mapping[str, Path | str], dataset: str, uri: str, side: int) -> bytes:
+    """An image as JPEG, reduced to at most as many pixels as a square of this side has.
+
+    JPEGs stay as they are. Others are decoded by the pipeline's rules. `folders`: dataset → location of its images.
+    Raises 404 for an image that can't be shown and says why, without a path of this machine.
+    """
+    if dataset not in folders:
+        raise HTTPException(404, f"no recipe says where the images of {dataset} are")
+    try:
+        place = locate_image(folders, {"dataset": dataset, "uri": uri})
+        data = read_bytes(place)
+        probe = probe_bytes(data, verify="header")
+        if probe[2:] == ("JPEG", "RGB", 1) and probe.width * probe.height <= side * side:
+            # Browsers decode it to the same pixels, and decoding for a team would keep a processor busy.
+            return data
+        image = decode_image(data, upright=isinstance(place, UprightImage))
+    except BadImage as error:
+        raise HTTPException(404, error.reason) from error
+    except (OSError, PipelineError) as error:
+        raise HTTPException(404, "its file is not on this machine") from error
+    scale = side / math.sqrt(image.width * image.height)
+    if scale < 1:
+        size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=1.5)
+    written = io.BytesIO()
+    image.save(written, "JPEG", quality=85)
+    return written.getvalue()
 
 
 def _add_answers(app: APIRouter, state: ReviewState) -> None:

@@ -101,17 +101,16 @@ class ImageDetails:
         if tables is None or part is None:
             return None
         image_id = place["image_id"]
-        image = _row(tables["images"], image_id) or {}
-        triplets = (_row(tables.get("triplets"), image_id) or {}).get("triplets") or []
-        captions = (_row(tables.get("captions"), image_id) or {}).get("captions") or []
-        scored = (_row(tables.get("relations"), image_id) or {}).get("relations") or []
+        captions, triplets, scored = (
+            _items(tables, name, name, image_id) for name in ("captions", "triplets", "relations")
+        )
         labels = labels_of_images(self._index, [number])
         lost = {row["triplet"]: (row["reason"], row["value"]) for row in _all(tables.get("dropped"), image_id)}
         return ImageDetail(
             number=number,
             **{name: place[name] for name in ("dataset", "image_id", "uri", "digest", "width", "height")},
             partition=part.name,
-            boxes=image.get("boxes") or [],
+            boxes=_items(tables, "images", "boxes", image_id),
             captions=[{**row, "pieces": pieces(row["text"], at, triplets)} for at, row in enumerate(captions)],
             triplets=[{**row, "lost": lost.get(at)} for at, row in enumerate(triplets)],
             labels=labels,
@@ -120,8 +119,11 @@ class ImageDetails:
                 for label in labels
                 if label.place < len(scored) and (scored[label.place]["triplet"] or 0) >= 0
             },
-            unscored=[*_unscored((_row(tables.get("candidates"), image_id) or {}).get("pairs") or [], scored)],
-            given=[(r["subject"], canonical(r["predicate"]), r["object"]) for r in image.get("relations") or []],
+            unscored=[*_unscored(_items(tables, "candidates", "pairs", image_id), scored)],
+            given=[
+                (r["subject"], canonical(r["predicate"]), r["object"])
+                for r in _items(tables, "images", "relations", image_id)
+            ],
             quarantined=self._index.rows(
                 "SELECT step, reason, value FROM quarantined WHERE part = $part AND image_id = $image_id",
                 {"part": place["part"], "image_id": image_id},
@@ -170,8 +172,9 @@ def _all(table: pa.Table | None, image_id: int) -> list[dict[str, Any]]:
     return found
 
 
-def _row(table: pa.Table | None, image_id: int) -> dict[str, Any] | None:
-    return next(iter(_all(table, image_id)), None)
+def _items(tables: Mapping[str, pa.Table], table: str, column: str, image_id: int) -> list[dict[str, Any]]:
+    """An image's items in a column; empty if there are none."""
+    return next((row[column] or [] for row in _all(tables.get(table), image_id)), [])
 
 
 def _unscored(pairs: Sequence[Mapping[str, Any]], scored: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:

@@ -149,6 +149,14 @@ class ReviewIndex:
         finally:
             cursor.close()
 
+    @contextmanager
+    def transaction(self) -> Iterator[DuckDBPyConnection]:
+        """A cursor whose changes others see together, in the end."""
+        with self.cursor() as cursor:
+            cursor.begin()
+            yield cursor
+            cursor.commit()
+
     def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
         """The rows of a query, each as column → value. Values reach the query as parameters only."""
         self._settle(sql)
@@ -216,8 +224,9 @@ class ReviewIndex:
                 changed += len(made)
                 done += len(batch)
                 progress(done, len(stale))
-            for part in gone:
-                self._forget(part)
+            with self.transaction() as cursor:
+                for part in gone:
+                    _delete(cursor, part)
             changed += len(gone)
             if changed:
                 self._count()
@@ -230,8 +239,7 @@ class ReviewIndex:
         self, made: Sequence[tuple[str, int, dict[str, pa.Table]]], stamps: Mapping[str, str], known: Collection[str]
     ) -> None:
         """Replace the rows of partitions (name, number, tables) in one transaction. `known`: those that have rows."""
-        with self.cursor() as cursor:
-            cursor.begin()
+        with self.transaction() as cursor:
             for name, part, _ in made:
                 if name in known:
                     _delete(cursor, part)
@@ -241,18 +249,10 @@ class ReviewIndex:
             for name, part, _ in made:
                 cursor.execute("INSERT INTO parts VALUES (?, ?, ?)", [part, name, stamps[name]])
             cursor.execute("INSERT INTO uncounted VALUES (?)", [len(made)])
-            cursor.commit()
-
-    def _forget(self, part: int) -> None:
-        with self.cursor() as cursor:
-            cursor.begin()
-            _delete(cursor, part)
-            cursor.commit()
 
     def _count(self) -> None:
         """Recount predicates and rank each one's uncertain labels: what sorting and the overview need of all labels."""
-        with self.cursor() as cursor:
-            cursor.begin()
+        with self.transaction() as cursor:
             cursor.execute(
                 "CREATE OR REPLACE TABLE predicates AS SELECT predicate, count(*) AS scored, "
                 "count(*) FILTER (kept) AS kept, count(*) FILTER (kept AND correct IS NOT NULL) AS judged, "
@@ -266,7 +266,6 @@ class ReviewIndex:
             )
             cursor.execute(f"CREATE OR REPLACE TABLE offered AS {' UNION ALL '.join(map(_offer, OFFERED))}")
             cursor.execute("DELETE FROM uncounted")
-            cursor.commit()
 
     def _lay_out(self) -> None:
         with self.cursor() as cursor:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pipeline.labels.label_funnel import LabelFunnel, LabelTally
 from pipeline.review.index import ReviewIndex
 from pipeline.review.partition_rows import BINS
+from tagger.audit.labels import Agreement
 from tagger.labelling import calibration
 
 Counts = npt.NDArray[np.int64]
@@ -75,12 +76,10 @@ class ScoreAudit:
 
     dataset: str
     images: int
-    given: int
-    """Ground-truth relations; the two directions of a symmetric predicate count once."""
-    reachable: int
-    """Ground-truth relations that a candidate proposes."""
-    proposed: int
-    """Distinct labels that candidates propose, all of which naive matching accepts."""
+    kept: Agreement
+    """Of the distinct kept labels; the two directions of a symmetric predicate count once."""
+    naive: Agreement
+    """Of the distinct labels that candidates propose, all of which naive matching accepts."""
     facts: BinnedLabels
     score: BinnedLabels
     probability: BinnedLabels
@@ -90,40 +89,10 @@ class ScoreAudit:
         by_truth = self.facts.numbers[:, :, :2].sum(axis=1)
         labels, right = by_truth.sum(axis=1)[::-1].cumsum(), by_truth[:, 1][::-1].cumsum()
         return [
-            ((BINS - 1 - place) / BINS, int(right[place]) / self.given, int(right[place]) / int(labels[place]))
+            ((BINS - 1 - place) / BINS, int(right[place]) / self.kept.truths, int(right[place]) / int(labels[place]))
             for place in range(BINS)
-            if labels[place] and self.given
+            if labels[place]
         ]
-
-    @property
-    def kept(self) -> int:
-        """Distinct kept labels."""
-        return int(self.facts.numbers[:, 1, :2].sum())
-
-    @property
-    def right(self) -> int:
-        """Kept labels that are in the ground truth."""
-        return int(self.facts.numbers[:, 1, 1].sum())
-
-    @property
-    def precision(self) -> float | None:
-        """Share of the kept labels that are in the ground truth."""
-        return self.right / self.kept if self.kept else None
-
-    @property
-    def recall(self) -> float | None:
-        """Share of the ground-truth relations that are kept."""
-        return self.right / self.given if self.given else None
-
-    @property
-    def naive_precision(self) -> float | None:
-        """Share of the proposed labels that are in the ground truth."""
-        return self.reachable / self.proposed if self.proposed else None
-
-    @property
-    def naive_recall(self) -> float | None:
-        """Share of the ground-truth relations that are proposed."""
-        return self.reachable / self.given if self.given else None
 
 
 @dataclass(frozen=True)
@@ -208,7 +177,9 @@ def _audits(index: ReviewIndex) -> tuple[ScoreAudit, ...]:
             BinnedLabels.of(row for row in of_set if row["measure"] == name)
             for name in ("fact", "score", "probability")
         )
-        if levels["audited given"]:
-            counts = {name: levels[f"audited {name}"] for name in ("images", "given", "reachable", "proposed")}
-            found.append(ScoreAudit(dataset, **counts, facts=facts, score=score, probability=probability))
+        if given := levels["audited given"]:
+            wrong, right = facts.numbers[:, 1, :2].sum(axis=0).tolist()
+            naive = Agreement(levels["audited proposed"], given, levels["audited reachable"])
+            kept = Agreement(wrong + right, given, right)
+            found.append(ScoreAudit(dataset, levels["audited images"], kept, naive, facts, score, probability))
     return tuple(found)

@@ -8,11 +8,11 @@ from typing import Any
 
 from pipeline.labels.verdicts import Box4, JudgedRelation, box4
 from pipeline.review.index import ReviewIndex
+from pipeline.review.partition_rows import SIDES
 from storage.digests import digest_json
 
 _LABEL = (
-    "relation, image, place, subject, object, subject_category, predicate, object_category, "
-    "subject_x, subject_y, subject_w, subject_h, object_x, object_y, object_w, object_h, "
+    f"relation, image, place, subject, object, subject_category, predicate, object_category, {', '.join(SIDES)}, "
     "score, probability, proposed, kept, reason, correct"
 )
 MOST_HELD = 20_000

@@ -1,7 +1,11 @@
-"""The overview of a run: steps, funnel with every loss, and figures of its labels, each linked to what it counts."""
+"""The overview of a run: steps, funnel with every loss, and figures of its labels, each linked to what it counts.
+
+Its diagrams are plain geometry, which the template draws with attributes, classes and text.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -12,12 +16,12 @@ import numpy as np
 
 from pipeline.labels.audit_sample import AuditPrecision
 from pipeline.labels.label_funnel import LabelFunnel
-from pipeline.report.charts import Plot
-from pipeline.report.names import NAMES
+from pipeline.report.charts import Axes, Plot, Tick, plot
+from pipeline.report.formatting import NAMES
 from pipeline.review.audit import ReviewerProgress
-from pipeline.review.diagrams import Histogram, graph, histogram, long_tail, shares
 from pipeline.review.label_facts import MOST_AN_IMAGE, BinnedLabels, LabelFacts, PredicateFacts, ScoreAudit, label_facts
 from pipeline.review.review_state import ReviewState
+from pipeline.review.run_progress import StepProgress
 from pipeline.review.search import LONGEST_NAME, Search
 
 BARS = 20
@@ -140,7 +144,7 @@ def _score_rows(binned: BinnedLabels) -> list[tuple[str, int, int, str]]:
     ]
 
 
-def _scores(rows: Sequence[tuple[str, int, int, str]]) -> Histogram:
+def _scores(rows: Sequence[tuple[str, int, int, str]]) -> Plot:
     ticks = [(place * BARS / 5, f"{place / 5:g}") for place in range(6)]
     drawn = [
         (labels, kept, f"from {least}: {labels:,} labels, {kept:,} kept", address if labels else "")
@@ -155,7 +159,7 @@ def _bin_search(place: int) -> Search:
     return Search(least=least, most=1.0 if place + 1 == BARS else float(np.nextafter(after, 0.0)))
 
 
-def _density(facts: LabelFacts) -> Histogram:
+def _density(facts: LabelFacts) -> Plot:
     names = [f"{number}{'+' if number == MOST_AN_IMAGE else ''}" for number in range(MOST_AN_IMAGE + 1)]
     ticks = [(place + 0.5, names[place]) for place in range(0, MOST_AN_IMAGE + 1, 5)]
     counted = zip(names, facts.density, strict=True)
@@ -174,11 +178,8 @@ def _audit_view(audit: ScoreAudit) -> dict[str, Any]:
     ]
     marks = [
         (recall, precision, f"{name}: precision {precision:.3f}, recall {recall:.3f}", style)
-        for style, name, recall, precision in (
-            ("kept", "kept labels", audit.recall, audit.precision),
-            ("naive", "naive matching", audit.naive_recall, audit.naive_precision),
-        )
-        if recall is not None and precision is not None
+        for style, name, found in (("kept", "kept labels", audit.kept), ("naive", "naive matching", audit.naive))
+        if (recall := found.recall()) is not None and (precision := found.precision()) is not None
     ]
     return {
         "audit": audit,
@@ -200,3 +201,116 @@ def _reliability(audit: ScoreAudit) -> list[tuple[str, float, Plot]]:
             found.append((name, error, shares(points)))
     # Uncalibrated labels have their scores as probabilities, which would be drawn twice.
     return found[:1] if np.array_equal(audit.score.totals, audit.probability.totals) else found
+
+
+AXES = Axes(width=420, height=210, left=52, right=10, top=22, bottom=36)
+"""Size and margins of a diagram, in the units of its viewBox (templates/diagrams.html)."""
+_NODE = 152, 48
+_GAP = 18, 34
+"""Gaps between the nodes of a layer, and between layers."""
+
+
+Node = tuple[float, float, StepProgress]
+"""A step in the graph: its upper left corner (x, y) and its progress."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The steps from top to bottom, and an arrow (an SVG path) from each step to those that need it.
+
+    Transitive needs have no arrow.
+    """
+
+    width: float
+    height: float
+    nodes: tuple[Node, ...]
+    arrows: tuple[str, ...]
+    node_width: float = _NODE[0]
+    node_height: float = _NODE[1]
+
+
+def histogram(rows: Sequence[tuple[int, int, str, str]], ticks: Sequence[tuple[float, str]]) -> Plot:
+    """Columns of equal width, as high as the logarithms of the counts.
+
+    `rows`: (count, part of it to highlight, tooltip, address). `ticks`: (position on the x axis, in columns; label).
+    Returns outer and inner rectangle of each column (x, y, width, height), tooltip and link target, "" for none.
+    """
+    number = max(len(rows), 1)
+    power = max(1, math.ceil(math.log10(max((count for count, *_ in rows), default=1) + 1)))
+
+    def box(place: int, count: int) -> tuple[float, float, float, float]:
+        left, right = AXES.x(place, number) + 1, AXES.x(place + 1, number) - 1
+        top = AXES.y(math.log10(count + 1), high=power)
+        return round(left, 1), top, round(right - left, 1), round(AXES.y(0) - top, 1)
+
+    return Plot(
+        tuple((box(at, count), box(at, part), *words) for at, (count, part, *words) in enumerate(rows)),
+        tuple(Tick(AXES.x(place, number), text) for place, text in ticks),
+        tuple(Tick(AXES.y(math.log10(10**p + 1), high=power), _power(p)) for p in range(power)),
+        AXES,
+    )
+
+
+def shares(points: Sequence[tuple[Any, ...]]) -> Plot:
+    """A plot of points (x, y, tooltip, ...) with coordinates from 0 to 1."""
+    ticks = [(place / 5, f"{place / 5:g}") for place in range(6)]
+    return plot(AXES, points, ticks, ticks)
+
+
+def long_tail(counts: Sequence[int]) -> Plot:
+    """Counts in descending order against their rank, both logarithmic. Zeros are omitted."""
+    found = [count for count in counts if count]
+    powers = [max(1, math.ceil(math.log10(max(value, 2)))) for value in (len(found), max(found, default=1))]
+    spaced = {round(10 ** (step / 40)) for step in range(40 * powers[0])} | {len(found)}
+    ranks = sorted(rank for rank in spaced if 1 <= rank <= len(found))
+    points = ((math.log10(rank), math.log10(found[rank - 1]), f"rank {rank:,}: {found[rank - 1]:,}") for rank in ranks)
+    x_ticks, y_ticks = ([(power, _power(power)) for power in range(high + 1)] for high in powers)
+    return plot(AXES, points, x_ticks, y_ticks, *powers)
+
+
+def graph(steps: Sequence[StepProgress]) -> Graph:
+    """Lays the steps out in layers: each step is one layer below the lowest step that it needs."""
+    depth: dict[str, int] = {}
+    for step in steps:
+        depth[step.step] = 1 + max((depth.get(name, -1) for name in step.needs), default=-1)
+    layers: dict[int, list[StepProgress]] = {}
+    for step in steps:
+        layers.setdefault(depth[step.step], []).append(step)
+    width = max((len(layer) for layer in layers.values()), default=1) * (_NODE[0] + _GAP[0]) + _GAP[0]
+    nodes = {
+        step.step: (
+            round((width - len(layer) * (_NODE[0] + _GAP[0]) + _GAP[0]) / 2 + place * (_NODE[0] + _GAP[0]), 1),
+            4 + row * (_NODE[1] + _GAP[1]),
+            step,
+        )
+        for row, layer in layers.items()
+        for place, step in enumerate(layer)
+    }
+    above: dict[str, set[str]] = {}
+    arrows: list[str] = []
+    for step in steps:
+        indirect = {name for needed in step.needs for name in above.get(needed, ())}
+        above[step.step] = indirect | set(step.needs)
+        direct = (name for name in step.needs if name in nodes and name not in indirect)
+        arrows += (_arrow(nodes[name], nodes[step.step]) for name in direct)
+    return Graph(width, len(layers) * (_NODE[1] + _GAP[1]) - _GAP[1] + 8, tuple(nodes.values()), tuple(arrows))
+
+
+def _arrow(upper: Node, lower: Node) -> str:
+    x0, y0 = upper[0] + _NODE[0] / 2, upper[1] + _NODE[1]
+    x1, y1 = lower[0] + _NODE[0] / 2, lower[1] - 3
+    if lower[1] - upper[1] > _NODE[1] + _GAP[1] and abs(x0 - x1) < _NODE[0]:
+        # Go around the nodes in between, on their right.
+        x0, x1 = x0 + 0.4 * _NODE[0], x1 + 0.4 * _NODE[0]
+        aside = max(x0, x1) + 0.1 * _NODE[0] + 0.55 * _GAP[0]
+        out = f"C{x0:.0f},{y0 + 22:.0f} {aside:.0f},{y0 + 8:.0f} {aside:.0f},{y0 + 34:.0f}"
+        back = f"C{aside:.0f},{y1 - 8:.0f} {x1:.0f},{y1 - 22:.0f} {x1:.0f},{y1:.0f}"
+        return f"M{x0:.0f},{y0:.0f} {out} V{y1 - 34:.0f} {back}"
+    bend = (y1 - y0) / 2
+    return f"M{x0:.0f},{y0:.0f} C{x0:.0f},{y0 + bend:.0f} {x1:.0f},{y1 - bend:.0f} {x1:.0f},{y1:.0f}"
+
+
+def _power(exponent: int) -> str:
+    """A power of ten, abbreviated for an axis."""
+    millions, rest = divmod(exponent, 6)
+    return f"{10**rest if rest < 4 else 10 ** (rest - 3)}{'k' if rest > 3 else ''}{'M' * millions}"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import quote, urlencode
 
 from fastapi import Depends, HTTPException, Query, Request
@@ -291,8 +290,7 @@ _NODE = 22
 """Distance from a node's centre at which arrows begin and end."""
 
 
-@dataclass(frozen=True)
-class BoxNode:
+class BoxNode(NamedTuple):
     """A box: its index, its name and its node's centre."""
 
     box: int
@@ -301,8 +299,7 @@ class BoxNode:
     y: float
 
 
-@dataclass(frozen=True)
-class Edge:
+class Edge(NamedTuple):
     """A label as a curve from subject to object. `path` is an SVG path; the text is at `x`, `y`."""
 
     label: Label
@@ -311,8 +308,7 @@ class Edge:
     y: float
 
 
-@dataclass(frozen=True)
-class SceneGraph:
+class SceneGraph(NamedTuple):
     """The drawing. `left_out`: number of labels that it lacks."""
 
     nodes: Sequence[BoxNode]

@@ -29,10 +29,12 @@ IMAGES = pa.schema({
 })  # fmt: skip
 """`row` is the row in the partition's table `images`. `captions` holds the texts, one a line, to search in."""
 
+SIDES = [f"{end}_{side}" for end in ("subject", "object") for side in "xywh"]
+"""Columns with the places of a label's boxes."""
 RELATIONS = pa.schema({
     "relation": LONG, "image": LONG, "place": INT, "subject": INT, "object": INT,
     "subject_category": TEXT, "predicate": TEXT, "object_category": TEXT,
-    **{f"{end}_{side}": FLOAT for end in ("subject", "object") for side in "xywh"},
+    **dict.fromkeys(SIDES, FLOAT),
     "score": FLOAT, "probability": FLOAT, "opinion": FLOAT, "confidence": DOUBLE, "number": DOUBLE,
     "proposed": FLAG, "kept": FLAG, "reason": TEXT, "correct": FLAG,
 })  # fmt: skip
@@ -183,10 +185,7 @@ def _correct(
 ) -> pa.Array:
     """Whether each label is a ground-truth relation of its image, in either direction for a symmetric predicate."""
     given: dict[int, set[Fact]] = {}
-    facts = FlatList.of(images, "relations")
-    for at, subject, name, other in zip(
-        facts.row.tolist(), facts.values("subject"), facts.values("predicate"), facts.values("object"), strict=True
-    ):
+    for at, subject, name, other in FlatList.of(images, "relations").each("subject", "predicate", "object"):
         if predicate := canonical(name):
             given.setdefault(at, set()).add((subject, predicate, other))
     if not given:
@@ -207,9 +206,8 @@ def _texts(images: pa.Table, captioned: Artifact | None) -> pa.Array:
         return pa.nulls(len(images), pa.string())
     table = captioned.table("captions")
     texts: dict[int, list[str]] = {}
-    items = FlatList.of(table, "captions")
     rows = _rows_of(images, table)
-    for row, text in zip(items.row.tolist(), items.values("text"), strict=True):
+    for row, text in FlatList.of(table, "captions").each("text"):
         texts.setdefault(int(rows[row]), []).append(text.replace("\n", " "))
     return pa.array(["\n".join(texts[row]) if row in texts else None for row in range(len(images))], pa.string())
 
@@ -304,14 +302,10 @@ def _audited(images: Artifact, tagged: Artifact) -> dict[str, int]:
 
 def _distinct(table: pa.Table, column: str, within: pa.ChunkedArray | None = None) -> set[tuple[int, int, str, int]]:
     """Image id and fact of the items of a nested column, canonical and in one direction where that is the same."""
-    items = FlatList.of(table, column)
     ids = table["image_id"].to_pylist()
     wanted = None if within is None else set(within.to_pylist())
     found = set()
-    places = zip(
-        items.row.tolist(), items.values("subject"), items.values("predicate"), items.values("object"), strict=True
-    )
-    for row, subject, name, other in places:
+    for row, subject, name, other in FlatList.of(table, column).each("subject", "predicate", "object"):
         if (predicate := canonical(name)) and (wanted is None or ids[row] in wanted):
             found.add((ids[row], *unordered((subject, predicate, other))))
     return found

@@ -6,19 +6,96 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
+from pipeline.labels.labelled_partitions import partition_artifacts
 from pipeline.labels.team import Team
 from pipeline.labels.verdict_log import VerdictLog
 from pipeline.report.view import RunView
 from pipeline.review.audit import Audit, TeamShares
-from pipeline.review.comparison import RunComparison
 from pipeline.review.image_detail import ImageDetails
-from pipeline.review.index import ReviewIndex
+from pipeline.review.index import ReviewIndex, run_with
 from pipeline.review.label_facts import label_facts
 from pipeline.review.listing import Listing
-from pipeline.review.pictures import Pictures
+from pipeline.review.partition_rows import SIDES, partition_rows
 from pipeline.review.reviews import Reviews
 from pipeline.review.run_progress import RunProgress
+
+MOST_DIFFERENT = 12
+"""Predicates that the comparison names."""
+_BOTH = "FROM relations r LEFT JOIN against a USING (relation)"
+_KEPT_HERE = "count(*) FILTER (r.kept AND NOT coalesce(a.kept, false))"
+_KEPT_THERE = "count(*) FILTER (NOT r.kept AND a.kept)"
+_FACT = "r.image, r.subject, r.object, r.predicate"
+_FIRST = f"row_number() OVER (PARTITION BY {_FACT} ORDER BY r.kept DESC, r.relation) = 1"
+"""Of labels that say the same in other words, one stands for all: that which is kept here, if any."""
+
+
+class RunComparison:
+    """The labels that an index shares with another run, in the index's table `against`; empty without another run."""
+
+    def __init__(self, index: ReviewIndex, other: RunView | None) -> None:
+        self._index = index
+        self.other = other
+        self._compared = 0
+        with index.cursor() as cursor:
+            cursor.execute("CREATE OR REPLACE TABLE against (relation BIGINT, kept BOOLEAN)")
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Compare again, one partition at a time, so that memory holds the labels of only one."""
+        if self.other is None:
+            return
+        with self._index.transaction() as cursor:
+            cursor.execute("DELETE FROM against")
+            for found in partition_artifacts(self.other.run).values():
+                if found.images is None or found.tagged is None:
+                    continue
+                rows = partition_rows(0, found, self.other.choice)
+                matched = " AND ".join(f"r.{side} = t.{side}" for side in ("predicate", *SIDES))
+                run_with(
+                    cursor,
+                    f"INSERT INTO against SELECT r.relation, bool_or(t.kept) AND {_FIRST} FROM theirs t "
+                    f"JOIN images i USING (dataset, image_id) JOIN relations r ON r.image = i.image AND {matched} "
+                    f"GROUP BY r.relation, r.kept, {_FACT}",
+                    theirs=_with_images(rows["relations"], rows["images"]),
+                )
+        self._compared += 1
+
+    def summary(self) -> dict[str, Any] | None:
+        """Label counts: in both runs, kept in both, kept in this or the other only. None without another run."""
+        if self.other is None:
+            return None
+        found = self._count(
+            "SELECT count(*) FILTER (a.relation IS NOT NULL) AS both, "
+            "count(*) FILTER (r.kept AND a.kept) AS kept_in_both, "
+            f"{_KEPT_HERE} AS kept_here, {_KEPT_THERE} AS kept_there {_BOTH}"
+        )
+        return {"other": self.other.run.name, **found[0]}
+
+    def differences(self) -> list[dict[str, Any]]:
+        """Canonical predicates by how many labels only one of the runs keeps, largest number first."""
+        if self.other is None:
+            return []
+        return self._count(
+            f"SELECT predicate, {_KEPT_HERE} AS kept_here, {_KEPT_THERE} AS kept_there {_BOTH} GROUP BY predicate "
+            f"HAVING kept_here + kept_there > 0 ORDER BY kept_here + kept_there DESC, predicate LIMIT {MOST_DIFFERENT}"
+        )
+
+    def _count(self, sql: str) -> list[dict[str, Any]]:
+        """The rows of a query over all labels, until they are compared again."""
+        return self._index.once(f"{self._compared} {sql}", lambda: self._index.rows(sql))
+
+
+def _with_images(relations: pa.Table, images: pa.Table) -> pa.Table:
+    """The labels with the dataset and id of their images."""
+    rows = np.asarray(relations["image"])
+    described = images.select(["dataset", "image_id"]).take(pa.array(rows))
+    return relations.append_column("dataset", described["dataset"]).append_column("image_id", described["image_id"])
+
 
 REFRESH_SECONDS = 10.0
 """How often the page looks for new contents of the run and for others' verdicts."""
@@ -55,7 +132,6 @@ class ReviewState:
         self.audit = Audit(self.index, self.reviews, self.shares)
         self.listing = Listing(self.index)
         self.details = ImageDetails(self.index)
-        self.pictures = Pictures(self.view.image_folders)
         self.progress = RunProgress(self.view.run, planned or {})
         self._count()
         self._closing = threading.Event()
@@ -81,7 +157,6 @@ class ReviewState:
     def refresh(self) -> None:
         """Read what the run and other reviewers have added."""
         if self.index.refresh():
-            self.pictures = Pictures(self.view.image_folders)
             self.comparison.refresh()
             self.shares.refresh()
             self.audit.refresh()

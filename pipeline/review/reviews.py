@@ -11,18 +11,15 @@ from pipeline.labels.verdict_log import Standing, VerdictLog
 from pipeline.labels.verdicts import JudgedRelation, Kind, Verdict, now
 from pipeline.review.index import LIVE, ReviewIndex, rows_with, run_with, sql_list
 from pipeline.review.labels import Label, labels_of_images
-from pipeline.review.partition_rows import DOUBLE
+from pipeline.review.partition_rows import DOUBLE, SIDES
 from storage.tables import LONG, TEXT
 
 _JUDGED = pa.schema({
-    "number": LONG, "digest": TEXT, "predicate": TEXT,
-    **{f"{end}_{side}": DOUBLE for end in ("subject", "object") for side in "xywh"},
+    "number": LONG, "digest": TEXT, "predicate": TEXT, **dict.fromkeys(SIDES, DOUBLE),
 })  # fmt: skip
 _ROUNDING = 0.0051
 """Verdicts have box coordinates with two decimals: a side may be off by .005, and by a rounding in single precision."""
-_NEAR = " AND ".join(
-    f"abs(r.{end}_{side} - j.{end}_{side}) < {_ROUNDING}" for end in ("subject", "object") for side in "xywh"
-)
+_NEAR = " AND ".join(f"abs(r.{side} - j.{side}) < {_ROUNDING}" for side in SIDES)
 _REVIEWED = pa.schema({
     "relation": LONG, **dict.fromkeys(("kind", "reviewer", "queue", "answer"), TEXT), "seconds": DOUBLE,
 })  # fmt: skip
@@ -121,7 +118,8 @@ class Reviews:
         if not relations:
             return
         rows = [
-            {"number": number, "digest": relation.image, "predicate": relation.predicate, **_sides(relation)}
+            {"number": number, "digest": relation.image, "predicate": relation.predicate}
+            | dict(zip(SIDES, (*relation.subject, *relation.object), strict=True))
             for number, relation in enumerate(relations)
         ]
         found: dict[int, list[tuple[int, int]]] = {}
@@ -152,8 +150,7 @@ class Reviews:
         touched = sorted({number for relation in relations for number, _ in self._places.get(relation, ())})
         if not touched:
             return
-        with self._index.cursor() as cursor:
-            cursor.begin()
+        with self._index.transaction() as cursor:
             for table in (f"{LIVE}.reviewed", f"{LIVE}.reviewed_labels"):
                 cursor.execute(f"DELETE FROM {table} WHERE relation IN {sql_list(touched)}")
             said = pa.Table.from_pylist(rows, schema=_REVIEWED)
@@ -167,7 +164,6 @@ class Reviews:
                     f"INSERT INTO {LIVE}.reviewed_labels SELECT r.*, dataset, image_id, captions FROM ({labels}) r "
                     f"JOIN ({images}) USING (image)"
                 )
-            cursor.commit()
 
 
 def verdict_on(label: Label, kind: Kind, reviewer: str, run: str, **facts: object) -> Verdict:
@@ -185,8 +181,3 @@ def verdict_on(label: Label, kind: Kind, reviewer: str, run: str, **facts: objec
         image_id=label.image_id,
         **facts,  # type: ignore[arg-type]
     )
-
-
-def _sides(relation: JudgedRelation) -> dict[str, float]:
-    boxes = {"subject": relation.subject, "object": relation.object}
-    return {f"{end}_{side}": value for end, box in boxes.items() for side, value in zip("xywh", box, strict=True)}

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from pipeline.interop.import_file import ImageFiles, ImportResult, import_file
+from pipeline.interop.import_file import ImageFiles, ImportResult, import_file, read_scene_graph
 from pipeline.interop.official_graphs import read_captions, read_graphs, read_groups
 from pipeline.interop.official_labels import LabelledImage, read_element
-from pipeline.interop.scene_graphs import read_scene_graph
 from pipeline.labels.label_rows import flat_labels
 from storage.errors import FatalError
 from storage.local_store import LocalStore

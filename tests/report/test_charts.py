@@ -10,7 +10,7 @@ import pytest
 from run_builder import RunBuilder
 
 from pipeline.cli.report import report
-from pipeline.report.charts import AXES, POINTS, ChartLine, Series, lay_out, nice_ticks
+from pipeline.report.charts import AXES, POINTS, Series, lay_out, nice_ticks
 from pipeline.report.drawing import Rect, beside
 from pipeline.report.static_report import write_report
 from pipeline.report.steps import RunOutcome
@@ -28,22 +28,19 @@ def test_ticks_are_few_and_cover_the_range(low, high):
     assert 3 <= len(ticks) <= 7
 
 
-LINE = ChartLine("loss", "line-0", "", 0.0)
-
-
 def test_a_line_stays_inside_its_chart_and_one_step_can_be_drawn():
     steps = np.arange(5000, dtype=np.float64)
-    (line,) = lay_out("loss", [(LINE, Series("loss", steps, 3 + np.sin(steps)))]).lines
+    (line,) = lay_out("loss", [("loss", "line-0", Series("loss", steps, 3 + np.sin(steps)))]).lines
     points = [tuple(map(float, point.split(","))) for point in line.points.split()]
     assert len(points) == POINTS
     assert all(AXES.left <= x <= AXES.width and 0 <= y <= AXES.height for x, y in points)
-    chart = lay_out("loss", [(LINE, Series("loss", np.zeros(1), np.zeros(1)))])
+    chart = lay_out("loss", [("loss", "line-0", Series("loss", np.zeros(1), np.zeros(1)))])
     assert len(chart.lines[0].points.split()) == 1
 
 
 @pytest.mark.parametrize("values", [(9.0, 8.0), (0.5, 0.25), (-2.0, 3.0)])
 def test_axes_are_whole(values):
-    chart = lay_out("loss", [(LINE, Series("loss", np.array([100.0, 200.0]), np.array(values)))])
+    chart = lay_out("loss", [("loss", "line-0", Series("loss", np.array([100.0, 200.0]), np.array(values)))])
     assert "0" in [tick.text for tick in chart.y_ticks] and chart.x_ticks[0].text == "0"
 
 

@@ -11,8 +11,7 @@ from run_builder import TWO_PEOPLE, RunBuilder, pairs, relations
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.report import galleries
 from pipeline.report.drawing import Rect, name_places
-from pipeline.report.galleries import draw_galleries, hardest_images, random_images
-from pipeline.report.image_card import BADGE, DRAWN, Card, lay_out_card
+from pipeline.report.galleries import BADGE, DRAWN, Card, draw_galleries, hardest_images, lay_out_card, random_images
 from pipeline.report.samples import read_samples
 from pipeline.run.context import run_view
 

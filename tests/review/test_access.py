@@ -13,11 +13,13 @@ from review_server import PASSWORD, SECRET, serving
 from warm_process import wait_for
 
 from pipeline.cli.review import read_password
-from pipeline.review.access import VARIABLE, Access, kept_secret
 from pipeline.review.entrance import (
     MAX_BODY,
     SECURITY_HEADERS,
     SESSION_SECONDS,
+    VARIABLE,
+    Access,
+    kept_secret,
     protected,
     reviewer_of,
     server_settings,

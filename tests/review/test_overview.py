@@ -9,9 +9,8 @@ from toy_store import put_chain, record
 
 from pipeline.labels.team import Team, read_team, write_team
 from pipeline.report.figures import compute_figures
-from pipeline.review.diagrams import graph
 from pipeline.review.label_facts import label_facts
-from pipeline.review.overview import overview_of
+from pipeline.review.overview import graph, overview_of
 from pipeline.review.pages import Pages
 from pipeline.review.review_state import ReviewState
 from pipeline.review.run_progress import RunProgress
@@ -56,11 +55,11 @@ def test_funnel_and_audit_are_those_of_the_report(labelled, opened):
     }
     (theirs,) = figures.audits
     (audit,) = facts.audits
-    assert (audit.images, audit.given, audit.reachable) == (
+    assert (audit.images, audit.kept.truths, audit.naive.right) == (
         theirs.labels.images, theirs.labels.given, theirs.labels.reachable,
     )  # fmt: skip
-    assert (audit.precision, audit.recall) == (theirs.labels.tagger.precision, theirs.labels.tagger.recall)
-    assert (audit.naive_precision, audit.naive_recall) == (theirs.labels.naive.precision, theirs.labels.naive.recall)
+    for own, reported in ((audit.kept, theirs.labels.tagger), (audit.naive, theirs.labels.naive)):
+        assert (own.precision(), own.recall()) == (reported.precision, reported.recall)
     assert audit.score.calibration_error() == pytest.approx(theirs.labels.score_error, abs=1e-6)
     # The curve ends where every distinct label is taken: 4 of 8 are given. A pair that is "next to" counts once.
     assert audit.curve()[-1] == (0.0, 1.0, 4 / 8)
@@ -137,7 +136,7 @@ def test_without_a_recipe_steps_follow_what_they_were_made_of(tmp_path):
     assert [(step.step, step.needs) for step in steps] == [
         ("ingest", ()), ("caption", ("ingest",)), ("parse", ("caption",)),
     ]  # fmt: skip
-    nodes = {node.progress.step: node.y for node in graph(steps).nodes}
+    nodes = {step.step: y for _, y, step in graph(steps).nodes}
     assert nodes["ingest"] < nodes["caption"] < nodes["parse"]
 
 
