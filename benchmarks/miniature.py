@@ -52,9 +52,9 @@ from pipeline.runtime.processes import keep_freed_memory, one_thread_each
 from pipeline.runtime.stage import WHOLE, Inputs, Output, ReportProgress, dataset_of
 from pipeline.stages.pretrain import PretrainStage
 from pipeline.training.config import METRICS_LOG, MODEL, SAMPLES, TOKENIZER, VOCABULARY, TrainConfig
+from pipeline.training.launch.launcher import prepare
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.ranks import Ranks
-from pipeline.training.run import prepare
 from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples, shards_of
@@ -158,7 +158,7 @@ class CurveStage(PretrainStage):
         keep_freed_memory()
         began = time.process_time()
         shards = tuple(shards_of(inputs.artifacts("shards")))
-        config = TrainConfig(kind="pretrain", settings=self.settings, work=work, shards=shards)
+        config = TrainConfig(settings=self.settings, work=work, shards=shards)
         files = prepare(config)
         task = CurveTask(self.settings, Vocabulary.load(work / VOCABULARY), work / TOKENIZER)
         samples = ShardSamples(SampleMap(work / SAMPLES), None, self.settings.predicate_form)

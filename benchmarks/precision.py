@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import rlip
 from benchmarks.harness import Row, parser, run
+from pipeline.stages import pretrain
 from pipeline.training import worker
 from pipeline.training.config import TrainConfig
-from pipeline.training.launch import rank_processes
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 SETTINGS = {
@@ -76,7 +77,7 @@ def losses(given: Namespace, precision: str, seed: int) -> NDArray[np.float64]:
 
 
 def measure(given: Namespace) -> Iterator[Row]:
-    rank_processes.WORKER = "benchmarks.precision"
+    pretrain.TrainConfig = partial(TrainConfig, worker="benchmarks.precision")  # type: ignore[assignment,misc]
     found = {each: np.stack([losses(given, each, seed) for seed in range(3)]) for each in PRECISIONS}
     for quarter in range(4):
         for precision, of_seeds in found.items():

@@ -33,15 +33,15 @@ from models.rlip import RLIP
 from pipeline.run.rehearsal_shards import SIZES, Sizes, write_synthetic_shard
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.training.batches import MicroBatches
-from pipeline.training.checkpoints.checkpointer import Checkpointer, TrainingState
+from pipeline.training.checkpointer import Checkpointer, TrainingState
 from pipeline.training.config import CHECKPOINTS, SAMPLES, TOKENIZER, VOCABULARY, Shard, TrainConfig
+from pipeline.training.launch.launcher import prepare, run_training
 from pipeline.training.optimizer import make_optimizer, set_rates
 from pipeline.training.ranks import Ranks
-from pipeline.training.run import prepare, run_training
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples
 from pipeline.training.task import Draws, PretrainTask
-from pipeline.training.tracking.flops import COUNTED
+from pipeline.training.throughput import COUNTED
 from pipeline.training.trainer import Trainer
 from pipeline.training.vocabulary import Vocabulary
 from pipeline.training.worker import be_deterministic
@@ -73,7 +73,7 @@ def make_config(folder: Path, shard: Shard, **changes: Any) -> TrainConfig:
     work = folder / "work"
     work.mkdir(parents=True)
     settings = TrainingSettings(**(SETTINGS | {"tracking": folder / "tracking"} | changes))
-    return TrainConfig(kind="pretrain", settings=settings, work=work, shards=(shard,))
+    return TrainConfig(settings=settings, work=work, shards=(shard,))
 
 
 def write_set(folder: Path, sizes: Sizes = SIZES) -> Shard:

@@ -12,8 +12,7 @@ from prefect import State, flow
 from flows.artifacts import publish_run
 from flows.parameters import FIRST, RecipeParameter, StartStage, described
 from flows.session import Session, session_of
-from flows.stages import stage_flow
-from flows.tasks import completed
+from flows.stages import completed, stage_flow
 from pipeline.report.steps import RunOutcome
 from pipeline.run.dag import build_steps
 from pipeline.run.planner import Planner, StepPlan

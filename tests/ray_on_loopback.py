@@ -55,14 +55,14 @@ def two_nodes(**more: Any) -> Iterator[Any]:
         yield cluster
 
 
-def lend_a_node(address: str, work: Path, worker: str) -> None:
+def lend_a_node(address: str, work: Path) -> None:
     """Lends a node to the training at `address`, in a process of its own.
 
     It stands here because unpickling it must not import Ray, which reads its variables when it is imported, and a fork gets
     them only after that.
     """
     with errors_reported():
-        sys.exit(join_with_ray(address, work, 1, worker=worker))
+        sys.exit(join_with_ray(address, work, 1))
 
 
 def host_of_node(node: Any) -> Host:

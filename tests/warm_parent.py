@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from models.deformable_read_loops import Levels, loops
-from pipeline.training.tracking import flops
+from pipeline.training import throughput
 from tagger.categories.wordnet import kinds_above
 from tagger.parsing.parser import load_parser, parse_captions
 
@@ -48,7 +48,7 @@ def serve_forks_of_forks() -> None:
 
 
 # Counting the operations of a step takes as long as four steps. Processes that are no forks of this one do count.
-flops.COUNTED = 0
+throughput.COUNTED = 0
 serve_forks_of_forks()
 for module in MODULES:
     import_module(module)

@@ -5,18 +5,23 @@ Imports of torch are local to their functions, so that `--help` responds at once
 
 from __future__ import annotations
 
+import math
+import shlex
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from jinja2 import Template
 
 from pipeline.cli.options import STORE, Overrides, RecipePath, StorePath
 from pipeline.run.recipe_files import load_recipe, read_recipe
-from pipeline.training.launch.slurm import sbatch_script, training_overrides
 from storage.errors import FatalError
 
 commands = typer.Typer(no_args_is_help=True)
+_MARGIN = 30
+"""Seconds before the time limit, besides the training run's `stop_timeout`, at which Slurm asks it to end."""
 
 
 @commands.command("join")
@@ -62,17 +67,45 @@ def write_slurm_script(
     sections = ["train_tagger"] if has_none else ["train_tagger", "pretrain.settings"]
     # Stands for the coordinator's address, which several nodes need and only the running script knows.
     address = [f"{section}.address=node:29500" for section in sections if nodes > 1]
-    recipe = load_recipe(path, [*settings, *address, *training_overrides(sections, nodes, gpus)])
+    wanted = [*settings, *_for_trainings(sections, nodes, gpus)]
+    recipe = load_recipe(path, [*wanted, *address])
     if nodes > 1 and "://" in recipe.store:
         raise FatalError(f"store = {recipe.store}: several nodes need a store in a folder that they all share")
     stop_timeout = max(recipe.train_tagger.stop_timeout, recipe.pretrain.settings.stop_timeout)
-    script = sbatch_script(
-        path, recipe.name, recipe.store, sections, nodes, gpus, partition, time, settings, stop_timeout
+    options = {
+        "job-name": f"rlip-{recipe.name}",
+        "nodes": nodes,
+        "ntasks-per-node": 1,
+        "gpus-per-node": gpus,
+        "partition": partition,
+        "time": time,
+        "output": f"rlip-{recipe.name}-%j.log",
+        "open-mode": "append",
+        # The training run then writes a checkpoint, and the script puts the job back into the queue. After SIGTERM, which
+        # a plain `scancel` sends, the job is not requeued.
+        "signal": f"B:USR1@{math.ceil(stop_timeout) + _MARGIN}",
+    }
+    words = [f"--set {shlex.quote(override)}" for override in wanted]
+    if nodes > 1:
+        words += [f'--set {section}.address="$address"' for section in sections]
+    text = Path(__file__).with_name("sbatch.sh.jinja").read_text()
+    script = Template(text, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True).render(
+        options=[(name, value) for name, value in options.items() if value is not None],
+        others=nodes - 1,
+        store=shlex.quote(recipe.store),
+        recipe=shlex.quote(str(path)),
+        settings=" \\\n    ".join(words),
     )
     if out is None:
         print(script, end="")
     else:
         out.write_text(script)
+
+
+def _for_trainings(sections: Sequence[str], nodes: int, gpus: int | None) -> list[str]:
+    """The settings, as for `--set`, that let the training runs of these sections use so many nodes and GPUs."""
+    processes = [f"{section}.processes={gpus}" for section in sections] if gpus else []
+    return [*processes, *(f"{section}.nodes={nodes}" for section in sections)]
 
 
 @commands.command("server")

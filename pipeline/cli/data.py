@@ -13,9 +13,8 @@ from rich.progress import Progress, TaskID
 
 from pipeline.cli.errors import resumable
 from pipeline.cli.options import AsJson, Files, Masks, Overrides, further_files
-from pipeline.data.archives import gunzip, unpack
 from pipeline.data.catalogue import CATALOGUE, PublicFile, PublicSet, find_sets, in_bytes
-from pipeline.data.download import Report, download, mirrored, require_digest
+from pipeline.data.download import Report, download, gunzip, mirrored, require_digest, unpack
 from pipeline.report.formatting import byte_bars
 from pipeline.runtime.plugins import plugin_names
 from storage.errors import FatalError

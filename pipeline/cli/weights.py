@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -25,9 +25,6 @@ from pipeline.report.formatting import NAMES, share, table
 from pipeline.runtime.settings import apply_override, flat
 from storage.atomic import atomic_file
 from storage.errors import FatalError
-
-if TYPE_CHECKING:
-    from models.official.imported import ImportedCheckpoint
 
 commands = typer.Typer(no_args_is_help=True)
 CheckpointPath = Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint (.pth) or a .safetensors file.")]
@@ -107,7 +104,16 @@ def import_weights(
         with atomic_file(out) as aside:
             write(imported.state, imported.config, aside)
     if as_json:
-        print(json.dumps(_as_json(imported, out)))
+        values = {
+            "file": str(out),
+            "kind": imported.kind.value,
+            "settings": imported.config.to_dict(),
+            "loaded": imported.loaded,
+            "text_encoder": imported.texts,
+            "expected_new": imported.new,
+            "left_out": imported.left_out,
+        }
+        print(json.dumps(values))
         return
     console = Console()
     console.print(f"{imported.kind.value} → {out}")
@@ -236,15 +242,3 @@ def _errors_as_fatal() -> Iterator[None]:
         yield
     except (WeightsError, ConfigError, OSError) as error:
         raise FatalError(str(error)) from error
-
-
-def _as_json(imported: ImportedCheckpoint, out: Path) -> dict[str, Any]:
-    return {
-        "file": str(out),
-        "kind": imported.kind.value,
-        "settings": imported.config.to_dict(),
-        "loaded": imported.loaded,
-        "text_encoder": imported.texts,
-        "expected_new": imported.new,
-        "left_out": imported.left_out,
-    }

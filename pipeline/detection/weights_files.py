@@ -12,7 +12,7 @@ from models.weights_file import WeightsError, is_own, read_config
 from pipeline.data.hub import hub_folder
 from pipeline.detection.settings import DetectSettings
 from pipeline.training.config import MODEL, VOCABULARY
-from pipeline.training.vocabulary import is_tokenizer, tokenizer_files
+from pipeline.training.vocabulary import is_tokenizer, tokenizer_files, tokenizer_of
 from storage.errors import FatalError
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -104,13 +104,8 @@ def _own(path: Path, settings: DetectSettings) -> DetectorFiles:
     files = {MODEL: file}
     if (vocabulary := file.parent / VOCABULARY).is_file():
         files[VOCABULARY] = vocabulary
-    beside = file.parent if is_tokenizer(file.parent) else settings.tokenizer
-    if beside is None or not is_tokenizer(beside):
-        raise FatalError(
-            f"detect.weights = {file}: no tokenizer is next to it (tokenizer.json, or vocab.json and merges.txt); copy "
-            "its files there, or set detect.tokenizer to its folder, e.g. of roberta-base"
-        )
-    return DetectorFiles("own", file, files | tokenizer_files(beside))
+    files |= tokenizer_of(file, settings.tokenizer, f"detect.weights = {file}", "detect.tokenizer")
+    return DetectorFiles("own", file, files)
 
 
 def _transformers(folder: Path) -> DetectorFiles:

@@ -44,8 +44,8 @@ from pipeline.run.device_outcome import (
 from pipeline.run.device_reading import READINGS, reading
 from pipeline.runtime.execute import installed_version
 from pipeline.runtime.processes import fork_context, in_fork, preload
-from pipeline.training.checkpoints.checkpointer import Checkpointer, TrainingState
-from pipeline.training.checkpoints.folder import CheckpointFolder
+from pipeline.training.checkpoint_folder import CheckpointFolder
+from pipeline.training.checkpointer import Checkpointer, TrainingState
 from pipeline.training.config import CHECKPOINTS
 from pipeline.training.optimizer import gradient_norm, make_optimizer
 from pipeline.training.parallel import make_parallel

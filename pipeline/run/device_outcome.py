@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.deformable_read_triton import OFF
 from pipeline.runtime.processes import environment
-from pipeline.training.tracking.throughput import measured_peak
+from pipeline.training.throughput import measured_peak
 
 State = Literal["ok", "wrong", "slow", "failed", "absent"]
 """wrong: another result than is expected, or than that of the same computation a second time. absent: this machine lacks what

@@ -29,7 +29,7 @@ from pipeline.run.networks import Finding, networks
 from pipeline.run.recipe import Recipe
 from pipeline.runtime.chat_endpoint import ChatOptions, models_of
 from pipeline.runtime.devices import has_bfloat16
-from pipeline.runtime.engines.ray_cluster import RayNode, brief, connect, live_nodes, look_around, room_for
+from pipeline.runtime.engines.ray import RayNode, brief, connect, live_nodes, look_around, room_for
 from pipeline.runtime.execute import installed_version
 from pipeline.runtime.stage import GIB
 from pipeline.stages.caption import CaptionStage
@@ -39,7 +39,7 @@ from pipeline.stages.overlap import OverlapStage
 from pipeline.stages.parse import ParseStage
 from pipeline.stages.tag import CandidateSettings, open_candidates
 from pipeline.training.settings import TrainingSettings
-from pipeline.training.tracking.trackers import require_extras
+from pipeline.training.trackers import require_extras
 from pipeline.training.vocabulary import is_tokenizer
 from storage.errors import FatalError, PipelineError
 from storage.open_store import is_remote

@@ -333,8 +333,7 @@ def _rehearsed(images: int, settings: TrainingSettings, speed: Mapping[str, Any]
 
 def _by_flops(images: int, settings: TrainingSettings) -> tuple[float, str]:
     """Seconds of all processes, and their basis."""
-    from pipeline.training.tracking.flops import view_flops
-    from pipeline.training.tracking.throughput import known_peak
+    from pipeline.training.throughput import known_peak, view_flops
 
     precision = "bfloat16" if settings.precision == "auto" else settings.precision
     peak = known_peak(GPU, "tf32" if precision == "medium" else precision)

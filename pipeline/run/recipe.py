@@ -14,7 +14,7 @@ from pipeline.data.datasets.source import DataSource
 from pipeline.detection.settings import DetectSettings
 from pipeline.report.view import REPORTS
 from pipeline.runtime.logs import LogFormat
-from pipeline.runtime.settings import Settings, file_read, runtime
+from pipeline.runtime.settings import Address, Settings, file_read, runtime
 from pipeline.stages.caption import CaptionStage
 from pipeline.stages.detect import DetectStage
 from pipeline.stages.evaluate import EvaluateSettings
@@ -24,7 +24,6 @@ from pipeline.stages.shard import FROM_CAPTIONS, ShardSettings, ShardStage
 from pipeline.stages.split import SplitSettings
 from pipeline.stages.tag import TagSettings, TagStage
 from pipeline.stages.verify import VerifySettings, VerifyStage
-from pipeline.training.address import Address
 from pipeline.training.config import MODEL
 from pipeline.training.settings import TaggerSettings, TrainingSettings
 from scenes import SAMPLE_WEIGHTS

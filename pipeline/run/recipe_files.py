@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from pipeline.run.dag import Step, build_steps
+from pipeline.run.dag import build_steps
 from pipeline.run.recipe import Recipe
 from pipeline.runtime.settings import Settings, apply_override, flat, parse_toml
 from pipeline.stages.pretrain import PretrainStage
@@ -102,76 +102,53 @@ def recipe_of(read: RecipeValues) -> Recipe:
             f"{origin}: pretrain.settings.seed = {recipe.pretrain.settings.seed}: has no effect, since each variant is "
             f"trained once per seed of a list; set pretrain.seeds = [{recipe.pretrain.settings.seed}]"
         )
-    _warn_of_second_store(recipe.store, read.file.absolute())
-    _warn_of_unknown_datasets(recipe, read.file)
-    steps = build_steps(recipe)
-    if read.origin("data.label") is None:
-        _warn_of_no_labels(steps, read.file)
-    if any(step.stage is PretrainStage for step in steps):
-        _warn_of_empty_images(recipe, read.file)
-        if read.origin("pretrain.settings.predicate_form") is None:
-            _warn_of_other_texts(recipe, read.file)
+    for doubt in _doubts(recipe, read):
+        warnings.warn(doubt, stacklevel=2)
     return recipe.with_paths("file_read", lambda setting, path: _found(path, read.origin(setting)))
 
 
-def _warn_of_unknown_datasets(recipe: Recipe, file: Path) -> None:
-    """Warns of lists that exclude nothing. A recipe may extend one that has more datasets."""
+def _doubts(recipe: Recipe, read: RecipeValues) -> Iterator[str]:
+    """Yields warnings of settings that probably do something else than meant."""
+    file = read.file
+    yield from _second_store(recipe.store, file.absolute())
     sources = [source.name for source in recipe.data.sources]
+    # A recipe may extend one that has more datasets.
     for number, each in enumerate(recipe.shard.exclude):
         if each.datasets and not set(each.datasets) & set(sources):
-            warnings.warn(
+            yield (
                 f"{file}: shard.exclude.{number} excludes nothing: no source is named {', '.join(each.datasets)}; sources "
-                f"are {', '.join(sources)}",
-                stacklevel=3,
+                f"are {', '.join(sources)}"
             )
-
-
-def _warn_of_no_labels(steps: Sequence[Step], file: Path) -> None:
-    """Warns where nothing is labelled although the run labels: `data.mix` or `data.test` leaves `data.label` empty."""
-    if any(step.stage is TagStage and not step.datasets for step in steps):
-        warnings.warn(
+    steps = build_steps(recipe)
+    if read.origin("data.label") is None and any(step.stage is TagStage and not step.datasets for step in steps):
+        yield (
             f"{file}: with data.mix or data.test, no dataset is labelled unless data.label names it; set data.label, or "
-            "data.label = [] to label none",
-            stacklevel=3,
+            "data.label = [] to label none"
         )
-
-
-def _warn_of_empty_images(recipe: Recipe, file: Path) -> None:
-    """Warns of images without a relation whose boxes are not learned, so that they count as background."""
-    with_relations = set(recipe.pretrain.variants) - {"none"}
-    if with_relations and recipe.shard.without_relations == "keep" and not recipe.pretrain.settings.self_pairs:
-        warnings.warn(
+    if not any(step.stage is PretrainStage for step in steps):
+        return
+    variants, training = set(recipe.pretrain.variants), recipe.pretrain.settings
+    if variants - {"none"} and recipe.shard.without_relations == "keep" and not training.self_pairs:
+        yield (
             f"{file}: without pretrain.settings.self_pairs, an image without a relation teaches that it shows nothing; "
-            'set shard.without_relations = "drop", or self_pairs = true',
-            stacklevel=3,
+            'set shard.without_relations = "drop", or self_pairs = true'
         )
-
-
-def _warn_of_other_texts(recipe: Recipe, file: Path) -> None:
-    """Warns of fine-tuning on other predicate texts than those of the evaluation, unless it was chosen."""
-    if (
-        "given" in recipe.pretrain.variants
-        and recipe.data.test
-        and recipe.pretrain.settings.predicate_form == "surface"
-    ):
-        warnings.warn(
+    chosen = read.origin("pretrain.settings.predicate_form") is not None
+    if "given" in variants and recipe.data.test and training.predicate_form == "surface" and not chosen:
+        yield (
             f"{file}: official = true trains with predicates as worded, but data.test is scored with canonical ones; set "
-            'pretrain.settings.predicate_form = "predicate" for fine-tuning, or "surface" to keep it',
-            stacklevel=3,
+            'pretrain.settings.predicate_form = "predicate" for fine-tuning, or "surface" to keep it'
         )
 
 
-def _warn_of_second_store(store: str, recipe: Path) -> None:
-    """Warns where a relative store names none here but one at a folder above the recipe, e.g. in a cron job."""
+def _second_store(store: str, recipe: Path) -> Iterator[str]:
+    """Yields a warning where a relative store names none here but one at a folder above the recipe, e.g. in a cron job."""
     if "://" in store or (local_folder(store) / "artifacts").is_dir() or recipe.is_relative_to(RECIPES):
         return
     for other in (folder / local_folder(store) for folder in recipe.parents):
         if (other / "artifacts").is_dir():
             here = f"store = {store}: there is no store in {Path.cwd()}, so a new, empty one would be created there"
-            warnings.warn(
-                f"{here}; to use {other}, set `store` to that path, or start rlip in the folder where it is {store}",
-                stacklevel=3,
-            )
+            yield f"{here}; to use {other}, set `store` to that path, or start rlip in the folder where it is {store}"
             return
 
 

@@ -39,8 +39,7 @@ from pipeline.run.rehearsal_worker import DIES, MEASURED
 from pipeline.runtime.devices import choose_device
 from pipeline.runtime.settings import toml_value
 from pipeline.training.config import CHECKPOINTS, MODEL, Shard, Summary, TrainConfig
-from pipeline.training.launch.launcher import launch
-from pipeline.training.run import prepare
+from pipeline.training.launch.launcher import launch, prepare
 from pipeline.training.settings import TaggerSettings, TrainingSettings
 from storage.digests import digest_file
 from storage.errors import FatalError, PipelineError
@@ -272,14 +271,14 @@ class Rehearsal:
         settings = settings.model_copy(update={"batch": settings.micro_batch * settings.processes})
         if sizes not in self._shards:
             self._shards[sizes] = write_synthetic_shard(Path(mkdtemp(dir=self._folder)), settings, sizes)
-        kind = "tagger" if isinstance(settings, TaggerSettings) else "pretrain"
         with TemporaryDirectory(dir=self._folder) as name:
             work, shards = Path(name), (self._shards[sizes],)
-            config = TrainConfig(kind=kind, settings=settings, work=work, tracking=work / "tracking", shards=shards)
+            tracking = work / "tracking"
+            config = TrainConfig(settings=settings, work=work, tracking=tracking, shards=shards, worker=WORKER)
             prepare(config)
             if dies_after is not None:
                 (work / DIES).write_text(str(dies_after))
-            return _finished(config, changes, launch(config, lambda *_: None, WORKER))
+            return _finished(config, changes, launch(config, lambda *_: None))
 
 
 def _finished(config: TrainConfig, changes: Mapping[str, Any], summary: Summary) -> Ran:

@@ -24,7 +24,7 @@ from models.encoder import Encoder
 from models.losses import SetCriterion, TaggerCriterion
 from pipeline.runtime.devices import choose_device
 from pipeline.training import worker
-from pipeline.training.checkpoints.folder import CheckpointFolder
+from pipeline.training.checkpoint_folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, TrainConfig
 
 DIES = "dies"

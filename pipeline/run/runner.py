@@ -23,8 +23,7 @@ from pipeline.run.prepare import prepare
 from pipeline.run.progress import Display
 from pipeline.runtime.engines.engine import Engine, StageCall
 from pipeline.runtime.engines.local import LocalEngine
-from pipeline.runtime.engines.ray import RayEngine
-from pipeline.runtime.engines.ray_cluster import connect
+from pipeline.runtime.engines.ray import RayEngine, connect
 from pipeline.runtime.execute import Record, execute, installed_version
 from pipeline.runtime.logs import bound, log, noticing
 from pipeline.runtime.processes import preload

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +74,8 @@ class DetectStage(Stage):
         rejected: list[Rejected] = []
         detected: list[dict[str, Any]] = []
         others = 0
-        for chunk in _chunks(zip(rows, ahead, strict=True), size):
+        pairs = zip(rows, ahead, strict=True)
+        for chunk in iter(lambda: list(islice(pairs, size)), []):
             readable = [(row, image) for row, image in chunk if not isinstance(image, BadImage)]
             rejected += [
                 Rejected(row["image_id"], image.reason, image.value)
@@ -97,11 +97,6 @@ class DetectStage(Stage):
         """Count the boxes, and the images without any."""
         counts = [len(boxes) for boxes in table["boxes"].to_pylist()]
         return {"boxes": sum(counts), "images without boxes": counts.count(0)}
-
-
-def _chunks(pairs: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while chunk := list(islice(pairs, size)):
-        yield chunk
 
 
 def _boxes(named: NamedBoxes, categories: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -24,8 +24,6 @@ from tagger.triplet import Triplet
 
 T = TypeVar("T")
 
-_TEXTS_PER_QUERY = 500
-"""Limited because older builds of SQLite bind at most a thousand values per query."""
 _WAIT = 120.0
 """Seconds to wait for another writer."""
 _CHECK_BYTES = 16
@@ -33,8 +31,6 @@ _NAMES = [field.name for field in fields(Triplet)]
 _ROW: Any = tuple[tuple(field.type for field in fields(Triplet))]  # type: ignore[misc]
 _ROWS: TypeAdapter[list[tuple[Any, ...]]] = TypeAdapter(list[_ROW])
 _MAKE = "CREATE TABLE IF NOT EXISTS parsed (parser BLOB, text BLOB, triplets BLOB, PRIMARY KEY (parser, text)) WITHOUT ROWID"
-_DROP_EARLIER = "DROP TABLE IF EXISTS parses"
-"""The table of earlier versions, which has no checksums."""
 _BESIDE = ("-journal", "-wal", "-shm")
 """Ends of the names of files that SQLite writes next to its own. A new file would take up the journal of the old one."""
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -59,23 +55,18 @@ class ParseCache:
         self._path = path
         # Rows hold values without names, so those of a version with other fields must not be found.
         self._parser = hashlib.sha256("\0".join([version, *_NAMES]).encode()).digest()
-        self._use(lambda connection: connection.execute(_DROP_EARLIER))
+        self._use(lambda connection: None)
 
     def find(self, texts: Sequence[str]) -> dict[str, list[Triplet]]:
         """Look up texts. Returns the cached parses."""
-        by_digest = {_digest(text): text for text in texts}
-        digests = list(by_digest)
 
         def look_up(connection: sqlite3.Connection) -> dict[str, list[Triplet]]:
             found: dict[str, list[Triplet]] = {}
-            for start in range(0, len(digests), _TEXTS_PER_QUERY):
-                asked = digests[start : start + _TEXTS_PER_QUERY]
-                marks = ",".join("?" * len(asked))
-                for row in connection.execute(
-                    f"{_SELECT} WHERE parser = ? AND text IN ({marks})", (self._parser, *asked)
-                ):
+            for text in texts:
+                own = (self._parser, _digest(text))
+                for row in connection.execute(f"{_SELECT} WHERE parser = ? AND text = ?", own):
                     with suppress(_Damaged):
-                        found[by_digest[row[1]]] = _read(*row)
+                        found[text] = _read(*row)
             return found
 
         return self._use(look_up)
@@ -146,7 +137,7 @@ def cache_fault(path: Path) -> str:
     except sqlite3.Error as error:
         if not _is_damage(error, path):
             raise FatalError(f"{path}: {error}; let no other process write it, then try again") from error
-        # A cache of earlier versions, whose table is dropped on use.
+        # A cache of earlier versions, which gets another table on use.
         return "" if "no such table" in str(error) else str(error)
     return ""
 

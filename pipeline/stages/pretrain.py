@@ -4,7 +4,6 @@ tagger) and RLIPv2 on shards (docs/networks.md, 6)."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
 
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
 from pipeline.training.config import RESUMES_FROM, TestTables, TrainConfig
@@ -16,7 +15,6 @@ from storage.tables import METRICS
 class TrainingStage(Stage):
     """Makes a network's weights (`model.safetensors`), the names in its training set, its tokenizer and metrics."""
 
-    kind: ClassVar[Literal["pretrain", "tagger"]]
     uses_gpu = True
     loads = "the network"
     schema = METRICS
@@ -35,17 +33,16 @@ class TrainingStage(Stage):
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Train in separate processes. Must be called from the main thread."""
-        from pipeline.training.launch.rank_processes import WORKER
-        from pipeline.training.run import run_training
+        from pipeline.training.launch.launcher import run_training
         from pipeline.training.shards import shards_of
 
-        shards, test = tuple(shards_of(inputs.artifacts("shards"))), self._test_tables(inputs)
-        config = TrainConfig(kind=self.kind, settings=self.settings, work=work, shards=shards, test=test)
-        return run_training(config, report, WORKER if test is None else "pipeline.stages.pretrain_worker")
-
-    def _test_tables(self, inputs: Inputs) -> TestTables | None:
-        """The test sets on which the network is evaluated while it is trained."""
-        return None
+        shards = tuple(shards_of(inputs.artifacts("shards")))
+        config = TrainConfig(settings=self.settings, work=work, shards=shards)
+        if self.settings.evaluate_every:  # never of a tagger
+            tables = tuple(artifact.file("images.parquet") for artifact in inputs.artifacts("images"))
+            test = TestTables(tables=tables, folders=dict(self.image_folders))
+            config = config.model_copy(update={"test": test, "worker": "pipeline.stages.pretrain_worker"})
+        return run_training(config, report)
 
 
 class TrainTaggerStage(TrainingStage):
@@ -53,7 +50,6 @@ class TrainTaggerStage(TrainingStage):
 
     name = "train_tagger"
     version = 10
-    kind = "tagger"
     reads = ("shards",)
     writes = "tagger"
     settings: TaggerSettings
@@ -68,12 +64,5 @@ class PretrainStage(TrainingStage):
 
     name = "pretrain"
     version = 6
-    kind = "pretrain"
     reads = ("shards", "images")
     writes = "weights"
-
-    def _test_tables(self, inputs: Inputs) -> TestTables | None:
-        if not self.settings.evaluate_every:
-            return None
-        tables = tuple(artifact.file("images.parquet") for artifact in inputs.artifacts("images"))
-        return TestTables(tables=tables, folders=dict(self.image_folders))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
@@ -12,6 +12,8 @@ from pipeline.training.settings import TaggerSettings, TrainingSettings
 
 MODEL = "model.safetensors"
 METRICS_LOG = "metrics.jsonl"
+WORKER = "pipeline.training.worker"
+"""The module of a rank that only trains."""
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints."""
 RESUMES_FROM = "resume.json"
@@ -51,7 +53,6 @@ class TestTables(Settings):
 class TrainConfig(Settings):
     """Describes a training run. `work` is the folder for its checkpoints and results."""
 
-    kind: Literal["pretrain", "tagger"]
     settings: TrainingSettings | TaggerSettings
     work: Path
     tracking: Path = Field(default_factory=lambda values: _tracking(values))
@@ -59,12 +60,14 @@ class TrainConfig(Settings):
     shards: tuple[Shard, ...] = ()
     """The training set, one dataset after the other."""
     test: TestTables | None = None
+    worker: str = WORKER
+    """The module whose `main` each rank runs with the path of this configuration. It returns the exit code."""
 
 
 def _tracking(values: dict[str, Any]) -> Path:
     key: str = values["work"].name.removeprefix("scratch-")[:12]
     folder: Path = values["settings"].tracking
-    return folder.absolute() / f"{values['kind']}-{key}"
+    return folder.absolute() / f"{values['settings'].kind}-{key}"
 
 
 class TrainingProgress(Settings):

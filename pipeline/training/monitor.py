@@ -18,9 +18,8 @@ from pipeline.training.batches import MicroBatch
 from pipeline.training.config import METRICS_LOG, TrainConfig
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.ranks import Ranks
-from pipeline.training.tracking.flops import StepFlops
-from pipeline.training.tracking.throughput import StepTimer, device_peak
-from pipeline.training.tracking.trackers import GuardedTracker, open_trackers
+from pipeline.training.throughput import StepFlops, StepTimer, device_peak
+from pipeline.training.trackers import GuardedTracker, open_trackers
 
 IN_A_ROW = 3
 """Steps that must be too high one after the other. A single hard batch is not divergence."""

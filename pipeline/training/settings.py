@@ -10,9 +10,8 @@ from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from models.config import LossSettings, NetworkConfig
 from pipeline.data.images.training_view import ViewSettings
-from pipeline.runtime.settings import file_read, runtime
-from pipeline.training.address import Address
-from pipeline.training.vocabulary import is_tokenizer, tokenizer_files
+from pipeline.runtime.settings import Address, file_read, runtime
+from pipeline.training.vocabulary import tokenizer_of
 from storage.errors import FatalError
 from storage.stream.order import Mix, stable_seed
 
@@ -34,6 +33,8 @@ AS_THE_AUTHORS: dict[str, Any] = {
 class TrainingSettings(ViewSettings):
     """Settings of a training run. The defaults are the released recipe for 64 images per step."""
 
+    kind: ClassVar[str] = "pretrain"
+    """What is trained, in names of folders and messages."""
     official: bool = False
     """Train as the authors do, bugs included: their views of images, pixel for pixel, at twice the time; images in any
     order; no pairs of a box with itself; predicates as worded; `network.official_compat`. The recipe's own settings
@@ -264,13 +265,7 @@ class TrainingSettings(ViewSettings):
                 )
                 raise FatalError(f"{setting} = {path}: no such file or folder; correct the path, or {way}")
         if self.pretrained is not None and self.tokenizer is None:
-            if not is_tokenizer(self.pretrained.parent):
-                raise FatalError(
-                    f"pretrained = {self.pretrained}: no tokenizer is next to it (tokenizer.json, or vocab.json and "
-                    "merges.txt), whose numbers its text encoder has learned; copy its files there, or set tokenizer to its "
-                    "folder, e.g. of roberta-base"
-                )
-            files |= tokenizer_files(self.pretrained.parent)
+            files |= tokenizer_of(self.pretrained, None, f"pretrained = {self.pretrained}", "tokenizer")
         return files
 
 
@@ -294,6 +289,7 @@ _TAGGER: dict[str, Any] = {"architecture": "parsed", "tagger": True}
 class TaggerSettings(TrainingSettings):
     """Settings of the Relation Tagger's training run. The defaults are the released recipe."""
 
+    kind: ClassVar[str] = "tagger"
     network_defaults: ClassVar[dict[str, Any]] = _RELEASED
     network_constants: ClassVar[dict[str, Any]] = _TAGGER
     network: NetworkConfig = NetworkConfig(**_RELEASED, **_TAGGER)

@@ -40,12 +40,17 @@ def shards_of(artifacts: Iterable[Artifact]) -> list[Shard]:
 def map_samples(config: TrainConfig) -> SampleMap:
     """Makes the map of the training set, and for a tagger that of the held-out images, unless they exist."""
     files = [ShardFile(shard.tar, shard.index, shard.name) for shard in config.shards]
-    holds_out = config.settings.holds_out if isinstance(config.settings, TaggerSettings) else lambda *image: False
-    parts = ((SAMPLES, False), (HELD_OUT, True)) if config.kind == "tagger" else ((SAMPLES, False),)
-    for name, held_out in parts:
+    parts, holds_out = {SAMPLES: False}, _holds_out_none
+    if isinstance(config.settings, TaggerSettings):
+        parts, holds_out = {SAMPLES: False, HELD_OUT: True}, config.settings.holds_out
+    for name, held_out in parts.items():
         if not _is_of(config.work / name, files):
             write_sample_map(config.work / name, files, _part(holds_out, held_out))
     return SampleMap(config.work / SAMPLES)
+
+
+def _holds_out_none(dataset: str, image_id: int) -> bool:
+    return False
 
 
 def _is_of(folder: Path, files: Sequence[ShardFile]) -> bool:

@@ -23,7 +23,7 @@ from torch._dynamo.exc import FailOnRecompileLimitHit
 from models.network import Network
 from pipeline.runtime.processes import begin_fork, fork_context, keep_freed_memory, preload
 from pipeline.training.batches import MicroBatch, MicroBatches, sample_sequence
-from pipeline.training.checkpoints.checkpointer import Checkpointer, TrainingState
+from pipeline.training.checkpointer import Checkpointer, TrainingState
 from pipeline.training.config import WARNING, Summary, TrainConfig
 from pipeline.training.monitor import Monitor
 from pipeline.training.optimizer import Ema, gradient_norm, make_optimizer, set_rates, update

@@ -162,6 +162,20 @@ def is_tokenizer(folder: Path) -> bool:
     return "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= names
 
 
+def tokenizer_of(weights: Path, other: Path | None, named: str, setting: str) -> dict[str, Path]:
+    """Finds the tokenizer files next to weights, else in another folder, by name.
+
+    Raises `FatalError` that begins with `named`, what the weights are, and names the setting of the other folder.
+    """
+    for folder in (weights.parent, other):
+        if folder is not None and is_tokenizer(folder):
+            return tokenizer_files(folder)
+    raise FatalError(
+        f"{named}: no tokenizer is next to it (tokenizer.json, or vocab.json and merges.txt), whose numbers its text "
+        f"encoder has learned; copy its files there, or set {setting} to its folder, e.g. of roberta-base"
+    )
+
+
 def copy_tokenizer(source: Path, folder: Path) -> None:
     """Copies the files of a tokenizer. Raises `FatalError` when the folder has none."""
     if not is_tokenizer(source):

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from models.weights import write
 from pipeline.runtime.processes import keep_freed_memory
-from pipeline.training.checkpoints.folder import CheckpointFolder
+from pipeline.training.checkpoint_folder import CheckpointFolder
 from pipeline.training.config import (
     CHECKPOINTS,
     HELD_OUT,
@@ -35,7 +35,7 @@ from pipeline.training.settings import TaggerSettings
 from pipeline.training.shards import ShardSamples, range_cache
 from pipeline.training.tagger_evaluation import HeldOut
 from pipeline.training.task import PretrainTask, TaggerTask, Task
-from pipeline.training.tracking.throughput import Precision
+from pipeline.training.throughput import Precision
 from pipeline.training.trainer import PeriodicEvaluation, Trainer, TrainingResult
 from pipeline.training.vocabulary import Vocabulary
 from storage.atomic import put_in_place, write_atomic

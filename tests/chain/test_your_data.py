@@ -11,7 +11,7 @@ import webdataset
 from rlip_command import output_of, rlip
 from tiny_chain import World
 
-from pipeline.cli.transfer import push_run
+from pipeline.cli.store import push_run
 from pipeline.stages.import_tagger import ImportTaggerSettings, ImportTaggerStage
 from storage.local_store import LocalStore
 from storage.object_store_artifacts import ObjectStoreArtifacts

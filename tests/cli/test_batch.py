@@ -14,7 +14,7 @@ from PIL import Image
 from rlip_command import output_of
 from run_builder import Made
 
-from pipeline.cli.batch import batch
+from pipeline.cli.shards import batch
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.stage import Output
 from pipeline.stages.pretrain import PretrainStage, TrainTaggerStage

@@ -25,9 +25,8 @@ from typer.testing import Result
 
 from pipeline.cli.data import get_data
 from pipeline.data import download as download_module
-from pipeline.data.archives import gunzip, unpack
 from pipeline.data.catalogue import CATALOGUE, PublicFile, where_to_get
-from pipeline.data.download import ATTEMPTS, download, mirrored
+from pipeline.data.download import ATTEMPTS, download, gunzip, mirrored, unpack
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.refs import read_first
 from pipeline.run.recipe_files import load_recipe

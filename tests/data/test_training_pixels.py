@@ -7,9 +7,9 @@ from PIL import Image, ImageEnhance, ImageOps
 from pydantic import ValidationError
 
 from pipeline.data.images.opening import BadImage
-from pipeline.data.images.training_pixels import load_view, normalised
 from pipeline.data.images.training_view import DRAWS, Crop, TrainingView, ViewSettings, training_view, training_views
 from pipeline.data.images.views import to_pixels, view_size
+from pipeline.training.batches import load_view, normalised
 from tests.data.toy_sets import encoded
 
 PAPER = {"image_size": 1333, "shortest": tuple(range(480, 801, 32)), "crop": 0.5}

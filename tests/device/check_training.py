@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.training.checkpoints.folder import CheckpointFolder
+from pipeline.training import throughput
+from pipeline.training.checkpoint_folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.ranks import Ranks
-from pipeline.training.tracking import flops
 from tests.device.standin import Event, Stream, Traffic, counted, register
 from tests.training.conftest import TINY
 from tests.training.in_ranks import train
@@ -61,7 +61,7 @@ def test_a_training_goes_on_on_another_device_with_the_same_losses(tmp_path, sha
 @pytest.mark.parametrize("values", [SETTINGS, TAGGER], ids=["pretrain", "tagger"])
 def test_a_step_waits_twice_and_copies_little(tmp_path, shard, device, values, monkeypatch):
     # The first steps also count their operations, in passes of their own, and make the constants that stay on the device.
-    monkeypatch.setattr(flops, "COUNTED", 1)
+    monkeypatch.setattr(throughput, "COUNTED", 1)
     first = 2
     lasting = values | {"steps": first + 3, "micro_batch": 4, "checkpoint_every": 1000}
     seen: list[Traffic] = []

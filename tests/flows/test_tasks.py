@@ -6,7 +6,7 @@ from hypothesis import given, strategies as st
 from small_stages import CountSettings, CountStage
 
 from flows.artifacts import artifact_key
-from flows.tasks import split_into_blocks
+from flows.stages import split_into_blocks
 from pipeline.run.dag import Step
 from pipeline.run.planner import StepPlan
 from pipeline.runtime.execute import Record, WorkItem

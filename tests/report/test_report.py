@@ -9,8 +9,7 @@ from report_page import Page, report
 from run_builder import TWO_PEOPLE, RunBuilder, captions, relations, triplets
 
 from pipeline.cli.report import last_recipe, report as rlip_report
-from pipeline.cli.store import damaged_files, remove_run
-from pipeline.cli.transfer import pull, push_run
+from pipeline.cli.store import damaged_files, pull, push_run, remove_run
 from pipeline.report.figures import figures_of
 from pipeline.report.label_view import LabelView
 from pipeline.report.report_folder import remove_report

@@ -7,7 +7,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from pipeline.run import rehearsal_worker
-from pipeline.training.checkpoints.folder import CheckpointFolder
+from pipeline.training.checkpoint_folder import CheckpointFolder
 
 
 def main(path: Path) -> int:

@@ -23,7 +23,7 @@ from pipeline.run.progress import Lines
 from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import load_recipe
 from pipeline.runtime import devices
-from pipeline.runtime.engines.ray_cluster import RayNode
+from pipeline.runtime.engines.ray import RayNode
 from storage.errors import FatalError
 from tests.data.toy_sets import save_json
 
@@ -261,7 +261,7 @@ def test_versions_out_of_range_are_named_with_what_to_install():
 
 
 def test_a_training_without_its_extra_is_told_before_any_work(recipe, monkeypatch):
-    monkeypatch.setattr("pipeline.training.tracking.trackers.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.training.trackers.find_spec", lambda name: None)
     require(RunContext(recipe))
     with pytest.raises(FatalError, match=r"pretrain:none: .*pip install 'rlip\[tensorboard\]'"):
         require(RunContext(changed(recipe, pretrain={"variants": ["none"]})))

@@ -16,8 +16,7 @@ from warm_process import wait_for
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import needs, require
 from pipeline.runtime.engines.local import LocalEngine
-from pipeline.runtime.engines.ray import RayEngine
-from pipeline.runtime.engines.ray_cluster import RayNode, room_for
+from pipeline.runtime.engines.ray import RayEngine, RayNode, room_for
 from pipeline.runtime.execute import WorkItem
 from pipeline.runtime.stage import GIB, Resources
 from storage.errors import FatalError, RetryableError

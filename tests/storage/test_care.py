@@ -9,8 +9,7 @@ import pytest
 from faulty_disk import flip
 from toy_store import Inputs, put, put_chain, record, rewrite
 
-from pipeline.cli.store import collect_garbage, remove_run, show_usage, verify
-from pipeline.cli.transfer import pull_run, push_run
+from pipeline.cli.store import collect_garbage, pull_run, push_run, remove_run, show_usage, verify
 from storage.artifact import Artifact
 from storage.damage import find_damage, find_record_damage
 from storage.errors import FatalError

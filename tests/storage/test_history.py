@@ -10,8 +10,7 @@ from unittest.mock import Mock
 import pytest
 from toy_store import put_chain, record
 
-from pipeline.cli.store import remove_run
-from pipeline.cli.transfer import Copied, pull_run, push_run
+from pipeline.cli.store import Copied, pull_run, push_run, remove_run
 from storage.errors import FatalError
 from storage.garbage import find_garbage
 from storage.json_files import sealed_json

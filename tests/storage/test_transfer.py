@@ -13,7 +13,7 @@ import pytest
 from faulty_files import Dead, FaultyFiles
 from toy_store import put_chain, record
 
-from pipeline.cli.transfer import Copied, pull_run, push_run
+from pipeline.cli.store import Copied, pull_run, push_run
 from storage.digests import digest_bytes
 from storage.errors import FatalError, RetryableError
 from storage.json_files import sealed_json

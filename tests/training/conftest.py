@@ -12,20 +12,19 @@ import pytest
 from PIL import Image
 
 from pipeline.runtime.stage import Output
+from pipeline.training import throughput
 from pipeline.training.config import Shard, Summary, TrainConfig
-from pipeline.training.launch.launcher import launch
+from pipeline.training.launch.launcher import launch, prepare
 from pipeline.training.metrics_log import MetricsLog
-from pipeline.training.run import prepare
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from pipeline.training.settings import TaggerSettings, TrainingSettings
-from pipeline.training.tracking import flops
 from pipeline.training.vocabulary import statistics_of
 from storage.shards.writer import Sample, sample_key, write_shards
 from storage.tables import read_table, write_table
 from tests.data.toy_sets import encoded
 
 # Counting the operations of a step takes as long as four steps. Tests that are about it set another number.
-flops.COUNTED = 0
+throughput.COUNTED = 0
 
 BACKBONE = {"backbone": "test_byobnet", "backbone_norm": "group", "backbone_strides": [16, 32], "levels": 2}
 SIZES = {"width": 32, "heads": 2, "points": 2, "encoder_layers": 1, "decoder_layers": 1, "feedforward": 32, "pairs": 6}
@@ -41,9 +40,8 @@ TINY = {"network": NETWORK, **BATCH, **RATES, "max_grad_norm": 1.0, "log_every":
 
 def config_of(work: Path, *shards: Shard, **changes: Any) -> TrainConfig:
     """The configuration of a training run with `TINY` settings and `changes`: with `held_out`, of a tagger."""
-    is_tagger, values = "held_out" in changes, TINY | changes
-    settings = TaggerSettings(**values) if is_tagger else TrainingSettings(**values)
-    return TrainConfig(kind="tagger" if is_tagger else "pretrain", settings=settings, work=work, shards=shards)
+    settings = (TaggerSettings if "held_out" in changes else TrainingSettings)(**TINY | changes)
+    return TrainConfig(settings=settings, work=work, shards=shards)
 
 
 def train_as_a_stage(work: Path, *shards: Shard, **changes: Any) -> Summary:

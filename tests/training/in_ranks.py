@@ -10,8 +10,8 @@ from torch.distributed import distributed_c10d
 
 from pipeline.runtime.processes import fork_context
 from pipeline.training.config import HELD_OUT, SAMPLES, TOKENIZER, VOCABULARY, Shard
+from pipeline.training.launch.launcher import prepare
 from pipeline.training.ranks import Ranks
-from pipeline.training.run import prepare
 from pipeline.training.shards import ShardSamples
 from pipeline.training.tagger_evaluation import HeldOut
 from pipeline.training.task import PretrainTask, TaggerTask

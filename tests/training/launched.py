@@ -22,7 +22,7 @@ messages.TICK_SECONDS, agent.PROBE_SECONDS, agent.NEXT_SECONDS = 0.05, 0.1, 0.5
 
 def config(work: Path, **changes) -> TrainConfig:
     values = {"micro_batch": 1, "steps": 8, "checkpoint_every": 1000, "collective_timeout": 60.0, "node_timeout": 3.0}
-    return config_of(work, **values | changes)
+    return config_of(work, **values | changes).model_copy(update={"worker": WORKER})
 
 
 class Told:
@@ -43,9 +43,9 @@ class Told:
 
 
 @contextmanager
-def agent(address: str, folder: Path, stay: bool = False, worker: str = WORKER) -> Iterator[WarmProcess]:
+def agent(address: str, folder: Path, stay: bool = False) -> Iterator[WarmProcess]:
     """Runs another node, which is killed at the end if it still runs."""
-    process = WarmProcess(_join, address, folder, stay, worker)
+    process = WarmProcess(_join, address, folder, stay)
     try:
         yield process
     finally:
@@ -53,8 +53,8 @@ def agent(address: str, folder: Path, stay: bool = False, worker: str = WORKER) 
         process.wait()
 
 
-def _join(address: str, folder: Path, stay: bool, worker: str) -> None:
-    sys.exit(join(address, folder, stay, worker))
+def _join(address: str, folder: Path, stay: bool) -> None:
+    sys.exit(join(address, folder, stay))
 
 
 def end_of(process: WarmProcess) -> tuple[int, str]:

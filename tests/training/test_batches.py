@@ -11,10 +11,10 @@ import torch
 
 from pipeline.data.images.training_view import snake
 from pipeline.training.batches import MicroBatch, MicroBatches, sample_sequence
-from pipeline.training.checkpoints.folder import CheckpointFolder
+from pipeline.training.checkpoint_folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, HELD_OUT, Shard, Summary, TrainConfig
+from pipeline.training.launch.launcher import prepare
 from pipeline.training.ranks import Ranks
-from pipeline.training.run import prepare
 from pipeline.training.sample import SampleBox, TrainingSample
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.shards import ShardSamples, map_samples
@@ -35,7 +35,7 @@ def settings_of(**changes) -> TrainingSettings:
 
 
 def samples_of(work: Path, shard: Shard, settings: TrainingSettings) -> ShardSamples:
-    samples = map_samples(TrainConfig(kind="pretrain", settings=settings, work=work, shards=(shard,)))
+    samples = map_samples(TrainConfig(settings=settings, work=work, shards=(shard,)))
     return ShardSamples(samples, predicate_form=settings.predicate_form)
 
 

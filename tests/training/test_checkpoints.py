@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.training.checkpoints import checkpointer
-from pipeline.training.checkpoints.folder import RECORD, CheckpointFolder
+from pipeline.training.checkpoint_folder import RECORD, CheckpointFolder
+from pipeline.training.checkpointer import file_image
 from pipeline.training.config import CHECKPOINTS, RESUMES_FROM
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import CALIBRATION
@@ -144,14 +144,13 @@ def test_a_checkpoint_written_while_training_goes_on_is_the_same(work, shard, un
 def fill_the_disk(monkeypatch) -> Iterator[Callable[[], None]]:
     """Call it, and no file of this process can grow any more, once the state is copied in memory."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    file_image = checkpointer.file_image
 
     def limited(tensors, memory):
         image = file_image(tensors, memory)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
         return image
 
-    yield lambda: monkeypatch.setattr(checkpointer, "file_image", limited)
+    yield lambda: monkeypatch.setattr("pipeline.training.checkpointer.file_image", limited)
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 

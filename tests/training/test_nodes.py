@@ -14,19 +14,19 @@ import pytest
 import torch.distributed as dist
 from warm_process import WarmProcess, ranks_of
 
-from pipeline.training.address import split_address
+from pipeline.runtime.settings import split_address
 from pipeline.training.config import TrainConfig
 from pipeline.training.launch.agent import COORDINATOR_LOST, FAILED, FINISHED
 from pipeline.training.launch.launcher import launch
 from storage.errors import FatalError, RetryableError
-from tests.training.launched import WORKER, Told, agent, config, end_of, listening, worlds
+from tests.training.launched import Told, agent, config, end_of, listening, worlds
 
 NOTICED = 2.0
 """`node_timeout` of training runs that lose a node."""
 
 
 def coordinator(made: TrainConfig) -> None:
-    launch(made, Told(), WORKER)
+    launch(made, Told())
 
 
 def test_two_nodes_finish_a_training_and_listen_on_the_given_address_only(work, address):
@@ -37,7 +37,7 @@ def test_two_nodes_finish_a_training_and_listen_on_the_given_address_only(work, 
         found.extend(listening(rank) for rank in ranks_of(work))
 
     with agent(address, work) as other:
-        summary = launch(config(work, nodes=2, address=address), Told(look), WORKER)
+        summary = launch(config(work, nodes=2, address=address), Told(look))
         code, said = end_of(other)
     assert code == FINISHED
     assert said.splitlines()[1:] == ["joined it as node 1", "the training run finished"]
@@ -53,7 +53,7 @@ def test_when_a_node_is_killed_the_other_goes_on(work, address):
     with agent(address, work) as other:
         told = Told(other.kill)
         settings = {"nodes": 2, "min_nodes": 1, "address": address, "checkpoint_every": 2, "steps": 40}
-        launch(config(work, node_timeout=NOTICED, **settings), told, WORKER)
+        launch(config(work, node_timeout=NOTICED, **settings), told)
     assert set(worlds(work)) == {2, 4} and worlds(work)[-1] == 2
     assert not ranks_of(work)
     (restart,) = told.of("restarting")
@@ -70,7 +70,7 @@ def test_a_node_that_comes_back_is_admitted_to_the_next_round(work, address):
 
         back: list[WarmProcess] = []
         made = config(work, nodes=2, address=address, checkpoint_every=1, node_timeout=NOTICED)
-        summary = launch(made, Told(replace), WORKER)
+        summary = launch(made, Told(replace))
         assert end_of(back[0])[0] == FINISHED
     assert summary.processes == 4 and summary.resumed_from >= 1
     assert set(worlds(work)) == {4}
@@ -81,7 +81,7 @@ def test_a_node_that_stays_takes_part_in_the_next_training_too(work, address):
         for name in ("tagger", "pretrain"):
             folder = work / name
             folder.mkdir()
-            assert launch(config(folder, nodes=2, address=address, steps=2), Told(), WORKER).processes == 4
+            assert launch(config(folder, nodes=2, address=address, steps=2), Told()).processes == 4
         other.terminate()
         assert end_of(other)[0] == FINISHED
 
@@ -97,7 +97,7 @@ def test_a_stop_request_reaches_the_ranks_of_both_nodes(work, address, monkeypat
 
     with agent(address, work) as other:
         with pytest.raises(Cancelled):
-            launch(config(work, nodes=2, address=address, steps=1000), Told(cancel), WORKER)
+            launch(config(work, nodes=2, address=address, steps=1000), Told(cancel))
         assert end_of(other)[0] == FAILED
     assert sorted(path.name for path in work.glob("stopped-*")) == [f"stopped-{rank}" for rank in range(4)]
     assert not ranks_of(work)
@@ -106,7 +106,7 @@ def test_a_stop_request_reaches_the_ranks_of_both_nodes(work, address, monkeypat
 def test_a_node_that_is_asked_to_leave_stops_the_training_with_a_checkpoint(work, address):
     with agent(address, work) as other:
         with pytest.raises(RetryableError, match="stopped before its last step") as raised:
-            launch(config(work, nodes=2, address=address, steps=1000), Told(other.terminate), WORKER)
+            launch(config(work, nodes=2, address=address, steps=1000), Told(other.terminate))
         assert raised.tb and address not in listening(os.getpid()), "the next attempt needs the port"
         code, said = end_of(other)
     assert code == FINISHED and said.endswith("asked to leave\n")
@@ -143,7 +143,7 @@ def test_a_stranger_at_the_port_does_not_disturb_the_training(work, address):
 
     with agent(address, work) as other:
         told = Told(disturb)
-        launch(config(work, nodes=2, address=address, steps=20), told, WORKER)
+        launch(config(work, nodes=2, address=address, steps=20), told)
         assert end_of(other)[0] == FINISHED
     assert len(held) == 5 and not (work / "exploded").exists() and not told.of("restarting")
     for stranger in held:
@@ -176,10 +176,10 @@ def test_a_node_that_does_not_see_the_work_folder_is_told(work, address, tmp_pat
     (tmp_path / "elsewhere").mkdir()
     said = pytest.raises(FatalError, match=r"node .*config\.json is not in .*elsewhere")
     with agent(address, tmp_path / "elsewhere"), said:
-        launch(config(work, nodes=2, address=address), Told(), WORKER)
+        launch(config(work, nodes=2, address=address), Told())
     assert not ranks_of(work)
 
 
 def test_an_address_that_this_machine_lacks_is_told(work):
     with pytest.raises(FatalError, match=r"address = 192\.0\.2\.99:29500: can't listen there"):
-        launch(config(work, nodes=2, address="192.0.2.99:29500"), Told(), WORKER)
+        launch(config(work, nodes=2, address="192.0.2.99:29500"), Told())

@@ -21,7 +21,7 @@ from pipeline.stages.pretrain_worker import _arrays, _scored
 from pipeline.training.launch.launcher import launch
 from pipeline.training.ranks import Ranks
 from storage.errors import RetryableError
-from tests.training.launched import WORKER, Told, config
+from tests.training.launched import Told, config
 
 SECRET = b"the secret of this meeting"
 
@@ -78,7 +78,7 @@ def test_a_stranger_can_have_no_challenge_answered_by_others(way):
 def test_a_training_begins_anew_when_a_stranger_answers_in_place_of_a_rank(work, order_fault):
     order_fault(rank=1, steps=[0], what="stranger")
     told = Told()
-    assert launch(config(work, steps=1), told, WORKER).processes == 2
+    assert launch(config(work, steps=1), told).processes == 2
     (restart,) = told.of("restarting")
     assert re.search(r"what answers rank [01] as rank [01] is not a process of this training run", restart)
 
@@ -90,7 +90,7 @@ def test_only_the_user_reaches_the_meeting_while_it_lasts(work):
         (folder,) = work.glob(".meeting-*")
         modes.extend(stat.S_IMODE(path.stat().st_mode) for path in (folder, folder / "secret"))
 
-    launch(config(work, steps=2), Told(look), WORKER)
+    launch(config(work, steps=2), Told(look))
     assert modes == [0o700, 0o600]
 
 

@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers.models.roberta.modeling_roberta import RobertaSelfAttention
 
-from pipeline.training import parallel
-from pipeline.training.checkpoints.folder import CheckpointFolder
+from pipeline.training import parallel, throughput
+from pipeline.training.checkpoint_folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import CALIBRATION, TrainingSettings
-from pipeline.training.tracking import flops
 from tests.training.conftest import TINY, metrics
 from tests.training.in_ranks import in_ranks, train
 
@@ -30,7 +29,7 @@ Job = tuple[str, dict, int | None]
 def several(ranks: Ranks, shard, root: Path, jobs: list[Job]) -> None:
     warnings.simplefilter("ignore")
     for name, changes, stop_after in jobs:
-        flops.COUNTED = int(name in ("ddp2", "fsdp2"))
+        throughput.COUNTED = int(name in ("ddp2", "fsdp2"))
         if changes == FSDP | ROUNDED:
             cast_norms_as_a_gpu_does()
         train(ranks, shard, root / name, SETTINGS | changes, stop_after)

@@ -16,7 +16,7 @@ from pipeline.training.launch.launcher import launch
 from pipeline.training.launch.ray_nodes import join_with_ray
 from storage.errors import FatalError, RetryableError
 from storage.manifest import MANIFEST
-from tests.training.launched import WORKER, Told, config
+from tests.training.launched import Told, config
 
 ray = pytest.importorskip("ray")
 PATIENCE = 60.0
@@ -31,10 +31,10 @@ def cluster() -> Iterator[Any]:
 
 
 def test_an_interrupt_of_a_node_of_the_cluster_stops_the_training_with_a_checkpoint(cluster, work, address):
-    process = WarmProcess(lend_a_node, address, work, WORKER)
+    process = WarmProcess(lend_a_node, address, work)
     with pytest.raises(RetryableError, match="stopped before its last step"):
         made = config(work, nodes=2, address=address, node_timeout=PATIENCE, steps=1000)
-        launch(made, Told(lambda: process.send_signal(signal.SIGINT)), WORKER)
+        launch(made, Told(lambda: process.send_signal(signal.SIGINT)))
     process.wait(60)
     assert list((work / "checkpoints").iterdir()) and not ranks_of(work)
 

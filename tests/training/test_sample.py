@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from run_builder import box
 
-from pipeline.data.images.training_pixels import load_view
 from pipeline.data.images.training_view import DRAWS, Crop, TrainingView, ViewSettings, training_view
+from pipeline.training.batches import load_view
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample, mirrored, strongest, viewed
 from pipeline.training.task import normalised_boxes
 from storage.errors import FatalError

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from models.predictions import Target
 from pipeline.training.config import HELD_OUT, MODEL, TOKENIZER, VOCABULARY, Shard
+from pipeline.training.launch.launcher import prepare
 from pipeline.training.ranks import Ranks
-from pipeline.training.run import prepare
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from pipeline.training.settings import CALIBRATION, TaggerSettings
 from pipeline.training.shards import ShardSamples, map_samples

@@ -15,9 +15,16 @@ from tensorboard.summary.writer import event_file_writer
 from warm_process import WarmProcess
 
 from pipeline.training.monitor import DivergenceAlarm
-from pipeline.training.tracking.flops import StepFlops, count_flops
-from pipeline.training.tracking.throughput import StepTimer, device_peak, known_peak, measured_peak, memory_gib
-from pipeline.training.tracking.trackers import GuardedTracker, ServiceTracker, open_trackers
+from pipeline.training.throughput import (
+    StepFlops,
+    StepTimer,
+    count_flops,
+    device_peak,
+    known_peak,
+    measured_peak,
+    memory_gib,
+)
+from pipeline.training.trackers import GuardedTracker, ServiceTracker, open_trackers
 
 CPU = torch.device("cpu")
 SETTINGS = {"lr": 1e-3, "loss": {"box": 2.5}, "steps": 6}
@@ -264,7 +271,7 @@ def test_random_numbers_go_on_as_if_nothing_had_been_counted():
 
 
 def test_the_first_steps_are_counted_and_the_others_estimated(monkeypatch):
-    monkeypatch.setattr("pipeline.training.tracking.flops.COUNTED", 3)
+    monkeypatch.setattr("pipeline.training.throughput.COUNTED", 3)
     flops, texts = StepFlops(CPU), torch.ones(7, 4)
     assert flops.of(100) == 0
     for pixels in (100, 100, 300):

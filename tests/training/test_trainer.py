@@ -9,15 +9,14 @@ from torch import nn
 from torch._dynamo import config as dynamo_config
 from torch._dynamo.exc import FailOnRecompileLimitHit
 
-from pipeline.training import parallel
-from pipeline.training.checkpoints.folder import CheckpointFolder
+from pipeline.training import parallel, throughput
+from pipeline.training.checkpoint_folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS
 from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.optimizer import gradient_norm, make_optimizer, set_rates, update
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.tagger_evaluation import HeldOut
-from pipeline.training.tracking import flops
 from pipeline.training.worker import be_deterministic, set_precision
 from storage.errors import FatalError
 from tests.training.conftest import TINY, metrics
@@ -45,7 +44,7 @@ def test_recomputing_activations_changes_no_bit(work, shard, plain):
 
 
 def test_counting_operations_changes_no_bit(work, shard, plain, monkeypatch):
-    monkeypatch.setattr(flops, "COUNTED", 1)
+    monkeypatch.setattr(throughput, "COUNTED", 1)
     assert run(work, shard) == plain
 
 

@@ -17,11 +17,9 @@ from warm_process import WarmProcess, limited, ranks_of
 from models import weights
 from models.config import NetworkConfig
 from pipeline.training import worker
-from pipeline.training.checkpoints.folder import CheckpointFolder
+from pipeline.training.checkpoint_folder import CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, MODEL, TOKENIZER, VOCABULARY, Summary, TrainConfig
-from pipeline.training.launch.launcher import launch
-from pipeline.training.launch.rank_processes import WORKER
-from pipeline.training.run import prepare
+from pipeline.training.launch.launcher import launch, prepare
 from pipeline.training.vocabulary import make_tokenizer
 from storage.errors import FatalError
 from tests.training.conftest import TINY, config_of, ignore, metrics, sample, train_as_a_stage, write_shard
@@ -83,7 +81,7 @@ def test_a_training_asked_to_stop_writes_a_checkpoint_first(work, shard, undistu
 
 
 def test_two_nodes_end_with_the_bits_of_one(work, shard, undisturbed, address):
-    with agent(address, work, worker=WORKER) as other:
+    with agent(address, work) as other:
         assert launch(config(work, shard, processes=1, nodes=2, address=address), ignore).processes == 2
         assert "the training run finished" in end_of(other)[1]
     assert outcome(work) == undisturbed

@@ -186,11 +186,11 @@ def probe_bytes(
         return found
 
 
-def probe_and_reduce(data: bytes, side: int, limits: ImageLimits = LOOSEST_LIMITS) -> tuple[Probe, Image.Image]:
+def probe_and_reduce(data: bytes, side: int) -> tuple[Probe, Image.Image]:
     """Like `probe_bytes`, with the decoded image in grey. That of a JPEG is reduced while its sides stay at `side`
     pixels or more. Raises `BadImage`.
     """
-    with _opened(data, limits) as image:
+    with _opened(data, LOOSEST_LIMITS) as image:
         found = _probe(image)
         image.draft(None, (side, side))
         image.load()

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data.images.opening import LOOSEST_LIMITS, ImageLimits, Probe, probe_and_reduce
+from pipeline.data.images.opening import Probe, probe_and_reduce
 
 DEFAULT_DISTANCE = 4
 """Largest number of differing bits at which two images count as near-duplicates.
@@ -37,14 +37,14 @@ _PAIRS_AT_A_TIME = 2**22
 """Pairs whose distances are held in memory at a time, at 17 bytes each."""
 
 
-def perceptual_hash(data: bytes, limits: ImageLimits = LOOSEST_LIMITS) -> int | None:
+def perceptual_hash(data: bytes) -> int | None:
     """Hashes an encoded image to 64 bits, as an int in [0, 2**64). None if it lacks structure. Raises `BadImage`."""
-    return probe_and_hash(data, limits)[1]
+    return probe_and_hash(data)[1]
 
 
-def probe_and_hash(data: bytes, limits: ImageLimits = LOOSEST_LIMITS) -> tuple[Probe, int | None]:
+def probe_and_hash(data: bytes) -> tuple[Probe, int | None]:
     """Determines size and format, and hashes the image, in one decoding of the whole file. Raises `BadImage`."""
-    probe, reduced = probe_and_reduce(data, _REDUCED_SIDE, limits)
+    probe, reduced = probe_and_reduce(data, _REDUCED_SIDE)
     return probe, _hash(reduced)
 
 

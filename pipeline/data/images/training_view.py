@@ -1,7 +1,7 @@
 """Decides which part of a training image is shown, at which size and in which colours, without reading the image.
 
 A view is a pure function of uniform random numbers and the size of the image, so the sizes of all samples of an epoch
-are known before any is read. `training_pixels` applies a view to the pixels.
+are known before any is read. `load_view` of `pipeline/training/batches.py` applies a view to the pixels.
 
 Legend: N images, D draws, coordinates in pixels from the top left corner.
 """

@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pipeline.training.address import split_address
+from pipeline.runtime.settings import split_address
 from pipeline.training.config import TrainConfig
 from pipeline.training.launch import messages
 from pipeline.training.launch.failure import Failure
 from pipeline.training.launch.meeting import interface_of, require_gpus, tcp_store
 from pipeline.training.launch.messages import Command, MessageStore, NodeState
-from pipeline.training.launch.rank_processes import WORKER, Placement, RankProcesses
+from pipeline.training.launch.rank_processes import Placement, RankProcesses
 from storage.errors import FatalError
 
 FINISHED, FAILED, COORDINATOR_LOST = 0, 1, 3
@@ -35,7 +35,7 @@ _CONFIG_SECONDS = 10.0
 _LEAVE_SECONDS = 5.0
 
 
-def join(address: str, folder: Path, stay: bool = False, worker: str = WORKER) -> int:
+def join(address: str, folder: Path, stay: bool = False) -> int:
     """Takes part in the training run of the coordinator at `address`; `folder` is its store, or a folder in it, on a
     file system that all nodes share.
 
@@ -48,7 +48,7 @@ def join(address: str, folder: Path, stay: bool = False, worker: str = WORKER) -
         split_address(address)
     except ValueError as error:
         raise FatalError(str(error)) from error
-    agent = Agent(address, folder, worker)
+    agent = Agent(address, folder)
     while True:
         code = agent.run()
         if not stay or agent.leaving:
@@ -59,8 +59,8 @@ def join(address: str, folder: Path, stay: bool = False, worker: str = WORKER) -
 class Agent:
     """Carries out on this node what the coordinator of a training run commands. It must be used in the main thread."""
 
-    def __init__(self, address: str, folder: Path, worker: str) -> None:
-        self._address, self._folder, self._worker = address, folder, worker
+    def __init__(self, address: str, folder: Path) -> None:
+        self._address, self._folder = address, folder
         self._ranks: RankProcesses | None = None
         self._stop_requested_at: float | None = None
         self._stop_timeout = 0.0
@@ -159,8 +159,7 @@ class Agent:
             interface=interface_of(coordinator.own_ip),
             node=coordinator.own_name,
         )
-        log = config.work / f"train-{coordinator.number}.log"
-        return RankProcesses(Path(command.config), config, placement, log, self._worker)
+        return RankProcesses(Path(command.config), config, placement, config.work / f"train-{coordinator.number}.log")
 
     def _read_config(self, command: Command) -> bytes:
         path = Path(command.config).resolve()

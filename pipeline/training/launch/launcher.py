@@ -1,4 +1,6 @@
-"""Runs a training run on the coordinator: starts the ranks of all nodes, and restarts them when one is lost."""
+"""Runs a training run on the coordinator: prepares it, starts the ranks of all nodes, restarts them when one is lost, and
+collects the results.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +12,24 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from models.config import NO_OBJECTS
 from pipeline.runtime import logs
 from pipeline.runtime.devices import choose_device
 from pipeline.runtime.processes import ready_to_fork
-from pipeline.runtime.stage import ReportProgress
-from pipeline.training.address import resolve
-from pipeline.training.checkpoints.folder import CheckpointFolder
+from pipeline.runtime.settings import resolve
+from pipeline.runtime.stage import Output, ReportProgress
+from pipeline.training.checkpoint_folder import CheckpointFolder
 from pipeline.training.config import (
     CHECKPOINTS,
+    METRICS_LOG,
     MODEL,
     PROGRESS,
     SUMMARY,
+    TOKENIZER,
+    VOCABULARY,
     WARNING,
     WARNINGS,
+    WORKER,
     Summary,
     TrainConfig,
     TrainingProgress,
@@ -31,9 +38,13 @@ from pipeline.training.launch import messages
 from pipeline.training.launch.failure import Failure
 from pipeline.training.launch.meeting import LOOPBACK, file_store, interface_of, meeting, require_gpus, tcp_store
 from pipeline.training.launch.messages import Command, MessageStore, NodeState
-from pipeline.training.launch.rank_processes import WORKER, Placement, RankProcesses
-from pipeline.training.settings import TrainingSettings
+from pipeline.training.launch.rank_processes import Placement, RankProcesses
+from pipeline.training.metrics_log import MetricsLog
+from pipeline.training.settings import CALIBRATION, TrainingSettings
+from pipeline.training.shards import map_samples
+from pipeline.training.vocabulary import Vocabulary, copy_tokenizer, differ, make_tokenizer, tokenizer_files
 from storage.errors import FatalError, RetryableError
+from storage.tables import read_table
 
 LOG = "train.log"
 CAUSE_SECONDS = 5.0
@@ -45,7 +56,7 @@ _TAIL = 15
 """Lines of the log that an error shows."""
 
 
-def launch(config: TrainConfig, report: ReportProgress, worker: str = WORKER) -> Summary:
+def launch(config: TrainConfig, report: ReportProgress) -> Summary:
     """Runs the ranks of a training run to their end. The model is then in `config.work`.
 
     This must be called from the main thread: only there do signals interrupt it. When a rank is lost, all restart from
@@ -70,7 +81,7 @@ def launch(config: TrainConfig, report: ReportProgress, worker: str = WORKER) ->
     with meeting(config) as config_file, Nodes(settings, config_file) as nodes:
         while True:
             members = nodes.gather(wanted, log.report)
-            cause = _run_round(config, config_file, members, nodes, log, worker)
+            cause = _run_round(config, config_file, members, nodes, log)
             if cause is None:
                 break
             if cause.kind == "fatal":
@@ -91,13 +102,13 @@ def launch(config: TrainConfig, report: ReportProgress, worker: str = WORKER) ->
 
 
 def _run_round(
-    config: TrainConfig, config_file: Path, members: tuple[int, ...], nodes: Nodes, log: _Log, worker: str
+    config: TrainConfig, config_file: Path, members: tuple[int, ...], nodes: Nodes, log: _Log
 ) -> Failure | None:
     """Runs the ranks of all members until they end. Returns why they did, or None when they finished or stopped on
     request."""
     nodes.start_round(members)
     placement = _placement(config, members, nodes.round, config_file.parent)
-    ranks = RankProcesses(config_file, config, placement, log.path, worker)
+    ranks = RankProcesses(config_file, config, placement, log.path)
     try:
         return _watch(ranks, nodes, log)
     except BaseException:
@@ -335,3 +346,49 @@ class Nodes:
             self.tick()
             time.sleep(0.1)
         return True
+
+
+def prepare(config: TrainConfig) -> dict[str, Path]:
+    """Writes vocabulary and tokenizer unless an earlier attempt did. Returns the files to keep with the weights.
+
+    Raises `FatalError` when there is nothing to train on.
+    """
+    vocabulary_file, tokenizer = config.work / VOCABULARY, config.work / TOKENIZER
+    if not len(map_samples(config)):
+        kind = config.settings.kind
+        needed = "an image with a box" if kind == "pretrain" else "an image with a relation between its boxes"
+        raise FatalError(
+            f"nothing to train on: the {kind} training set lacks {needed}; check what ingest rejected, and what "
+            "stage shard excluded, such as the images of data.test (pretrain.allow_overlap)"
+        )
+    if not vocabulary_file.is_file():
+        statistics = [read_table(path) for path in sorted({shard.statistics for shard in config.shards})]
+        vocabulary = Vocabulary.of(statistics, config.settings.predicate_form)
+        if not vocabulary.predicates.names and config.settings.loss.predicates:
+            raise FatalError(
+                "nothing to learn predicates from: no image of the training set has a relation; lower shard.threshold, "
+                "name a dataset with relations in data.mix, or set loss.predicates = 0 to learn boxes only"
+            )
+        pretrained = config.settings.pretrained
+        if chosen := config.settings.tokenizer or (pretrained and pretrained.parent):
+            copy_tokenizer(chosen, tokenizer)
+            if pretrained and differ(chosen, pretrained.parent):
+                logs.log.warning(
+                    "the tokenizer differs from the one beside the pretrained weights",
+                    extra={"fields": {"tokenizer": str(chosen), "pretrained": str(pretrained)}},
+                )
+        else:
+            names = (*vocabulary.objects.names, *vocabulary.predicates.names, NO_OBJECTS)
+            make_tokenizer(names, config.settings.network.text.vocabulary, tokenizer)
+        vocabulary.save(vocabulary_file, image_size=config.settings.whole_size)
+    return {VOCABULARY: vocabulary_file, **tokenizer_files(tokenizer)}
+
+
+def run_training(config: TrainConfig, report: ReportProgress) -> Output:
+    """Trains from the last checkpoint in `config.work`, if any. Returns the metrics and the files to keep."""
+    files: dict[str, Path] = {MODEL: config.work / MODEL, **prepare(config)}
+    summary = launch(config, report)
+    if (config.work / CALIBRATION).is_file():
+        files[CALIBRATION] = config.work / CALIBRATION
+    table = MetricsLog(config.work / METRICS_LOG).table()
+    return Output(table, files, rows_in=summary.images, rows_out=summary.images, facts=summary.model_dump())

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.runtime.devices import choose_device
-from pipeline.training.address import split_address
+from pipeline.runtime.settings import split_address
 from pipeline.training.config import TrainConfig
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings

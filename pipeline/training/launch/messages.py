@@ -13,8 +13,7 @@ from typing import Literal
 import torch.distributed as dist
 from pydantic import ValidationError
 
-from pipeline.runtime.settings import Settings
-from pipeline.training.address import resolve, split_address
+from pipeline.runtime.settings import Settings, resolve, split_address
 from pipeline.training.launch.failure import Failure
 from storage.errors import FatalError
 

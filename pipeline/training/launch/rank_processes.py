@@ -13,12 +13,10 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from pipeline.runtime.processes import begin_fork, fork_context, preload
-from pipeline.training.config import TrainConfig
+from pipeline.training.config import WORKER, TrainConfig
 from pipeline.training.launch.failure import Failure, failure_file, oom_kills, read_failure
 from pipeline.training.launch.meeting import STORE
 
-WORKER = "pipeline.training.worker"
-"""The module whose `main` a rank runs with the path of its configuration. It returns the exit code."""
 _ROOT = Path(__file__).resolve().parents[3]
 _KILL_SECONDS = 5.0
 
@@ -46,9 +44,7 @@ class RankProcesses:
     process group, together with what it starts: Ctrl-C in a terminal does not reach them.
     """
 
-    def __init__(
-        self, config_file: Path, config: TrainConfig, placement: Placement, log: Path, worker: str = WORKER
-    ) -> None:
+    def __init__(self, config_file: Path, config: TrainConfig, placement: Placement, log: Path) -> None:
         self._work, self._placement = config.work, placement
         self._processes: list[ForkServerProcess] = []
         self._oom_kills = oom_kills()
@@ -57,7 +53,7 @@ class RankProcesses:
             for local in range(config.settings.processes):
                 failure_file(config.work, placement.first + local).unlink(missing_ok=True)  # of an earlier round
                 environment = _environment(config, placement, local)
-                process = fork_context().Process(target=_rank, args=(worker, config_file, log, environment))
+                process = fork_context().Process(target=_rank, args=(config.worker, config_file, log, environment))
                 process.start()
                 self._processes.append(process)
         except BaseException:

@@ -7,9 +7,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.runtime.engines.ray_cluster import RayNode, live_nodes
+from pipeline.runtime.engines.ray import RayNode, live_nodes
 from pipeline.training.launch.agent import FINISHED, join
-from pipeline.training.launch.rank_processes import WORKER
 from storage.errors import FatalError, RetryableError
 
 LEAVING_SECONDS = 600.0
@@ -17,7 +16,7 @@ LEAVING_SECONDS = 600.0
 """
 
 
-def join_with_ray(address: str, folder: Path, nodes: int, stay: bool = False, worker: str = WORKER) -> int:
+def join_with_ray(address: str, folder: Path, nodes: int, stay: bool = False) -> int:
     """Joins the training run at `address` with this many whole nodes of this machine's Ray cluster.
 
     This machine is the coordinator, so it is not among them. Returns the highest exit code of the nodes. Raises
@@ -33,7 +32,7 @@ def join_with_ray(address: str, folder: Path, nodes: int, stay: bool = False, wo
     except ConnectionError as error:
         raise FatalError(f"this machine is in no Ray cluster ({error}); start or join one with `ray start`") from error
     try:
-        with lend_nodes(ray, address, folder, nodes, stay, worker) as running:
+        with lend_nodes(ray, address, folder, nodes, stay) as running:
             return max(ray.get(running), default=FINISHED)
     except ray.exceptions.RayError as error:
         raise RetryableError(f"a node of the Ray cluster was lost: {str(error).splitlines()[0]}") from error
@@ -42,9 +41,7 @@ def join_with_ray(address: str, folder: Path, nodes: int, stay: bool = False, wo
 
 
 @contextmanager
-def lend_nodes(
-    ray: Any, address: str, folder: Path, nodes: int, stay: bool = False, worker: str = WORKER
-) -> Iterator[list[Any]]:
+def lend_nodes(ray: Any, address: str, folder: Path, nodes: int, stay: bool = False) -> Iterator[list[Any]]:
     """Lets other nodes than this join the training run at `address` while the context lasts. Yields their tasks.
 
     `ray` is the module, connected to the cluster. At its end, the nodes get time to stop the training run with a
@@ -54,7 +51,7 @@ def lend_nodes(
     others = [node for node in live_nodes(ray) if node.id != own and node.cpus]
     if len(others) < nodes:
         raise FatalError(f"the Ray cluster has {len(others)} nodes besides this one, but {nodes} must join")
-    running = [_start(ray, node, address, folder, stay, worker) for node in others[:nodes]]
+    running = [_start(ray, node, address, folder, stay) for node in others[:nodes]]
     try:
         yield running
     finally:
@@ -64,7 +61,7 @@ def lend_nodes(
             ray.wait(running, num_returns=len(running), timeout=LEAVING_SECONDS)
 
 
-def _start(ray: Any, node: RayNode, address: str, folder: Path, stay: bool, worker: str) -> Any:
+def _start(ray: Any, node: RayNode, address: str, folder: Path, stay: bool) -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(join).options(
@@ -74,4 +71,4 @@ def _start(ray: Any, node: RayNode, address: str, folder: Path, stay: bool, work
         num_gpus=node.gpus,
         scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
     )
-    return task.remote(address, folder, stay, worker)
+    return task.remote(address, folder, stay)

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
 from models.weights_file import state_dict_diff
-from pipeline.training.checkpoints.folder import FORMAT, CheckpointFolder
+from pipeline.training.checkpoint_folder import FORMAT, CheckpointFolder
 from pipeline.training.config import CHECKPOINTS, METRICS_LOG
 from pipeline.training.optimizer import Ema
 from pipeline.training.ranks import Ranks

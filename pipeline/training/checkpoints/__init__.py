@@ -1,1 +1,0 @@
-"""Checkpoints: folders that appear whole, in the sharded safetensors format of torch.distributed.checkpoint."""
