@@ -13,7 +13,7 @@ from pipeline.data.datasets.record import NO_OBJECT
 from pipeline.labels.kept_labels import added_labels, choice_of, kept_labels, with_added_images
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import candidates, images_with_boxes, require_same_boxes
-from pipeline.runtime.stage import Rejected
+from pipeline.runtime.stage import Rejected, dataset_of
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.runs import Run
@@ -76,7 +76,11 @@ class RunRows:
         """Which relations are kept; None: all, as for imported labels."""
         self._settled = {} if all_scores else overrides_of(run)
         every = {step: run.artifacts(step) for step in TABLES} | {"ingest": images_with_boxes(run)}
-        self._artifacts: dict[str, dict[str, Artifact]] = {step: found for step, found in every.items() if found}
+        unlabelled = _unlabelled(run, every["ingest"], every["tag"])
+        self.unlabelled = sum(every["ingest"][partition].manifest.counts.rows_out for partition in unlabelled)
+        """Images of labelled datasets that have no labels yet. They are left out: their ground truth is no label."""
+        left = {step: {name: each for name, each in e.items() if name not in unlabelled} for step, e in every.items()}
+        self._artifacts: dict[str, dict[str, Artifact]] = {step: found for step, found in left.items() if found}
         if not self._artifacts and not run.keys("frequencies"):
             raise FatalError(f"run {run.name!r} has none of the steps {', '.join(TABLES)}; run one before an export")
 
@@ -155,6 +159,23 @@ class RunRows:
                 ]
                 row["not_kept"] = considered - len(row["relations"])
             yield row
+
+
+def _unlabelled(run: Run, ingested: Mapping[str, Artifact], tagged: Mapping[str, Artifact]) -> set[str]:
+    """Returns the partitions without labels of datasets that the run labels, e.g. if it stopped before stage `tag`.
+
+    A run without any label exports annotations, and so does a file's partition that was imported without labels.
+    """
+    if not tagged:
+        return set()
+    labelled = {*map(dataset_of, tagged), *run.read_document("recipe").get("data", {}).get("label", ())}
+    return {
+        partition
+        for partition, images in ingested.items()
+        if dataset_of(partition) in labelled
+        and partition not in tagged
+        and "imported" not in images.manifest.terms["settings"]
+    }
 
 
 def _tables_of(step: str, artifact: Artifact | None) -> list[str]:
