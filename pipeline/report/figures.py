@@ -15,7 +15,7 @@ from pipeline.labels.audit_sample import AuditPrecision
 from pipeline.labels.coverage import CoverageCount, LabelCoverage
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.labels.label_audit import CaptionAudit, CaptionCount, LabelAudit, LabelCount, learned_datasets
+from pipeline.labels.label_audit import CaptionAudit, CaptionCount, LabelAudit, LabelCount, learned_from
 from pipeline.labels.label_funnel import LabelFunnel, LabelTally, PredicateCount, label_tally
 from pipeline.labels.label_overrides import Overrides, overrides_of
 from pipeline.labels.labelled_partitions import LabelledPartition, byte_copies, packs_labels, partition_artifacts
@@ -35,7 +35,7 @@ from storage.digests import digest_json
 from storage.errors import FatalError
 from storage.runs import Run, RunRecord
 
-_VERSION = 14
+_VERSION = 15
 """Incremented whenever the same run would give different figures."""
 
 
@@ -82,8 +82,8 @@ def compute_figures(
 ) -> Figures:
     """Computes the figures of a run. `datasets` are the labelled datasets; `choice` is what the shards keep."""
     tally, settled = LabelTally(), overrides_of(run)
-    learned = learned_datasets(run)
-    audits = {dataset: AuditCount(dataset, choice, settled, dataset in learned) for dataset in datasets}
+    learned = learned_from(run, datasets)
+    audits = {dataset: AuditCount(dataset, choice, settled, learned[dataset]) for dataset in datasets}
     digests: list[pa.ChunkedArray] = []
     for partition, artifacts in partition_artifacts(run, datasets).items():
         found = artifacts.held()
@@ -154,7 +154,9 @@ def run_stamp(run: Run) -> str:
 class AuditCount:
     """Collects a `DatasetAudit` over the partitions of one dataset."""
 
-    def __init__(self, dataset: str, choice: ChoiceSettings, settled: Mapping[str, Overrides], learned: bool) -> None:
+    def __init__(
+        self, dataset: str, choice: ChoiceSettings, settled: Mapping[str, Overrides], learned: bool | None
+    ) -> None:
         self.partitions = 0
         """Partitions whose images the run has."""
         self.labels, self.covered = LabelCount(choice, settled, learned), CoverageCount(choice, settled)

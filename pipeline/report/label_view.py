@@ -12,7 +12,7 @@ from rich.text import Text
 from pipeline.labels.coverage import LabelCoverage
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import choice_or_all
-from pipeline.labels.label_audit import LabelAudit, LabelScores, learned_datasets
+from pipeline.labels.label_audit import LabelAudit, LabelScores, learned_from
 from pipeline.labels.label_funnel import LabelFunnel, LabelTally, PredicateCount, label_tally
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import partition_artifacts
@@ -49,8 +49,8 @@ class LabelView:
         choice = choice_or_all(run)
         datasets = sorted({dataset_of(partition) for partition in run.artifacts("tag")})
         tally, settled, spread = LabelTally(), overrides_of(run), np.zeros(BINS, np.int64)
-        learned = learned_datasets(run)
-        counts = {dataset: AuditCount(dataset, choice, settled, dataset in learned) for dataset in datasets}
+        learned = learned_from(run, datasets)
+        counts = {dataset: AuditCount(dataset, choice, settled, learned[dataset]) for dataset in datasets}
         for partition, artifacts in partition_artifacts(run, datasets).items():
             found = artifacts.held()
             tally.add(label_tally(found, choice, settled.get(partition)))
