@@ -17,7 +17,7 @@ from pipeline.evaluation.published import PublishedResult, Source
 from pipeline.evaluation.summary import EvaluationSummary
 from pipeline.report.charts import AXES, Chart, ChartLine, Plot, Series, lay_out, line_style, plot
 from pipeline.report.evaluation_images import EvaluatedImages, best_and_worst_images
-from pipeline.report.formatting import without_controls
+from pipeline.report.formatting import count, without_controls
 from pipeline.report.names import NAMES
 from pipeline.report.page import render, render_page
 
@@ -239,8 +239,8 @@ FILTERS: Mapping[str, Callable[[Any], Any]] = {
     "cell": _cell,
     "percent": _percent,
     "signed": _signed,
-    "share": lambda value: "–" if math.isnan(value) else f"{value:.1%}",
-    "count": lambda value: f"{value:,}",
+    "percentage": lambda value: "–" if math.isnan(value) else f"{value:.1%}",
+    "count": count,
 }
 
 
