@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -131,14 +132,21 @@ class TestSet:
     def vcoco_scores(self, found: Iterable[ScoredImage], truth: VcocoTruth) -> dict[str, float]:
         """Returns V-COCO's own figures by name, e.g. vcoco_role_1 (role AP over 24 roles).
 
-        Only images that the truth has and that were predicted count. Raises `FatalError` if there is none, or if no
-        predicate names a role.
+        Only images that the truth has and that were predicted count. Raises `FatalError` if there is none, if files of
+        the only test set are named as other images than the truth's of these ids, or if no predicate names a role.
         """
         listed = dict(zip(truth.image_ids, map(_file_name, truth.uris), strict=True))
         scored = [(self.rows[each.position], each) for each in found]
         scored = [(row, each) for row, each in scored if row["image_id"] in listed]
-        if len({row["dataset"] for row, _ in scored}) > 1:  # Datasets may use the same ids for other images.
+        # Datasets may use the same ids for other images.
+        if len({row["dataset"] for row, _ in scored}) > 1:
             scored = [(row, each) for row, each in scored if _file_name(row["uri"]) == listed[row["image_id"]]]
+        elif others := [row for row, _ in scored if _number(row["uri"]) != _number(listed[row["image_id"]])]:
+            raise FatalError(
+                f"evaluate.vcoco: {len(others)} of {len(scored)} images with ids of V-COCO's list are other images: "
+                f"{others[0]['image_id']} is {others[0]['uri']}, not {listed[others[0]['image_id']]}; name V-COCO's "
+                "test set in data.test, or remove evaluate.vcoco"
+            )
         ids = [row["image_id"] for row, _ in scored]
         if not ids:
             raise FatalError(
@@ -173,6 +181,13 @@ class TestSet:
 
 def _file_name(uri: str) -> str:
     return uri.rpartition("/")[2]
+
+
+def _number(uri: str) -> str:
+    """What COCO_val2014_000000000139.jpg and 000000000139.jpg have in common; the whole name if it has no digits."""
+    stem = PurePosixPath(uri).stem
+    numbers: list[str] = re.findall(r"\d+", stem)
+    return numbers[-1] if numbers else stem
 
 
 def _measured(evaluated: Evaluated) -> dict[str, float]:

@@ -20,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.labels.audit_sample import AuditPrecision
 from pipeline.labels.kept_labels import ChoiceSettings, recorded_choice
-from pipeline.labels.label_audit import LabelCount, learned_datasets
+from pipeline.labels.label_audit import LabelCount, learned_from
 from pipeline.labels.label_funnel import most_frequent_first
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import byte_copies, images_with_boxes
@@ -249,18 +249,19 @@ def _judged(reviewed: AuditPrecision) -> list[Row]:
 def _audits(release: Release, choice: ChoiceSettings) -> list[Row]:
     """The precision of pseudo-labels by the datasets' ground truth, of those that have any."""
     ingested, tagged = images_with_boxes(release.run), release.run.artifacts("tag")
-    settled, learned = overrides_of(release.run), learned_datasets(release.run)
+    settled, learned = overrides_of(release.run), learned_from(release.run, release.datasets())
     rows = []
     for dataset in release.datasets():
-        count = LabelCount(choice, settled, dataset in learned)
+        count = LabelCount(choice, settled, learned[dataset])
         for partition in sorted(release.shards):
             if partition.split("/")[0] == dataset and partition in ingested and partition in tagged:
                 count.add(ingested[partition].table("images"), tagged[partition])
         if (audit := count.audit()).given:
             numbers = (f"{number:,}" for number in (audit.images, audit.given, audit.tagger.kept))
             shares = (audit.tagger.precision, audit.tagger.recall)
-            cells = *numbers, *("–" if x is None else f"{x:.3f}" for x in shares), "yes" if audit.learned_from else "no"
-            rows.append((markdown_text(dataset), *cells))
+            cells = *numbers, *("–" if x is None else f"{x:.3f}" for x in shares)
+            said = {True: "yes", False: "no", None: "unknown"}[audit.learned_from]
+            rows.append((markdown_text(dataset), *cells, said))
     return rows
 
 

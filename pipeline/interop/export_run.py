@@ -81,6 +81,8 @@ def export_run(
     rows, tally = RunRows(run, all_scores or form == "parquet", masks), Tally()
     with translate_os_errors(f"writing {folder}"), atomic_folder(folder, replace=False) as aside:
         write(rows, aside, threshold, tally)
+        if form != "parquet":  # which copies whole tables
+            tally.note("image that the run has not labelled", rows.unlabelled)
         files = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
         if not files:
             raise FatalError(

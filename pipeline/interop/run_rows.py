@@ -14,7 +14,7 @@ from pipeline.labels.kept_labels import added_labels, choice_of, kept_labels, wi
 from pipeline.labels.label_funnel import most_frequent_first
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import candidates, images_with_boxes, require_same_boxes
-from pipeline.runtime.stage import Rejected
+from pipeline.runtime.stage import Rejected, dataset_of
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.manifest import REJECTED_FILE
@@ -78,7 +78,11 @@ class RunRows:
         """Which relations are kept; None: all, as for imported labels."""
         self._settled = {} if all_scores else overrides_of(run)
         every = {step: run.artifacts(step) for step in TABLES} | {"ingest": images_with_boxes(run)}
-        self._artifacts: dict[str, dict[str, Artifact]] = {step: found for step, found in every.items() if found}
+        unlabelled = _unlabelled(run, every["ingest"], every["tag"])
+        self.unlabelled = sum(every["ingest"][partition].manifest.counts.rows_out for partition in unlabelled)
+        """Images of labelled datasets that have no labels yet. They are left out: their ground truth is no label."""
+        left = {step: {name: each for name, each in e.items() if name not in unlabelled} for step, e in every.items()}
+        self._artifacts: dict[str, dict[str, Artifact]] = {step: found for step, found in left.items() if found}
         if not self._artifacts and not run.keys("frequencies"):
             raise FatalError(f"run {run.name!r} has none of the steps {', '.join(TABLES)}; run one before an export")
 
@@ -160,6 +164,23 @@ class RunRows:
             yield row
 
 
+def _unlabelled(run: Run, ingested: Mapping[str, Artifact], tagged: Mapping[str, Artifact]) -> set[str]:
+    """Returns the partitions without labels of datasets that the run labels, e.g. if it stopped before stage `tag`.
+
+    A run without any label exports annotations, and so does a file's partition that was imported without labels.
+    """
+    if not tagged:
+        return set()
+    labelled = {*map(dataset_of, tagged), *run.read_document("recipe").get("data", {}).get("label", ())}
+    return {
+        partition
+        for partition, images in ingested.items()
+        if dataset_of(partition) in labelled
+        and partition not in tagged
+        and "imported" not in images.manifest.terms["settings"]
+    }
+
+
 def _tables_of(step: str, artifact: Artifact) -> list[str]:
     """Returns the tables of a step's artifact. The tagger's also holds its candidates."""
     extra = ["candidates"] if step == "tag" and "candidates.parquet" in artifact.manifest.files else []
@@ -180,17 +201,18 @@ def relations_of(image: ImageRows, threshold: float, tally: Tally) -> list[dict[
     return sorted(kept, key=lambda r: (-r["score"], r["subject"], r["object"], r["predicate"]))
 
 
-def numbered_names(rows: RunRows, dataset: str, threshold: float) -> tuple[dict[str, int], dict[str, int]]:
-    """Returns object names and predicates with ids from 1: the dataset's own in its order, if known, then the others.
+def numbered_names(rows: RunRows, threshold: float) -> tuple[dict[str, int], dict[str, int]]:
+    """Returns object names and predicates with ids from 1: the set's own in its order, if known, then the others.
 
-    Objects have COCO's own ids if all names are COCO's.
+    A name has one id in all datasets of the run. Objects have COCO's own ids if all names are COCO's.
     """
     objects: set[str] = set()
     predicates: set[str] = set()
-    for image in rows.images(dataset, "images", "relations"):
-        objects.update(box["category"] for box in image.items("images", "boxes"))
-        annotated = [] if "relations" in image.rows else image.items("images", "relations")
-        predicates.update(r["predicate"] for r in annotated or relations_of(image, threshold, Tally()))
+    for dataset in rows.ingested():
+        for image in rows.images(dataset, "images", "relations"):
+            objects.update(box["category"] for box in image.items("images", "boxes"))
+            annotated = [] if "relations" in image.rows else image.items("images", "relations")
+            predicates.update(r["predicate"] for r in annotated or relations_of(image, threshold, Tally()))
     own = rows.run.read_document(NAMES)
     names, verbs = (
         [*dict.fromkeys((*own.get(kind, ()), *sorted(found)))]

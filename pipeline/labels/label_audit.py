@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
@@ -16,6 +16,7 @@ from pipeline.labels.kept_labels import UNLIMITED, ChoiceSettings, judged_labels
 from pipeline.labels.label_overrides import Overrides
 from pipeline.labels.labelled_partitions import candidates
 from pipeline.runtime.stage import dataset_of
+from pipeline.training.config import MODEL
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.runs import Run
@@ -38,15 +39,31 @@ from tagger.pair import Pair
 from tagger.relation import Relation
 
 
-def learned_datasets(run: Run) -> frozenset[str]:
-    """Returns the datasets that the run's tagger learned from; none if taggers of several folds label unseen images.
+def learned_from(run: Run, datasets: Iterable[str]) -> dict[str, bool | None]:
+    """Returns for each dataset whether the run's tagger learned from it; None if that is unknown.
 
-    None either for a tagger that the recipe imports (`tag.weights`), whose datasets are unknown.
+    It did not if taggers of several folds label unseen images. The datasets of a tagger that the recipe imports
+    (`tag.weights`) are known if the store has its training.
     """
     recipe = run.read_document("recipe")
-    is_own = not recipe.get("tag", {}).get("weights") and recipe.get("train_tagger", {}).get("folds", 1) == 1
-    trained = run.keys("shard_tagger") if is_own and run.keys("train_tagger") else ()
-    return frozenset(map(dataset_of, trained))
+    if recipe.get("tag", {}).get("weights"):
+        trained = _imported_training(run)
+    else:
+        is_single = recipe.get("train_tagger", {}).get("folds", 1) == 1 and run.keys("train_tagger")
+        trained = frozenset(map(dataset_of, run.keys("shard_tagger"))) if is_single else frozenset()
+    return {dataset: None if trained is None else dataset in trained for dataset in datasets}
+
+
+def _imported_training(run: Run) -> frozenset[str] | None:
+    """The datasets behind a tagger's weights, by their content; None if the store lacks their training or shards."""
+    weights = {artifact.manifest.files[MODEL].digest for artifact in run.artifacts("import_tagger").values()}
+    for made in run.store.artifacts("train_tagger"):
+        if MODEL in made.manifest.files and made.manifest.files[MODEL].digest in weights:
+            keys = made.manifest.upstream.get("shards", ())
+            shards = run.store.find_all("shard_tagger", keys)
+            if shards.keys() == {*keys}:
+                return frozenset(dataset_of(each.manifest.partition) for each in shards.values())
+    return None
 
 
 @dataclass(frozen=True)
@@ -112,14 +129,18 @@ class LabelAudit:
     """Predicates with the most kept labels come first."""
     rules: tuple[RuleScores, ...] = ()
     """Every rule, over the labels that have what it weighs; empty unless asked for."""
-    learned_from: bool = False
-    """Whether the tagger may have learned from these images, which flatters its labels."""
+    learned_from: bool | None = False
+    """Whether the tagger may have learned from these images, which flatters its labels; None: unknown."""
 
     @property
     def in_words(self) -> str:
         """How many relations recall is over, and whether the tagger learned from their images."""
         reachable = self.reachable / self.given if self.given else 0.0
-        learned = "; not cross-validated: the tagger learned from these images" if self.learned_from else ""
+        learned = {
+            True: "; not cross-validated: the tagger learned from these images",
+            False: "",
+            None: "; it is unknown whether the tagger learned from these images",
+        }[self.learned_from]
         return (
             f"{self.given:,}, of which {self.reachable:,} are reachable; recall .8 of the reachable is "
             f"{AUDITED_RECALL * reachable:.3f} of all{learned}"
@@ -146,7 +167,7 @@ class LabelCount:
     choice: ChoiceSettings
     overrides: Mapping[str, Overrides] = field(default_factory=dict)
     """Partition → what reviewers have settled."""
-    learned_from: bool = False
+    learned_from: bool | None = False
     _truth: list[set[Fact]] = field(default_factory=list)
     _relations: list[list[Relation]] = field(default_factory=list)
     _confidences: list[list[float]] = field(default_factory=list)

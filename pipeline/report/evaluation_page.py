@@ -17,7 +17,7 @@ from pipeline.evaluation.published import PublishedResult, Source
 from pipeline.evaluation.summary import EvaluationSummary
 from pipeline.report.charts import AXES, Chart, Plot, Series, lay_out, line_style, plot
 from pipeline.report.evaluation_images import EvaluatedImages, best_and_worst_images
-from pipeline.report.formatting import NAMES, without_controls
+from pipeline.report.formatting import NAMES, count, without_controls
 from pipeline.report.page import render, render_page
 
 MARK = "rlip-evaluation"
@@ -222,8 +222,8 @@ FILTERS: Mapping[str, Callable[[Any], Any]] = {
     "cell": _cell,
     "percent": _percent,
     "signed": _signed,
-    "share": lambda value: "–" if math.isnan(value) else f"{value:.1%}",
-    "count": lambda value: f"{value:,}",
+    "percentage": lambda value: "–" if math.isnan(value) else f"{value:.1%}",
+    "count": count,
 }
 
 

@@ -11,11 +11,12 @@ import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.captioning.recorded import RecordedCaptioner
+from pipeline.data.datasets.annotations import NO_IMAGE
 from pipeline.labels.audit_sample import AuditPrecision
 from pipeline.labels.coverage import CoverageCount, LabelCoverage
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.labels.label_audit import CaptionAudit, CaptionCount, LabelAudit, LabelCount, learned_datasets
+from pipeline.labels.label_audit import CaptionAudit, CaptionCount, LabelAudit, LabelCount, learned_from
 from pipeline.labels.label_funnel import LabelFunnel, LabelTally, PredicateCount, label_tally
 from pipeline.labels.label_overrides import Overrides, overrides_of
 from pipeline.labels.labelled_partitions import LabelledPartition, byte_copies, packs_labels, partition_artifacts
@@ -35,7 +36,7 @@ from storage.digests import digest_json
 from storage.errors import FatalError
 from storage.runs import Run, RunRecord
 
-_VERSION = 14
+_VERSION = 15
 """Incremented whenever the same run would give different figures."""
 
 
@@ -130,7 +131,8 @@ def count_unknown_captions(view: RunView) -> int | None:
     for found in partition_artifacts(view.run, view.label_sets).values():
         if found.images is not None:
             known.update(found.images.table("images")["image_id"].to_pylist())
-    unusable = sum(reject.image_id not in known for reject in captioner.rejects)  # of no image, or of another
+    known.add(NO_IMAGE)  # captions without an image id are in quarantine
+    unusable = sum(reject.image_id not in known for reject in captioner.rejects)
     return unusable + sum(map(len, captioner.caption([], sorted(captioner.image_ids() - known))))
 
 
@@ -144,8 +146,8 @@ def run_stamp(run: Run) -> str:
 
 def count_labels(run: Run, datasets: Sequence[str], choice: ChoiceSettings) -> tuple[LabelTally, Sequence[AuditCount]]:
     """Counts the labels of a run in these datasets: all of them, and what an audit of each dataset needs."""
-    tally, settled, learned = LabelTally(), overrides_of(run), learned_datasets(run)
-    counts = {dataset: AuditCount(dataset, choice, settled, dataset in learned) for dataset in datasets}
+    tally, settled, learned = LabelTally(), overrides_of(run), learned_from(run, datasets)
+    counts = {dataset: AuditCount(dataset, choice, settled, learned[dataset]) for dataset in datasets}
     for partition, artifacts in partition_artifacts(run, datasets).items():
         found = artifacts.held()
         tally.add(label_tally(found, choice, settled.get(partition)))
@@ -156,7 +158,9 @@ def count_labels(run: Run, datasets: Sequence[str], choice: ChoiceSettings) -> t
 class AuditCount:
     """Collects a `DatasetAudit` over the partitions of one dataset."""
 
-    def __init__(self, dataset: str, choice: ChoiceSettings, settled: Mapping[str, Overrides], learned: bool) -> None:
+    def __init__(
+        self, dataset: str, choice: ChoiceSettings, settled: Mapping[str, Overrides], learned: bool | None
+    ) -> None:
         self.dataset = dataset
         self.digests: list[pa.ChunkedArray] = []
         """Of the images that the run has, by partition."""

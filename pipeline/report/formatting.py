@@ -48,6 +48,11 @@ def bytes_in_words(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
+def count(value: int | None) -> str:
+    """Formats a number of things."""
+    return "–" if value is None else f"{value:,}"
+
+
 def share(value: float | None) -> str:
     """Formats a share in [0, 1] with three digits."""
     return "–" if value is None else f"{value:.3f}"

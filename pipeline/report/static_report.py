@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.labels.verdict_summary import run_precision
 from pipeline.report.charts import predicate_bars
 from pipeline.report.figures import figures_of, headline, run_stamp
-from pipeline.report.formatting import share
+from pipeline.report.formatting import count, share
 from pipeline.report.galleries import draw_galleries, highlights
 from pipeline.report.page import render_page
 from pipeline.report.quarantine import quarantine
@@ -121,7 +121,7 @@ _FILTERS: Mapping[str, Callable[..., Any]] = {
     "decimals": lambda value: "–" if value is None else f"{value:.2f}",
     "score_name": score_name,
     "score_text": score_text,
-    "count": lambda value: "–" if value is None else f"{value:,}",
+    "count": count,
     "seconds": lambda value: f"{value / 60:.1f} min" if value >= 120 else f"{value:.1f} s",
     "times": lambda texts: list(Counter(texts).items()),
 }

@@ -7,6 +7,7 @@ import platform
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution, version
 from itertools import islice
@@ -38,6 +39,7 @@ from pipeline.stages.labellers import LabellerPlugin, LabellerSettings, find_lab
 from pipeline.stages.overlap import OverlapStage
 from pipeline.stages.parse import ParseStage
 from pipeline.stages.tag import CandidateSettings, open_candidates
+from pipeline.training.config import MODEL, VOCABULARY
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.trackers import require_extras
 from pipeline.training.vocabulary import is_tokenizer
@@ -67,6 +69,7 @@ def examine(context: RunContext) -> Iterator[Finding]:
     yield from _versions(context.recipe)
     yield from _machine(context.recipe)
     yield from precisions(context)
+    yield from usual_texts(context)
 
 
 def needs(context: RunContext) -> Iterator[Finding]:
@@ -327,6 +330,22 @@ def precisions(context: RunContext) -> Iterator[Finding]:
         elif precision == "bfloat16" and not has_bfloat16(device):
             slow = f'bfloat16, but {_LACKS}: PyTorch emulates it, several times slower than float32. Set it to "auto"'
             yield Finding("note", what, slow)
+
+
+def usual_texts(context: RunContext) -> Iterator[Finding]:
+    """Report an imported tagger whose usual names and predicates nothing states: it scores with other texts than its
+    own."""
+    for step in context.steps:
+        if step.stage is ImportTaggerStage and not context.recipe.tag.categories:
+            with suppress(FatalError):  # `_weights` reports missing files
+                files = step.stage(step.settings).files()
+                if VOCABULARY not in files:
+                    lost = (
+                        f"no {VOCABULARY} is next to {files[MODEL]}, so images' lists of texts lack the names and "
+                        "predicates that the tagger usually saw; copy it there, or, for converted official weights, "
+                        "set tag.categories to the names of their dataset"
+                    )
+                    yield Finding("note", "tag.weights", lost)
 
 
 _LACKS = "the device has no instructions for bfloat16"

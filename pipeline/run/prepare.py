@@ -12,7 +12,7 @@ from pipeline.data.datasets.record_index import is_indexed, open_index
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.datasets.validate import box_doubts
 from pipeline.run.context import RunContext
-from pipeline.run.doctor import precisions, require
+from pipeline.run.doctor import precisions, require, usual_texts
 from pipeline.run.progress import Display
 from pipeline.run.recipe_files import STARTED, recorded_recipe
 from pipeline.runtime.logs import log
@@ -25,13 +25,15 @@ def prepare(context: RunContext, display: Display) -> None:
     """Check what the recipe needs, write its scenes, read new annotations, remove what dead writers left, keep old
     history.
 
-    Other images under the run's name, boxes that look wrong, and precisions that the device lacks are reported to the
-    display. Raises `FatalError` before any work.
+    Other images under the run's name, boxes that look wrong, precisions that the device lacks, and a tagger without its
+    usual texts are reported to the display. Raises `FatalError` before any work.
     """
     display.busy("checking data, weights and networks")
     require(context)
     if doubt := other_folders(context):
         display.warn(doubt)
+    for finding in usual_texts(context):
+        display.warn(f"{finding.what}: {finding.detail}")
     if context.recipe.scenes is not None:
         write_world(context.recipe.data.root, context.recipe.scenes, display.drawing)
     read_annotations(context, display.reading)

@@ -137,7 +137,9 @@ class Clip(LabellerPlugin):
         """CLIP's folder."""
         folder = self.settings.clip
         if folder is None or not folder.is_dir():
-            raise FatalError(f"tag.clip = {folder}: method 'clip' needs a folder with a transformers CLIP model")
+            raise FatalError(
+                f"{self.settings.section}.clip = {folder}: method 'clip' needs a folder with a transformers CLIP model"
+            )
         return {"clip": folder}
 
     def open(self, taggers: Sequence[Artifact], worker: int) -> list[OpenLabeller]:
@@ -148,7 +150,7 @@ class Clip(LabellerPlugin):
         try:
             labeller = ClipLabeller(folder, settings.floor, settings.batch_size, choose_device(settings.device, worker))
         except (OSError, ValueError) as error:
-            raise FatalError(f"tag.clip = {folder}: not a transformers CLIP model ({error})") from error
+            raise FatalError(f"{settings.section}.clip = {folder}: not a transformers CLIP model ({error})") from error
         return [OpenLabeller(labeller, f"clip {folder.name}", None, Stack())]
 
 

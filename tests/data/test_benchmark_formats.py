@@ -14,6 +14,7 @@ from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import AnnotatedRelation, Box, ImageRecord
 from pipeline.data.datasets.record_index import open_index, open_source
 from pipeline.data.datasets.source import DataSource, annotation_source
+from pipeline.data.datasets.validate import RELATION_REASONS
 from pipeline.evaluation.ground_truth import GroundTruth
 from storage.errors import FatalError
 from tests.data.toy_sets import read_all, save_json, save_picture, text
@@ -462,6 +463,13 @@ def test_boxes_and_pairs_which_follow_the_boxes_that_stay(tmp_path):
     assert record.relations == (AnnotatedRelation(0, "adjust", 1),)
     lost, unknown = "relation without box", "unknown verb id"
     assert reasons(record) == ["unknown category id", "box malformed", lost, lost, unknown, lost, lost, unknown]
+
+
+def test_pairs_in_a_misspelt_field_count_for_the_limit_on_lost_relations(tmp_path):
+    misspelt = entry(1, [item(1, [10, 10, 50, 70])], [hoi(0, 1, 0)])
+    misspelt["hoi_annotations"] = misspelt.pop("hoi_annotation")
+    _, (record,) = read_all(hico(tmp_path, [misspelt]))
+    assert {*reasons(record)} == {"hoi_annotation malformed"} <= RELATION_REASONS
 
 
 def test_names_may_come_in_three_layouts(tmp_path):

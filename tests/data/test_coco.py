@@ -100,6 +100,7 @@ def test_pairs_that_can_not_be_used(coco):
         (-1, "relations malformed"),
         (99, "relations of unknown image"),
     ]
+    assert {reject.reason for reject in reader.rejects} & RELATION_REASONS == {"relations malformed"}
 
 
 def test_pairs_name_categories_in_any_case(coco):

@@ -1,5 +1,7 @@
 """Figures of a run's evaluation beside HICO-DET's: unseen and seen triplets apart, and V-COCO's own."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from relation_rows import A, B
@@ -84,6 +86,17 @@ def test_vcocos_images_are_known_by_name_where_other_test_sets_use_their_ids(tmp
     twice = evaluated.TestSet([own, own | {"dataset": "again"}], {})
     with pytest.raises(FatalError, match="several test sets have V-COCO's images"):
         twice.vcoco_scores([right, other], truth)
+
+
+@pytest.mark.parametrize("name", ["7.jpg", "000000000139.jpg", "street_0139.jpg", "street.jpg"])
+def test_a_test_set_with_ids_but_not_the_file_names_of_vcocos_images_is_refused(tmp_path, name):
+    actions, instances, _ = files(tmp_path)
+    truth = replace(read_vcoco_truth(actions, instances), uris=("COCO_val2014_000000000007.jpg",))
+    renamed, other = (row(7, ("hold", "bat")) | {"uri": uri} for uri in ("val2017/000000000007.jpg", name))
+    right, again = (evaluated.TestSet([each], {}) for each in (renamed, other))
+    assert right.vcoco_scores([found(right, 0, "hold", "bat", (PERSON, BAT))], truth)["vcoco_role_1"] == 1.0
+    with pytest.raises(FatalError, match=f"1 of 1 images .* other images: 7 is {name}, not COCO_val2014_000000000007"):
+        again.vcoco_scores([found(again, 0, "hold", "bat", (PERSON, BAT))], truth)
 
 
 def test_two_wordings_of_one_relation_are_one_truth():

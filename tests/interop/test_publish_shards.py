@@ -243,6 +243,9 @@ def test_the_card_audits_the_labels_that_reviewers_settled_and_says_what_the_tag
     run.record("train_tagger", "train_tagger", {"toys": "1" * 64})
     publish_shards(run, tmp_path / "made")
     assert "| toys | 4 | 4 | 8 | 0.500 | 1.000 | yes |" in front_matter(tmp_path / "made")[1]
+    run.note("recipe", run.read_document("recipe") | {"tag": {"weights": "tagger.safetensors"}})
+    publish_shards(run, tmp_path / "imported")
+    assert "| toys | 4 | 4 | 8 | 0.500 | 1.000 | unknown |" in front_matter(tmp_path / "imported")[1]
 
 
 def test_croissant_metadata_lead_to_the_bytes(folder, tmp_path, monkeypatch):

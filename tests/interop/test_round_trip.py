@@ -177,6 +177,38 @@ def test_a_dataset_that_was_never_tagged_exports_its_ground_truth(book, tmp_path
     assert made.wrote.get("relations", made.wrote.get("relations counted")) == 2
 
 
+@pytest.mark.parametrize("form", ["hico_det", "coco", "official", "hf"])
+def test_ground_truth_of_images_that_wait_for_labels_is_not_exported_among_labels(book, tmp_path, form):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[])
+    book.add("ingest", "toys/0001", [book.image(2, TWO_PEOPLE, [(0, "lead", 2)])])
+    book.add("ingest", "new/0000", [book.image(number, TWO_PEOPLE, [(0, "lead", 2)], "new") for number in (3, 4)])
+    assert exported(book.run, form, tmp_path / "before").wrote["relations"] == 3, "the run does not label `new`"
+    book.run.note("recipe", {"data": {"label": ["toys", "new"]}})
+    made = exported(book.run, form, tmp_path / "out")
+    assert made.wrote["relations"] == 1
+    assert made.lost["image that the run has not labelled"] == 3
+
+
+def test_a_name_has_one_number_in_all_datasets_of_an_export(book, tmp_path):
+    for dataset, predicate, thing in (("train", "ride", "horse"), ("val", "lead", "apple cart")):
+        boxes = [("person", 1.0, 1.0, 9.0, 9.0), (thing, 5.0, 5.0, 20.0, 20.0)]
+        book.add("ingest", f"{dataset}/0000", [book.image(1, boxes, [(0, predicate, 1)], dataset=dataset)])
+    for form in ("hico_det", "coco", "psg", "vcoco"):
+        exported(book.run, form, tmp_path / form)
+    for names in ("objects.json", "verbs.json"):
+        assert read(tmp_path / "hico_det/train" / names) == read(tmp_path / "hico_det/val" / names)
+    train, val = (read(tmp_path / f"coco/{dataset}/instances.json") for dataset in ("train", "val"))
+    assert [train[kind] for kind in ("categories", "rel_categories")] == [val["categories"], val["rel_categories"]]
+    train, val = (read(tmp_path / f"psg/{dataset}/psg.json") for dataset in ("train", "val"))
+    assert train["thing_classes"] == val["thing_classes"] and train["predicate_classes"] == val["predicate_classes"]
+    train, val = (
+        [(each["action_name"], each["role_name"]) for each in read(tmp_path / f"vcoco/{dataset}/vcoco.json")]
+        for dataset in ("train", "val")
+    )
+    assert train == val
+
+
 def test_a_table_that_labels_are_made_from_does_not_know_the_test_set(book, tmp_path):
     for dataset, predicate in (("vg", "lead"), ("test", "feed")):
         rows = [book.image(1, TWO_PEOPLE, [(0, predicate, 2)], dataset=dataset)]

@@ -12,11 +12,11 @@ from unittest.mock import Mock
 
 import pytest
 from packaging.requirements import Requirement
-from rlip_command import loaded_by
+from rlip_command import loaded_by, rlip
 from small_set import small_recipe, train_long, write_small_set
 
 from pipeline.run.context import RunContext
-from pipeline.run.doctor import examine, ray_cluster, require, require_readable, stated_ranges, unmet
+from pipeline.run.doctor import examine, ray_cluster, require, require_readable, stated_ranges, unmet, usual_texts
 from pipeline.run.networks import FIT, Finding, networks
 from pipeline.run.prepare import prepare
 from pipeline.run.progress import Lines
@@ -294,6 +294,23 @@ def test_the_vocabulary_beside_a_tagger_is_read_within_limits(vocabulary, state,
     recipe = load_recipe(tmp_path / "mine.toml", [f"tag.weights={tmp_path / 'tagger'}"])
     (fit,) = networks(RunContext(recipe))
     assert fit.state == state and words in fit.detail
+
+
+def test_a_tagger_without_its_vocabulary_is_told_of_unless_its_names_are_set(root, tmp_path):
+    shutil.copytree(root / "scenes/weights/tagger", tmp_path / "tagger")
+    weights = tmp_path / "tagger/model.safetensors"
+    path, asked = write_small_set(tmp_path / "set", 1), [f"tag.weights={weights}"]
+
+    def noted(*overrides: str) -> list[str]:
+        return [each.detail for each in usual_texts(RunContext(load_recipe(path, [*asked, *overrides])))]
+
+    assert noted() == []
+    (tmp_path / "tagger/vocabulary.json").unlink()
+    (note,) = noted()
+    assert note.startswith(f"no vocabulary.json is next to {weights}")
+    assert noted('tag.categories=["person", "horse"]') == []
+    done = rlip("run", path, "--direct", "--json", "--until", "import_tagger", "--set", *asked)
+    assert done.exit_code == 0 and f"tag.weights: no vocabulary.json is next to {weights}" in done.stdout
 
 
 def test_networks_that_end_the_process_that_builds_them_stop_a_run(tmp_path, monkeypatch):

@@ -14,7 +14,9 @@ from run_builder import TWO_PEOPLE, RunBuilder, artifact, captions, triplets
 from models.rlip import RLIP
 from models.weights import load, save
 from pipeline.runtime.stage import Inputs
+from pipeline.stages.labellers import find_labeller
 from pipeline.stages.tag import TagSettings, TagStage, open_candidates
+from pipeline.stages.verify import VerifySettings
 from pipeline.training.settings import fold_of
 from storage.artifact import Artifact
 from storage.digests import digest_file
@@ -153,14 +155,14 @@ def test_baselines_label_the_same_candidates_without_a_tagger(inputs, weights, t
     assert labels and all(label["tagger_part"] == 0 and 0 < label["probability"] < 1 for label in labels)
 
 
-def test_clip_needs_its_folder(tmp_path):
-    stage = TagStage(TagSettings(method="clip"), FOLDERS)
-    with pytest.raises(FatalError, match="method 'clip' needs a folder"):
-        stage.files()
-    empty = TagStage(TagSettings(method="clip", clip=tmp_path), FOLDERS)
+@pytest.mark.parametrize(("section", "of"), [("tag", TagSettings), ("verify", VerifySettings)])
+def test_clip_needs_its_folder_in_the_section_that_asks_for_it(section, of, tmp_path):
+    with pytest.raises(FatalError, match=rf"^{section}\.clip = None: method 'clip' needs a folder"):
+        find_labeller(of(method="clip")).files()
+    empty = find_labeller(of(method="clip", clip=tmp_path))
     assert empty.files()["clip"] == tmp_path
-    with pytest.raises(FatalError, match="not a transformers CLIP model"):
-        empty.open(Inputs({"tagger": (Artifact(tmp_path),)}))
+    with pytest.raises(FatalError, match=rf"^{section}\.clip = .*: not a transformers CLIP model"):
+        empty.open((), 0)
 
 
 def test_the_most_frequent_names_of_the_tagger_stand_beside_those_of_the_image(weights, inputs):

@@ -15,8 +15,8 @@ from pipeline.data.images.refs import UprightImage
 from pipeline.runtime.stage import Rejected
 
 BOX_REASONS = frozenset({
-    "box empty", "box inverted", "box malformed", "box not finite", "box outside", "unknown category", "unknown "
-                                                                                                       "category id",
+    "box empty", "box inverted", "box malformed", "box not finite", "box outside", "unknown category",
+    "unknown category id",
 })  # fmt: skip
 """Reasons for which a box is lost."""
 IMAGE_REASONS = frozenset({"file name not usable", "image id not an integer", "image id of several files"})
@@ -25,9 +25,10 @@ CORRECTED = {"box clipped": "boxes", "declared size wrong": "rows"}
 """Reasons for which something is corrected and kept → what it is. If many are, boxes are in another convention, or of
 other images."""
 RELATION_REASONS = frozenset({
-    "relation malformed", "relation of unknown category", "relation to itself", "relation without box", "unknown verb id",
+    "hoi_annotation malformed", "relation malformed", "relation of unknown category", "relation to itself",
+    "relation without box", "relations malformed", "unknown verb id",
 })  # fmt: skip
-"""Reasons for which a relation is lost."""
+"""Reasons for which a relation is lost, or all of an image, which count as one since their number may be unknown."""
 MAX_SILENT_CLIP = 1.0
 """Pixels by which a box may exceed the image before its clipping is recorded; annotation tools round by less."""
 
