@@ -1,9 +1,10 @@
 """Measures HICO-DET's metric at full size, and Visual Genome's: `python -m benchmarks.evaluation` (`--help`).
 
 9,658 `--images` have 100 detections each, of 600 triplets, with suppression of duplicates; 95 % intervals are from
-`--resamples` of the images. The loop beside it does what the rules say for one image after the other, with Python's numbers
-(`plain_hico`). It runs on `--plain-images`, and its time is scaled to all. Both must give the same average precisions on
-those. Visual Genome's metric is measured on the images of `--graphs`, and reading a table of detections on those of `--table`.
+`--resamples` of the images. The loop beside it does what the rules say for one image after the other, with Python's
+numbers (`plain_hico`). It runs on `--plain-images`, and its time is scaled to all. Both must give the same average
+precisions on those. Visual Genome's metric is measured on the images of `--graphs`, and reading a table of detections
+on those of `--table`.
 
 A synthetic prediction is a true relation of its image with boxes moved a little, or a random one, so that matches,
 duplicates and wrong labels all occur, as with a network. Tests compare the metrics with the loops on such sets.
@@ -50,8 +51,8 @@ PlainRelation = tuple[float, Box, Box, TripletClass]
 def synthetic(images: int = HICO_IMAGES, per_image: int = 100, seed: int = 0) -> tuple[Relations, Relations]:
     """Returns predictions and truth of `images` images.
 
-    An image's predictions are of a tenth as many pairs of boxes. Half of the pairs lie near true ones, and half of their
-    predictions have the right labels.
+    An image's predictions are of a tenth as many pairs of boxes. Half of the pairs lie near true ones, and half of
+    their predictions have the right labels.
     """
     draws = np.random.default_rng(seed)
     names = np.stack([np.zeros(TRIPLETS, np.int64), np.arange(TRIPLETS) % 80, np.arange(TRIPLETS) % 117], axis=1)
@@ -73,7 +74,8 @@ def _truth_and_pairs(
 ) -> tuple[Relations, Integers, np.ndarray, np.ndarray]:
     """Draws boxes of true relations, `counts` of them in each image, and of `pairs` predicted pairs an image.
 
-    Returns the truth, a true relation of the image for each pair, whether the pair lies near it, as a share does, and its boxes.
+    Returns the truth, a true relation of the image for each pair, whether the pair lies near it, as a share does, and
+    its boxes.
     """
     images, number = len(counts), len(counts) * pairs
     true_boxes = _pairs(draws, len(kinds))
@@ -126,7 +128,8 @@ def plain_hico(
 
 
 def graphs(images: int, pairs: int = 150, predicates: int = 50, seed: int = 0) -> tuple[Relations, Relations]:
-    """Returns predictions and truth of scene graphs: each predicate of `pairs` pairs of an image, seven truths on average.
+    """Returns predictions and truth of scene graphs: each predicate of `pairs` pairs of an image, seven truths on
+    average.
 
     A third of the pairs lie near true ones; most of these have the right names.
     """
@@ -289,7 +292,8 @@ def scene_graphs(images: int, plain_images: int) -> list[Row]:
 
 
 def seconds_of_loop(plain: Metric, metric: Metric, predicted: Relations, truth: Relations, plain_images: int) -> float:
-    """Returns the loop's CPU-seconds on all images, scaled from a part of them, on which both must give the same figures."""
+    """Returns the loop's CPU-seconds on all images, scaled from a part of them, on which both must give the same
+    figures."""
     few = np.arange(min(plain_images, truth.images))
     part = resampled(predicted, few), resampled(truth, few)
     expected: dict[Any, float] = {}

@@ -1,7 +1,7 @@
 """Times LAVIS on one image, in its own environment: `.lavis/bin/python -I benchmarks/lavis_captioning.py FOLDER`.
 
-FOLDER holds a checkpoint and a vocabulary, as `benchmarks/captioning.py` writes them, which runs this script. It imports
-nothing of this project and prints CPU-seconds.
+FOLDER holds a checkpoint and a vocabulary, as `benchmarks/captioning.py` writes them, which runs this script. It
+imports nothing of this project and prints CPU-seconds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Compares our networks with recordings: `python -m benchmarks.parity FOLDER`. Exits with 1 beyond a tolerance.
 
-FOLDER holds recordings in the layout that `recorded/recording.py` describes. The default is our own recordings. A row has
-the largest difference of a group of quantities, and as its peer the tolerance.
+FOLDER holds recordings in the layout that `recorded/recording.py` describes. The default is our own recordings. A row
+has the largest difference of a group of quantities, and as its peer the tolerance.
 """
 
 from __future__ import annotations

@@ -1,25 +1,27 @@
 """Measures the parser: `python -m benchmarks.parsing PART FILES`.
 
 graphs CSV      FACTUAL's captions (columns `caption` and `scene_graph`, e.g. "( man , ride , horse ) , ( horse , is ,
-                brown )"): precision and recall of triplets whose three lemmas match the graph's, and of pairs of subject
-                and object. Attributes are left out. FACTUAL's own scorer, if it is installed, also gives Set Match and
-                SPICE, which count attributes; our graphs lack nouns without relations, which costs both.
+                brown )"): precision and recall of triplets whose three lemmas match the graph's, and of pairs of
+                subject and object. Attributes are left out. FACTUAL's own scorer, if it is installed, also gives Set
+                Match and SPICE, which count attributes; our graphs lack nouns without relations, which costs both.
 interactions FOLDER
                 how many of V-COCO's (action, object) types captions propose: a triplet has a person as subject, the
-                object's category as object, and a predicate that states the action. FOLDER holds the boxes, interactions
-                and captions of a sample of COCO. Judged by an action's own predicate and by all predicates that state it.
+                object's category as object, and a predicate that states the action. FOLDER holds the boxes,
+                interactions and captions of a sample of COCO. Judged by an action's own predicate and by all predicates
+                that state it.
 implied JSON    how often implied actions hold in V-COCO's annotations (`instances_vcoco_train.json`), apart from the
                 images of --without, on which `interactions` measures, so that rules are not tuned on them
-documents       the captions of --scenes scenes of the synthetic world, five of each joined to one text, with pronouns and
-                definite nouns for what earlier sentences name: precision and recall of its triplets beside those of the
-                same captions one by one. A triplet is right if the sentence that has its predicate states it, with the
-                nouns of the caption.
+documents       the captions of --scenes scenes of the synthetic world, five of each joined to one text, with pronouns
+                and definite nouns for what earlier sentences name: precision and recall of its triplets beside those of
+                the same captions one by one. A triplet is right if the sentence that has its predicate states it, with
+                the nouns of the caption.
 speed JSON...   captions per CPU-second on slices that both parsers take in turns, without the cache, then from it. Set
                 OMP_NUM_THREADS=1: the waiting of a second thread would count.
 
 `graphs` and `interactions` measure the rules alone and with the learned layer. The peer is the authors' parser,
-SceneGraphParser, with the same spaCy model, caption by caption as in their code. Without it, `interactions` compares our
-parser reduced to what theirs keeps. Their predicates are made canonical ("rides" counts as "ride"), unlike in their chain.
+SceneGraphParser, with the same spaCy model, caption by caption as in their code. Without it, `interactions` compares
+our parser reduced to what theirs keeps. Their predicates are made canonical ("rides" counts as "ride"), unlike in their
+chain.
 """
 
 from __future__ import annotations
@@ -284,7 +286,8 @@ def shares(
     paraphrases: Paraphrases,
     layer: str = "learned",
 ) -> dict[str, tuple[float, float]]:
-    """Returns each way's recall and precision on the gold types of images with captions; `read` has no implied triplets."""
+    """Returns each way's recall and precision on the gold types of images with captions; `read` has no implied
+    triplets."""
     images = sorted(gold.keys() & captions.keys())
     ways: dict[str, Callable[[int], Iterator[Ends]]] = {
         "authors": lambda image: authors(captions[image], boxed[image], paraphrases),
@@ -401,7 +404,8 @@ def document(captions: Sequence[str]) -> Iterator[str]:
 
 
 def read_documents(scenes: int) -> Iterator[tuple[list[str], list[set[Stated]], list[set[Stated]], set[Stated]]]:
-    """Yields each document's sentences, what each states, what each states when parsed alone, and what the document does."""
+    """Yields each document's sentences, what each states, what each states when parsed alone, and what the document
+    does."""
     images = [Written.of(make_scene(SEED, number), number, "") for number in range(scenes)]
     listed = [row["caption"] for row in scene_captions(images, SEED)["annotations"]]
     groups = [listed[start : start + CAPTIONS] for start in range(0, len(listed), CAPTIONS)]

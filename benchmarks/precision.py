@@ -1,8 +1,8 @@
 """The loss of a pre-training in float32, bfloat16 and an imitation of TF32: `python -m benchmarks.precision`.
 
-The network of recipe `scenes` is pre-trained on the true relations of 1,000 scenes, for 200 steps of 8 images with each of
-three seeds. In TF32, products of matrices and convolutions of both passes take factors that are rounded to ten bits of
-mantissa; fused attention rounds queries, keys and values alone.
+The network of recipe `scenes` is pre-trained on the true relations of 1,000 scenes, for 200 steps of 8 images with each
+of three seeds. In TF32, products of matrices and convolutions of both passes take factors that are rounded to ten bits
+of mantissa; fused attention rounds queries, keys and values alone.
 """
 
 from __future__ import annotations

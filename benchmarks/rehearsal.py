@@ -1,8 +1,9 @@
-"""Rehearses the whole chain at scale: `python -m benchmarks.rehearsal` (`--images 1820000`: the size of Objects365, hours).
+"""Rehearses the whole chain at scale: `python -m benchmarks.rehearsal` (`--images 1820000`: the size of Objects365,
+hours).
 
 Only networks are replaced, inside the same stage classes: the captioner by a stand-in behind LAVIS's pipes
-(`rehearsal_captioner.py`), the tagger by the method "prior". The pre-training takes two steps with a tiny network, since
-only what comes before and between steps depends on the number of images. For each size:
+(`rehearsal_captioner.py`), the tagger by the method "prior". The pre-training takes two steps with a tiny network,
+since only what comes before and between steps depends on the number of images. For each size:
 
 first    a run with Prefect in a new store
 again    the same run, which computes nothing
@@ -133,7 +134,8 @@ LOOK_EVERY = 0.25
 
 
 def largest_peak(pid: int) -> int:
-    """Returns the highest resident memory in MiB of one process, which is the given one or a descendant, once that ended."""
+    """Returns the highest resident memory in MiB of one process, which is the given one or a descendant, once that
+    ended."""
     root, highest = psutil.Process(pid), 0
     with suppress(psutil.NoSuchProcess):
         while root.status() != psutil.STATUS_ZOMBIE:
@@ -146,8 +148,8 @@ def largest_peak(pid: int) -> int:
 def run_measured(recipe: Path, images: int, name: str) -> Iterator[Row]:
     """Runs the recipe, and yields the time of all and of each phase, and the largest process.
 
-    Phases: all before a step begins, its planning last; the step itself; what follows the last. Raises CalledProcessError
-    if the run fails.
+    Phases: all before a step begins, its planning last; the step itself; what follows the last. Raises
+    CalledProcessError if the run fails.
     """
     command = [sys.executable, "-m", "pipeline.cli", "run", str(recipe), "--json"]
     before, phases = os.times(), dict[str, float]()

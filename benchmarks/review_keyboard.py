@@ -1,4 +1,5 @@
-"""Measures how soon the review page shows the next label: `python -m benchmarks.review_keyboard [--labels 500] [--faults]`.
+"""Measures how soon the review page shows the next label:
+`python -m benchmarks.review_keyboard [--labels 500] [--faults]`.
 
 A script judges label after label in Chromium by keys, without a person's time, and waits until each verdict is on the
 server's disk and shown.
@@ -46,7 +47,8 @@ document.addEventListener("keydown", (event) => {
 
 
 def keyboard_pass(window: Browser, labels: int, ahead: int = 1) -> list[float]:
-    """Judges the first `labels` labels of the grid by keys. Returns milliseconds from each key to the next current label.
+    """Judges the first `labels` labels of the grid by keys. Returns milliseconds from each key to the next current
+    label.
 
     `ahead`: keys that are typed before the first of them is answered.
     """

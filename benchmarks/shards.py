@@ -1,10 +1,11 @@
 """Measures shards and streams beside other libraries: `python -m benchmarks.shards` (`--help`), about five minutes.
 
 writing     our shards with their index, beside copying the same bytes with sha256, and webdataset.ShardWriter
-reading     bytes of images and labels; ours compares each with its checksum, the others with nothing or one of their own
+reading     bytes of images and labels; ours compares each with its checksum, the others with nothing or one of their
+            own
 decoding    images decoded to bytes of red, green and blue, beside a bare loop over bytes in memory
-map, resume a map of 2,000,000 samples in 2,000 `--tars`, each figure from a fresh process. All tars are hard links to one real
-            tar, and each has an index with keys of its own, so every sample can be read
+map, resume a map of 2,000,000 samples in 2,000 `--tars`, each figure from a fresh process. All tars are hard links to
+            one real tar, and each has an index with keys of its own, so every sample can be read
 
 All read the same JPEGs of `--megabytes`, which the page cache holds; `--decoded` of them are decoded. Speeds are per
 CPU-second of all threads, in the best of `--rounds` turns that the libraries take one after the other.
@@ -102,7 +103,8 @@ def write_photos(folder: Path, megabytes: float) -> Photos:
 
 
 class Peer(NamedTuple):
-    """How a library reads all samples: their bytes, and their decoded images with labels; None where it is not compared."""
+    """How a library reads all samples: their bytes, and their decoded images with labels; None where it is not
+    compared."""
 
     read: Way | None
     decode: Way | None

@@ -3,12 +3,13 @@
 data         the share of a step that is spent waiting for data
 checkpoints  the time that a training run stands still for a checkpoint of the released size (ParSeDA with ResNet-50 and
              RoBERTa-base, with AdamW's averages), beside torch.save of the same tensors
-loop         the trainer beside a bare loop over the same micro-batches, with the same network, loss and optimiser and nothing
-             else. Both take turns step by step, in one process with one thread, so that other work slows both
-ranks        two ranks on two cores beside one rank on one core, for each way to share the work. Two ranks take twice the
-             images, and no longer if nothing is lost. Ways take `--rounds` turns
+loop         the trainer beside a bare loop over the same micro-batches, with the same network, loss and optimiser and
+             nothing else. Both take turns step by step, in one process with one thread, so that other work slows both
+ranks        two ranks on two cores beside one rank on one core, for each way to share the work. Two ranks take twice
+             the images, and no longer if nothing is lost. Ways take `--rounds` turns
 
-All training runs are real ones of `--steps`, with TensorBoard, in processes of one thread, on the images of `rlip rehearse`.
+All training runs are real ones of `--steps`, with TensorBoard, in processes of one thread, on the images of
+`rlip rehearse`.
 """
 
 from __future__ import annotations
@@ -105,7 +106,8 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def measure_data_wait(folder: Path, given: Namespace) -> Iterator[Row]:
-    """Yields the share of the time after the first entry of the log that a training run with one loader waits for data."""
+    """Yields the share of the time after the first entry of the log that a training run with one loader waits for
+    data."""
     changes = {"num_workers": 1, "steps": given.steps, "log_every": WARM_UP}
     config = make_config(folder / "training", write_set(folder / "set"), **changes)
     run_training(config, lambda *progress: None)
@@ -124,7 +126,8 @@ def measure_checkpoints(folder: Path, given: Namespace) -> Iterator[Row]:
 
 
 def at_full_size(folder: Path, rounds: int) -> tuple[int, float, float, float]:
-    """Returns the bytes of the state, and seconds: of our first checkpoint, of our best, and of the best by torch.save."""
+    """Returns the bytes of the state, and seconds: of our first checkpoint, of our best, and of the best by
+    torch.save."""
     torch.set_num_threads(1)
     keep_freed_memory()
     settings = TrainingSettings(keep_checkpoints=1)
@@ -155,7 +158,8 @@ def save_and_sync(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 class BareLoop:
-    """Trains a network as a short script would. It is called after each step of a trainer, and then runs the same step."""
+    """Trains a network as a short script would. It is called after each step of a trainer, and then runs the same
+    step."""
 
     def __init__(self, config: TrainConfig) -> None:
         self._settings = config.settings

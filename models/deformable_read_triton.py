@@ -1,7 +1,7 @@
 """The sampling step of deformable attention on a GPU, by Triton kernels.
 
-Their sums have a fixed order under `torch.use_deterministic_algorithms`; otherwise the gradient of values is added up in
-any order, which needs no sort.
+Their sums have a fixed order under `torch.use_deterministic_algorithms`; otherwise the gradient of values is added up
+in any order, which needs no sort.
 
 Shapes: B images, M heads, N = B·M, Q queries, S tokens of all levels, C channels per head, LK levels times points.
 """

@@ -83,7 +83,8 @@ class _BidirectionalAttention(nn.Module):
 
 
 class LanguageLayer(RobertaLayer):
-    """RoBERTa's transformer layer over the set of label texts, without positions, so that their order does not matter."""
+    """RoBERTa's transformer layer over the set of label texts, without positions, so that their order does not
+    matter."""
 
     def __init__(self, config: TextConfig) -> None:
         settings = RobertaConfig(

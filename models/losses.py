@@ -1,8 +1,8 @@
 """Assignment of targets to pair predictions, and the losses of these (docs/networks.md, 6). The criteria compute both
 in 32 bits.
 
-Shapes: K layers, B images, P pairs, N target pairs of an image (padded to the largest number), To object texts (the last
-for "no objects"), Tv predicate texts, M matched pairs of all images, E text width.
+Shapes: K layers, B images, P pairs, N target pairs of an image (padded to the largest number), To object texts (the
+last for "no objects"), Tv predicate texts, M matched pairs of all images, E text width.
 """
 
 from __future__ import annotations

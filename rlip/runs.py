@@ -147,7 +147,8 @@ class Run:
 
     @checked
     def report(self, folder: str | Path | None = None, pictures: int = 24, seed: int = 0) -> Path:
-        """Writes the report again, in place or into `folder`, and returns its page. `pictures`: images drawn at random."""
+        """Writes the report again, in place or into `folder`, and returns its page. `pictures`: images drawn at
+        random."""
         place = report_folder(self._run) if folder is None else Path(folder)
         return write_report(recorded_view(self._run), None, place, pictures, seed=seed, written=datetime.now())
 

@@ -1,8 +1,8 @@
 """The second world: people whose acts have the same boxes, so that only pixels tell them apart.
 
-An act is a gesture (what arms and the gap show) in a direction (what legs and gaze show). Its wordings combine the words
-of both, so that a wording which training never saw has a meaning. Figures of one category surround the person, and the
-gesture tells which of them is meant.
+An act is a gesture (what arms and the gap show) in a direction (what legs and gaze show). Its wordings combine the
+words of both, so that a wording which training never saw has a meaning. Figures of one category surround the person,
+and the gesture tells which of them is meant.
 """
 
 from collections.abc import Collection

@@ -37,8 +37,8 @@ FLOORS: tuple[Colour, ...] = ((190, 160, 125), (175, 170, 165), (160, 135, 110),
 def make_scene(seed: int, index: int, make_group: MakeGroup = group_of_a_kind) -> Scene:
     """Generates scene number `index` of a seed. Raises RuntimeError if 200 attempts give no unambiguous layout.
 
-    `make_group`: makes a group of figures, indoors (True) or outdoors. The groups of the second world (scenes.acts) stand
-    in one row, larger than those of the first, so that pixels show what boxes don't.
+    `make_group`: makes a group of figures, indoors (True) or outdoors. The groups of the second world (scenes.acts)
+    stand in one row, larger than those of the first, so that pixels show what boxes don't.
     """
     for attempt in range(200):
         try:

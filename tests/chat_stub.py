@@ -1,14 +1,14 @@
 """A stub of an endpoint in the OpenAI-compatible chat form, as a process: `python chat_stub.py LOG [RATES as JSON]`.
 
-It prints its URL. What it answers follows from image and seed alone: two captions, or, at the given rates, a fault. Rates:
-`empty`, `cut`, `refused`, `prose` (an answer without use), `broken` (no JSON), `rejected` (status 400), `error` (500),
-`busy` (429 once), `hang` (no answer in time). `seconds` is the time of an answer, `model` the name that it reports, `port`
-where it listens. Each answer that is paid for is a line of LOG.
+It prints its URL. What it answers follows from image and seed alone: two captions, or, at the given rates, a fault.
+Rates: `empty`, `cut`, `refused`, `prose` (an answer without use), `broken` (no JSON), `rejected` (status 400), `error`
+(500), `busy` (429 once), `hang` (no answer in time). `seconds` is the time of an answer, `model` the name that it
+reports, `port` where it listens. Each answer that is paid for is a line of LOG.
 
 To questions of a forced choice it answers with the first choice that is true, in `wrong` of the questions with another.
-`truth` is a JSON file of the true predicates by pair, "person (0, 0, 500, 500), horse (400, 0, 900, 900)"; without it, the
-first predicate is true. `surety`, if it isn't 0, is the probability of what it chooses, in log-probabilities. With `counts`
-false it counts no tokens.
+`truth` is a JSON file of the true predicates by pair, "person (0, 0, 500, 500), horse (400, 0, 900, 900)"; without it,
+the first predicate is true. `surety`, if it isn't 0, is the probability of what it chooses, in log-probabilities. With
+`counts` false it counts no tokens.
 """
 
 import hashlib

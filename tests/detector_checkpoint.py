@@ -1,4 +1,5 @@
-"""Checkpoints of detectors by their authors' names, with random values: as published, and as RLIPv2's authors convert them."""
+"""Checkpoints of detectors by their authors' names, with random values: as published, and as RLIPv2's authors convert
+them."""
 
 import torch
 from torch import Tensor
@@ -55,7 +56,8 @@ def detector(config: NetworkConfig, two_stage: bool = False) -> State:
 
 
 def converted(state: State) -> State:
-    """What the authors' `convert_parameters_DABDDETR.py` or `_DDETR.py` makes of a detector: itself, and copies beside it."""
+    """What the authors' `convert_parameters_DABDDETR.py` or `_DDETR.py` makes of a detector: itself, and copies beside
+    it."""
     made = dict(state)
     for name, value in state.items():
         if "transformer.encoder" in name:

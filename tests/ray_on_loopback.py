@@ -1,5 +1,5 @@
-"""A real Ray cluster of two nodes on this machine, each with one core, that tests kill or cut off. All of its ports are on the
-loopback interface."""
+"""A real Ray cluster of two nodes on this machine, each with one core, that tests kill or cut off. All of its ports are
+on the loopback interface."""
 
 import os
 import sys
@@ -58,8 +58,8 @@ def two_nodes(**more: Any) -> Iterator[Any]:
 def lend_a_node(address: str, work: Path) -> None:
     """Lends a node to the training at `address`, in a process of its own.
 
-    It stands here because unpickling it must not import Ray, which reads its variables when it is imported, and a fork gets
-    them only after that.
+    It stands here because unpickling it must not import Ray, which reads its variables when it is imported, and a fork
+    gets them only after that.
     """
     with errors_reported():
         sys.exit(join_with_ray(address, work, 1))

@@ -81,8 +81,8 @@ def write_slurm_script(
         "time": time,
         "output": f"rlip-{recipe.name}-%j.log",
         "open-mode": "append",
-        # The training run then writes a checkpoint, and the script puts the job back into the queue. After SIGTERM, which
-        # a plain `scancel` sends, the job is not requeued.
+        # The training run then writes a checkpoint, and the script puts the job back into the queue. After SIGTERM,
+        # which a plain `scancel` sends, the job is not requeued.
         "signal": f"B:USR1@{math.ceil(stop_timeout) + _MARGIN}",
     }
     words = [f"--set {shlex.quote(override)}" for override in wanted]

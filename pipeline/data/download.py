@@ -303,7 +303,8 @@ def unpack(archive: Path, folder: Path, report: Report = lambda done, total: Non
     """Unpack a .zip or .tar.gz into `folder` and remove the archive.
 
     Files appear in `folder` only once all are unpacked; those that exist there under other names stay. Raises
-    `FatalError` for a member that would end up outside the folder, a damaged archive (which is removed) and a full disk.
+    `FatalError` for a member that would end up outside the folder, a damaged archive (which is removed) and a full
+    disk.
     """
     aside = unpacking(archive)
     shutil.rmtree(aside, ignore_errors=True)
@@ -392,7 +393,8 @@ def _write(source: IO[bytes] | gzip.GzipFile, path: Path, size: int) -> None:
 
 @contextmanager
 def _explained(archive: Path) -> Iterator[None]:
-    """Turn errors of reading an archive, which is removed if it is damaged, into `FatalError`, and those of the disk."""
+    """Turn errors of reading an archive, which is removed if it is damaged, into `FatalError`, and those of the
+    disk."""
     try:
         with translate_os_errors(f"unpacking {archive}"):
             yield

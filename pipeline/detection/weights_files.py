@@ -32,7 +32,8 @@ class DetectorFiles:
     """The files that decide what a detector finds."""
 
     kind: str
-    """The name under which the detector is registered: transformers, zero_shot, torchvision, onnx, own, recorded or another."""
+    """The name under which the detector is registered: transformers, zero_shot, torchvision, onnx, own, recorded or
+    another."""
     place: Path
     """The folder of a transformers model, of fixed or any names; else the weights file, or that of recorded boxes."""
     files: dict[str, Path]

@@ -133,10 +133,10 @@ def find_in_graphs(
 ) -> None:  # fmt: skip
     """Writes for each truth the place of the prediction that finds it, with one predicate of a pair and with all (2×T).
 
-    Predictions and truths are by image, which `bounds` delimit; an image has `most` predictions at most. Boxes of a label
-    whose IoU exceeds `same` are one object, the best of them. The `limit` best predictions of an image count. Each finds
-    at most one truth, the one of those left that it overlaps most, or all truths that it overlaps if `official`. `used`
-    gets a mark for each prediction that counts.
+    Predictions and truths are by image, which `bounds` delimit; an image has `most` predictions at most. Boxes of a
+    label whose IoU exceeds `same` are one object, the best of them. The `limit` best predictions of an image count.
+    Each finds at most one truth, the one of those left that it overlaps most, or all truths that it overlaps if
+    `official`. `used` gets a mark for each prediction that counts.
     """
     # A heap, because few of an image's predictions count, so most need no place in an order.
     heap = np.empty(most, np.int64)

@@ -11,9 +11,10 @@ Rules of the challenge (2018 and 2019): score = 0.4 mAP of relations + 0.2 Recal
 AP is of a relationship type ("at", "on"), the area under the falling envelope of precision over all images. A relation
 is correct if its three labels are and both boxes overlap by at least half (edges between pixels); a phrase, if its
 labels are and the box around both ends does. Each truth is found once, by the first prediction that overlaps it most.
-Predictions whose object classes were not verified in the image do not count: each class must occur in a true relation of
-the image or be verified there; or one of them must be verified as absent, which makes it wrong. ("Open Images Challenge
-2018 Visual Relationships Detection evaluation", storage.googleapis.com/openimages/web/vrd_detection_metric.html.)
+Predictions whose object classes were not verified in the image do not count: each class must occur in a true relation
+of the image or be verified there; or one of them must be verified as absent, which makes it wrong. ("Open Images
+Challenge 2018 Visual Relationships Detection evaluation",
+storage.googleapis.com/openimages/web/vrd_detection_metric.html.)
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ UO            unseen objects: all 100 triplets of 12 objects (Bansal et al. 2020
               via Functional Generalization")
 UV            unseen verbs: all 84 triplets of 20 verbs (Liao et al. 2022, "GEN-VLKT")
 
-Scores of two networks on one split compare only if both were trained by the same rule: whether training used anything of
-the unseen triplets, their names as texts or images that show them with their labels removed.
+Scores of two networks on one split compare only if both were trained by the same rule: whether training used anything
+of the unseen triplets, their names as texts or images that show them with their labels removed.
 """
 
 from __future__ import annotations

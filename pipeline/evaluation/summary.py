@@ -75,9 +75,9 @@ def summarise(
 ) -> EvaluationSummary:
     """Collects an evaluation, whose score prices the errors (`anatomy`).
 
-    `named_rules` says which rules are not the default ones; `official` whether they are those of the authors' evaluator.
-    Published results are left out unless the test set is the benchmark's and they suppressed duplicates as this
-    evaluation did.
+    `named_rules` says which rules are not the default ones; `official` whether they are those of the authors'
+    evaluator. Published results are left out unless the test set is the benchmark's and they suppressed duplicates as
+    this evaluation did.
     """
     predicted, truth = dissection.predicted, dissection.truth
     scores = np.zeros(0) if predicted.scores is None else predicted.scores

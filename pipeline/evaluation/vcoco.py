@@ -49,8 +49,8 @@ class VcocoScores:
 
     @property
     def figures(self) -> dict[str, float]:
-        """Mean role AP of scenario 1 and 2 without the action "point", over 24 roles in V-COCO, as papers report it; the
-        same over all 25 roles; and mean agent AP over the actions of the test set."""
+        """Mean role AP of scenario 1 and 2 without the action "point", over 24 roles in V-COCO, as papers report it;
+        the same over all 25 roles; and mean agent AP over the actions of the test set."""
         return {
             "role_1": self._without_point(self.scenario_1),
             "role_2": self._without_point(self.scenario_2),
@@ -96,8 +96,8 @@ class VcocoMatches:
 def match_vcoco(predicted: VcocoDetections, truth: VcocoTruth, rules: VcocoRules | None = None) -> VcocoMatches:
     """Decides which detections are right. Equal scores keep the order of the detections.
 
-    Predictions on images without a person, where vsrl_eval stops with an error, are wrong. Raises ValueError if a box of
-    a person is NaN.
+    Predictions on images without a person, where vsrl_eval stops with an error, are wrong. Raises ValueError if a box
+    of a person is NaN.
     """
     rules = rules or VcocoRules()
     for boxes in (predicted.agent_boxes, predicted.roles.subject_boxes):

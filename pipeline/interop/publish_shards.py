@@ -79,9 +79,9 @@ def publish_shards(
     """Writes the shards of a run's step into a new folder, which appears whole or not at all.
 
     The tars are exact copies, and the folder depends only on the arguments, the run and the verdicts in their folder
-    (`verdicts`; None for the store's own): publishing it again gives the same bytes. Raises `FatalError` for a non-empty
-    folder, a step without shards, a damaged artifact, and if another process wrote something else there at the same
-    time.
+    (`verdicts`; None for the store's own): publishing it again gives the same bytes. Raises `FatalError` for a
+    non-empty folder, a step without shards, a damaged artifact, and if another process wrote something else there at
+    the same time.
     """
     folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

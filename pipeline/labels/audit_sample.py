@@ -1,8 +1,8 @@
 """Draws a stratified random sample of labels, and estimates the precision of all labels from its verdicts.
 
-Strata are bands of the predicates' frequency crossed with bands of the score or, where a verifier gave its opinion, with
-that (stratified prediction-powered inference; Fisch et al. 2024). Within a stratum, labels are judged in the order of
-numbers that depend only on content and seed (permanent random numbers; Ohlsson 1995, in Business Survey Methods):
+Strata are bands of the predicates' frequency crossed with bands of the score or, where a verifier gave its opinion,
+with that (stratified prediction-powered inference; Fisch et al. 2024). Within a stratum, labels are judged in the order
+of numbers that depend only on content and seed (permanent random numbers; Ohlsson 1995, in Business Survey Methods):
 recomputed labels keep their place in the sample and thus their verdicts.
 """
 
@@ -231,9 +231,9 @@ def audit_precision(
     """Estimates the precision of N labels from `outcomes` (N): RIGHT, WRONG, UNSURE or UNJUDGED.
 
     In each stratum, verdicts count up to the first label without one in the sample's order, because later labels were
-    judged for other reasons and are not a random sample. Where a team shares the labels by `seats` (N), this holds within
-    each member's share, as every member follows the order alone. A stratum's verdicts share the weight of all its labels
-    equally. `predicates` (N) and `blind` (N) are counted for the labels whose verdicts count.
+    judged for other reasons and are not a random sample. Where a team shares the labels by `seats` (N), this holds
+    within each member's share, as every member follows the order alone. A stratum's verdicts share the weight of all
+    its labels equally. `predicates` (N) and `blind` (N) are counted for the labels whose verdicts count.
     """
     rank = _ranks(strata, numbers)
     seats = np.zeros(len(outcomes), np.int64) if seats is None else seats

@@ -31,8 +31,9 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 AUDIT: Final = "audit"
 ADJUDICATION: Final = "adjudication"
 CLASS: Final = "class"
-"""Names of queues. audit: a random sample, judged without sight of scores. adjudication: settles what reviewers disagree
-on, so its verdict stands over theirs. class: accepted together with alike labels, without a look at this one."""
+"""Names of queues. audit: a random sample, judged without sight of scores. adjudication: settles what reviewers
+disagree on, so its verdict stands over theirs. class: accepted together with alike labels, without a look at this
+one."""
 
 _REVIEWER = re.compile(r"[\w@][\w.@-]{0,63}")
 

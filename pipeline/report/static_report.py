@@ -59,8 +59,8 @@ def write_report(
 
     `samples` images are drawn at random with `seed`. A run that computed nothing keeps an intact report of the same
     artifacts. `written` is the date in the page header. Charts include the training runs of the runs `against`.
-    `verdicts`: their folder; None for the store's own. Raises `FatalError` if `folder` contains anything but a report of
-    this store or can't be written.
+    `verdicts`: their folder; None for the store's own. Raises `FatalError` if `folder` contains anything but a report
+    of this store or can't be written.
     """
     page = folder / "index.html"
     compared = [[run.name, run_stamp(run)] for run in against]

@@ -122,10 +122,11 @@ def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> dict[str,
 
 
 def accept_class(state: ReviewState, reviewer: str, number: int, content: str | None = None) -> dict[str, int]:
-    """Accepts all labels of the reviewer's share that are as sure as `SURE` and have a label's predicate and categories.
+    """Accepts all labels of the reviewer's share that are as sure as `SURE` and have a label's predicate and
+    categories.
 
-    One in `ASKED` of them, and at least one, stays open to be asked. Returns how many were accepted and are to be asked.
-    Raises ValueError for an unsure label, and if fewer than two are open.
+    One in `ASKED` of them, and at least one, stays open to be asked. Returns how many were accepted and are to be
+    asked. Raises ValueError for an unsure label, and if fewer than two are open.
     """
     (label,) = _labels(state, {number: content}).values()
     if label.probability < SURE:
@@ -146,8 +147,8 @@ def accept_class(state: ReviewState, reviewer: str, number: int, content: str | 
 def add_relation(state: ReviewState, reviewer: str, addition: Addition) -> None:
     """Records a relation between two boxes of an image that no label of the run names, unless it stands already.
 
-    Raises ValueError for an image that has changed, for boxes that it lacks, for one box as both ends, and for a relation
-    that is a label.
+    Raises ValueError for an image that has changed, for boxes that it lacks, for one box as both ends, and for a
+    relation that is a label.
     """
     detail = state.details.find(addition.image)
     ends = addition.subject, addition.object

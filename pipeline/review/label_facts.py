@@ -1,4 +1,5 @@
-"""Counts over all labels of an index, made by the database, and what follows from them: precision, recall, calibration."""
+"""Counts over all labels of an index, made by the database, and what follows from them: precision, recall,
+calibration."""
 
 from __future__ import annotations
 

@@ -107,9 +107,8 @@ class ReviewState:
     """A run, its index, and the verdicts on its labels.
 
     `view` reads the run with its present settings. `against`: another run to compare with. `planned`: step → the steps
-    that it needs, from the run's recipe. `read_only`: visitors give no verdicts and take no seat. `team`: it replaces the
-    one that the folder of verdicts keeps.
-    Raises `FatalError` if the index can't be opened.
+    that it needs, from the run's recipe. `read_only`: visitors give no verdicts and take no seat. `team`: it replaces
+    the one that the folder of verdicts keeps. Raises `FatalError` if the index can't be opened.
     """
 
     def __init__(

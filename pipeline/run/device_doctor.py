@@ -286,8 +286,8 @@ def examine_device(
 ) -> Iterator[TimedOutcome]:
     """Yields a line for each check as it ends. All together take at most so many minutes; a check that is cut says so.
 
-    `run`: how a check is bounded, by default `apart`. What follows a wrong reading of deformable attention reads without
-    the kernels, so that it doesn't repeat their fault.
+    `run`: how a check is bounded, by default `apart`. What follows a wrong reading of deformable attention reads
+    without the kernels, so that it doesn't repeat their fault.
     """
     run, has_kernels = run or apart, True
     until = time.monotonic() + 60 * minutes
@@ -322,7 +322,8 @@ def outcome_of(check: Check, device: torch.device) -> CheckOutcome:
 
 
 def interrupted(check: Check, device: torch.device, allowed: float) -> CheckOutcome:
-    """What a check that starts processes itself finds in the main thread, which is interrupted after `allowed` seconds."""
+    """What a check that starts processes itself finds in the main thread, which is interrupted after `allowed`
+    seconds."""
 
     def interrupt(*_: object) -> None:
         raise TimeoutError(f"stopped after {allowed:.0f} s; {LONGER}")

@@ -17,8 +17,8 @@ from pipeline.runtime.processes import environment
 from pipeline.training.throughput import measured_peak
 
 State = Literal["ok", "wrong", "slow", "failed", "absent"]
-"""wrong: another result than is expected, or than that of the same computation a second time. absent: this machine lacks what
-the check is about."""
+"""wrong: another result than is expected, or than that of the same computation a second time. absent: this machine
+lacks what the check is about."""
 
 
 @dataclass(frozen=True)

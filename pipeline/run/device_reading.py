@@ -34,8 +34,8 @@ class Counted(NamedTuple):
     memory: float
     """Bytes, if each tensor moves once."""
     gathered: float
-    """Bytes of cells, each of which is loaded once for each point around it. Most of these loads end in the L2 cache, whose
-    speed vendors don't state, so a least time by `memory` is optimistic."""
+    """Bytes of cells, each of which is loaded once for each point around it. Most of these loads end in the L2 cache,
+    whose speed vendors don't state, so a least time by `memory` is optimistic."""
     operations: float
     """In fp32 without tensor cores."""
 

@@ -1,8 +1,8 @@
 """Checks of the networks that a recipe trains or imports: they are built, and their weights read, before any work.
 
 Networks are built without memory for their parameters, which takes a second; loading torch takes longer. A fork does
-both, since workers will need what the process that it is forked from has then loaded. A run notes its findings where all
-are fit, and both the next run and the doctor recall them while nothing has changed.
+both, since workers will need what the process that it is forked from has then loaded. A run notes its findings where
+all are fit, and both the next run and the doctor recall them while nothing has changed.
 """
 
 from __future__ import annotations

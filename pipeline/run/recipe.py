@@ -42,8 +42,8 @@ class DataSection(Settings):
     """Number of images per partition, fixed when a dataset is first ingested."""
     sources: tuple[DataSource, ...] = Field(min_length=1)
     label: tuple[str, ...] = ()
-    """Datasets to caption, tag and pre-train on. Unset, with neither `mix` nor `test`: the datasets that don't train the
-    tagger, or every dataset if all do; `[]` labels none."""
+    """Datasets to caption, tag and pre-train on. Unset, with neither `mix` nor `test`: the datasets that don't train
+    the tagger, or every dataset if all do; `[]` labels none."""
     tagger: tuple[str, ...] = ()
     """Datasets whose annotated relations train the tagger."""
     mix: tuple[str, ...] = ()

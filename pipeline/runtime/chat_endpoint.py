@@ -220,8 +220,8 @@ class ChatEndpoint:
     def _response(self, body: dict[str, Any]) -> httpx.Response | Answer:
         """What the endpoint answers, or the fault if it is there, and fails at or refuses this request alone.
 
-        While it is down or busy, waits and tries again. Raises `RetryableError` after `patience`, and `FatalError` if the
-        budget is spent or the endpoint refuses the key, the model, the path or every request.
+        While it is down or busy, waits and tries again. Raises `RetryableError` after `patience`, and `FatalError` if
+        the budget is spent or the endpoint refuses the key, the model, the path or every request.
         """
         import httpx
 

@@ -187,7 +187,8 @@ class Stage(ABC):
         return row_settings
 
     def files(self) -> dict[str, Path]:
-        """Files and folders, such as weights, whose content decides rows, by role. Raises `FatalError` when one is missing."""
+        """Files and folders, such as weights, whose content decides rows, by role. Raises `FatalError` when one is
+        missing."""
         return {}
 
     def resources(self) -> Resources:

@@ -74,7 +74,8 @@ class Labeller(Protocol):
     """Scores the candidates of images. The labels of an image depend on the image alone."""
 
     def label(self, images: Sequence[TaggingImage], progress: Callable[[int], None]) -> list[Labels]:
-        """The labels of each image, each label once, or the problem with it. `progress` gets the number of images done."""
+        """The labels of each image, each label once, or the problem with it. `progress` gets the number of images
+        done."""
         ...
 
 

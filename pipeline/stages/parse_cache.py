@@ -32,7 +32,8 @@ _ROW: Any = tuple[tuple(field.type for field in fields(Triplet))]  # type: ignor
 _ROWS: TypeAdapter[list[tuple[Any, ...]]] = TypeAdapter(list[_ROW])
 _MAKE = "CREATE TABLE IF NOT EXISTS parsed (parser BLOB, text BLOB, triplets BLOB, PRIMARY KEY (parser, text)) WITHOUT ROWID"
 _BESIDE = ("-journal", "-wal", "-shm")
-"""Ends of the names of files that SQLite writes next to its own. A new file would take up the journal of the old one."""
+"""Ends of the names of files that SQLite writes next to its own. A new file would take up the journal of the old
+one."""
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _OF_THE_MACHINE = (
     sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
@@ -78,7 +79,8 @@ class ParseCache:
         self._use(lambda connection: connection.executemany("INSERT OR REPLACE INTO parsed VALUES (?, ?, ?)", rows))
 
     def _use(self, action: Callable[[sqlite3.Connection], T]) -> T:
-        """Run an action in a transaction and return its result. An unreadable file is replaced, and the action run again.
+        """Run an action in a transaction and return its result. An unreadable file is replaced, and the action run
+        again.
 
         Each transaction opens its own connection, so that a forked process inherits none.
         """

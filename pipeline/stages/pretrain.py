@@ -1,5 +1,5 @@
-"""Stages `train_tagger` and `pretrain`: train the Relation Tagger on ground-truth relations (docs/labels.md, Training the
-tagger) and RLIPv2 on shards (docs/networks.md, 6)."""
+"""Stages `train_tagger` and `pretrain`: train the Relation Tagger on ground-truth relations (docs/labels.md, Training
+the tagger) and RLIPv2 on shards (docs/networks.md, 6)."""
 
 from __future__ import annotations
 

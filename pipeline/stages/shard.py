@@ -56,8 +56,8 @@ class ShardSettings(ChoiceSettings):
     labels (none), all are kept."""
     uncertain: float | None = Field(None, ge=0.0, le=1.0)
     """Minimum confidence of an uncertain pseudo-label, which is below the threshold. If a pair of boxes has only such
-    labels, or labels over `max_relations`, it is neither a positive nor a negative example in pre-training. Unset: pairs
-    without a kept label are negative."""
+    labels, or labels over `max_relations`, it is neither a positive nor a negative example in pre-training. Unset:
+    pairs without a kept label are negative."""
     max_bytes: int = Field(2**30, ge=2**20)
     """Maximum size of a tar in bytes. A larger partition gets several tars."""
     exclude: tuple[ExclusionList, ...] = ()

@@ -162,8 +162,8 @@ class Checkpointer:
         parts: int,
         warn: Callable[[str], None],
     ) -> None:
-        """`parts`: number of processes, from rank 0 on, that hold the whole state between them; `warn` receives a sentence
-        for people when a checkpoint could not be written or is damaged."""
+        """`parts`: number of processes, from rank 0 on, that hold the whole state between them; `warn` receives a
+        sentence for people when a checkpoint could not be written or is damaged."""
         self._state, self._settings, self._ranks, self._warn = state, settings, ranks, warn
         self._folder = CheckpointFolder(work / CHECKPOINTS)
         self._parts = parts

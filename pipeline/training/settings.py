@@ -48,8 +48,8 @@ class TrainingSettings(ViewSettings):
     network: NetworkConfig = NetworkConfig()
     """Network settings (models/config.py). A setting that is not given has its released value."""
     tokenizer: Path | None = file_read(None)
-    """Folder with the files of a RoBERTa tokenizer. Without it, the one beside `pretrained` is used; without both, one is
-    made from the label names of the training set."""
+    """Folder with the files of a RoBERTa tokenizer. Without it, the one beside `pretrained` is used; without both, one
+    is made from the label names of the training set."""
     pretrained: Path | None = file_read(None)
     """Weights to start from: a safetensors file of this project, or its folder. Missing weights are random."""
 

@@ -1,7 +1,7 @@
 """Measures how fast a training run is, what it waits for, and how much of the device's speed it uses.
 
-Of the floating-point operations (FLOPs) of steps, a few are counted, the others estimated from those. `view_flops` counts
-before a training run begins, on a network without values.
+Of the floating-point operations (FLOPs) of steps, a few are counted, the others estimated from those. `view_flops`
+counts before a training run begins, on a network without values.
 """
 
 from __future__ import annotations

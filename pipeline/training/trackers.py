@@ -1,4 +1,5 @@
-"""The trackers of a training run: TensorBoard always; MLflow, Weights & Biases and Trackio where the settings name them.
+"""The trackers of a training run: TensorBoard always; MLflow, Weights & Biases and Trackio where the settings name
+them.
 
 Each of these needs the extra of its name, which it imports when made.
 """
@@ -131,8 +132,8 @@ class MlflowTracker(ServiceTracker):
 class WandbTracker(ServiceTracker):
     """Writes to `folder`/wandb offline, unless the user sets WANDB_MODE; `wandb sync` uploads that later.
 
-    Each attempt adds a folder of the same run id. Values are plotted over `step`, a value of their own: the service would
-    refuse to go back to an earlier step of its own.
+    Each attempt adds a folder of the same run id. Values are plotted over `step`, a value of their own: the service
+    would refuse to go back to an earlier step of its own.
     """
 
     kind = "wandb"

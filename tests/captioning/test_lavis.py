@@ -1,4 +1,5 @@
-"""LAVIS in its own environment says the same words from the same weights; its checkpoints convert without running code."""
+"""LAVIS in its own environment says the same words from the same weights; its checkpoints convert without running
+code."""
 
 import os
 import signal

@@ -1,7 +1,7 @@
 """A store that an earlier version wrote is read as it is: only stages whose version was raised compute anything.
 
-`earlier/store.tar.xz` is the store of a run of `earlier/recipe.toml`. When rows change on purpose, record it again: run the
-recipe with an empty store, and pack it without its caches (`indexes`, `parses.sqlite`) and without the run's
+`earlier/store.tar.xz` is the store of a run of `earlier/recipe.toml`. When rows change on purpose, record it again: run
+the recipe with an empty store, and pack it without its caches (`indexes`, `parses.sqlite`) and without the run's
 `records`, which runs of version 0.1.0 do not have.
 """
 

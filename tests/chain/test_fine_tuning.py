@@ -1,4 +1,5 @@
-"""Fine-tuning from another run's weights: on a seeded share, with unseen combinations, and never on images of the test set."""
+"""Fine-tuning from another run's weights: on a seeded share, with unseen combinations, and never on images of the test
+set."""
 
 import shutil
 import signal

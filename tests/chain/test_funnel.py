@@ -1,4 +1,5 @@
-"""Every image, caption, triplet, candidate and label is accounted for: it led to something, or has the reason why not."""
+"""Every image, caption, triplet, candidate and label is accounted for: it led to something, or has the reason why
+not."""
 
 from typing import Any
 

@@ -17,8 +17,8 @@ def _due(root: Path, store: str | Path, *settings: str) -> set[str]:
 
 @pytest.fixture
 def grown(tmp_path: Path) -> Path:
-    """A set of seven images in partitions of four, which has grown from five, with its finished run. So the last partition
-    has fewer images than the first, as partitioning anew would not have it."""
+    """A set of seven images in partitions of four, which has grown from five, with its finished run. So the last
+    partition has fewer images than the first, as partitioning anew would not have it."""
     root = tmp_path / "set"
     recipe = write_small_set(root, 7)
     whole = json.loads((root / "instances.json").read_text())

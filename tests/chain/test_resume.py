@@ -1,5 +1,5 @@
-"""A run that is killed at any stage and started again ends with the bytes of an undisturbed run. So does the commit of each
-real stage at every crash point.
+"""A run that is killed at any stage and started again ends with the bytes of an undisturbed run. So does the commit of
+each real stage at every crash point.
 
 This takes more than a minute: it waits for the tiny chain, runs it again in pieces, and trains on two machines.
 """
@@ -38,8 +38,9 @@ ONE_WORKER = ("run.workers=1",)
 """The undisturbed run has two workers: neither their number nor the crash history may change a byte."""
 
 EVERY = bool(os.environ.get("RLIP_KILLS"))
-"""Set by `make torture`: kill in each stage, visit each crash point with each fault, and run all stages on S3. Otherwise a
-stage of each kind is killed, each stage gets one of the faults in turn, and only pretraining and evaluation run on S3."""
+"""Set by `make torture`: kill in each stage, visit each crash point with each fault, and run all stages on S3.
+Otherwise a stage of each kind is killed, each stage gets one of the faults in turn, and only pretraining and evaluation
+run on S3."""
 TRAININGS = ("train_tagger", "pretrain:pseudo")
 OF_EACH_KIND = ("ingest", "train_tagger", "tag", "pretrain:pseudo")
 

@@ -1,7 +1,7 @@
 """A stand-in for an accelerator: a device of its own to torch that computes on the CPU.
 
-Like a GPU it refuses to compute with tensors of another device, and it counts what costs a GPU time: copies from the host,
-and waits of the host for the device.
+Like a GPU it refuses to compute with tensors of another device, and it counts what costs a GPU time: copies from the
+host, and waits of the host for the device.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ def _of_device(value: Any) -> Any:
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Yields the tensors among an operation's arguments and in their lists. torch's own search takes longer than all else."""
+    """Yields the tensors among an operation's arguments and in their lists. torch's own search takes longer than all
+    else."""
     for value in values:
         if isinstance(value, Tensor):
             yield value
@@ -106,7 +107,8 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def _run(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
-    """Runs an operation on the CPU and returns tensors of the device, if it has operands there or is asked to make some."""
+    """Runs an operation on the CPU and returns tensors of the device, if it has operands there or is asked to make
+    some."""
     operands = list(_tensors((*args, *kwargs.values())))
     ours = [operand for operand in operands if isinstance(operand, StandInTensor)]
     device = kwargs.get("device")
@@ -158,7 +160,8 @@ class _Factories(TorchDispatchMode):
 
 
 class _FromHost(TorchFunctionMode):
-    """Lets functions that make tensors from Python's numbers make them on the device: these don't ask a dispatch mode."""
+    """Lets functions that make tensors from Python's numbers make them on the device: these don't ask a dispatch
+    mode."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -250,7 +253,8 @@ def register() -> None:
 
 @contextmanager
 def standin_device() -> Iterator[torch.device]:
-    """Makes the device known to torch. Inference mode, which takes no wrapped tensors, only turns gradients off meanwhile."""
+    """Makes the device known to torch. Inference mode, which takes no wrapped tensors, only turns gradients off
+    meanwhile."""
     register()
     entered, left = (
         mock.patch.object(torch.inference_mode, "__enter__", _enter),

@@ -1,4 +1,5 @@
-"""Ways of calling an evaluation wrongly: each is refused in words that say why, or gives the right figure all the same."""
+"""Ways of calling an evaluation wrongly: each is refused in words that say why, or gives the right figure all the
+same."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -41,7 +42,8 @@ def pair_of(image: int, number: int, off: float = 0.0) -> tuple[list[float], lis
 
 
 class Files:
-    """A small HICO-DET of 12 images with 3 interactions each, of which detections find all but those of the last image."""
+    """A small HICO-DET of 12 images with 3 interactions each, of which detections find all but those of the last
+    image."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

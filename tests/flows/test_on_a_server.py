@@ -1,7 +1,7 @@
 """Flows on a real server with a password: in this process, and as deployments on workers that are cancelled or killed.
 
-Its database is PostgreSQL, as in production, or SQLite where that is not installed. The server is started once, and a run that
-waits goes on beside others, since each process that imports Prefect takes seconds.
+Its database is PostgreSQL, as in production, or SQLite where that is not installed. The server is started once, and a
+run that waits goes on beside others, since each process that imports Prefect takes seconds.
 """
 
 import json
@@ -126,7 +126,8 @@ def other() -> None:
 
 @pytest.fixture(scope="module")
 def silent(client: SyncPrefectClient) -> Iterator[tuple[Sequence[str], FlowRun, FlowRun, list[str]]]:
-    """Names of the automations, a run of this project and one of another that fell silent, and the subjects of messages.
+    """Names of the automations, a run of this project and one of another that fell silent, and the subjects of
+    messages.
 
     Other tests run during the ten seconds of silence, which are the fewest that Prefect takes.
     """

@@ -1,8 +1,8 @@
 """The rows of a stage may change only with its version; otherwise the store would take old artifacts for new ones.
 
-This covers ingest, caption, parse, tag and shard, but not trainings and the evaluation, whose floats depend on the machine.
-`RLIP_RECORD=1 python -m pytest tests/golden` records the new rows of stages whose version was raised. For a stage that
-only reads other rows than before, delete the recorded file first.
+This covers ingest, caption, parse, tag and shard, but not trainings and the evaluation, whose floats depend on the
+machine. `RLIP_RECORD=1 python -m pytest tests/golden` records the new rows of stages whose version was raised. For a
+stage that only reads other rows than before, delete the recorded file first.
 """
 
 from __future__ import annotations

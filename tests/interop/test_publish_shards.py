@@ -42,8 +42,8 @@ def picture(book: RunBuilder, dataset: str, image_id: int, side: int, form: str)
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The store of a run with two partitions of `toys`, the first with two tars, and one of `extra`, whose first images have
-    no relations."""
+    """The store of a run with two partitions of `toys`, the first with two tars, and one of `extra`, whose first images
+    have no relations."""
     folder = tmp_path_factory.mktemp("packed")
     book = RunBuilder(Run(LocalStore(folder / "store"), "toy"), folder / "pictures")
     for partition, ids, side, form in (
@@ -327,7 +327,8 @@ def _told(relation: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_energon_gets_the_headers_of_samples(folder):
-    """The layout of `.tar.idx`: 64-bit little-endian offsets of the samples' first headers, and of the end of the last."""
+    """The layout of `.tar.idx`: 64-bit little-endian offsets of the samples' first headers, and of the end of the
+    last."""
     for name in TARS:
         index = read_index(folder / name).to_pylist()
         places = np.frombuffer((folder / name.replace(".tar", ".tar.idx")).read_bytes(), "<u8")

@@ -1,8 +1,9 @@
 """The Triton kernels on Triton's interpreter, against the reading on a CPU and the plain one by PyTorch.
 
 `test_deformable_read_triton.py` runs these tests in a process of their own: the interpreter has to be chosen before
-anything imports Triton. What they take is the interpreter's time for each program, and Numba's for each number of channels
-and points that is read on a CPU. So maps are small, and most of what is read there has one such number of each.
+anything imports Triton. What they take is the interpreter's time for each program, and Numba's for each number of
+channels and points that is read on a CPU. So maps are small, and most of what is read there has one such number of
+each.
 """
 
 import math

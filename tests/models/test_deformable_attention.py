@@ -1,4 +1,5 @@
-"""Deformable attention: gradients, bits and edges. test_recordings.py compares what networks read with the authors' code."""
+"""Deformable attention: gradients, bits and edges. test_recordings.py compares what networks read with the authors'
+code."""
 
 import hashlib
 import math

@@ -1,4 +1,5 @@
-"""The view of one image: what belongs together lights up, a choice of labels is tried, verdicts go on in the search's order."""
+"""The view of one image: what belongs together lights up, a choice of labels is tried, verdicts go on in the search's
+order."""
 
 from review_browser import Browser
 from review_runs import BOXES

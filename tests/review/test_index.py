@@ -1,4 +1,5 @@
-"""The index of a run: the same rows however it is built, counts after a crash, and verdicts on the labels that they are about."""
+"""The index of a run: the same rows however it is built, counts after a crash, and verdicts on the labels that they are
+about."""
 
 import re
 import subprocess

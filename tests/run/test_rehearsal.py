@@ -1,4 +1,5 @@
-"""`rlip rehearse` on CPU ranks: every line says what it found, a fault turns its line red, and an estimate uses the speed."""
+"""`rlip rehearse` on CPU ranks: every line says what it found, a fault turns its line red, and an estimate uses the
+speed."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,5 @@
-"""The Ray engine on a real cluster of two nodes: the local engine's digests, whatever dies, and clear words before work."""
+"""The Ray engine on a real cluster of two nodes: the local engine's digests, whatever dies, and clear words before
+work."""
 
 import socket
 from collections.abc import Iterator

@@ -1,4 +1,5 @@
-"""Bad input to a store: each mistake gives one message with what is wrong and the remedy. Nothing outside is touched."""
+"""Bad input to a store: each mistake gives one message with what is wrong and the remedy. Nothing outside is
+touched."""
 
 from typing import Any
 

@@ -1,5 +1,5 @@
-"""A store on an object store: wherever a run stops or fails, there are only whole artifacts, and the next run, on the same
-machine or another, ends like an undisturbed one."""
+"""A store on an object store: wherever a run stops or fails, there are only whole artifacts, and the next run, on the
+same machine or another, ends like an undisturbed one."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""Tar shards: equal bytes for equal samples, read by offset and by other readers; of hostile tars nothing is believed."""
+"""Tar shards: equal bytes for equal samples, read by offset and by other readers; of hostile tars nothing is
+believed."""
 
 import errno
 import io

@@ -1,11 +1,10 @@
 """A stand-in for the trainer: a real process group that sums in a loop, with faults that the environment orders.
 
-FAULT is JSON: {"rank": 1, "steps": [3], "what": "kill", "always": false}. A step's fault happens once unless `always` is set.
-With "stranger" at step 0, the rank takes part as someone who does not know the secret of the meeting.
-With "warn", rank 0 also reports a warning at its steps.
-With "late", a rank that fails leaves its peers before its process ends, so that theirs end first.
-Steps take long enough for a test to disturb them, except where a training goes on from a checkpoint.
-With STOP=all, the ranks stop only when every one of them was asked to.
+FAULT is JSON: {"rank": 1, "steps": [3], "what": "kill", "always": false}. A step's fault happens once unless `always`
+is set. With "stranger" at step 0, the rank takes part as someone who does not know the secret of the meeting. With
+"warn", rank 0 also reports a warning at its steps. With "late", a rank that fails leaves its peers before its process
+ends, so that theirs end first. Steps take long enough for a test to disturb them, except where a training goes on from
+a checkpoint. With STOP=all, the ranks stop only when every one of them was asked to.
 """
 
 import json

@@ -1,4 +1,5 @@
-"""The batch script for Slurm, checked by bash and run with stand-ins for its commands and for `rlip`, which note their words."""
+"""The batch script for Slurm, checked by bash and run with stand-ins for its commands and for `rlip`, which note their
+words."""
 
 import os
 import signal

@@ -58,8 +58,8 @@ def stream_lists(
     """Yields the elements of the lists `names` of a JSON object with the name of their list, in file order.
 
     Lists that are `optional` may be missing; `others` may also be no lists, and are then yielded whole. Further fields
-    are skipped. `report` gets the share of the file that has been read, 0 to 1. Raises `AnnotationError` on reaching the
-    error, or at the end when a list is missing.
+    are skipped. `report` gets the share of the file that has been read, 0 to 1. Raises `AnnotationError` on reaching
+    the error, or at the end when a list is missing.
     """
     missing = set(names)
     with _object(path, expected, report) as text:

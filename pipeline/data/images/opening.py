@@ -89,8 +89,8 @@ class ImageLimits(Settings):
 
 
 LOOSEST_LIMITS = ImageLimits(max_pixels=PILLOW_WARNS_ABOVE, max_side=PILLOW_WARNS_ABOVE, min_side=1, max_bytes=2**30)
-"""For images that `ingest` has accepted, since a recipe's limits may be wider than their defaults. 1 GiB is more than the
-largest image takes uncompressed."""
+"""For images that `ingest` has accepted, since a recipe's limits may be wider than their defaults. 1 GiB is more than
+the largest image takes uncompressed."""
 
 
 class BadImage(Exception):

@@ -1,7 +1,7 @@
 """Reads the public formats of detections: JSON lists of pairs, and of images with a score for every pair and predicate.
 
-A pair is {image, box_h, box_o, object_coco80, verb, score}, of a person and a COCO category. An image is {boxes, labels,
-verb_scores, sub_ids, obj_ids}, as the networks of RLIPv2, QPIC and their relatives give it.
+A pair is {image, box_h, box_o, object_coco80, verb, score}, of a person and a COCO category. An image is {boxes,
+labels, verb_scores, sub_ids, obj_ids}, as the networks of RLIPv2, QPIC and their relatives give it.
 """
 
 from __future__ import annotations

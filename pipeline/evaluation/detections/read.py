@@ -63,8 +63,9 @@ def read_detections(
     `allow_missing`, images that the file lacks have no detections; with `drop_faulty`, faulty rows are left out and
     counted. Both are an error otherwise.
 
-    Without a limit `per_image`, only pairs that can count for scene graphs are kept (`that_count`). Of the formats with a
-    limit, only that with `verb_scores` for every pair and predicate uses it and `allowed`, as `read_score_matrices` does.
+    Without a limit `per_image`, only pairs that can count for scene graphs are kept (`that_count`). Of the formats with
+    a limit, only that with `verb_scores` for every pair and predicate uses it and `allowed`, as `read_score_matrices`
+    does.
 
     If boxes of the ground truth are shares of the image, the row's width and height make them pixels, the unit of all
     rules. Raises `FatalError` for these errors, for a file of another kind, names that do not fit at all, and images
@@ -126,8 +127,8 @@ _UNKNOWN, _AGAIN, _MISMATCH, _RESIZED = -1, -2, -3, -4
 def _over_truth(
     content: DetectionsContent, truth: GroundTruth, *, allow_missing: bool, drop_faulty: bool
 ) -> DetectionSet:
-    """Keeps what fits the ground truth. Raises `FatalError` for the rest, unless the two flags say otherwise, if no name
-    fits, and if true boxes are shares of an image of unknown size."""
+    """Keeps what fits the ground truth. Raises `FatalError` for the rest, unless the two flags say otherwise, if no
+    name fits, and if true boxes are shares of an image of unknown size."""
     columns = Relations.joined(content.parts or [Relations.of(())])
     content.parts.clear()
     places = _image_places(content, truth)

@@ -33,7 +33,8 @@ _READ = DETECTIONS.append(pa.field("masks", pa.list_(_RLE)))
 
 
 def read_parquet(content: DetectionsContent) -> None:
-    """Reads `DETECTIONS` as Parquet; width and height may be absent, masks present. Raises `FatalError` for another file."""
+    """Reads `DETECTIONS` as Parquet; width and height may be absent, masks present. Raises `FatalError` for another
+    file."""
     path = content.path
     try:
         file = pq.ParquetFile(path)
@@ -122,7 +123,8 @@ def _add(content: DetectionsContent, table: pa.Table) -> None:
 
 
 def _masks(content: DetectionsContent, lists: pa.ChunkedArray, box_counts: Integers) -> Masks | None:
-    """The mask of each box; None if there are boxes and no masks. Raises `FatalError` unless every box has a valid one."""
+    """The mask of each box; None if there are boxes and no masks. Raises `FatalError` unless every box has a valid
+    one."""
     if box_counts.any() and lists.null_count == len(lists):
         return None
     masks = pc.list_flatten(lists).to_pylist()

@@ -97,8 +97,8 @@ class RayEngine(Engine):
         room = room_for(nodes, self._resources)
         workers = room if most is None else most
         super().__init__(workers, progress, min(least, workers))
-        # The same threads as in a process of the local engine. Actors compute in a thread of their own, whose heap would
-        # give large blocks back (see `keep_freed_memory`).
+        # The same threads as in a process of the local engine. Actors compute in a thread of their own, whose heap
+        # would give large blocks back (see `keep_freed_memory`).
         variables = {**dict.fromkeys(THREADS, "1"), "MALLOC_ARENA_MAX": "1"}
         if not self._resources.gpus:
             variables["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides GPUs only from actors that have some

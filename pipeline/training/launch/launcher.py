@@ -1,5 +1,5 @@
-"""Runs a training run on the coordinator: prepares it, starts the ranks of all nodes, restarts them when one is lost, and
-collects the results.
+"""Runs a training run on the coordinator: prepares it, starts the ranks of all nodes, restarts them when one is lost,
+and collects the results.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def launch(config: TrainConfig, report: ReportProgress) -> Summary:
         if not (config.work / SUMMARY).is_file():
             raise log.given_up("the training run stopped before its last step")
     summary = Summary.model_validate_json((config.work / SUMMARY).read_bytes())
-    # The last round began at the last restart, but the time is that of all rounds. If the newest checkpoint was damaged,
-    # they began before it.
+    # The last round began at the last restart, but the time is that of all rounds. If the newest checkpoint was
+    # damaged, they began before it.
     seen = max(summary.images_seen, (summary.steps - began) * settings.batch)
     return summary.model_copy(update={"images_seen": seen})
 
