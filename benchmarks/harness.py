@@ -39,7 +39,9 @@ class Row:
         if self.ours is None and self.peer is None:
             return f"{self.name:64}  {self.note}"
         ratio = "" if self.ratio is None else f"{self.ratio:.3g}x"
-        return f"{self.name:64}{_short(self.ours):>10}{_short(self.peer):>10} {self.unit:13}{ratio:>7}  {self.note}".rstrip()
+        return (
+            f"{self.name:64}{_short(self.ours):>10}{_short(self.peer):>10} {self.unit:13}{ratio:>7}  {self.note}"
+        ).rstrip()
 
 
 def _short(value: float | None) -> str:

@@ -17,9 +17,9 @@ from typing import Any
 
 SIDE = 32
 VERBS = (
-    "riding", "holding", "carrying", "wearing", "watching", "eating", "pulling", "pushing", "throwing", "kicking", "washing",
-    "sitting on", "standing on", "lying on", "walking with", "looking at", "leaning on", "hanging on", "standing next to",
-    "standing behind", "sitting in", "standing under", "playing with", "jumping over",
+    "riding", "holding", "carrying", "wearing", "watching", "eating", "pulling", "pushing", "throwing", "kicking",
+    "washing", "sitting on", "standing on", "lying on", "walking with", "looking at", "leaning on", "hanging on",
+    "standing next to", "standing behind", "sitting in", "standing under", "playing with", "jumping over",
 )  # fmt: skip
 
 

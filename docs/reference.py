@@ -54,13 +54,17 @@ def settings_page() -> str:
     """The sections of a recipe, with every setting, its default and whether it decides rows."""
     lines = [
         MADE, "", "# Settings", "",
-        "Every setting of a recipe, by section, with its default or, if it has none, its type in parentheses. A ● marks",
-        "settings that decide rows: changing one recomputes its stage and any later stage whose input changes. Models and",
-        "other input files decide rows by their content. Other settings (paths, batch sizes, devices, workers) change no",
+        "Every setting of a recipe, by section, with its default or, if it has none, its type in parentheses. A ● "
+        "marks",
+        "settings that decide rows: changing one recomputes its stage and any later stage whose input changes. Models "
+        "and",
+        "other input files decide rows by their content. Other settings (paths, batch sizes, devices, workers) change "
+        "no",
         "row. `rlip run RECIPE --set shard.threshold=0.3` overrides a setting for a single run.",
         "",
         "Relative paths start at the current folder, or at the recipe's if they exist only there. Those of sources,",
-        "`caption.recorded`, `shard.exclude`, `shard.verdicts`, `split` and `evaluate.vcoco` start at `data.root`. `~/` is",
+        "`caption.recorded`, `shard.exclude`, `shard.verdicts`, `split` and `evaluate.vcoco` start at `data.root`. "
+        "`~/` is",
         "the home folder.",
     ]  # fmt: skip
     sections = list(_sections(Recipe, "", keyed=False, seen=set()))
@@ -97,8 +101,10 @@ def api_page() -> str:
     lines = [
         MADE, "", "# Python", "",
         "`import rlip` is lazy: a name is imported when it is first used. Invalid input raises",
-        "`rlip.Error`, whose message says what to do. Tables are pyarrow's; `.to_pandas()` converts them. In a notebook,",
-        "runs and stores appear as tables, predictions and explanations as drawn images. Progress bars need ipywidgets.",
+        "`rlip.Error`, whose message says what to do. Tables are pyarrow's; `.to_pandas()` converts them. In a "
+        "notebook,",
+        "runs and stores appear as tables, predictions and explanations as drawn images. Progress bars need "
+        "ipywidgets.",
     ]  # fmt: skip
     for name in rlip.__all__:
         found = getattr(rlip, name)
@@ -111,7 +117,8 @@ def api_page() -> str:
     lines += [
         "", "## Plug-ins", "",
         "A package registers a plug-in in a group of entry points, under the name that recipes and commands use.",
-        "[examples/plugin](../examples/plugin) adds a captioner and an export. `rlip.plugins` has the classes below and the",
+        "[examples/plugin](../examples/plugin) adds a captioner and an export. `rlip.plugins` has the classes below "
+        "and the",
         "types of their arguments and results.",
     ]  # fmt: skip
     for group, classes in PLUGINS.items():

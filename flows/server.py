@@ -78,13 +78,14 @@ class TemporaryServer:
                 log = (self._home / "server.log").read_text(errors="replace")
                 if unknown := re.search(r"Can't locate revision identified by '(\w+)'", log):
                     raise FatalError(
-                        f"{self._home / DATABASE}: a newer Prefect wrote this database (revision {unknown[1]}) than the "
-                        f"installed {importlib.metadata.version('prefect')}; install the newer one, or move the database "
-                        "away: the store does not need it, and Prefect creates a new one"
+                        f"{self._home / DATABASE}: a newer Prefect wrote this database (revision {unknown[1]}) than "
+                        f"the installed {importlib.metadata.version('prefect')}; install the newer one, or move the "
+                        "database away: the store does not need it, and Prefect creates a new one"
                     )
                 raise FatalError(
                     f"Prefect's temporary server did not start at {self.address} (log: {self._home / 'server.log'}). "
-                    f"Set PREFECT_API_URL to a running server, or run without Prefect with --direct.\n{log[-1500:].strip()}"
+                    "Set PREFECT_API_URL to a running server, or run without Prefect with --direct.\n"
+                    f"{log[-1500:].strip()}"
                 )
             time.sleep(0.1)
         self._lock.close()

@@ -236,7 +236,8 @@ def _read_as(held: pa.Array, wanted: pa.DataType, path: str, where: str, stage: 
         unknown = {field.name for field in held.type} - {field.name for field in wanted}
         if unknown:
             raise FatalError(
-                f"{where}: column {path}.{min(unknown)} is from another version of rlip; upgrade rlip or {_again(stage)}"
+                f"{where}: column {path}.{min(unknown)} is from another version of rlip; upgrade rlip or "
+                f"{_again(stage)}"
             )
         children = [_field(held, field, f"{path}.{field.name}", where, stage) for field in wanted]
         return pa.StructArray.from_arrays(children, fields=list(wanted), mask=held.is_null())

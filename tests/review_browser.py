@@ -229,7 +229,8 @@ class Browser:
         source = Path(str(distribution("axe-playwright-python").locate_file("axe_playwright_python/axe.min.js")))
         self.driver.execute_cdp_cmd("Runtime.evaluate", {"expression": source.read_text()})
         found = self.driver.execute_async_script(
-            "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(done, (e) => done({error: `${e}`}))"
+            "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(done, "
+            "(e) => done({error: `${e}`}))"
         )
         return [
             f"{rule['impact']} {rule['id']}: {node['html'][:200]} {node['failureSummary'][:300]}"

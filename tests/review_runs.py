@@ -97,7 +97,8 @@ def _triplets(number: int, words: Words) -> dict[str, Any]:
         spans = {"subject": (0, first), "predicate": (first + 1, second), "object": (second + 1, len(text))}
         rows.append(
             {
-                **{f"{role}_{end}": at for role, span in spans.items() for end, at in zip(("start", "end"), span, strict=True)},
+                **{f"{role}_{end}": at for role, span in spans.items()
+                   for end, at in zip(("start", "end"), span, strict=True)},
                 **{name: value for role, value in (("subject", subject), ("predicate", predicate), ("object", rest))
                    for name, value in ((role, value), (f"{role}_lemma", value))},
                 "caption": place, "rule": "hand",

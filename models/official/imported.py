@@ -74,8 +74,8 @@ def import_state(
     kind = kind_of(checkpoint.state)
     if kind is None:
         raise WeightsError(
-            f"{checkpoint.path}: unsupported architecture; expected {', '.join(kind.value for kind in Architecture)}; its "
-            f"parameters begin with {', '.join(sorted(checkpoint.state)[:3]) or 'nothing'}"
+            f"{checkpoint.path}: unsupported architecture; expected {', '.join(kind.value for kind in Architecture)}; "
+            f"its parameters begin with {', '.join(sorted(checkpoint.state)[:3]) or 'nothing'}"
         )
     if text_folder is not None and not kind.detector:
         raise WeightsError(f"{checkpoint.path}: a {kind.value} has its own text encoder; omit --text")

@@ -19,8 +19,8 @@ from pipeline.runtime.settings import file_read
 from pipeline.runtime.stage import Rejected, named_files
 
 PROMPT = (
-    "List the relations between the objects in this image: what people and things do to each other, hold, wear or ride, "
-    "and where they are. Write one short sentence with one subject and one object per line, and nothing else."
+    "List the relations between the objects in this image: what people and things do to each other, hold, wear or "
+    "ride, and where they are. Write one short sentence with one subject and one object per line, and nothing else."
 )
 _MARKER = re.compile(r"^([-*•]+|\d{1,3}[.)](?!\d))\s*")
 """What begins an item of a list. The number of "2 dogs" is part of the caption."""

@@ -77,8 +77,8 @@ def find_lavis_python(python: Path) -> Path:
     """Find the Python of LAVIS's environment. Raises `FatalError` that says how to build it."""
     if not python.is_file():
         raise FatalError(
-            f"{python}: no such file (setting: lavis_python); captioner 'lavis' needs the Python of LAVIS's environment "
-            "there. Run `make lavis-env`, or set captioner to 'blip', which needs no such environment"
+            f"{python}: no such file (setting: lavis_python); captioner 'lavis' needs the Python of LAVIS's "
+            "environment there. Run `make lavis-env`, or set captioner to 'blip', which needs no such environment"
         )
     return python
 

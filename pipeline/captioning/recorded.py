@@ -90,8 +90,8 @@ class RecordedCaptioner:
             reasons = Counter(reject.reason for reject in self.rejects)
             listed = ", ".join(f"{reason}: {number}" for reason, number in reasons.most_common())
             raise FatalError(
-                f"caption.recorded: none of the captions belongs to a labelled image ({listed or 'all have different ids'}); "
-                f"expected the ids of the datasets' images in {EXPECTED}"
+                "caption.recorded: none of the captions belongs to a labelled image "
+                f"({listed or 'all have different ids'}); expected the ids of the datasets' images in {EXPECTED}"
             )
 
     def _add(self, stated_id: Any, stated: Any, caption: Caption) -> None:

@@ -216,8 +216,8 @@ def score(
         Literal["full", "1%", "10%"],
         typer.Option(
             "--setting",
-            help="hico-det: share of the training images that the network was fine-tuned on; selects the published results to "
-            "compare with.",
+            help="hico-det: share of the training images that the network was fine-tuned on; selects the published "
+            "results to compare with.",
         ),
     ] = "full",
     validity: Annotated[
@@ -262,9 +262,9 @@ def score(
     """Score a detections file by the rules of a public benchmark."""
     given = {
         "--known-object": known_object, "--interactions": interactions, "--rare": rare, "--split": split,
-        "--validity": validity, "--no-suppression": no_suppression, "--verified": verified, "--boxes-given": boxes_given,
-        "--absent-as-zero": absent_as_zero, "--seen": seen, "--format": format_name, "--masks": masks,
-        "--subject": subject != "person", "--setting": setting != "full",
+        "--validity": validity, "--no-suppression": no_suppression, "--verified": verified,
+        "--boxes-given": boxes_given, "--absent-as-zero": absent_as_zero, "--seen": seen, "--format": format_name,
+        "--masks": masks, "--subject": subject != "person", "--setting": setting != "full",
     }  # fmt: skip
     for option, value in given.items():
         if value and benchmark not in USED_BY[option]:
@@ -319,8 +319,8 @@ def score(
                     and len({tuple(np.unique(each.model.predicted.image)) for each in scored}) > 1
                 ):
                     raise FatalError(
-                        "--official: PSG's evaluator leaves out images without predictions, which differ between these models; "
-                        "omit --official"
+                        "--official: PSG's evaluator leaves out images without predictions, which differ between these "
+                        "models; omit --official"
                     )
                 comparison = compare(
                     _published_name(benchmark, options.masks),
@@ -411,9 +411,9 @@ def _cut_pairs(path: Path, predicted: Relations) -> str:
     if pairs[counts == PER_IMAGE].min() == PER_IMAGE:
         return ""
     return (
-        f"{path}: some images have {PER_IMAGE} relations of fewer pairs; if the file was cut to {PER_IMAGE}, recalls with one "
-        "predicate per pair are lower bounds; `rlip predict --per-image 5000` writes more, and `evaluate.metrics` in a "
-        "recipe scores all"
+        f"{path}: some images have {PER_IMAGE} relations of fewer pairs; if the file was cut to {PER_IMAGE}, recalls "
+        "with one predicate per pair are lower bounds; `rlip predict --per-image 5000` writes more, and "
+        "`evaluate.metrics` in a recipe scores all"
     )
 
 
@@ -498,7 +498,8 @@ def _with_files(
         of_rare = split_of_positions("rare", read_positions(rare), triplets).unseen
         if len(triplets) == HICO_TRIPLETS and not published_split("UC-RF", triplets).unseen <= of_rare:
             raise FatalError(
-                f"{rare}: lacks interactions that are rare in HICO-DET; it must count from 0, in the order of {interactions}"
+                f"{rare}: lacks interactions that are rare in HICO-DET; it must count from 0, in the order of "
+                f"{interactions}"
             )
     return replace(options, validity=_validity(validity, truth), rare=of_rare, split=_split(split, triplets))
 

@@ -245,10 +245,16 @@ def _only_run(store: Store) -> Run:
 
 def _lines(trace: ImageTrace) -> Iterator[str]:
     row = trace.image
-    yield f"image {row['dataset']}/{row['image_id']}: {row['uri']}, {row['width']}x{row['height']}, digest {row['digest'][:12]}"
+    yield (
+        f"image {row['dataset']}/{row['image_id']}: {row['uri']}, {row['width']}x{row['height']}, "
+        f"digest {row['digest'][:12]}"
+    )
     yield f"  in partition {trace.partition} of run {trace.run}"
     for number, box in enumerate(row["boxes"]):
-        yield f"  box #{number} {sanitise(box['category'])} at {box['x']:.0f},{box['y']:.0f}, {box['w']:.0f}x{box['h']:.0f}"
+        yield (
+            f"  box #{number} {sanitise(box['category'])} at {box['x']:.0f},{box['y']:.0f}, "
+            f"{box['w']:.0f}x{box['h']:.0f}"
+        )
     made_by = ", ".join(f"{role} {digest[:12]}" for role, digest in trace.captioner.items())
     yield f"{len(trace.captions)} captions" + (f" by {made_by}" if made_by else "")
     for caption in trace.captions:

@@ -21,8 +21,8 @@ def export(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help=f"One of {', '.join(plugin_names('exports'))}. official: the files of the RLIPv2 authors; hf: Hugging Face "
-            "datasets; cooccurrence: for tag.cooccurrence.",
+            help=f"One of {', '.join(plugin_names('exports'))}. official: the files of the RLIPv2 authors; hf: Hugging "
+            "Face datasets; cooccurrence: for tag.cooccurrence.",
         ),
     ] = "official",
     out: Annotated[Path | None, typer.Option("--out", help="A new folder; out/export/RUN-FORMAT if omitted.")] = None,

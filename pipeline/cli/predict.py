@@ -69,7 +69,8 @@ def predict(
         bool,
         typer.Option(
             "--assume-subject",
-            help="Give every subject the name in --subject and exclude none, e.g. for weights fine-tuned by the authors.",
+            help="Give every subject the name in --subject and exclude none, e.g. for weights fine-tuned by the "
+            "authors.",
         ),
     ] = False,
     image_size: Annotated[
@@ -133,8 +134,8 @@ def predict(
             raise FatalError(f"none of {len(files)} images can be read: {_listed(left_out)}")
     if subject is not None and subjects[True] < FEW_SUBJECTS * subjects.total():
         console.print(
-            f"--subject {subject}: the network gives {subjects[False]:,} of {subjects.total():,} subjects another name, so "
-            "their relations are excluded; for weights fine-tuned by RLIPv2's authors, add --assume-subject",
+            f"--subject {subject}: the network gives {subjects[False]:,} of {subjects.total():,} subjects another "
+            "name, so their relations are excluded; for weights fine-tuned by RLIPv2's authors, add --assume-subject",
             highlight=False,
             soft_wrap=True,
         )

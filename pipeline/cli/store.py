@@ -416,8 +416,9 @@ def _place_ahead(
     is_here, is_there = (bool(a) and max(a) not in b for a, b in ((ours, theirs), (theirs, ours)))
     if is_here and is_there:
         raise FatalError(
-            f"{run.store.address} and {remote.url} hold different runs named {run.folder.name!r}, or the run was continued "
-            "in both places; run the recipe of one under another name (--set name=...), which reuses its artifacts"
+            f"{run.store.address} and {remote.url} hold different runs named {run.folder.name!r}, or the run was "
+            "continued in both places; run the recipe of one under another name (--set name=...), which reuses its "
+            "artifacts"
         )
     return "here" if is_here else "there" if is_there else "neither"
 

@@ -57,9 +57,9 @@ def map_names(names: Sequence[str], categories: Sequence[str]) -> list[str | Non
     mapped = [_category(name, categories) for name in names]
     if not any(mapped):
         raise FatalError(
-            f"detect.categories: none of the detector's {len(names)} names fits any of the {len(categories)} categories. The "
-            f"detector has: {_listed(names)}. The recipe asks for: {_listed(categories)}. Choose another detector or other "
-            "categories, or leave the categories out to get the detector's names"
+            f"detect.categories: none of the detector's {len(names)} names fits any of the {len(categories)} "
+            f"categories. The detector has: {_listed(names)}. The recipe asks for: {_listed(categories)}. Choose "
+            "another detector or other categories, or leave the categories out to get the detector's names"
         )
     return mapped
 

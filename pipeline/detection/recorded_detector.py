@@ -17,8 +17,8 @@ from pipeline.evaluation.detection import Detections
 from storage.errors import FatalError
 
 EXPECTED = (
-    "COCO instances with scores: images {id, file_name}, annotations {image_id, category_id, bbox, score}, categories {id, "
-    "name}; pycocotools joins results with them: COCO(instances).loadRes(results).dataset"
+    "COCO instances with scores: images {id, file_name}, annotations {image_id, category_id, bbox, score}, categories "
+    "{id, name}; pycocotools joins results with them: COCO(instances).loadRes(results).dataset"
 )
 
 
@@ -74,8 +74,8 @@ class RecordedDetector(FileDetector):
         stated = self._sizes[image_id]
         if all(stated) and stated != size:
             raise FatalError(
-                f"detector {self._path}: image {uri!r} has {stated[0]}x{stated[1]} pixels there, but {size[0]}x{size[1]} as "
-                "it is read here, upright; detect its boxes in such images"
+                f"detector {self._path}: image {uri!r} has {stated[0]}x{stated[1]} pixels there, but "
+                f"{size[0]}x{size[1]} as it is read here, upright; detect its boxes in such images"
             )
         rows = self._rows.get(image_id, ())
         boxes = np.array([row[:4] for row in rows], np.float64).reshape(-1, 4)

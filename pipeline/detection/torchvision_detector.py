@@ -67,7 +67,7 @@ def _network(path: Path) -> str:
     fitting = [name for name in known if path.name.startswith(f"{name}_coco")]
     if not fitting:
         raise FatalError(
-            f"detector {path}: its name identifies no detector of torchvision ({', '.join(sorted(known))}); keep the name that "
-            "the file was downloaded with, e.g. fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth"
+            f"detector {path}: its name identifies no detector of torchvision ({', '.join(sorted(known))}); keep the "
+            "name that the file was downloaded with, e.g. fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth"
         )
     return max(fitting, key=len)

@@ -62,8 +62,8 @@ def load_model(folder: Path, processors: Any, models: Any, device: torch.device)
     except Exception as error:  # a faulty folder shows as any kind of error
         reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise FatalError(
-            f"detector {folder}: transformers can't load it for object detection ({reason[:300]}); name a folder of RT-DETR, "
-            "D-FINE, DETR, Deformable DETR, Grounding DINO, OWL-ViT or OWLv2 (setting: detect.weights)"
+            f"detector {folder}: transformers can't load it for object detection ({reason[:300]}); name a folder of "
+            "RT-DETR, D-FINE, DETR, Deformable DETR, Grounding DINO, OWL-ViT or OWLv2 (setting: detect.weights)"
         ) from error
 
 

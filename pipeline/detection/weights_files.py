@@ -21,7 +21,8 @@ NAMES_SUFFIX, PIPELINE = ".names", "pipeline.json"
 weights beyond 2 GB."""
 _WAYS = (
     f"Either set detect.weights to a folder with {CONFIG}, {PROCESSOR} and model.safetensors, to a .safetensors file "
-    "of this project, a .pth file of torchvision or an .onnx file, or set detect.hub = true on a machine with network access"
+    "of this project, a .pth file of torchvision or an .onnx file, or set detect.hub = true on a machine with network "
+    "access"
 )
 ZERO_SHOT = frozenset({"grounding-dino", "mm-grounding-dino", "owlvit", "owlv2"})
 """Model types of detectors that look for any names, and so come with a tokenizer."""

@@ -143,8 +143,9 @@ class GroundTruth:
                     masks[own][self.ends[own] == place] = encode(np.asfortranarray(inside, np.uint8))
             except (BadImage, KeyError, IndexError, TypeError, ValueError) as error:
                 raise FatalError(
-                    f"{annotations}: image {self.uris[position]}: its masks can't be read ({error!r}); `segments_info` must "
-                    "list the segments in the order of `annotations`, and --masks name the folder of panoptic_val2017"
+                    f"{annotations}: image {self.uris[position]}: its masks can't be read ({error!r}); `segments_info` "
+                    "must list the segments in the order of `annotations`, and --masks name the folder of "
+                    "panoptic_val2017"
                 ) from error
         return replace(self, relations=replace(self.relations, masks=masks))
 

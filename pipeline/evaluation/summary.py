@@ -122,8 +122,8 @@ def _measured_caveats(
             (dissection.of_kind(ErrorKind.BACKGROUND) | dissection.of_kind(ErrorKind.PREDICATE))[confident].sum()
         )
         caveats.append(
-            f"Of the {len(confident)} most confident wrong predictions, {unmarked} name a predicate that a true pair lacks, "
-            "or a pair that the truth lacks: where a label is missing, they are right."
+            f"Of the {len(confident)} most confident wrong predictions, {unmarked} name a predicate that a true pair "
+            "lacks, or a pair that the truth lacks: where a label is missing, they are right."
         )
     _, counts = np.unique(truth.triplets, axis=0, return_counts=True)
     if len(counts):

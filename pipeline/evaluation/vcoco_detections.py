@@ -152,8 +152,8 @@ def in_roles(
                 table[place, objects.index(thing)] = roles.index(role)
     if len(table) and (table < 0).all():
         raise ValueError(
-            f"no predicate of the test set is a role of V-COCO; they are {', '.join([*predicates][:5])}, ..., and the roles "
-            f"{', '.join(' '.join(role) for role in truth.roles[:5])}, ..."
+            f"no predicate of the test set is a role of V-COCO; they are {', '.join([*predicates][:5])}, ..., and the "
+            f"roles {', '.join(' '.join(role) for role in truth.roles[:5])}, ..."
         )
     place_of = table[relations.predicates, relations.object_labels]
     known = (place_of >= 0) & of_persons(relations, objects)

@@ -39,7 +39,8 @@ def print_outcome(
         console.print(_variants(figures.variants))
     if figures.share_of_gain is not None:
         console.print(
-            f"Pseudo-labels recover {figures.share_of_gain:.0%} of the gain of ground-truth relations over no relations."
+            f"Pseudo-labels recover {figures.share_of_gain:.0%} of the gain of ground-truth relations over no "
+            "relations."
         )
     if figures.copies:
         console.print(Text(f"{figures.copies:,} images have the same bytes as another; each is labelled separately"))
@@ -82,8 +83,9 @@ def _made(run: Run, figures: Figures) -> Iterator[str]:
         shares = ((each.images, each.kept.share_without) for each in covered)
         some = sum(images - round(images * without) for images, without in shares if without is not None)
         yield (
-            f"Labels: {labels.kept:,} of {labels.scored or 0:,} are kept; {some:,} of {labels.images:,} images have some, "
-            f"{labels.images - some:,} have none. `rlip export {run.name}` writes them, `rlip query {run.name}` selects some"
+            f"Labels: {labels.kept:,} of {labels.scored or 0:,} are kept; {some:,} of {labels.images:,} images have "
+            f"some, {labels.images - some:,} have none. `rlip export {run.name}` writes them, `rlip query {run.name}` "
+            "selects some"
         )
     for step in (step for step in figures.steps if step.step.startswith("shard:")):
         artifacts = list(run.artifacts(step.step).values())

@@ -150,8 +150,8 @@ def hardest_images(run: Run, datasets: Sequence[str], choice: ChoiceSettings, co
         samples = [sample for sample in ranked if sample.disagreements][:count]
         among = f"{len(judged):,} images with ground-truth relations"
         what = (
-            "the most disagreements: kept labels that are not in the ground truth (✗) and ground-truth relations that were "
-            "not kept (○)."
+            "the most disagreements: kept labels that are not in the ground truth (✗) and ground-truth relations that "
+            "were not kept (○)."
         )
     else:
         ranked = sorted(every, key=lambda sample: -sample.doubt)

@@ -69,8 +69,8 @@ class TeamShares:
                 placed = pa.table({"image": image, "seat": pa.array(chain.from_iterable(seats), pa.int32())})
                 run_with(cursor, f"CREATE OR REPLACE TABLE {LIVE}.shares AS SELECT * FROM placed", placed=placed)
             cursor.execute(
-                f"CREATE OR REPLACE VIEW {LIVE}.honeypots AS SELECT DISTINCT relation, seat FROM {LIVE}.reviewed, (SELECT "
-                f"DISTINCT seat FROM {LIVE}.shares) WHERE queue = '{ADJUDICATION}' AND kind <> 'unsure' "
+                f"CREATE OR REPLACE VIEW {LIVE}.honeypots AS SELECT DISTINCT relation, seat FROM {LIVE}.reviewed, "
+                f"(SELECT DISTINCT seat FROM {LIVE}.shares) WHERE queue = '{ADJUDICATION}' AND kind <> 'unsure' "
                 f"AND hash(relation, seat) % {AGAIN} = 0"
             )
 
@@ -93,12 +93,12 @@ class TeamShares:
         team = self.team or Team(members=(viewer,))
         names = [*team.members, *[""] * (team.size - len(team.members))]
         counted = self._index.rows(
-            "WITH first AS (SELECT relation, image FROM relations JOIN audit USING (relation) WHERE audit.place < $most), "
-            f"asked AS (SELECT relation, seat FROM first JOIN {LIVE}.shares USING (image) UNION "
+            "WITH first AS (SELECT relation, image FROM relations JOIN audit USING (relation) WHERE audit.place "
+            f"< $most), asked AS (SELECT relation, seat FROM first JOIN {LIVE}.shares USING (image) UNION "
             f"SELECT relation, seat FROM first JOIN {LIVE}.honeypots USING (relation)) "
-            "SELECT seat, count(*) AS labels, count(said.relation) AS judged FROM asked LEFT JOIN (SELECT DISTINCT relation, "
-            f"reviewer FROM {LIVE}.reviewed WHERE queue <> '{CLASS}') AS said ON said.relation = asked.relation "
-            "AND said.reviewer = list_extract($names::VARCHAR[], seat + 1) GROUP BY seat",
+            "SELECT seat, count(*) AS labels, count(said.relation) AS judged FROM asked LEFT JOIN (SELECT DISTINCT "
+            f"relation, reviewer FROM {LIVE}.reviewed WHERE queue <> '{CLASS}') AS said ON said.relation "
+            "= asked.relation AND said.reviewer = list_extract($names::VARCHAR[], seat + 1) GROUP BY seat",
             {"names": names, "most": team.labels},
         )
         found = {row["seat"]: (row["labels"], row["judged"]) for row in counted}
@@ -148,8 +148,9 @@ class Audit:
 
 def _draw(index: ReviewIndex, team: Team | None) -> _Population:
     found = index.table(
-        "SELECT relation, number, predicate, confidence, opinion, digest FROM (SELECT * FROM relations WHERE number IS NOT NULL "
-        f"ORDER BY number LIMIT {MOST_AUDITED}) JOIN (SELECT image, digest FROM images) USING (image) ORDER BY number"
+        "SELECT relation, number, predicate, confidence, opinion, digest FROM (SELECT * FROM relations WHERE number IS "
+        f"NOT NULL ORDER BY number LIMIT {MOST_AUDITED}) JOIN (SELECT image, digest FROM images) USING (image) ORDER "
+        "BY number"
     )
     numbers = found["number"].to_numpy()
     relations = found["relation"].to_numpy()

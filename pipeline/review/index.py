@@ -90,7 +90,9 @@ _THREADS = 1
 OFFERED = {
     "datasets": "SELECT DISTINCT dataset AS name, 0 AS often FROM images",
     "predicates": "SELECT predicate AS name, scored AS often FROM predicates",
-    "categories": "SELECT subject_category AS name, 0 AS often FROM relations UNION SELECT object_category, 0 FROM relations",
+    "categories": (
+        "SELECT subject_category AS name, 0 AS often FROM relations UNION SELECT object_category, 0 FROM relations"
+    ),
     "reasons": "SELECT DISTINCT reason AS name, 0 AS often FROM relations WHERE reason IS NOT NULL",
 }
 """What the search form offers, each with its names, the most frequent first."""

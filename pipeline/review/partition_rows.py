@@ -24,8 +24,8 @@ PART_BITS = 32
 """The number of an image or label: its partition's number in the high bits, and its row in the low 32."""
 
 IMAGES = pa.schema({
-    "image": LONG, "part": INT, "row": INT, "dataset": TEXT, "image_id": LONG, "uri": TEXT, "digest": TEXT, "width": INT,
-    "height": INT, "scored": INT, "kept": INT, "captions": TEXT,
+    "image": LONG, "part": INT, "row": INT, "dataset": TEXT, "image_id": LONG, "uri": TEXT, "digest": TEXT,
+    "width": INT, "height": INT, "scored": INT, "kept": INT, "captions": TEXT,
 })  # fmt: skip
 """`row` is the row in the partition's table `images`. `captions` holds the texts, one a line, to search in."""
 

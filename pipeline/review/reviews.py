@@ -70,7 +70,8 @@ class Reviews:
                     cursor.execute(f"DELETE FROM {LIVE}.reviewed_labels")
                 self._standing, self._places = {}, {}
                 copies = self._index.rows(
-                    "SELECT digest, list(image) AS images FROM images WHERE digest <> '' GROUP BY digest HAVING count(*) > 1"
+                    "SELECT digest, list(image) AS images FROM images WHERE digest <> '' GROUP BY digest HAVING "
+                    "count(*) > 1"
                 )
                 self._copies = {row["digest"]: tuple(row["images"]) for row in copies}
             # The log replaces the verdicts on a relation whenever they change, so comparing identities is enough.

@@ -60,8 +60,8 @@ JUDGED = f"SELECT relation FROM {LIVE}.reviewed WHERE reviewer = $viewer"
 MINE = f"{JUDGED} AND queue <> '{CLASS}'"
 """The labels that a viewer judged one by one."""
 CONTESTED = (
-    f"SELECT relation FROM {LIVE}.reviewed WHERE queue <> '{CLASS}' GROUP BY relation HAVING count(DISTINCT answer) > 1 "
-    f"AND NOT bool_or(queue = '{ADJUDICATION}')"
+    f"SELECT relation FROM {LIVE}.reviewed WHERE queue <> '{CLASS}' GROUP BY relation HAVING count(DISTINCT answer) "
+    f"> 1 AND NOT bool_or(queue = '{ADJUDICATION}')"
 )
 """The labels on which reviewers disagree and nobody has settled it."""
 CLASSES = (

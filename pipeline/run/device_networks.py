@@ -60,8 +60,8 @@ BATCHES = 3
 
 
 SMALL: dict[str, Any] = {
-    "backbone": "resnet_w8_1_1_1_1", "width": 64, "feedforward": 128, "encoder_layers": 1, "decoder_layers": 2, "pairs": 10,
-    "fusion_interval": 1, "fusion_width": 64, "fusion_heads": 2,
+    "backbone": "resnet_w8_1_1_1_1", "width": 64, "feedforward": 128, "encoder_layers": 1, "decoder_layers": 2,
+    "pairs": 10, "fusion_interval": 1, "fusion_width": 64, "fusion_heads": 2,
     "text": {"hidden": 64, "layers": 2, "heads": 4, "feedforward": 128, "vocabulary": 400, "max_positions": 40},
 }  # fmt: skip
 TAGGER: dict[str, Any] = {"tagger": True, "architecture": "parsed"}

@@ -340,7 +340,7 @@ def _by_flops(images: int, settings: TrainingSettings) -> tuple[float, str]:
     assert peak is not None, "the GPU is in the table"
     view = view_flops(settings)
     return images * view.flops / (peak * UTILISATION), (
-        f"{-(-images // settings.batch):,} steps, {view.flops / 1e12:.2g} TFLOP an image of {view.width}×{view.height}, "
-        f"{view.padding:.0%} of it padding, at {UTILISATION:.0%} of the {peak / 1e12:g} TFLOP/s of an "
-        f"{GPU.partition('-')[0]} in {precision}; assumed, not measured"
+        f"{-(-images // settings.batch):,} steps, {view.flops / 1e12:.2g} TFLOP an image of "
+        f"{view.width}×{view.height}, {view.padding:.0%} of it padding, at {UTILISATION:.0%} of the {peak / 1e12:g} "
+        f"TFLOP/s of an {GPU.partition('-')[0]} in {precision}; assumed, not measured"
     )

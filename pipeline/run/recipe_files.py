@@ -116,14 +116,14 @@ def _doubts(recipe: Recipe, read: RecipeValues) -> Iterator[str]:
     for number, each in enumerate(recipe.shard.exclude):
         if each.datasets and not set(each.datasets) & set(sources):
             yield (
-                f"{file}: shard.exclude.{number} excludes nothing: no source is named {', '.join(each.datasets)}; sources "
-                f"are {', '.join(sources)}"
+                f"{file}: shard.exclude.{number} excludes nothing: no source is named {', '.join(each.datasets)}; "
+                f"sources are {', '.join(sources)}"
             )
     steps = build_steps(recipe)
     if read.origin("data.label") is None and any(step.stage is TagStage and not step.datasets for step in steps):
         yield (
-            f"{file}: with data.mix or data.test, no dataset is labelled unless data.label names it; set data.label, or "
-            "data.label = [] to label none"
+            f"{file}: with data.mix or data.test, no dataset is labelled unless data.label names it; set data.label, "
+            "or data.label = [] to label none"
         )
     if not any(step.stage is PretrainStage for step in steps):
         return
@@ -136,8 +136,8 @@ def _doubts(recipe: Recipe, read: RecipeValues) -> Iterator[str]:
     chosen = read.origin("pretrain.settings.predicate_form") is not None
     if "given" in variants and recipe.data.test and training.predicate_form == "surface" and not chosen:
         yield (
-            f"{file}: official = true trains with predicates as worded, but data.test is scored with canonical ones; set "
-            'pretrain.settings.predicate_form = "predicate" for fine-tuning, or "surface" to keep it'
+            f"{file}: official = true trains with predicates as worded, but data.test is scored with canonical ones; "
+            'set pretrain.settings.predicate_form = "predicate" for fine-tuning, or "surface" to keep it'
         )
 
 

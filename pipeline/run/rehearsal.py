@@ -132,7 +132,10 @@ class Rehearsal:
         self._first = self._best = ran = self._run({})
         values, parts = ran.tracked, ran.measured["parts"]
         figure = f"{ran}, MFU {values['mfu']:.1%}, " if "mfu" in values else f"{ran}, "
-        figure += f"{values['padding']:.0%} of pixels are padding, {values['data_wait']:.1%} of the time spent waiting for data; "
+        figure += (
+            f"{values['padding']:.0%} of pixels are padding, "
+            f"{values['data_wait']:.1%} of the time spent waiting for data; "
+        )
         figure += ", ".join(f"{part} {seconds / sum(parts.values()):.0%}" for part, seconds in parts.items())
         figure += "".join(
             f"; {waits / STEPS:g} waits per step at {line}" for line, waits in ran.measured["waits"].items()

@@ -226,8 +226,8 @@ def conclude(context: RunContext, outcome: RunOutcome) -> tuple[Figures, Path]:
     if mixed := [step for step, keys in context.recorded.items() if context.run.keys(step) != keys]:
         what = f"run {context.run.name}: another execution has replaced {', '.join(mixed)} in the meantime"
         raise RetryableError(
-            f"{what}, with different settings or data, or `rlip store rm` has removed the run; rename one of the two runs, or "
-            "let the other end first"
+            f"{what}, with different settings or data, or `rlip store rm` has removed the run; rename one of the two "
+            "runs, or let the other end first"
         )
     context.run.note("recipe", context.recipe.model_dump(mode="json"))
     context.run.note("outcome", outcome.as_rows())

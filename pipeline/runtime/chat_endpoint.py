@@ -208,8 +208,8 @@ class ChatEndpoint:
             has_budget = self._options.budget_tokens or self._options.budget_cost
             if has_budget and not answer.fault and not answer.prompt_tokens:
                 raise FatalError(
-                    f"{self._options.base_url} reports no token counts, so no budget of {self._section}.options can stop the "
-                    "run; set budget_tokens and budget_cost to 0 to continue without one"
+                    f"{self._options.base_url} reports no token counts, so no budget of {self._section}.options can "
+                    "stop the run; set budget_tokens and budget_cost to 0 to continue without one"
                 )
             return answer
         except BaseException:
@@ -485,7 +485,8 @@ class Journal:
             yield
         except (sqlite3.Error, OSError) as error:
             raise FatalError(
-                f"{self._path}: {error}; free space, restore the file, or set {self._section}.answers to one on another disk"
+                f"{self._path}: {error}; free space, restore the file, or set {self._section}.answers to one on "
+                "another disk"
             ) from error
 
 

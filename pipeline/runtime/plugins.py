@@ -42,8 +42,9 @@ def load_plugin(group: str, name: str) -> Any:
     if not found:
         known = plugin_names(group)
         raise FatalError(
-            f"no {group.removesuffix('s')} {name!r}{did_you_mean(name, known)}; registered are {', '.join(known) or 'none'}. "
-            "Install the package that provides it, or install rlip again (pip install -e .) if the name is its own"
+            f"no {group.removesuffix('s')} {name!r}{did_you_mean(name, known)}; registered are "
+            f"{', '.join(known) or 'none'}. Install the package that provides it, or install rlip again (pip install "
+            "-e .) if the name is its own"
         )
     if len(found) > 1:
         packages = ", ".join(map(_package, found))

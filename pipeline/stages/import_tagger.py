@@ -52,8 +52,9 @@ class ImportTaggerStage(Stage):
             return found
         if settings.tokenizer is None or not is_tokenizer(settings.tokenizer):
             raise FatalError(
-                f"tag.weights = {settings.weights}: no tokenizer is next to {found[MODEL]} (tokenizer.json, or vocab.json and "
-                "merges.txt); copy its files there, or set train_tagger.tokenizer to its folder, e.g. of roberta-base"
+                f"tag.weights = {settings.weights}: no tokenizer is next to {found[MODEL]} (tokenizer.json, or "
+                "vocab.json and merges.txt); copy its files there, or set train_tagger.tokenizer to its folder, e.g. "
+                "of roberta-base"
             )
         return found | tokenizer_files(settings.tokenizer)
 

@@ -30,7 +30,10 @@ _CHECK_BYTES = 16
 _NAMES = [field.name for field in fields(Triplet)]
 _ROW: Any = tuple[tuple(field.type for field in fields(Triplet))]  # type: ignore[misc]
 _ROWS: TypeAdapter[list[tuple[Any, ...]]] = TypeAdapter(list[_ROW])
-_MAKE = "CREATE TABLE IF NOT EXISTS parsed (parser BLOB, text BLOB, triplets BLOB, PRIMARY KEY (parser, text)) WITHOUT ROWID"
+_MAKE = (
+    "CREATE TABLE IF NOT EXISTS parsed (parser BLOB, text BLOB, triplets BLOB, PRIMARY KEY (parser, text)) WITHOUT "
+    "ROWID"
+)
 _BESIDE = ("-journal", "-wal", "-shm")
 """Ends of the names of files that SQLite writes next to its own. A new file would take up the journal of the old
 one."""

@@ -108,8 +108,8 @@ class SplitStage(Stage):
         if not counts.keys() & set(listed):
             first = ", ".join(" ".join(triplet) for triplet in sorted(counts)[:3]) or "none"
             raise FatalError(
-                f"{path}: no interaction of {self.settings.subject!r} on this list is in the training sets, whose triplets are "
-                f"{first}, ...; check split.subject, and that the list is of the same dataset"
+                f"{path}: no interaction of {self.settings.subject!r} on this list is in the training sets, whose "
+                f"triplets are {first}, ...; check split.subject, and that the list is of the same dataset"
             )
         yield from listed
 

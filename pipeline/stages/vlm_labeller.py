@@ -162,8 +162,8 @@ class VlmLabeller:
         # At temperature 0, all samples are alike.
         if options.samples == 1 or not options.temperature:
             raise FatalError(
-                f"{options.base_url} returns no log-probabilities, and a single response has no probability; set samples "
-                "to 5 or more and temperature to about 1"
+                f"{options.base_url} returns no log-probabilities, and a single response has no probability; set "
+                "samples to 5 or more and temperature to about 1"
             )
         return [
             [float(letter == each) for each in question.letters]

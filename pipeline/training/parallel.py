@@ -137,9 +137,9 @@ class Sharded(Parallel):
         super().__init__(network, ranks, settings)
         if self.micro_batches % ranks.count:
             raise FatalError(
-                f'parallel = "{settings.parallel}": the {self.micro_batches} micro-batches of a step are not a multiple of '
-                f"{ranks.count} processes, but each process must gather weights equally often; change the number of "
-                "processes, batch or micro_batch"
+                f'parallel = "{settings.parallel}": the {self.micro_batches} micro-batches of a step are not a '
+                f"multiple of {ranks.count} processes, but each process must gather weights equally often; change the "
+                "number of processes, batch or micro_batch"
             )
         _show_tensors_in_dataclasses()
         mesh = _mesh(ranks, settings)

@@ -23,8 +23,8 @@ _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 
 DETERMINERS = words("a an the his her its their my your our some this that these those")
 NUMBERS = {
-    "a": 1, "an": 1, "one": 1, "another": 1, "two": 2, "both": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,
-    "eight": 8, "nine": 9, "ten": 10, "eleven": 11, "twelve": 12,
+    "a": 1, "an": 1, "one": 1, "another": 1, "two": 2, "both": 2, "three": 3, "four": 4, "five": 5, "six": 6,
+    "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11, "twelve": 12,
 }  # fmt: skip
 SEVERAL = words("several many few multiple various numerous each every all some these those")
 AUXILIARIES = words("am is are was were be been being")
@@ -61,7 +61,8 @@ CONTAINERS = words("bottle bowl glass box bag cup mug basket vase pot bucket jar
 CARRIERS = words("plate tray platter saucer")
 
 TOOLS = words(
-    "bat racket racquet paddle club stick mallet hammer axe knife fork spoon chopstick chopsticks scissors spatula tongs"
+    "bat racket racquet paddle club stick mallet hammer axe knife fork spoon chopstick chopsticks scissors spatula "
+    "tongs"
 )
 """Instruments of verbs: in "hits a ball with a bat", the ball does not have the bat."""
 

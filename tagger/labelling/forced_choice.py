@@ -20,7 +20,8 @@ from tagger.relation import Relation
 MOST_CHOICES = len(ascii_lowercase) - 1
 """One letter is left for none."""
 INSTRUCTIONS = """\
-The boxes in this image are numbered at their top left corners. Their left, top, right and bottom sides, in thousandths of
+The boxes in this image are numbered at their top left corners. Their left, top, right and bottom sides, in \
+thousandths of
 the image, are
 {boxes}
 What relates the first object of each pair to the second in this image? If several choices are right, take the most

@@ -21,11 +21,13 @@ def check(world: World, run: str) -> dict[str, Any]:
     assert left == {
         "images": asked(world, run, "select count(*) from captions where len(captions) > 0"),
         "captions": asked(
-            world, run, "select count(*) from (select distinct image_id, t.caption from triplets, unnest(triplets) u(t))"
+            world, run,
+            "select count(*) from (select distinct image_id, t.caption from triplets, unnest(triplets) u(t))",
         ),
         "triplets": asked(
             world, run,
-            "select sum(support) from (select distinct image_id, p.mention, p.support from candidates, unnest(pairs) u(p))",
+            "select sum(support) from (select distinct image_id, p.mention, p.support from candidates, unnest(pairs) "
+            "u(p))",
         ),
         "candidates": counts["scored"] - counts["unproposed"],
         "scored": counts["kept"],

@@ -145,8 +145,8 @@ def test_open_images_in_shares_of_the_image(tmp_path, stated):
     for row in found if not stated else ():
         del row["width"], row["height"]  # the images have them
     folder, summary = evaluated(
-        tmp_path, "open-images", "--ground-truth", tmp_path / "vrd.csv", "--file", f"classes={tmp_path / 'classes.csv'}",
-        "--detections", save_json(tmp_path / "found.json", found),
+        tmp_path, "open-images", "--ground-truth", tmp_path / "vrd.csv", "--file",
+        f"classes={tmp_path / 'classes.csv'}", "--detections", save_json(tmp_path / "found.json", found),
     )  # fmt: skip
     # The last person's box shares a column of pixels with the true one. In shares, a side of 1 more would be most of
     # both.

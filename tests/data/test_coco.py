@@ -37,7 +37,8 @@ def test_images_that_share_an_id_get_nobodys_boxes(coco):
     reader, records = read_all(coco(images, [box(1, 18, [1, 2, 3, 4]), box(2, 1, [5, 6, 7.5, 8], 5)]))
     assert [(record.image_id, len(record.boxes)) for record in records] == [(5, 1)]
     assert [(r.image_id, r.reason, r.value) for r in reader.rejects] == [
-        (7, "image id of several files", "a.jpg"), (7, "image id of several files", "b.jpg"), (5, "duplicate image id", "c.jpg"),
+        (7, "image id of several files", "a.jpg"), (7, "image id of several files", "b.jpg"),
+        (5, "duplicate image id", "c.jpg"),
     ]  # fmt: skip
 
 

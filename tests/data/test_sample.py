@@ -68,7 +68,8 @@ def test_rows_without_a_record_do_not_count_in_a_part_of_the_dataset(folder):
     "# official list\n7\n12  # the second\n",
     "[7, 12, 12]",
     '[{"img_id": 7, "file_name": "x.jpg"}, {"file_name": "COCO_000000000012.jpg"}]',
-    '{"images": [{"id": 107, "file_name": "a/COCO_000000000007.jpg"}, {"id": 112, "file_name": "COCO_000000000012.jpg"}]}',
+    '{"images": [{"id": 107, "file_name": "a/COCO_000000000007.jpg"}, '
+    '{"id": 112, "file_name": "COCO_000000000012.jpg"}]}',
 ])  # fmt: skip
 def test_a_list_may_hold_ids_names_or_annotations(folder, written):
     (folder / "list").write_text(written)

@@ -222,7 +222,10 @@ def test_missing_images_are_an_error_unless_they_are_allowed(tmp_path, truth):
 def test_names_that_fit_nothing_are_told_with_those_that_would(tmp_path, truth):
     boxes = [("Mensch", 0.9, 1, 1, 1, 1), ("Tasse", 0.9, 1, 1, 1, 1)]
     path = write_parquet(tmp_path / "a.parquet", [row(7, NAMES[0], boxes=boxes)])
-    expected = "none of its object names.*the file has 'Mensch', 'Tasse'\n  the ground truth has 'cup', 'person', 'dining table'"
+    expected = (
+        "none of its object names.*the file has 'Mensch', 'Tasse'\n"
+        "  the ground truth has 'cup', 'person', 'dining table'"
+    )
     with pytest.raises(FatalError, match=f"(?s){expected}"):
         read_detections(path, truth, allow_missing=True, drop_faulty=True)
 

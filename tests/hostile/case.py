@@ -93,7 +93,8 @@ def instances(images: list[Any] | None = None, annotations: list[Any] | None = N
     first = {"id": 1, "file_name": GOOD, "width": 64, "height": 48}
     box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 4, 20, 30], "iscrowd": 0}
     return {
-        "images": [*(images or []), first], "annotations": [box, *(annotations or [])], "categories": CATEGORIES, **more,
+        "images": [*(images or []), first], "annotations": [box, *(annotations or [])],
+        "categories": CATEGORIES, **more,
     }  # fmt: skip
 
 

@@ -142,7 +142,8 @@ def network(small_config, tokenizer):
 
 
 @pytest.mark.parametrize(("backbone", "norm", "strides"), [
-    ("test_resnet", "batch", (16, 32)), ("test_byobnet", "group", (8, 16, 32)), ("test_efficientnet", "frozen", (16, 32)),
+    ("test_resnet", "batch", (16, 32)), ("test_byobnet", "group", (8, 16, 32)),
+    ("test_efficientnet", "frozen", (16, 32)),
 ])  # fmt: skip
 def test_images_of_any_size_and_aspect_with_any_backbone_and_norm(small_config, tokenizer, backbone, norm, strides):
     config = replace(small_config, backbone=backbone, backbone_norm=norm, backbone_strides=strides)

@@ -275,7 +275,8 @@ def test_the_current_label_is_seen_large_and_zooms_by_keys_and_wheel(window, ser
     assert near[2] < first[2] and near[0] > first[0]
     window.script(
         "const s = document.querySelector('#closeup'); const f = s.getBoundingClientRect();"
-        "s.dispatchEvent(new WheelEvent('wheel', {deltaY: 100, clientX: f.x + f.width / 2, clientY: f.y + f.height / 2}))"
+        "s.dispatchEvent(new WheelEvent('wheel', {deltaY: 100, clientX: f.x + f.width / 2, "
+        "clientY: f.y + f.height / 2}))"
     )
     assert window.script(seen) == pytest.approx(first, abs=1)
     window.press("-", "0")

@@ -16,8 +16,8 @@ PAGES = {
 SCREENS = [(DESKTOP, False), (LAPTOP, True), (PHONE, True)]
 ATTACK = "<img src=x onerror=\"document.title='stolen'\">"
 HOSTILE = [
-    ATTACK, "\"'><script>alert(1)</script>", "{{7*7}} ${7*7} <%= 7 %>", "\u202eevil\u202c right to left", "a\x00b\u2028c",
-    "&lt;b&gt;&amp;",
+    ATTACK, "\"'><script>alert(1)</script>", "{{7*7}} ${7*7} <%= 7 %>", "\u202eevil\u202c right to left",
+    "a\x00b\u2028c", "&lt;b&gt;&amp;",
     "javascript:alert(1)", "é中文🦄",
 ]  # fmt: skip
 LONG = "long " * 1000
@@ -53,7 +53,8 @@ def show(window: Browser, page: str) -> None:
     if window.count("#scroller"):
         window.until(lambda: window.count(".image-row") > 0)
     window.until(lambda: window.script(
-        "return [...document.images].filter((i) => i.getBoundingClientRect().top < innerHeight).every((i) => i.complete)"
+        "return [...document.images].filter((i) => i.getBoundingClientRect().top < innerHeight)"
+        ".every((i) => i.complete)"
     ))  # fmt: skip
 
 

@@ -25,8 +25,8 @@ def visible(window: Browser) -> list[str]:
     found: list[str] = window.script(
         "const list = document.getElementById('scroller').getBoundingClientRect();"
         "return [...document.querySelectorAll('.image-row')].filter((row) => {"
-        "  const {top, bottom} = row.getBoundingClientRect(); return top >= list.top - 1 && bottom <= list.bottom + 1; })"
-        ".map((row) => row.querySelector('b').textContent)"
+        "  const {top, bottom} = row.getBoundingClientRect(); return top >= list.top - 1 && bottom <= list.bottom + 1; "
+        "}).map((row) => row.querySelector('b').textContent)"
     )
     return found
 

@@ -214,7 +214,8 @@ def test_the_search_form_offers_the_most_frequent_predicates_first(book, opened)
     offered = state.index.rows("SELECT kind, name FROM offered ORDER BY kind, place")
     assert [(row["kind"], row["name"]) for row in offered] == [
         ("categories", "horse"), ("categories", "person"), ("datasets", "toys"), ("predicates", "near"),
-        ("predicates", "ride"), ("reasons", "below the threshold"), ("reasons", "the same label in other words is kept"),
+        ("predicates", "ride"), ("reasons", "below the threshold"),
+        ("reasons", "the same label in other words is kept"),
     ]  # fmt: skip
 
 

@@ -42,7 +42,8 @@ def more(book: RunBuilder) -> None:
     found = [(0, "next to", 1, 0.7), (1, "next to", 0, 0.8), (0, "beside", 1, 0.75), (0, "hold", 1, 1.0)]
     found.append((0, "ride", 2, 0.0))
     book.add("tag", "toys/0001", [relations(7, *found), relations(8, (0, "ride", 2, 0.5))],
-             candidates=[pairs(7, (0, "next to", 1, 1), (1, "next to", 0, 1), (0, "hold", 1, 1)), pairs(8)])  # fmt: skip
+             candidates=[pairs(7, (0, "next to", 1, 1), (1, "next to", 0, 1), (0, "hold", 1, 1)),
+                         pairs(8)])  # fmt: skip
 
 
 def test_funnel_and_audit_are_those_of_the_report(labelled, opened):

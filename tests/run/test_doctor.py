@@ -144,8 +144,10 @@ def test_a_captioner_is_looked_into(recipe, tmp_path, root):
     ({"network": {"backbone": "resnet999"}}, "backbone='resnet999': neither a timm model"),
     ({"network": {"backbone": "resnet50", "backbone_strides": [7]}}, "strides"),
     ({"network": SMALL, "pretrained": "scenes/weights/detector/model.safetensors"}, "different shapes, e.g. "),
-    ({"network": SMALL, "pretrained": "scenes/weights/captioner/model.safetensors"}, "none of its .* belongs to this network"),
-    ({"network": SMALL, "pretrained": "README.md", "tokenizer": "scenes/weights/text"}, "pretrained: README.md: not a readable"),
+    ({"network": SMALL, "pretrained": "scenes/weights/captioner/model.safetensors"},
+     "none of its .* belongs to this network"),
+    ({"network": SMALL, "pretrained": "README.md", "tokenizer": "scenes/weights/text"},
+     "pretrained: README.md: not a readable"),
     ({"network": SMALL, "device": "cuda"}, "finds no such GPU"),
 ])  # fmt: skip
 def test_networks_that_can_not_be_trained_stop_a_run_before_work(recipe, root, monkeypatch, settings, message):

@@ -109,7 +109,8 @@ from pydantic import ConfigDict, create_model
 from storage.errors import FatalError
 from storage.json_files import read_json
 from storage.manifest import parse_manifest
-kind, path = create_model("K", __config__=ConfigDict(extra="forbid"), size=(int, ...), names=(list[str], [])), sys.argv[1]
+kind, path = create_model("K", __config__=ConfigDict(extra="forbid"), size=(int, ...), names=(list[str], [])), \
+sys.argv[1]
 for read in (lambda: read_json(Path(path), kind), lambda: parse_manifest(Path(path).read_bytes(), path)):
     try:
         read()

@@ -128,7 +128,8 @@ def test_pauses_differ_so_that_many_workers_do_not_come_back_at_once(monkeypatch
             "s3://b/x: Unable to locate credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
         ),
         (ImportError("Install s3fs"), FatalError, "s3://b/x: Install s3fs; for S3: pip install 'rlip[s3]'"),
-        (aiohttp.ServerDisconnectedError("gone"), RetryableError, "s3://b/x can't be reached (ServerDisconnectedError: gone)"),
+        (aiohttp.ServerDisconnectedError("gone"), RetryableError,
+         "s3://b/x can't be reached (ServerDisconnectedError: gone)"),
         (HTTPClientError(error="cut"), RetryableError,
          "s3://b/x can't be reached (HTTPClientError: An HTTP Client raised an unhandled exception: cut)"),
         (aiohttp.InvalidURL("odd"), FatalError, "s3://b/x: odd; name a folder, s3://bucket/folder or another address"),
@@ -180,7 +181,8 @@ def test_a_bucket_must_exist_and_a_put_says_whether_it_may_replace():
     remote.write("a", b"")
     assert remote.create("a", b"")
     assert LikeS3.asked_s3 == [
-        ("head_bucket", {"Bucket": "nosuch"}), ("nosuch/folder/deep/a", "overwrite"), ("nosuch/folder/deep/a", "create"),
+        ("head_bucket", {"Bucket": "nosuch"}), ("nosuch/folder/deep/a", "overwrite"),
+        ("nosuch/folder/deep/a", "create"),
     ]  # fmt: skip
     Remote("memory://x", LikeS3(), ()).check()
 

@@ -181,26 +181,35 @@ def _rows(ids: list[int]) -> bytes:
 ATTACKS: dict[str, tuple[Callable[[Elsewhere], None], str]] = {
     "step that climbs": (lambda e: e.step(step="../../../../escaped"), r"escaped': not the name of a step"),
     "step with escape codes": (lambda e: e.step(step="a\x1b[2J"), r"not the name of a step"),
-    "partition that climbs": (lambda e: e.step(partitions={"../x": e.caption}), r"'\.\./x': not the name of a partition"),
+    "partition that climbs": (
+        lambda e: e.step(partitions={"../x": e.caption}), r"'\.\./x': not the name of a partition"
+    ),
     "stage that climbs": (lambda e: e.step(stage="../runs"), r"not a stage and a key"),
     "key that climbs": (lambda e: e.step(partitions={"toys/0000": "../../../etc"}), r"not a stage and a key"),
     "step with another seal": (
-        lambda e: e.write("runs/demo/steps/caption.json", sealed_json({"step": "caption"}).replace(b"caption", b"captiom")),
+        lambda e: e.write(
+            "runs/demo/steps/caption.json", sealed_json({"step": "caption"}).replace(b"caption", b"captiom")
+        ),
         r"steps/caption\.json: damaged \(changed since it was written\)",
     ),
     "step of 100,000 levels": (
         lambda e: e.write("runs/demo/steps/caption.json", b"[" * 100_000), r"steps/caption\.json: damaged .*recursion"
     ),
-    "number of 5,000 digits": (lambda e: e.write("runs/demo/recipe.json", b"9" * 5000), r"recipe\.json: damaged .*number"),
+    "number of 5,000 digits": (
+        lambda e: e.write("runs/demo/recipe.json", b"9" * 5000), r"recipe\.json: damaged .*number"
+    ),
     "record with a step that climbs": (
-        lambda e: e.history({"../../x": {"stage": "caption", "partitions": {}}}), r"'\.\./\.\./x': not the name of a step"
+        lambda e: e.history({"../../x": {"stage": "caption", "partitions": {}}}),
+        r"'\.\./\.\./x': not the name of a step",
     ),
     "record without steps": (lambda e: e.write("runs/demo/records/2.json", b"{}"), r"records/2\.json: damaged .*steps"),
     "file that climbs": (lambda e: e.edit(files={"../../evil": {"digest": "0" * 64, "size": 1}}), r"damaged manifest"),
     "file that is the manifest": (
         lambda e: e.edit(files={"manifest.json": {"digest": "0" * 64, "size": 1}}), r"not the name of a data file"
     ),
-    "edited manifest": (lambda e: e.edit(sealed=False, host="other"), r"damaged manifest \(changed since it was written\)"),
+    "edited manifest": (
+        lambda e: e.edit(sealed=False, host="other"), r"damaged manifest \(changed since it was written\)"
+    ),
     "terms of another key": (lambda e: e.edit(terms={"stage": "caption"}), r"refused \(manifest of a different key\)"),
     "key of another artifact": (lambda e: e.edit(key="0" * 64), r"refused \(manifest of a different key\)"),
     "stage of another artifact": (lambda e: e.edit(stage="parse"), r"refused \(manifest of a different key\)"),
@@ -209,7 +218,9 @@ ATTACKS: dict[str, tuple[Callable[[Elsewhere], None], str]] = {
         lambda e: e.edit(files={FILE: {"digest": "../" * 20, "size": 1}}), r"damaged manifest \(files: captions"
     ),
     "false size": (lambda e: e.poison(_rows([1, 2]), size=7), r"captions\.parquet is damaged"),
-    "size below zero": (lambda e: e.poison(_rows([1, 2]), size=-1), r"damaged manifest \(files: captions\.parquet: size"),
+    "size below zero": (
+        lambda e: e.poison(_rows([1, 2]), size=-1), r"damaged manifest \(files: captions\.parquet: size"
+    ),
     "more rows than said": (lambda e: e.poison(_rows([1, 2, 3])), r"has 3 rows, and its manifest says 2"),
     "other columns": (
         lambda e: e.poison(table_bytes(pa.table({"image_id": [1, 2], "sql": ["x", "y"]}))), r"column captions\.\w+"

@@ -276,14 +276,15 @@ def test_order_and_repeats_do_not_matter(parser) -> None:
 
 
 ODD = [
-    "رجل يركب حصانا", "a man ‮riding a‬ horse", "שולחן on a table", "<p>a man</p><script>riding</script> a horse", "&lt;man&gt;",
-    "a man 👨‍👩‍👧 riding 🐎 a horse", "\u0301\u0301 a man on a horse", "ａ ｍａｎ ｏｎ ａ ｈｏｒｓｅ", "\ufeffa man on a horse",
-    "a\r\nman\r\non\r\na horse",
+    "رجل يركب حصانا", "a man ‮riding a‬ horse", "שולחן on a table", "<p>a man</p><script>riding</script> a horse",
+    "&lt;man&gt;", "a man 👨‍👩‍👧 riding 🐎 a horse", "\u0301\u0301 a man on a horse", "ａ ｍａｎ ｏｎ ａ ｈｏｒｓｅ",
+    "\ufeffa man on a horse", "a\r\nman\r\non\r\na horse",
     "", "   ", "\n\t", "🐎🐎 🐕", "a 🐎 on a 🛏", "\x00\x01\x02", "İİİ man riding İ horse", "....",
-    "1 2 3", "and and and", "of of of of", "riding", "on", "with with", "a", "the the the", "((((", "'s 's", "--- on ---",
-    "a man " * 150, "<b>man</b> riding <i>horse</i>", "http://x.y/z on a table", "a man riding a horse" + "!" * 100,
-    "each other", "next to each other", "it on it", "there is", "there is on", "who that which", "\ud800 on a table",
-    "a\u200bman riding\u00a0a horse", "horse horse horse horse horse", "sitting standing riding holding",
+    "1 2 3", "and and and", "of of of of", "riding", "on", "with with", "a", "the the the", "((((", "'s 's",
+    "--- on ---", "a man " * 150, "<b>man</b> riding <i>horse</i>", "http://x.y/z on a table",
+    "a man riding a horse" + "!" * 100, "each other", "next to each other", "it on it", "there is", "there is on",
+    "who that which", "\ud800 on a table", "a\u200bman riding\u00a0a horse", "horse horse horse horse horse",
+    "sitting standing riding holding",
 ]  # fmt: skip
 
 
@@ -296,9 +297,10 @@ def test_odd_captions_never_fail(parser, layer: Layer | None) -> None:
 
 def test_the_layer_states_nothing_that_is_absent_and_keeps_what_the_rules_read_into_words(parser) -> None:
     captions = [
-        "a man is not holding a cup", "there are no people on the beach", "a woman dressed in a red coat", "a bowl of fruit",
-        "two women who are standing next to each other", "a man on a horse is wearing a white t-shirt",
-        "a boy kicks a ball while a girl riding a motorcycle", "a couple of men holding kites",
+        "a man is not holding a cup", "there are no people on the beach", "a woman dressed in a red coat",
+        "a bowl of fruit", "two women who are standing next to each other",
+        "a man on a horse is wearing a white t-shirt", "a boy kicks a ball while a girl riding a motorcycle",
+        "a couple of men holding kites",
     ]  # fmt: skip
     parsed = [stated(triplets) for triplets in parse_captions(captions, parser, layer=load_layer())]
     assert parsed[:2] == [set(), set()]

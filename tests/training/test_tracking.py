@@ -314,8 +314,8 @@ def test_an_alarm_is_told_once_per_episode_with_the_checkpoint_to_go_back_to():
     told = [made.check(step, {"loss": 7.0, "gradient_norm": 1.0}, [4, 8, 10]) for step in range(9, 30)]
     assert [step for step, said in enumerate(told, start=9) if said] == [11]
     assert told[2] == (
-        "the training run seems to diverge at step 11: loss 7 is above 3 times 2, the median of the last 8 steps, for 3 steps in "
-        "a row; the checkpoint of step 8 is kept"
+        "the training run seems to diverge at step 11: loss 7 is above 3 times 2, the median of the last 8 steps, for "
+        "3 steps in a row; the checkpoint of step 8 is kept"
     )
     assert made.last_good_step == 8 and made.kept([4, 8, 10]) == 8 and made.kept([9]) is None
     assert made.check(30, {"loss": 2.0, "gradient_norm": 1.0}) is None

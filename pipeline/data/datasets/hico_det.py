@@ -54,7 +54,8 @@ class HicoDetReader(Reader):
                 if (number := as_id(found.get("category_id"))) == 0 and 0 not in self._verbs:
                     raise AnnotationError(
                         f"{self.annotation_file}: unknown verb id 0: its verbs are numbered from 0, and those of "
-                        f"{self.source.verbs} from 1, so each would be read as the one before it; add 1 to `category_id`"
+                        f"{self.source.verbs} from 1, so each would be read as the one before it; add 1 to "
+                        "`category_id`"
                     )
                 verb = name_of(self._verbs, number, "unknown verb id")
                 draft.relate(as_id(found.get("subject_id")), verb, as_id(found.get("object_id")))
@@ -66,6 +67,6 @@ class HicoDetReader(Reader):
         """Raises `AnnotationError` where a list of COCO's names by other ids turns persons into something else."""
         if self._numbered_anew and box.category != "person":
             raise AnnotationError(
-                f"{self.source.objects}: names the subject of an interaction {box.category!r}, so the annotations use COCO's "
-                "ids; omit `objects`"
+                f"{self.source.objects}: names the subject of an interaction {box.category!r}, so the annotations use "
+                "COCO's ids; omit `objects`"
             )

@@ -10,8 +10,8 @@ from pipeline.data.datasets.coco import CocoReader
 from pipeline.data.datasets.json_stream import stream_lists
 
 EXPECTED = (
-    "PSG: an object with the lists data [{image_id, file_name, annotations: [{bbox, category_id}], relations: [[subject, "
-    "object, predicate]]}], thing_classes, stuff_classes, predicate_classes and test_image_ids"
+    "PSG: an object with the lists data [{image_id, file_name, annotations: [{bbox, category_id}], relations: "
+    "[[subject, object, predicate]]}], thing_classes, stuff_classes, predicate_classes and test_image_ids"
 )
 SPLITS = ("train", "test")
 

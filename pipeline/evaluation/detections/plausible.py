@@ -58,7 +58,10 @@ def _box_faults(found: Relations, truth: Relations, sizes: Integers) -> Iterator
             yield "most masks don't match their boxes; encode them by columns, in the order of `boxes`"
     frame = "write them in pixels of the image as it is stored"
     if np.mean((boxes[:, 2:] < boxes[:, :2]).any(axis=1)) > INVERTED:
-        yield "many boxes end before they start; write the corners (left, top, right, bottom), or sides where they are read"
+        yield (
+            "many boxes end before they start; write the corners (left, top, right, bottom), or sides where they are "
+            "read"
+        )
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     outside = ((centre > size) & (size > 0)).any(axis=1) | (centre < 0).any(axis=1)
     if np.mean(outside) > OUTSIDE:
@@ -93,7 +96,10 @@ def _name_faults(
         yield "subjects are where true objects are, and vice versa; swap them"
     for kind, own in names.items():
         if meant := _renamed(getattr(best, kind)[prediction], getattr(truth, kind)[true], own):
-            yield f"{kind.replace('_labels', 's')} are numbered in a different order than the ground truth's names: {meant}"
+            yield (
+                f"{kind.replace('_labels', 's')} are numbered in a different order than the ground truth's names: "
+                f"{meant}"
+            )
 
 
 _PARTS = ("boxes", "labels")

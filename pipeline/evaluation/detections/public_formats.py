@@ -67,8 +67,8 @@ def read_score_matrices(
         content.add(_best(content, number, found, per_image, permitted))
     if any(image == (None, None) for image in content.images):
         raise FatalError(
-            f"{content.path}: not all of its images have an image_id or a file_name, and their order does not say which "
-            "they are; add one of them to each"
+            f"{content.path}: not all of its images have an image_id or a file_name, and their order does not say "
+            "which they are; add one of them to each"
         )
 
 

@@ -224,9 +224,10 @@ def _in_pixels(truth: GroundTruth, content: DetectionsContent, places: Integers)
     unknown = np.flatnonzero(known)[(truth.sizes[places[known]] == 1).all(axis=1)]
     if len(unknown):
         raise FatalError(
-            f"{content.path}: {len(unknown):,} images have no width and height, e.g. {content.image_name(int(unknown[0]))}, "
-            "and the ground truth states boxes as shares of the image; name a file with the images' sizes (--file image_data=) "
-            "or the images (--images), or write width and height to the file"
+            f"{content.path}: {len(unknown):,} images have no width and height, e.g. "
+            f"{content.image_name(int(unknown[0]))}, and the ground truth states boxes as shares of the image; name a "
+            "file with the images' sizes (--file image_data=) or the images (--images), or write width and height to "
+            "the file"
         )
     return truth
 

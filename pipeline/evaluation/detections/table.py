@@ -130,8 +130,8 @@ def _masks(content: DetectionsContent, lists: pa.ChunkedArray, box_counts: Integ
     masks = pc.list_flatten(lists).to_pylist()
     if (_flattened(lists)[0] != box_counts).any() or not all(map(is_rle, masks)):
         raise FatalError(
-            f"{content.path}: `masks` must have a mask for each box, as pycocotools encodes it: {{size: [height, width], "
-            "counts: text}"
+            f"{content.path}: `masks` must have a mask for each box, as pycocotools encodes it: {{size: [height, "
+            "width], counts: text}"
         )
     return np.array(masks, object)
 
