@@ -11,7 +11,6 @@ import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.captioning.recorded import RecordedCaptioner
-from pipeline.data.datasets.annotations import NO_IMAGE
 from pipeline.labels.audit_sample import AuditPrecision
 from pipeline.labels.coverage import CoverageCount, LabelCoverage
 from pipeline.labels.flat_list import FlatList
@@ -131,8 +130,7 @@ def count_unknown_captions(view: RunView) -> int | None:
     for found in partition_artifacts(view.run, view.label_sets).values():
         if found.images is not None:
             known.update(found.images.table("images")["image_id"].to_pylist())
-    known.add(NO_IMAGE)  # captions without an image id are in quarantine
-    unusable = sum(reject.image_id not in known for reject in captioner.rejects)
+    unusable = sum(reject.image_id not in known for reject in captioner.rejects)  # of no image, or of another
     return unusable + sum(map(len, captioner.caption([], sorted(captioner.image_ids() - known))))
 
 

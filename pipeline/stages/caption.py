@@ -18,7 +18,6 @@ from pipeline.captioning.captioner import Caption, ImageInput, find_captioner, m
 from pipeline.captioning.captioners import Blip
 from pipeline.captioning.model_folder import find_model
 from pipeline.captioning.settings import REGION_SETTINGS, CaptionSettings
-from pipeline.data.datasets.annotations import NO_IMAGE
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_ahead, read_image
 from pipeline.data.images.refs import ImageRef
@@ -124,9 +123,7 @@ class CaptionStage(Stage):
         facts = {"captions_filtered": unfit} if self._scorer else {}
         ordered = [{"image_id": image_id, "captions": made[image_id]} for image_id in place if image_id in made]
         table = pa.Table.from_pylist(ordered, schema=self.schema)
-        # Captions without an image id belong to no partition. They are reported with the first of each dataset.
-        known = place.keys() | ({NO_IMAGE} if inputs.partition.endswith("/0000") else set())
-        rejected = [reject for reject in self._captioner.rejects if reject.image_id in known]
+        rejected = [reject for reject in self._captioner.rejects if reject.image_id in place]
         rejected += sorted(unreadable, key=lambda reject: place[reject.image_id])
         facts |= tokens_taken(self._captioner)
         return Output(table, rejected=rejected, rows_in=len(rows), facts=facts)

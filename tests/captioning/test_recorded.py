@@ -8,13 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
-from run_builder import artifact, box, captions
+from run_builder import captions
 
 from pipeline.captioning.captioner import find_captioner
 from pipeline.captioning.recorded import RecordedCaptioner
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.interop.export_run import export_run
-from pipeline.runtime.stage import Inputs
 from pipeline.stages.caption import CaptionStage
 from storage.errors import FatalError
 from storage.tables import CAPTIONS, write_table
@@ -123,17 +122,6 @@ def test_only_settings_that_change_rows_are_in_the_key():
     kept = CaptionSettings().row_settings()
     assert {"draws", "top_p", "seed", "precision", "prompt"} <= kept.keys()
     assert not {"batch_size", "model", "hub", "recorded"} & kept.keys()
-
-
-def test_captions_without_an_image_id_are_in_the_quarantine_of_the_first_partition(tmp_path):
-    path = written(tmp_path, "a.json", [{"id": 1, "caption": "a dog"}, {"image_id": 1, "caption": "a cat"}])
-    stage = CaptionStage(CaptionSettings(captioner="recorded", recorded=(path,)))
-    stage.open(Inputs())
-    images = {"dataset": "set", "split": "train", "uri": "1.jpg", "digest": "0", "width": 9, "height": 9}
-    rows = [images | {"image_id": 1, "boxes": [box("dog", 0, 0, 5, 5)], "relations": []}]
-    read = {"images": (artifact(tmp_path / "images", images=rows),)}
-    rejected = [stage.run(Inputs(read, name), tmp_path, lambda *_: None).rejected for name in ("set/0000", "set/0001")]
-    assert [[each.reason for each in part] for part in rejected] == [["caption without image id"], []]
 
 
 def test_the_precision_of_the_filter_is_in_the_key_of_captions_that_need_no_model(tmp_path):
