@@ -78,7 +78,7 @@ hostile: dev ## feed the pipeline hostile input of every kind and print a table 
 
 services: ## install Debian's PostgreSQL for the tests' Prefect server, which otherwise uses SQLite
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
-		apt-get install -qq -y --no-install-recommends postgresql >/dev/null; } || echo "no PostgreSQL, so the tests' Prefect server takes SQLite: apt install postgresql"
+		apt-get install -qq -y --no-install-recommends postgresql >/dev/null; } || echo "no PostgreSQL, so the tests' Prefect server uses SQLite: apt install postgresql"
 
 lint: dev ## check style, types and import directions
 	$(BIN)/ruff check .

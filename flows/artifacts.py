@@ -85,7 +85,7 @@ class ProgressArtifact(Display):
             update_progress_artifact(self._artifact, 100.0, description)
 
     def _percent(self) -> float:
-        # A copy, because other threads add partitions meanwhile.
+        # A copy, because other threads add partitions at the same time.
         return round(100 * sum(self._share.copy().values()) / max(self._partitions, 1), 1)
 
 

@@ -1,6 +1,6 @@
 """One flow per stage, which plans the steps of the stage and executes them block by block.
 
-The two tasks: a block of partitions on the workers of the engine, and a whole-set step in the flow run's thread.
+Its two tasks are a block of partitions on the engine's workers, and a whole-set step in the flow run's thread.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def write_scenes(root: Path, settings: SceneSettings, progress: Progress | None 
         try:
             aside.rename(root)
         except OSError:
-            # It replaces a dataset of other settings, but not one that another process has written meanwhile.
+            # It replaces a dataset of other settings, but not one that another process has written in the meantime.
             if not is_written():
                 root.rename(before)  # a folder that is removed in part would look like one that is not ours
                 aside.rename(root)

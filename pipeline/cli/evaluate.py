@@ -270,7 +270,7 @@ def score(
         if value and benchmark not in USED_BY[option]:
             raise FatalError(f"{option}: {benchmark} has no such rule, only {', '.join(USED_BY[option])}; omit it")
     if setting != "full" and split in PUBLISHED:
-        raise FatalError("--setting, --split: published results have only one of these; omit the other")
+        raise FatalError("--setting, --split: no published result has both; omit one")
     if setting != "full" and (report_folder is None or len(detections) > 1):
         raise FatalError(
             "--setting: only the report of one model compares with published results; add --report, or omit it"

@@ -549,7 +549,7 @@ def batch(
     """Name the images of a training step, and draw them as the network saw them, with their boxes and relations."""
     run = find_run(existing_store(store), run_name)
     name, artifact = _training(run, step_name)
-    # Trainings of earlier versions recorded neither the number of steps nor which samples were left out as damaged.
+    # Training runs of earlier versions recorded neither the number of steps nor which samples were left out as damaged.
     steps, left_out = artifact.manifest.facts.get("steps"), artifact.manifest.facts.get("damaged", {})
     if steps is not None and not 1 <= step <= steps:
         raise FatalError(f"{name} of run {run_name!r} has steps 1 to {steps}, but no step {step}")
@@ -658,7 +658,7 @@ def _training(run: Run, step_name: str | None) -> tuple[str, Artifact]:
     name = trainings[0] if step_name is None else step_name
     artifact = next(iter(run.artifacts(name).values()), None)
     if artifact is None or name not in trainings:
-        raise FatalError(f"run {run.name!r} has no training {name!r}; its training runs: {listed}")
+        raise FatalError(f"run {run.name!r} has no training run {name!r}; it has: {listed}")
     version = artifact.manifest.terms["version"]
     if version != _VERSIONS[run.stage(name)]:
         raise FatalError(
@@ -696,7 +696,7 @@ def _shards(run: Run, artifact: Artifact) -> tuple[Artifact, ...]:
     gone = [key[:12] for key in keys if key not in shards]
     if gone:
         raise FatalError(
-            f"{len(gone)} of {len(keys)} shards that training read are missing ({', '.join(gone[:5])}); "
+            f"{len(gone)} of {len(keys)} shards that the training run read are missing ({', '.join(gone[:5])}); "
             "run the recipe again"
         )
     return tuple(shards[key] for key in keys)

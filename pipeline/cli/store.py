@@ -328,7 +328,7 @@ def push_run(
             f"{remote.url} has a later state of run {name!r} than {run.store.address}; pull it first: rlip store pull "
             f"{name} {remote.url}"
         )
-    files = run.files()  # of this moment: a run that goes on must not publish what it makes meanwhile
+    files = run.files()  # as of now: a run in progress must not publish what it adds during the push
     _push_partition_maps(run, remote)  # first, since it checks them
     places, records = _places(run), {record.name: _places(record) for record in Run(run.store, name).records()}
     others = [] if last or isinstance(run, RunRecord) else [place for each in records.values() for place in each]

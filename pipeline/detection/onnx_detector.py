@@ -166,7 +166,7 @@ class OnnxDetector(FileDetector):
     """A graph whose outputs have one of the known layouts. It sees one image per pass."""
 
     def __init__(self, files: DetectorFiles, settings: DetectSettings, worker: int) -> None:
-        """Raises `FatalError` for a graph that is no such detector, or lacks names."""
+        """Raises `FatalError` for a graph that is not such a detector, or lacks names."""
         self._path, self._duplicates = files.place, settings.duplicates
         self._session = _session(files.place, choose_device(settings.device, worker))
         try:
@@ -176,7 +176,7 @@ class OnnxDetector(FileDetector):
         self.names = self._layout.names
 
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
-        """Finds the boxes of images. Raises `FatalError` for outputs of another form than the graph's layout."""
+        """Finds the boxes of images. Raises `FatalError` for outputs that do not fit the graph's layout."""
         return [self._found(image, threshold) for image in images]
 
     def _found(self, image: Image.Image, threshold: float) -> Detections:

@@ -73,7 +73,7 @@ def table(title: str | None, *columns: str) -> Table:
 
 
 def byte_bars(console: Console, disable: bool) -> Progress:
-    """Progress bars of bytes, which vanish in the end."""
+    """Progress bars of bytes, which vanish at the end."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

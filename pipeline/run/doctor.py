@@ -333,19 +333,22 @@ def precisions(context: RunContext) -> Iterator[Finding]:
 
 
 def usual_texts(context: RunContext) -> Iterator[Finding]:
-    """Report an imported tagger whose usual names and predicates nothing states: it scores with other texts than its
-    own."""
-    for step in context.steps:
-        if step.stage is ImportTaggerStage and not context.recipe.tag.categories:
-            with suppress(FatalError):  # `_weights` reports missing files
-                files = step.stage(step.settings).files()
-                if VOCABULARY not in files:
-                    lost = (
-                        f"no {VOCABULARY} is next to {files[MODEL]}, so images' lists of texts lack the names and "
-                        "predicates that the tagger usually saw; copy it there, or, for converted official weights, "
-                        "set tag.categories to the names of their dataset"
-                    )
-                    yield Finding("note", "tag.weights", lost)
+    """Report an imported tagger without a vocabulary: its lists of texts differ from those it was trained with."""
+    if context.recipe.tag.categories:
+        return
+    for step in (step for step in context.steps if step.stage is ImportTaggerStage):
+        with suppress(FatalError):  # `_weights` reports missing files
+            files = step.stage(step.settings).files()
+            if VOCABULARY in files:
+                known = read_json(files[VOCABULARY], dict[str, Any], REMOVE_ARTIFACT)
+                if known.get("objects") or known.get("predicates"):
+                    continue
+            lost = (
+                f"no {VOCABULARY} with names is next to {files[MODEL]}, so images' lists of texts lack the names and "
+                "predicates that the tagger usually saw; copy it there, or, for converted official weights, set "
+                "tag.categories to the names of their dataset"
+            )
+            yield Finding("note", "tag.weights", lost)
 
 
 _LACKS = "the device has no instructions for bfloat16"

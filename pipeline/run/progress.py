@@ -85,7 +85,7 @@ class Throughput:
         return sum(done for done, _ in self._done.copy().values())
 
     def _share(self) -> float:
-        done = self._done.copy().items()  # other threads add partitions meanwhile
+        done = self._done.copy().items()  # other threads add partitions at the same time
         shares = (self._images[part] * (count / total if total else 1.0) for part, (count, total) in done)
         return sum(shares) / max(sum(self._images.values()), 1)
 
@@ -97,7 +97,7 @@ class Display:
     """
 
     def busy(self, what: str) -> None:
-        """Something begins that may take seconds and reports nothing meanwhile, e.g. "starting Prefect"."""
+        """Something begins that may take seconds and reports nothing until it ends, e.g. "starting Prefect"."""
 
     def drawing(self, done: int, total: int) -> None:
         """`done` of `total` scenes of the synthetic world are written."""

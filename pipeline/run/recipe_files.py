@@ -108,7 +108,7 @@ def recipe_of(read: RecipeValues) -> Recipe:
 
 
 def _doubts(recipe: Recipe, read: RecipeValues) -> Iterator[str]:
-    """Yields warnings of settings that probably do something else than meant."""
+    """Yields warnings of settings that probably do something other than intended."""
     file = read.file
     yield from _second_store(recipe.store, file.absolute())
     sources = [source.name for source in recipe.data.sources]

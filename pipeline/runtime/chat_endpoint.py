@@ -63,7 +63,7 @@ class ChatOptions(Settings):
     base_url: str = runtime("http://127.0.0.1:8000/v1")
     """Where the endpoint is, up to and including /v1."""
     model: str
-    """The model's name at the endpoint. An endpoint that reports another model than earlier is refused."""
+    """The model's name at the endpoint. An endpoint that reports a different model than before is refused."""
     samples: int = Field(1, ge=1, le=64)
     """Responses per image."""
     temperature: float = Field(0.0, ge=0, le=2)
@@ -437,7 +437,7 @@ class Journal:
             time.sleep(_POLL)
 
     def keep(self, request: str, answer: Answer, model: str) -> None:
-        """Writes an answer, synced. Raises `FatalError` if the endpoint reports another model than earlier."""
+        """Writes an answer, synced. Raises `FatalError` if the endpoint reports a different model than before."""
         with self._transaction("FULL") as connection:
             connection.execute(
                 "UPDATE answers SET text = ?, fault = ?, prompt_tokens = ?, completion_tokens = ? WHERE request = ?",

@@ -60,8 +60,9 @@ class TrainConfig(Settings):
     shards: tuple[Shard, ...] = ()
     """The training set, one dataset after the other."""
     test: TestTables | None = None
-    worker: str = WORKER
-    """The module whose `main` each rank runs with the path of this configuration. It returns the exit code."""
+    worker: str = Field(WORKER, pattern=r"^(pipeline|benchmarks)(\.[a-z_]+)+$")
+    """The module whose `main` each rank runs with the path of this configuration. It returns the exit code. Only the
+    project's own: a joining node reads the configuration from the coordinator."""
 
 
 def _tracking(values: dict[str, Any]) -> Path:

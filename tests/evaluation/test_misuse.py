@@ -328,7 +328,7 @@ def test_the_report_of_a_few_shot_training_is_of_its_setting(files):
     assert json.loads((report / "evaluation.json").read_text())["setting"] == "10%"
     assert "only the report of one model" in files.call(files.rows(), "--setting", "10%")
     words = "--split", "UC-RF", "--setting", "10%", "--report", report
-    assert "published results have only one of these" in files.call(files.rows(), *words)
+    assert "no published result has both" in files.call(files.rows(), *words)
     assert "--setting: vcoco has no such rule" in files.call(files.rows(), "--setting", "1%", benchmark="vcoco")
 
 

@@ -30,7 +30,7 @@ class HicoDetReader(Reader):
         self.predicates = tuple(name for _, name in sorted(self._verbs.items()))
         coco = set(COCO_CATEGORIES.values())
         self._numbered_anew = set(self.objects) == coco and self._objects != COCO_CATEGORIES
-        """Whether the list has COCO's names by other ids than COCO's, as hico_list_obj.txt does"""
+        """Whether the list has COCO's names under ids other than COCO's, as hico_list_obj.txt does"""
 
     def _records(self) -> Iterator[ImageRecord]:
         seen: set[int] = set()

@@ -42,7 +42,7 @@ def join_with_ray(address: str, folder: Path, nodes: int, stay: bool = False) ->
 
 @contextmanager
 def lend_nodes(ray: Any, address: str, folder: Path, nodes: int, stay: bool = False) -> Iterator[list[Any]]:
-    """Lets other nodes than this join the training run at `address` while the context lasts. Yields their tasks.
+    """Lets nodes other than this one join the training run at `address` while the context lasts. Yields their tasks.
 
     `ray` is the module, connected to the cluster. At its end, the nodes get time to stop the training run with a
     checkpoint. Raises `FatalError` when the cluster has too few nodes.
