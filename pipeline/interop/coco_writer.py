@@ -20,8 +20,8 @@ def write_coco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> N
     Fields that the store's tables lack come from the run's annotation file, if it still exists. Ids of `rel_categories`
     are places in that list, from 0, as SGG-Benchmark takes them.
     """
-    objects, predicates = numbered_names(rows, threshold)
     for dataset, place in rows.folders(folder):
+        objects, predicates = numbered_names(rows, dataset, threshold)
         stated = further_fields(rows, dataset, tally)
         instances, annotations = coco_instances(rows, dataset, objects, stated, tally)
         if relations := list(_relations(rows, dataset, threshold, tally, annotations, predicates)):

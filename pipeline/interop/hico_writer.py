@@ -13,8 +13,8 @@ from pipeline.interop.run_rows import RunRows, Tally, note_unscored, numbered_na
 def write_hico(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `annotations.json`, `verbs.json` and `objects.json` for each dataset."""
     rows.require_kept()
-    objects, verbs = numbered_names(rows, threshold)
     for dataset, place in rows.folders(folder):
+        objects, verbs = numbered_names(rows, dataset, threshold)
         write_list(place / "annotations.json", _elements(rows, dataset, threshold, tally, objects, verbs))
         write_object(place / "objects.json", objects.items())
         write_object(place / "verbs.json", verbs.items())

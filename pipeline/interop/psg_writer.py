@@ -29,16 +29,15 @@ _HELD = frozenset(
 def write_psg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `psg.json` for each dataset, and PNGs of the masks that it has as polygons or RLEs.
 
-    Images of a split "test" are in `test_image_ids`. Classes are things but for those that a source says are stuff.
+    Images of a split "test" are in `test_image_ids`. Classes are things but for those that the source says are stuff.
     """
     rows.require_kept()
-    objects, predicates = numbered_names(rows, threshold)
-    further_of = {dataset: further_fields(rows, dataset, tally) for dataset in rows.ingested()}
-    things = [name for name in objects if all(each.category(name).get("isthing", 1) for each in further_of.values())]
-    stuff = [name for name in objects if name not in things]
-    numbers = {name: key for key, name in enumerate(things + stuff)}
     for dataset, place in rows.folders(folder):
-        stated = further_of[dataset]
+        objects, predicates = numbered_names(rows, dataset, threshold)
+        stated = further_fields(rows, dataset, tally)
+        things = [name for name in objects if stated.category(name).get("isthing", 1)]
+        stuff = [name for name in objects if name not in things]
+        numbers = {name: key for key, name in enumerate(things + stuff)}
         data: list[dict[str, Any]] = []
         test: list[str] = []
         for image in rows.images(dataset, "images", "relations"):

@@ -202,18 +202,17 @@ def relations_of(image: ImageRows, threshold: float, tally: Tally) -> list[dict[
     return sorted(kept, key=lambda r: (-r["score"], r["subject"], r["object"], r["predicate"]))
 
 
-def numbered_names(rows: RunRows, threshold: float) -> tuple[dict[str, int], dict[str, int]]:
-    """Returns object names and predicates with ids from 1: the set's own in its order, if known, then the others.
+def numbered_names(rows: RunRows, dataset: str, threshold: float) -> tuple[dict[str, int], dict[str, int]]:
+    """Returns object names and predicates with ids from 1: the dataset's own in its order, if known, then the others.
 
-    A name has one id in all datasets of the run. Objects have COCO's own ids if all names are COCO's.
+    Objects have COCO's own ids if all names are COCO's.
     """
     objects: set[str] = set()
     predicates: set[str] = set()
-    for dataset in rows.ingested():
-        for image in rows.images(dataset, "images", "relations"):
-            objects.update(box["category"] for box in image.items("images", "boxes"))
-            annotated = [] if "relations" in image.rows else image.items("images", "relations")
-            predicates.update(r["predicate"] for r in annotated or relations_of(image, threshold, Tally()))
+    for image in rows.images(dataset, "images", "relations"):
+        objects.update(box["category"] for box in image.items("images", "boxes"))
+        annotated = [] if "relations" in image.rows else image.items("images", "relations")
+        predicates.update(r["predicate"] for r in annotated or relations_of(image, threshold, Tally()))
     own = rows.run.read_document(NAMES)
     names, verbs = (
         [*dict.fromkeys((*own.get(kind, ()), *sorted(found)))]

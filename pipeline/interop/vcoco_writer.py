@@ -51,16 +51,15 @@ def write_vcoco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
     if no relation with them has an object. Relations whose subject is not a person, or is a crowd, are counted as lost.
     """
     rows.require_kept()
-    objects, predicates = numbered_names(rows, threshold)
-    with_object = {
-        each["predicate"]
-        for dataset in rows.ingested()
-        for image in rows.images(dataset, "images", "relations")
-        for each in _stated(image, threshold, Tally())
-        if each["object"] != NO_OBJECT
-    }
-    roles = {name: _role(name, name in with_object) for name in predicates}
     for dataset, place in rows.folders(folder):
+        objects, predicates = numbered_names(rows, dataset, threshold)
+        with_object = {
+            each["predicate"]
+            for image in rows.images(dataset, "images", "relations")
+            for each in _stated(image, threshold, Tally())
+            if each["object"] != NO_OBJECT
+        }
+        roles = {name: _role(name, name in with_object) for name in predicates}
         actions: dict[str, _Action] = {}
         for action, role in dict.fromkeys(roles.values()):
             actions.setdefault(action, _Action()).roles += [role] if role else []

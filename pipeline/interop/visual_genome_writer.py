@@ -78,9 +78,9 @@ def write_vg150(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
         import h5py
     except ImportError as error:
         raise FatalError("writing VG150 needs h5py, which is not installed: pip install 'rlip[vg150]'") from error
-    names = numbered_names(rows, threshold)
-    objects, predicates = ({name: key for key, name in enumerate(each, start=1)} for each in names)
     for dataset, place in rows.folders(folder):
+        names = numbered_names(rows, dataset, threshold)
+        objects, predicates = ({name: key for key, name in enumerate(each, start=1)} for each in names)
         sizes: list[dict[str, Any]] = []
         by_image: list[tuple[int, ...]] = []
         boxes: list[list[int]] = []

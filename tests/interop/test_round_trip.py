@@ -190,25 +190,6 @@ def test_ground_truth_of_images_that_wait_for_labels_is_not_exported_among_label
     assert made.lost["image that the run has not labelled"] == 3
 
 
-def test_a_name_has_one_number_in_all_datasets_of_an_export(book, tmp_path):
-    for dataset, predicate, thing in (("train", "ride", "horse"), ("val", "lead", "apple cart")):
-        boxes = [("person", 1.0, 1.0, 9.0, 9.0), (thing, 5.0, 5.0, 20.0, 20.0)]
-        book.add("ingest", f"{dataset}/0000", [book.image(1, boxes, [(0, predicate, 1)], dataset=dataset)])
-    for form in ("hico_det", "coco", "psg", "vcoco"):
-        exported(book.run, form, tmp_path / form)
-    for names in ("objects.json", "verbs.json"):
-        assert read(tmp_path / "hico_det/train" / names) == read(tmp_path / "hico_det/val" / names)
-    train, val = (read(tmp_path / f"coco/{dataset}/instances.json") for dataset in ("train", "val"))
-    assert [train[kind] for kind in ("categories", "rel_categories")] == [val["categories"], val["rel_categories"]]
-    train, val = (read(tmp_path / f"psg/{dataset}/psg.json") for dataset in ("train", "val"))
-    assert train["thing_classes"] == val["thing_classes"] and train["predicate_classes"] == val["predicate_classes"]
-    train, val = (
-        [(each["action_name"], each["role_name"]) for each in read(tmp_path / f"vcoco/{dataset}/vcoco.json")]
-        for dataset in ("train", "val")
-    )
-    assert train == val
-
-
 def test_a_table_that_labels_are_made_from_does_not_know_the_test_set(book, tmp_path):
     for dataset, predicate in (("vg", "lead"), ("test", "feed")):
         rows = [book.image(1, TWO_PEOPLE, [(0, predicate, 2)], dataset=dataset)]
