@@ -91,7 +91,7 @@ class RecordedCaptioner:
             listed = ", ".join(f"{reason}: {number}" for reason, number in reasons.most_common())
             raise FatalError(
                 "caption.recorded: none of the captions belongs to a labelled image "
-                f"({listed or 'all have different ids'}); expected the ids of the datasets' images in {EXPECTED}"
+                f"({listed or 'their ids are of other images'}); expected the ids of the datasets' images in {EXPECTED}"
             )
 
     def _add(self, stated_id: Any, stated: Any, caption: Caption) -> None:

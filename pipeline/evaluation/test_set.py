@@ -132,20 +132,23 @@ class TestSet:
     def vcoco_scores(self, found: Iterable[ScoredImage], truth: VcocoTruth) -> dict[str, float]:
         """Returns V-COCO's own figures by name, e.g. vcoco_role_1 (role AP over 24 roles).
 
-        Only images that the truth has and that were predicted count. Raises `FatalError` if there is none, if files of
-        the only test set are named as other images than the truth's of these ids, or if no predicate names a role.
+        Only images that the truth has and that were predicted count. Raises `FatalError` if there is none, if the file
+        names of the only test set show that these ids stand for different images, or if no predicate names a role.
         """
-        listed = dict(zip(truth.image_ids, map(_file_name, truth.uris), strict=True))
+        listed = dict(zip(truth.image_ids, truth.uris, strict=True))
         scored = [(self.rows[each.position], each) for each in found]
         scored = [(row, each) for row, each in scored if row["image_id"] in listed]
-        # Datasets may use the same ids for other images.
+        same = [(row, each) for row, each in scored if _number(row["uri"]) == _number(listed[row["image_id"]])]
         if len({row["dataset"] for row, _ in scored}) > 1:
-            scored = [(row, each) for row, each in scored if _file_name(row["uri"]) == listed[row["image_id"]]]
-        elif others := [row for row, _ in scored if _number(row["uri"]) != _number(listed[row["image_id"]])]:
+            # Datasets may use the same ids for different images, or have the same images under different names.
+            named = [(row, each) for row, each in same if _name(row["uri"]) == _name(listed[row["image_id"]])]
+            scored = named or same
+        elif len(same) < len(scored):
+            other = next(row for row, _ in scored if _number(row["uri"]) != _number(listed[row["image_id"]]))
             raise FatalError(
-                f"evaluate.vcoco: {len(others)} of {len(scored)} images with ids of V-COCO's list are other images: "
-                f"{others[0]['image_id']} is {others[0]['uri']}, not {listed[others[0]['image_id']]}; name V-COCO's "
-                "test set in data.test, or remove evaluate.vcoco"
+                f"evaluate.vcoco: {len(scored) - len(same)} of {len(scored)} images whose ids are on V-COCO's list are "
+                f"different images: image {other['image_id']} is {other['uri']}, not {listed[other['image_id']]}; name "
+                "V-COCO's test set in data.test, or remove evaluate.vcoco"
             )
         ids = [row["image_id"] for row, _ in scored]
         if not ids:
@@ -179,8 +182,8 @@ class TestSet:
         return Detections(every.boxes[first:last], every.labels[first:last], crowd=every.crowd[first:last])
 
 
-def _file_name(uri: str) -> str:
-    return uri.rpartition("/")[2]
+def _name(uri: str) -> str:
+    return PurePosixPath(uri).name
 
 
 def _number(uri: str) -> str:

@@ -431,7 +431,7 @@ _PARTS = ("subject", "predicate", "object")
 def stream_scene_graphs(path: Path, ids: Mapping[str, int]) -> Iterator[tuple[Any, Any]]:
     """Yields each line's image and content. `ids`: file name → image id. Raises `AnnotationError`.
 
-    A line that is no JSON object, or names no image, yields what it has instead of an id.
+    A line that is not a JSON object, or names no image, yields what it has instead of an id.
     """
     with explained(path, _GRAPHS), path.open(encoding="utf-8-sig") as file:
         # Bounded, since a file without line breaks may have any size.

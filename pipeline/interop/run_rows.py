@@ -80,7 +80,7 @@ class RunRows:
         every = {step: run.artifacts(step) for step in TABLES} | {"ingest": images_with_boxes(run)}
         unlabelled = _unlabelled(run, every["ingest"], every["tag"])
         self.unlabelled = sum(every["ingest"][partition].manifest.counts.rows_out for partition in unlabelled)
-        """Images of labelled datasets that have no labels yet. They are left out: their ground truth is no label."""
+        """Images of labelled datasets that have no labels yet. They are left out: their ground truth is not a label."""
         left = {step: {name: each for name, each in e.items() if name not in unlabelled} for step, e in every.items()}
         self._artifacts: dict[str, dict[str, Artifact]] = {step: found for step, found in left.items() if found}
         if not self._artifacts and not run.keys("frequencies"):
@@ -168,7 +168,7 @@ class RunRows:
 def _unlabelled(run: Run, ingested: Mapping[str, Artifact], tagged: Mapping[str, Artifact]) -> set[str]:
     """Returns the partitions without labels of datasets that the run labels, e.g. if it stopped before stage `tag`.
 
-    A run without any label exports annotations, and so does a file's partition that was imported without labels.
+    A run without labels exports its annotations, as does a partition imported from a file without labels.
     """
     if not tagged:
         return set()

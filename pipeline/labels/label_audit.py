@@ -46,7 +46,9 @@ def learned_from(run: Run, datasets: Iterable[str]) -> dict[str, bool | None]:
     (`tag.weights`) are known if the store has its training.
     """
     recipe = run.read_document("recipe")
-    if recipe.get("tag", {}).get("weights"):
+    if recipe.get("tag", {}).get("method", "tagger") != "tagger":
+        trained: frozenset[str] | None = frozenset()
+    elif recipe.get("tag", {}).get("weights"):
         trained = _imported_training(run)
     else:
         is_single = recipe.get("train_tagger", {}).get("folds", 1) == 1 and run.keys("train_tagger")

@@ -31,7 +31,8 @@ def print_outcome(
         console.print(Text(note, "bold"))
     if figures.unknown_captions:
         console.print(
-            f"{figures.unknown_captions:,} recorded captions ignored: without an image id, or of images that no labelled dataset contains"
+            f"{figures.unknown_captions:,} recorded captions ignored: without an image id, or of images that no "
+            "labelled dataset contains"
         )
     for audit in figures.audits:
         console.print(*_labels(audit, figures.choice), sep="\n")

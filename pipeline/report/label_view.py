@@ -81,7 +81,7 @@ class LabelView:
         console.print()
 
     def _losses(self) -> Table:
-        losses = table("What was dropped, and why", "of", "number", "reason")
+        losses = table("What went no further, and why", "of", "number", "reason")
         for level, reasons in self.counts.lost.items():
             for place, (reason, count) in enumerate(reasons.items()):
                 losses.add_row("" if place else level, f"{count:,}", Text(sanitise(reason)))

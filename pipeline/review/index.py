@@ -134,7 +134,7 @@ class ReviewIndex:
             self._connection.close()
 
     def once(self, name: str, make: Callable[[], T]) -> T:
-        """What `make` gives, computed once for the present rows. Others wait until then."""
+        """What `make` gives, computed once for the present rows. Other threads wait for it."""
         with self._making:
             if name not in self._made or self._made[name][0] != self.generation:
                 self._made[name] = self.generation, make()
@@ -153,7 +153,7 @@ class ReviewIndex:
 
     @contextmanager
     def transaction(self) -> Iterator[DuckDBPyConnection]:
-        """A cursor whose changes others see together, in the end."""
+        """A cursor whose changes become visible to others all at once, at the end."""
         with self.cursor() as cursor:
             cursor.begin()
             yield cursor

@@ -44,6 +44,7 @@ from pipeline.training.settings import TrainingSettings
 from pipeline.training.trackers import require_extras
 from pipeline.training.vocabulary import is_tokenizer
 from storage.errors import FatalError, PipelineError
+from storage.json_files import read_json
 from storage.open_store import is_remote
 from tagger.matching import AuthorsFileError, is_spoken_of, read_paraphrases
 
@@ -340,7 +341,7 @@ def usual_texts(context: RunContext) -> Iterator[Finding]:
         with suppress(FatalError):  # `_weights` reports missing files
             files = step.stage(step.settings).files()
             if VOCABULARY in files:
-                known = read_json(files[VOCABULARY], dict[str, Any], REMOVE_ARTIFACT)
+                known = read_json(files[VOCABULARY], dict[str, Any])
                 if known.get("objects") or known.get("predicates"):
                     continue
             lost = (

@@ -142,7 +142,7 @@ def cache_fault(path: Path) -> str:
     except sqlite3.Error as error:
         if not _is_damage(error, path):
             raise FatalError(f"{path}: {error}; let no other process write it, then try again") from error
-        # A cache of earlier versions, which gets another table on use.
+        # A cache of earlier versions, to which the table is added on use.
         return "" if "no such table" in str(error) else str(error)
     return ""
 

@@ -309,10 +309,10 @@ def test_a_tagger_without_its_vocabulary_is_told_of_unless_its_names_are_set(roo
     assert noted() == []
     (tmp_path / "tagger/vocabulary.json").unlink()
     (note,) = noted()
-    assert note.startswith(f"no vocabulary.json is next to {weights}")
+    assert note.startswith(f"no vocabulary.json with names is next to {weights}")
     assert noted('tag.categories=["person", "horse"]') == []
     done = rlip("run", path, "--direct", "--json", "--until", "import_tagger", "--set", *asked)
-    assert done.exit_code == 0 and f"tag.weights: no vocabulary.json is next to {weights}" in done.stdout
+    assert done.exit_code == 0 and f"tag.weights: no vocabulary.json with names is next to {weights}" in done.stdout
 
 
 def test_networks_that_end_the_process_that_builds_them_stop_a_run(tmp_path, monkeypatch):
