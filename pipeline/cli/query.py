@@ -27,7 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath
-from pipeline.interop.run_rows import PartOfTable, tables_by_name
+from pipeline.interop.run_tables import PartOfTable, tables_by_name
 from pipeline.report.formatting import sanitise
 from storage.atomic import atomic_file
 from storage.errors import FatalError

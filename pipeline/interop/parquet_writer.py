@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from pipeline.interop.run_rows import ImageRows, RunRows, Tally, relations_of, tables_by_name
+from pipeline.interop.run_rows import ImageRows, RunRows, Tally, relations_of
+from pipeline.interop.run_tables import tables_by_name
 from pipeline.labels.label_rows import LABELS, flat_labels
 from storage.errors import FatalError
 from storage.tables import FLAG, FLOAT, INT, LONG, TEXT

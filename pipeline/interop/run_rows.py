@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.data.datasets.record import NO_OBJECT
@@ -17,7 +17,6 @@ from pipeline.labels.labelled_partitions import candidates, images_with_boxes, r
 from pipeline.runtime.stage import Rejected, dataset_of
 from storage.artifact import Artifact
 from storage.errors import FatalError
-from storage.manifest import REJECTED_FILE
 from storage.runs import Run
 from tagger.labelling.label_choice import shown
 
@@ -265,35 +264,3 @@ def note_unscored(row: Mapping[str, Any], relations: Sequence[Mapping[str, Any]]
 def size_fields(row: Mapping[str, Any]) -> dict[str, int]:
     """Returns width and height of an image; empty if they are unknown."""
     return {} if row["width"] is None else {"width": row["width"], "height": row["height"]}
-
-
-_PARQUET = ".parquet"
-
-
-class PartOfTable(NamedTuple):
-    """A table's rows of one partition: the table `table` of `artifact`."""
-
-    partition: str
-    artifact: Artifact
-    table: str
-
-
-def tables_by_name(run: Run) -> dict[str, list[PartOfTable]]:
-    """Name → parts. A name is that which stages give, plus the variant if several steps write such a table."""
-    by_step: dict[str, dict[str, list[PartOfTable]]] = {}
-    boxed = images_with_boxes(run)
-    for step in run.steps():
-        for partition, artifact in run.artifacts(step).items():
-            for file in artifact.manifest.files:
-                table = file.removesuffix(_PARQUET)
-                is_replaced = table == "images" and boxed.get(partition, artifact).key != artifact.key
-                if file.endswith(_PARQUET) and not is_replaced:
-                    part = PartOfTable(partition, artifact, table)
-                    by_step.setdefault(table, {}).setdefault(step, []).append(part)
-    tables: dict[str, list[PartOfTable]] = {}
-    for table, steps in by_step.items():
-        is_apart = len(steps) > 1 and table != REJECTED_FILE.removesuffix(_PARQUET)
-        for step, parts in steps.items():
-            variant = step.partition(":")[2].replace(":", "_")
-            tables.setdefault(f"{table}_{variant}" if is_apart and variant else table, []).extend(parts)
-    return tables

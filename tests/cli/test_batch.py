@@ -142,7 +142,7 @@ def test_what_can_not_be_told_says_why(store, capsys):
         with pytest.raises(FatalError, match=f"has steps 1 to 6, but no step {step}"):
             batch("toy", step, None, None, store=store.root, as_json=False)
     for name in ("pretrain:given", "shard:pseudo"):
-        with pytest.raises(FatalError, match=f"no training {name!r}; its training runs: pretrain:pseudo"):
+        with pytest.raises(FatalError, match=f"no training run {name!r}; it has: pretrain:pseudo"):
             batch("toy", 1, name, None, store=store.root, as_json=False)
     train(store, SETTINGS.model_copy(update={"seed": 1}), "pretrain:pseudo:1")
     with pytest.raises(FatalError, match=r"2 training runs; .*of: pretrain:pseudo, pretrain:pseudo:1"):
@@ -152,7 +152,7 @@ def test_what_can_not_be_told_says_why(store, capsys):
         batch("toy", 1, "pretrain:pseudo:2", None, store=store.root, as_json=False)
     (shards,) = Run(store, "toy").artifacts("shard:pseudo").values()
     shutil.rmtree(shards.folder)
-    with pytest.raises(FatalError, match="1 of 1 shards that training read are missing"):
+    with pytest.raises(FatalError, match="1 of 1 shards that the training run read are missing"):
         batch("toy", 1, "pretrain:pseudo", None, store=store.root, as_json=False)
 
 
