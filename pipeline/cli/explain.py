@@ -210,8 +210,8 @@ def _dropped(tagged: Artifact | None, triplets: list[dict[str, Any]], image_id: 
 def _mentions(artifact: Artifact | None, image_id: int) -> dict[tuple[int, str, int], list[dict[str, Any]]]:
     """The candidates of an image by subject, predicate and object: one for each mention that may refer to the pair."""
     mentions: dict[tuple[int, str, int], list[dict[str, Any]]] = {}
-    if artifact is not None and "candidates.parquet" in artifact.manifest.files:
-        for row in artifact.table("candidates").filter(pc.field("image_id") == image_id).to_pylist():
+    if artifact is not None:
+        for row in candidates(artifact).filter(pc.field("image_id") == image_id).to_pylist():
             for pair in row["pairs"]:
                 mentions.setdefault(ends_of(pair), []).append(pair)
     return mentions

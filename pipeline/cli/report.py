@@ -19,6 +19,7 @@ from pipeline.report.view import RunView
 from pipeline.run.context import run_view
 from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import STARTED, recorded_recipe
+from pipeline.runtime.stage import dataset_of
 from storage.errors import FatalError
 from storage.open_store import existing_store
 from storage.runs import Run, RunRecord, find_run
@@ -66,7 +67,7 @@ def recorded_view(run: Run) -> RunView:
         return run_view(recipe, run)
     return RunView(
         run=run,
-        label_sets=tuple(sorted({partition.split("/")[0] for partition in run.artifacts("tag")})),
+        label_sets=tuple(sorted({*map(dataset_of, run.artifacts("tag"))})),
         choice=choice_or_all(run),
         captioning=CaptionSettings(),
         image_folders={},

@@ -25,6 +25,7 @@ from pipeline.labels.label_funnel import most_frequent_first
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import byte_copies, images_with_boxes
 from pipeline.labels.verdict_summary import run_precision
+from pipeline.runtime.stage import dataset_of
 from pipeline.runtime.wording import markdown_table, markdown_text
 from storage.artifact import Artifact
 from storage.digests import digest_json
@@ -255,7 +256,7 @@ def _audits(release: Release, choice: ChoiceSettings) -> list[Row]:
     for dataset in release.datasets():
         count = LabelCount(choice, settled, learned[dataset])
         for partition in sorted(release.shards):
-            if partition.split("/")[0] == dataset and partition in ingested and partition in tagged:
+            if dataset_of(partition) == dataset and partition in ingested and partition in tagged:
                 count.add(ingested[partition].table("images"), tagged[partition])
         if (audit := count.audit()).given:
             numbers = (f"{number:,}" for number in (audit.images, audit.given, audit.tagger.kept))

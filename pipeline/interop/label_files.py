@@ -14,6 +14,7 @@ from pipeline.interop.json_writer import number, write_list
 from pipeline.interop.run_rows import ImageRows, RunRows, Tally, relations_of
 from pipeline.labels.label_rows import LABELS, flat_labels
 from pipeline.labels.labelled_partitions import images_with_boxes
+from pipeline.runtime.stage import dataset_of
 from storage.atomic import atomic_folder
 from storage.errors import FatalError, translate_os_errors
 from storage.runs import Run
@@ -90,7 +91,7 @@ def _image(image: ImageRows, scores: Sequence[float]) -> dict[str, Any]:
 def _scores(run: Run) -> dict[tuple[str, int], list[float]]:
     """The detector's scores by dataset and image, in the order of the boxes; empty if boxes were annotated."""
     return {
-        (partition.partition("/")[0], row["image_id"]): [box["score"] for box in row["boxes"]]
+        (dataset_of(partition), row["image_id"]): [box["score"] for box in row["boxes"]]
         for partition, artifact in images_with_boxes(run).items()
         if "detections.parquet" in artifact.manifest.files
         for row in artifact.table("detections").to_pylist()

@@ -18,6 +18,7 @@ from pipeline.interop.official_labels import (
     write_frequencies,
 )
 from pipeline.interop.run_rows import NAMED_BY_ID, RunRows, Tally, without_crowds
+from pipeline.runtime.stage import dataset_of
 
 CAPTIONS, GRAPHS, CANDIDATES = "captions.json", "scene_graphs.json", "candidates.json"
 LABELS, FREQUENCIES, FILES = "labels.json", "keep_names_freq.json", "image_id_to_filepath.json"
@@ -48,7 +49,7 @@ def write_official(rows: RunRows, folder: Path, threshold: float, tally: Tally) 
         if dataset in rows.ingested():
             _labels(rows, dataset, place, threshold, tally)
     for partition, artifact in rows.run.artifacts("frequencies").items():
-        place = folder / partition.split("/")[0]
+        place = folder / dataset_of(partition)
         place.mkdir(exist_ok=True)
         if not (place / FREQUENCIES).exists():
             write_object(

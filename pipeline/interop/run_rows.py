@@ -13,7 +13,7 @@ from pipeline.data.datasets.record import NO_OBJECT
 from pipeline.labels.kept_labels import added_labels, choice_of, kept_labels, with_added_images
 from pipeline.labels.label_funnel import most_frequent_first
 from pipeline.labels.label_overrides import overrides_of
-from pipeline.labels.labelled_partitions import candidates, images_with_boxes, require_same_boxes
+from pipeline.labels.labelled_partitions import CANDIDATES_FILE, candidates, images_with_boxes, require_same_boxes
 from pipeline.runtime.stage import Rejected, dataset_of
 from storage.artifact import Artifact
 from storage.errors import FatalError
@@ -99,11 +99,11 @@ class RunRows:
 
     def datasets(self) -> list[str]:
         """Returns the datasets with rows of any step."""
-        return sorted({partition.split("/")[0] for found in self._artifacts.values() for partition in found})
+        return sorted({dataset_of(partition) for found in self._artifacts.values() for partition in found})
 
     def ingested(self) -> list[str]:
         """Returns the datasets to export with boxes; empty if the run has no images."""
-        return sorted({partition.split("/")[0] for partition in self._artifacts.get("ingest", ())})
+        return sorted({*map(dataset_of, self._artifacts.get("ingest", ()))})
 
     def folders(self, folder: Path) -> Iterator[tuple[str, Path]]:
         """Yields each dataset to export with boxes, with a new folder for it in `folder`."""
@@ -117,7 +117,7 @@ class RunRows:
         Without `tables`, yields every image with all its rows.
         """
         for partition in sorted({p for found in self._artifacts.values() for p in found}):
-            if partition.split("/")[0] == dataset:
+            if dataset_of(partition) == dataset:
                 for image in self._partition(partition, tables):
                     if not tables or tables[0] in image.rows:
                         yield image
@@ -183,7 +183,7 @@ def _unlabelled(run: Run, ingested: Mapping[str, Artifact], tagged: Mapping[str,
 
 def _tables_of(step: str, artifact: Artifact) -> list[str]:
     """Returns the tables of a step's artifact. The tagger's also holds its candidates."""
-    extra = ["candidates"] if step == "tag" and "candidates.parquet" in artifact.manifest.files else []
+    extra = ["candidates"] if step == "tag" and CANDIDATES_FILE in artifact.manifest.files else []
     return [TABLES[step], *extra]
 
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings, added_labels, judged_columns, with_added_images
 from pipeline.labels.label_overrides import Overrides
-from pipeline.labels.labelled_partitions import LabelledPartition, candidates, dropped, is_made_from
+from pipeline.labels.labelled_partitions import CANDIDATES_FILE, LabelledPartition, candidates, dropped, is_made_from
 from storage.artifact import Artifact
 from tagger.english.predicates import canonical
 
@@ -168,7 +168,7 @@ def partition_tally(found: LabelledPartition, judged: Sequence[str | None], adde
 def _count_labels(tally: LabelTally, tagged: Artifact, judged: Sequence[str | None], added: Sequence[str]) -> None:
     labels = FlatList.of(tagged.table("relations"), "relations")
     alone = labels.values("proposed").count(False)
-    if "candidates.parquet" in tagged.manifest.files:
+    if CANDIDATES_FILE in tagged.manifest.files:
         stated = list(FlatList.of(candidates(tagged), "pairs").each("subject", "object", "predicate"))
         proposed, distinct = len(stated), len(set(stated))
         tally.numbers["candidates"] = proposed

@@ -10,10 +10,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.runtime.stage import dataset_of
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.runs import Run
 from storage.tables import CANDIDATES
+
+CANDIDATES_FILE = "candidates.parquet"
+"""Stage `tag`'s table of the pairs that it scored. Artifacts of other origins lack it."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def byte_copies(digests: Sequence[pa.ChunkedArray]) -> int:
 
 def candidates(tagged: Artifact) -> pa.Table:
     """The candidate pairs stored with the labels of stage `tag`; empty if the artifact has no such file."""
-    return tagged.table("candidates") if "candidates.parquet" in tagged.manifest.files else CANDIDATES.empty_table()
+    return tagged.table("candidates") if CANDIDATES_FILE in tagged.manifest.files else CANDIDATES.empty_table()
 
 
 def opinions(verified: Artifact | None, tagged: Artifact) -> dict[tuple[int, int, int, str], float]:
@@ -142,7 +146,7 @@ def partition_artifacts(run: Run, datasets: Sequence[str] | None = None) -> dict
             name, images.get(name), ingested.get(name, images.get(name)), *(found.get(name) for found in others)
         )
         for name in dict.fromkeys(name for found in (images, *others) for name in found)
-        if datasets is None or name.split("/")[0] in datasets
+        if datasets is None or dataset_of(name) in datasets
     }
 
 

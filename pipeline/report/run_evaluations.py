@@ -32,6 +32,7 @@ from pipeline.report.report_folder import meta_of
 from pipeline.report.variants import steps_of_seeds
 from pipeline.report.view import RunView
 from pipeline.runtime.plugins import load_plugin
+from pipeline.runtime.stage import dataset_of
 from storage.artifact import Artifact
 from storage.atomic import write_atomic
 from storage.digests import digest_json
@@ -199,7 +200,7 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
 def _rows(run: Run, names: Sequence[str]) -> list[Mapping[str, Any]]:
     """The rows of the test sets' images, in the stage's order."""
     ingested = run.artifacts("ingest")
-    partitions = [name for name in sorted(ingested) if name.split("/")[0] in names]
+    partitions = [name for name in sorted(ingested) if dataset_of(name) in names]
     return [row for name in partitions for row in ingested[name].table("images").to_pylist()]
 
 

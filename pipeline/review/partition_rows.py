@@ -14,6 +14,7 @@ from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings, judged_columns
 from pipeline.labels.label_funnel import partition_tally
 from pipeline.labels.labelled_partitions import LabelledPartition, candidates, opinions, require_same_boxes
+from pipeline.runtime.stage import dataset_of
 from storage.artifact import Artifact
 from storage.tables import FLAG, FLOAT, INT, LONG, TEXT
 from tagger.audit.labels import SYMMETRIC, Fact, holds, unordered
@@ -214,7 +215,7 @@ def _texts(images: pa.Table, captioned: Artifact | None) -> pa.Array:
 
 def _quarantined(part: int, found: LabelledPartition) -> pa.Table:
     """The rows that each stage rejected, with reasons."""
-    dataset = found.name.split("/")[0]
+    dataset = dataset_of(found.name)
     rows = [
         {"part": part, "dataset": dataset, "step": step, **{n: row[n] for n in ("image_id", "reason", "value")}}
         for step, artifact in found.steps().items()

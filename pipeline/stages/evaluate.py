@@ -14,6 +14,7 @@ from pipeline.runtime.plugins import RequireName, load_plugin, plugin_terms
 from pipeline.runtime.settings import Settings, data_file, runtime
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage, named_files
 from pipeline.stages.split import NameTriplet, unseen_triplets
+from pipeline.training.config import MODEL, VOCABULARY
 from storage.artifact import REMOVE_ARTIFACT
 from storage.json_files import read_json
 from storage.tables import METRICS
@@ -101,10 +102,8 @@ class EvaluateStage(Stage):
         from pipeline.evaluation.vcoco_truth import read_vcoco_truth
 
         weights = inputs.artifact("weights")
-        size = read_json(weights.file("vocabulary.json"), dict[str, Any], REMOVE_ARTIFACT)["image_size"]
-        network = load(weights.file("model.safetensors"), weights.folder).to(
-            choose_device(self.settings.device, self.worker)
-        )
+        size = read_json(weights.file(VOCABULARY), dict[str, Any], REMOVE_ARTIFACT)["image_size"]
+        network = load(weights.file(MODEL), weights.folder).to(choose_device(self.settings.device, self.worker))
         test_set = TestSet(inputs.table("images").to_pylist(), self.image_folders)
         settings, names = self.settings, test_set.names
         file = work / "detections.parquet"

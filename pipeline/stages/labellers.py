@@ -14,6 +14,7 @@ from pipeline.runtime.devices import choose_device
 from pipeline.runtime.plugins import OpenedPlugin, PluginOptions, RequireName, load_plugin
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.runtime.settings import Settings, file_read, runtime
+from pipeline.training.config import MODEL, VOCABULARY
 from pipeline.training.settings import CALIBRATION
 from storage.artifact import REMOVE_ARTIFACT, Artifact
 from storage.digests import digest_file
@@ -189,8 +190,8 @@ def _tagger(
 
     assert settings.precision != "auto", "a run plans its settings"
     keep_freed_memory()
-    vocabulary = read_json(artifact.file("vocabulary.json"), dict[str, Any], REMOVE_ARTIFACT)
-    weights = artifact.file("model.safetensors")
+    vocabulary = read_json(artifact.file(VOCABULARY), dict[str, Any], REMOVE_ARTIFACT)
+    weights = artifact.file(MODEL)
     try:
         tagger = load(weights, artifact.folder)
         if not isinstance(tagger, RelationTagger):

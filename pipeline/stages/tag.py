@@ -14,6 +14,7 @@ from pydantic import model_validator
 
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
+from pipeline.labels.labelled_partitions import CANDIDATES_FILE
 from pipeline.runtime.chat_endpoint import tokens_taken
 from pipeline.runtime.settings import Settings, file_read
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Resources, Stage, named_files
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 
     from tagger.labelling.tagging_image import Labels, Problem, TaggingImage
 
-CANDIDATES_FILE = "candidates.parquet"
 DROPPED_FILE = "dropped.parquet"
 QUARANTINED = "image in quarantine"
 """Why the triplets of an image that can't be read or scored led to no candidate."""
