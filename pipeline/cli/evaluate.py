@@ -187,6 +187,7 @@ def score(
         list[Path],
         typer.Option(
             "--detections",
+            metavar="PATH",
             help="Output of `rlip predict`, or a public format. Repeat it to compare further models with the first.",
         ),
     ],

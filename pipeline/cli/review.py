@@ -54,7 +54,9 @@ def review(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 0,
     names: Annotated[
         list[str] | None,
-        typer.Option("--name", help="The server's host name for browsers, e.g. gpu7.lab:8765. Can be repeated."),
+        typer.Option(
+            "--name", metavar="HOST", help="The server's host name for browsers, e.g. gpu7.lab:8765. Can be repeated."
+        ),
     ] = None,
     password_file: Annotated[
         Path | None, typer.Option("--password-file", help="File with the password; unset: RLIP_REVIEW_PASSWORD.")
