@@ -102,7 +102,7 @@ def test_what_an_interrupted_process_was_writing_is_no_checkpoint(stopped, shard
 
 @pytest.mark.parametrize("changes", [{"feedforward": 64}, {"encoder_layers": 2}])
 def test_a_checkpoint_of_another_network_is_refused(stopped, shard, changes):
-    with pytest.raises(FatalError, match=r"step-00000003: it is of another network .*remove it to train"):
+    with pytest.raises(FatalError, match=r"step-00000003: it belongs to a different network .*remove it to train"):
         run(stopped, shard, network=TINY["network"] | changes)
     assert checkpoints(stopped).steps() == [3, 2]
 
