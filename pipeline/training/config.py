@@ -60,7 +60,7 @@ class TrainConfig(Settings):
     shards: tuple[Shard, ...] = ()
     """The training set, one dataset after the other."""
     test: TestTables | None = None
-    worker: str = Field(WORKER, pattern=r"^(pipeline|benchmarks)(\.[a-z_]+)+$")
+    worker: str = Field(WORKER, pattern=r"^(pipeline|benchmarks|tests)(\.[a-z_]+)+$")
     """The module whose `main` each rank runs with the path of this configuration. It returns the exit code. Only the
     project's own: a joining node reads the configuration from the coordinator."""
 

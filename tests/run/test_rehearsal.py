@@ -66,7 +66,7 @@ def test_every_line_runs_and_the_best_settings_are_written(recipe, rehearsed):
     assert "# Rehearsed with --set shard.max_bytes=2097152, which this recipe leaves out." in tuned.read_text()
     for found_for in (basis(recipe, *SETTINGS), basis(tuned)):
         assert found_for.startswith("rehearsed: ") and found_for.endswith("synthetic images/s on 1 x CPU")
-    assert basis(tuned, "pretrain.settings.image_size=96").endswith("x CPU, with another image_size")
+    assert basis(tuned, "pretrain.settings.image_size=96").endswith("x CPU, with a different image_size")
     assert "exists; name a new file" in rlip("rehearse", recipe, "--out", tuned).stderr
 
 

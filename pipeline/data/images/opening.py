@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
 from itertools import islice
+from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
@@ -141,8 +142,10 @@ def read_bytes(path: ImageRef, limits: ImageLimits = LOOSEST_LIMITS) -> bytes:
 
 def _limited_bytes(path: ImageRef, limits: ImageLimits) -> bytes:
     with _readable(path):
-        data = read_first(path, limits.max_bytes + 1)
-    if len(data) > limits.max_bytes:
+        # Nothing is read of a file that is known to be too large: that could take the memory of a whole worker.
+        is_larger = isinstance(path, Path) and path.stat().st_size > limits.max_bytes
+        data = b"" if is_larger else read_first(path, limits.max_bytes + 1)
+    if is_larger or len(data) > limits.max_bytes:
         raise BadImage("too large", f"more than {limits.max_bytes} bytes")
     return data
 
