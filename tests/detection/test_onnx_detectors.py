@@ -1,12 +1,14 @@
 """Small ONNX graphs with the inputs, outputs and metadata of Ultralytics, RF-DETR and mmdeploy."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -175,4 +177,23 @@ def test_names_that_are_too_few_are_an_error(tmp_path: Path) -> None:
     path = save_graph(tmp_path / "model.onnx", {"dets": np.zeros((1, 1, 4)), "labels": np.zeros((1, 1, 91))})
     path.with_suffix(".names").write_text("person\n" * 80)
     with pytest.raises(FatalError, match="91 classes for 80 names"):
+        found(path)
+
+
+def test_files_that_are_missing_beside_a_graph_are_named(tmp_path: Path) -> None:
+    path = save_graph(tmp_path / "model.onnx", {"dets": np.zeros((1, 1, 4)), "labels": np.zeros((1, 1, 91))})
+    with pytest.raises(FatalError, match=r"no class names; write them to .*model\.names"):
+        found(path)
+    save_graph(path, {"dets": np.zeros((1, 1, 5)), "labels": [[0]]})
+    with pytest.raises(FatalError, match=r"pipeline\.json is not next to it; export with --dump-info"):
+        found(path)
+
+
+def test_an_onnxruntime_that_is_missing_or_has_no_gpu_is_named(tmp_path: Path, monkeypatch) -> None:
+    path = save_graph(tmp_path / "model.onnx", CANDIDATES, ULTRALYTICS)
+    monkeypatch.setattr("pipeline.detection.onnx_detector.choose_device", lambda *asked: torch.device("cuda"))
+    with pytest.raises(FatalError, match="can't use a GPU; pip install onnxruntime-gpu"):
+        found(path)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(FatalError, match="needs onnxruntime: pip install"):
         found(path)
