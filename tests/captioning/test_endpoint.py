@@ -123,7 +123,7 @@ def test_a_budget_and_an_endpoint_that_is_gone_stop_the_run_which_goes_on_later(
     output_of(*words(endpoint.url, "store"))
     assert len(endpoint.answers()) == IMAGES, "the first answers are not asked for again"
     done = rlip(*words(endpoint.url, "store", budget_cost=1))
-    assert "budget_cost: set prompt_price and completion_price" in done.stderr
+    assert "budget_cost: also set prompt_price and completion_price" in done.stderr
     endpoint.log.write_text("")
     done = rlip(*words(endpoint.url, "store", timeout=1, seed=1, retries=0, budget_tokens=10))
     assert "the budget is spent" in done.stderr and endpoint.answers() == [], "seeds share a budget"
