@@ -28,8 +28,7 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 def write_blip(folder: Path, small: bool) -> None:
-    """Writes a BLIP captioner with random weights and its tokenizer, as a folder of transformers and as LAVIS's
-    checkpoint."""
+    """Writes a BLIP captioner with random weights and its tokenizer, as transformers' folder and LAVIS's checkpoint."""
     from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGeneration
 
     from tests.lavis_checkpoint import to_lavis

@@ -128,8 +128,7 @@ def plain_hico(
 
 
 def graphs(images: int, pairs: int = 150, predicates: int = 50, seed: int = 0) -> tuple[Relations, Relations]:
-    """Returns predictions and truth of scene graphs: each predicate of `pairs` pairs of an image, seven truths on
-    average.
+    """Returns predicted and true scene graphs: each predicate of `pairs` pairs of an image, seven truths on average.
 
     A third of the pairs lie near true ones; most of these have the right names.
     """
@@ -292,8 +291,7 @@ def scene_graphs(images: int, plain_images: int) -> list[Row]:
 
 
 def seconds_of_loop(plain: Metric, metric: Metric, predicted: Relations, truth: Relations, plain_images: int) -> float:
-    """Returns the loop's CPU-seconds on all images, scaled from a part of them, on which both must give the same
-    figures."""
+    """Returns the loop's CPU-seconds on all images, scaled from some, on which both must give the same figures."""
     few = np.arange(min(plain_images, truth.images))
     part = resampled(predicted, few), resampled(truth, few)
     expected: dict[Any, float] = {}

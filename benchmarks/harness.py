@@ -51,8 +51,7 @@ def _short(value: float | None) -> str:
 
 
 def parser(doc: str | None, *, small: bool = False, **sizes: int) -> argparse.ArgumentParser:
-    """Returns a parser that shows the module's docstring and knows `--json` and an option for each size, with its
-    default.
+    """Returns a parser that shows the module's docstring and knows `--json` and an option per size, with its default.
 
     `small`: it knows `--small`, too, with which the script runs in a minute.
     """

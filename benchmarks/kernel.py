@@ -29,8 +29,7 @@ POINTERS = {"value": "*{}", "of_value": "*{}", "bins": "*i32", "points": "*i64",
 FLOATS = ("read", "sums", "of_places", "of_weights", "places", "weights", "gradient")
 DTYPES = ("fp32", "bf16")
 PEAKS = {"A100 80 GB SXM": (2039e9, 19.5e12), "H100 SXM": (3350e9, 67e12)}
-"""A GPU's peaks by its vendor: bytes a second, and operations in fp32 without tensor cores, which the kernels don't
-use."""
+"""A GPU's peaks by its vendor: bytes a second, and operations in fp32 without tensor cores, unused by the kernels."""
 LAYERS = {
     "two images of 512×640": AttentionSizes(queries=6800, shapes=((64, 80), (32, 40), (16, 20), (8, 10))),
     "four of 800×1333": AttentionSizes(images=4, queries=22_223),

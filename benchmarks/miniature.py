@@ -5,10 +5,9 @@ source    the true relations, the tagger's labels, naive matching, and the tagge
 amount    all, half and a quarter of the pseudo-labelled images, for the same number of steps
 
 Captions, labels and shards are made once, by the chain of `recipes/demo.toml` on the second world (`scenes.acts`). A
-detector without fusion, trained once on boxes, is what every variant starts from with each seed. Each training is
-evaluated at `--milestones`, and `--jobs` of them run at a time. Variants that a seed has in common are compared, so
-each seed adds pairs. Interrupted, the benchmark goes on where it was: finished training runs stay in the store, others
-have checkpoints.
+detector without fusion, trained once on boxes, starts every variant with each seed. Each training is evaluated at
+`--milestones`, and `--jobs` of them run at a time. Variants that a seed has in common are compared, so each seed adds
+pairs. Interrupted, the benchmark continues: finished training runs stay in the store, others have checkpoints.
 
 Shapes: M ordered pairs of the boxes of all images, V predicates, P predicted pairs, N boxes of an image.
 """
@@ -115,8 +114,7 @@ CLAIMS = {
     },
     "amount": {"all": Variant(), "half": Variant(share=0.5), "a quarter": Variant(share=0.25)},
 }  # fmt: skip
-"""Claim → name of a variant → the variant. The first of each claim is the default, with which the others are
-compared."""
+"""Claim → variant's name → variant. The first of each claim is the default, with which the others are compared."""
 DETECTOR = Variant(fusion="none", labels="none")
 Scores = NDArray[np.float32]
 
@@ -128,8 +126,7 @@ class CurveSettings(TrainingSettings):
 
 
 class CurveTask(PretrainTask):
-    """Pre-trains on labels of which a share is wrong, the same ones in every epoch, and with uncertain ones or
-    without."""
+    """Pre-trains on labels of which a share is wrong, the same in every epoch, and with uncertain ones or without."""
 
     _settings: CurveSettings
 
@@ -196,8 +193,7 @@ class Milestones:
 
 
 class GivenBoxes:
-    """Average precision by predicate on given boxes: the ordered pairs of each image's boxes, ranked over all
-    images."""
+    """Average precision by predicate on given boxes: the ordered pairs of an image's boxes, ranked over all images."""
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], predicates: Sequence[str]) -> None:
         """`rows`: of the `images` table. `predicates`: canonical ones; relations with others don't count."""
@@ -215,8 +211,7 @@ class GivenBoxes:
                     self.truth[place[image, each["subject"], each["object"]], column[name]] = True
 
     def scores(self, image: int, found: Found) -> Scores:
-        """Returns one image's ordered pairs × V: a predicate's best probability in a predicted pair that fits both
-        boxes.
+        """Returns one image's ordered pairs × V: a predicate's best probability in a predicted pair fitting both boxes.
 
         It fits with an IoU of .5. The names that the network gives to the boxes don't count.
         """
@@ -258,8 +253,7 @@ class GivenBoxes:
 
 
 def blind_scores(training: GivenBoxes, test: GivenBoxes, categories: Sequence[str], steps: int = 1500) -> Scores:
-    """Returns M×V scores of the test's pairs by a network of three layers over boxes and names, trained on the
-    others."""
+    """Returns M×V scores of the test's pairs by a three-layer network over boxes and names, trained on the others."""
     torch.manual_seed(0)
     known, wanted = training.features(categories), torch.from_numpy(training.truth).float()
     layers = (
@@ -293,8 +287,7 @@ def milestones(total: int, number: int) -> list[int]:
 
 
 def train(recipe: Recipe, variant: Variant, seed: int, steps: int, number: int, pretrained: Path) -> Artifact:
-    """Trains with one thread, from the last checkpoint if there is one, unless the store has the outcome, and records
-    it.
+    """Trains with one thread, from the last checkpoint if any, unless the store has the outcome, and records it.
 
     The run must have shards and test images.
     """
@@ -324,8 +317,7 @@ def train(recipe: Recipe, variant: Variant, seed: int, steps: int, number: int, 
 
 
 def compared(made: Mapping[tuple[Variant, int], Artifact], seeds: range, at: Sequence[int]) -> Iterator[Row]:
-    """Yields means over seeds, and what the default is ahead of the others by: mean and standard error of paired
-    differences."""
+    """Yields means over seeds, and the default's lead over others: mean and standard error of paired differences."""
     for claim, measure in product(CLAIMS, MEASURED):
         curves = {name: _curves([made[v, seed] for seed in seeds], measure) for name, v in CLAIMS[claim].items()}
         first, ours = next(iter(curves.items()))

@@ -286,8 +286,7 @@ def shares(
     paraphrases: Paraphrases,
     layer: str = "learned",
 ) -> dict[str, tuple[float, float]]:
-    """Returns each way's recall and precision on the gold types of images with captions; `read` has no implied
-    triplets."""
+    """Returns each way's recall and precision on the gold types of captioned images; `read` has no implied triplets."""
     images = sorted(gold.keys() & captions.keys())
     ways: dict[str, Callable[[int], Iterator[Ends]]] = {
         "authors": lambda image: authors(captions[image], boxed[image], paraphrases),
@@ -404,8 +403,7 @@ def document(captions: Sequence[str]) -> Iterator[str]:
 
 
 def read_documents(scenes: int) -> Iterator[tuple[list[str], list[set[Stated]], list[set[Stated]], set[Stated]]]:
-    """Yields each document's sentences, what each states, what each states when parsed alone, and what the document
-    does."""
+    """Yields each document's sentences, what each states, what each states on its own, and what the document does."""
     images = [Written.of(make_scene(SEED, number), number, "") for number in range(scenes)]
     listed = [row["caption"] for row in scene_captions(images, SEED)["annotations"]]
     groups = [listed[start : start + CAPTIONS] for start in range(0, len(listed), CAPTIONS)]

@@ -1,5 +1,4 @@
-"""Rehearses the whole chain at scale: `python -m benchmarks.rehearsal` (`--images 1820000`: the size of Objects365,
-hours).
+"""Rehearses the whole chain at scale: `python -m benchmarks.rehearsal` (`--images 1820000`: Objects365's size, hours).
 
 Only networks are replaced, inside the same stage classes: the captioner by a stand-in behind LAVIS's pipes
 (`rehearsal_captioner.py`), the tagger by the method "prior". The pre-training takes two steps with a tiny network,
@@ -134,8 +133,7 @@ LOOK_EVERY = 0.25
 
 
 def largest_peak(pid: int) -> int:
-    """Returns the highest resident memory in MiB of one process, which is the given one or a descendant, once that
-    ended."""
+    """Returns the highest resident memory in MiB of one process, the given one or a descendant, once that ended."""
     root, highest = psutil.Process(pid), 0
     with suppress(psutil.NoSuchProcess):
         while root.status() != psutil.STATUS_ZOMBIE:

@@ -1,5 +1,4 @@
-"""Stands in for LAVIS behind the pipes of `pipeline/captioning/lavis_worker.py`: reads pixels and answers drawn
-captions.
+"""Stands in for LAVIS behind the pipes of `pipeline/captioning/lavis_worker.py`: reads pixels, answers drawn captions.
 
 Started by path with `python -I`. The vocabulary is a list of nouns, the most frequent first. The words of a caption
 follow from the first random number that came with it.

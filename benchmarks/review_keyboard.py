@@ -1,8 +1,7 @@
 """Measures how soon the review page shows the next label:
 `python -m benchmarks.review_keyboard [--labels 500] [--faults]`.
 
-A script judges label after label in Chromium by keys, without a person's time, and waits until each verdict is on the
-server's disk and shown.
+Judges labels in Chromium by keys, taking nobody's time, and waits until each verdict is on the server's disk and shown.
 
 With `--faults`, the script types eight keys a second whether or not they are answered, while one send in twenty fails,
 half of these after the server has recorded it, and another one in twenty takes a second. The log must equal the keys.
@@ -47,8 +46,7 @@ document.addEventListener("keydown", (event) => {
 
 
 def keyboard_pass(window: Browser, labels: int, ahead: int = 1) -> list[float]:
-    """Judges the first `labels` labels of the grid by keys. Returns milliseconds from each key to the next current
-    label.
+    """Judges the grid's first `labels` labels by keys. Returns milliseconds from each key to the next current label.
 
     `ahead`: keys that are typed before the first of them is answered.
     """

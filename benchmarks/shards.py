@@ -103,8 +103,7 @@ def write_photos(folder: Path, megabytes: float) -> Photos:
 
 
 class Peer(NamedTuple):
-    """How a library reads all samples: their bytes, and their decoded images with labels; None where it is not
-    compared."""
+    """How a library reads all samples: their bytes, and their decoded images with labels; None if not compared."""
 
     read: Way | None
     decode: Way | None

@@ -56,8 +56,7 @@ class Given(Stage):
 
 
 def build(folder: Path, partitions: int) -> list[str]:
-    """Writes a dataset of an image a partition, and a store with all its keys. Returns the words that name its
-    recipe."""
+    """Writes a dataset of an image a partition, and a store with all its keys. Returns the words naming its recipe."""
     recipe = write_small_set(folder / "data", partitions)
     settings = ["data.partition_size=1", 'data.tagger=["set"]', 'pretrain.variants=["pseudo", "none"]']
     planner = Planner(RunContext(load_recipe(recipe, settings)))

@@ -106,8 +106,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def measure_data_wait(folder: Path, given: Namespace) -> Iterator[Row]:
-    """Yields the share of the time after the first entry of the log that a training run with one loader waits for
-    data."""
+    """Yields the share of the time after the log's first entry that a training run with one loader waits for data."""
     changes = {"num_workers": 1, "steps": given.steps, "log_every": WARM_UP}
     config = make_config(folder / "training", write_set(folder / "set"), **changes)
     run_training(config, lambda *progress: None)
@@ -126,8 +125,7 @@ def measure_checkpoints(folder: Path, given: Namespace) -> Iterator[Row]:
 
 
 def at_full_size(folder: Path, rounds: int) -> tuple[int, float, float, float]:
-    """Returns the bytes of the state, and seconds: of our first checkpoint, of our best, and of the best by
-    torch.save."""
+    """Returns the state's bytes, and seconds: of our first checkpoint, of our best, and of the best by torch.save."""
     torch.set_num_threads(1)
     keep_freed_memory()
     settings = TrainingSettings(keep_checkpoints=1)
@@ -158,8 +156,7 @@ def save_and_sync(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 class BareLoop:
-    """Trains a network as a short script would. It is called after each step of a trainer, and then runs the same
-    step."""
+    """Trains a network as a short script would. Called after each step of a trainer, it then runs the same step."""
 
     def __init__(self, config: TrainConfig) -> None:
         self._settings = config.settings

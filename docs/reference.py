@@ -1,5 +1,4 @@
-"""Writes docs/cli.md, docs/settings.md and docs/api.md from the code: `python docs/reference.py`. A test compares
-them."""
+"""Writes docs/cli.md, docs/settings.md and docs/api.md from code: `python docs/reference.py`. A test compares them."""
 
 from __future__ import annotations
 
@@ -184,8 +183,7 @@ def _parameters(command: Callable[..., None]) -> Iterator[tuple[str, str, str, s
 def _sections(
     model: type[Any], prefix: str, keyed: bool, seen: set[type[Any]]
 ) -> Iterator[tuple[str, type[Any], bool]]:
-    """Dotted name, class, and whether the section is a stage's settings, for a model and all models inside it, each
-    once."""
+    """Dotted name, class, and whether the section is a stage's settings, for a model and all inside it, each once."""
     yield prefix.removesuffix("."), model, keyed
     stages = {"ingest", "detect", "caption", "parse", "train_tagger", "tag", "verify", "shard", "evaluate", "settings"}
     for name, annotation, _, _, _ in _fields(model):

@@ -132,8 +132,7 @@ def publish_run(context: RunContext, outcome: RunOutcome) -> None:
 
 
 def _publish_report_link(recipe: Recipe, figures: Sequence[str]) -> None:
-    """Publish figures, one a line, and the path of the report: a path, because browsers open no local file from a web
-    page.
+    """Publish figures, one a line, and the path of the report: a path, as browsers open no local file from a web page.
 
     Contains no text from the data, because Prefect renders it.
     """

@@ -32,8 +32,7 @@ DEFAULTS = {
 progress bars. Errors reach the terminal once, as `rlip` words them."""
 
 SUPPORTED = SpecifierSet(">=3.9,<4", prereleases=True)
-"""Versions of servers that this project was tested with. Older ones also lack fixes of known vulnerabilities
-(docs/operations.md, "Versions")."""
+"""Server versions tested with this project. Older ones also lack security fixes (docs/operations.md, "Versions")."""
 
 ANSWERS_WITHIN = 5.0
 """Seconds that the configured server may take to answer."""

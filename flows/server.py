@@ -41,8 +41,7 @@ writers, and Prefect's client waits two seconds before it tries again, so task s
 
 
 class TemporaryServer:
-    """A separate process that starts on construction, on any free port unless one is given. Leaving the context stops
-    it.
+    """A separate process started on construction, on any free port unless one is given. Leaving the context stops it.
 
     Prefect has a temporary server of its own. Unlike that one, this server survives a Ctrl-C in the terminal, so that
     the last states of the run are recorded; it ends with this process even if the process is killed; and it serves web

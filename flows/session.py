@@ -26,11 +26,9 @@ from storage.errors import FatalError
 from storage.open_store import is_remote, local_folder, open_store
 
 STORES = "RLIP_STORES"
-"""Environment variable of a worker with folders and URLs, separated by spaces, in which stores may lie. Unset:
-anywhere."""
+"""Environment variable of a worker with folders and URLs (space-separated) in which stores may lie. Unset: anywhere."""
 LAVIS_PYTHON = "RLIP_LAVIS_PYTHON"
-"""Environment variable of a worker that names the only interpreter besides the default that captioner `lavis` may
-start."""
+"""Environment variable of a worker naming the only interpreter besides the default that captioner `lavis` may start."""
 
 
 @dataclass
@@ -100,8 +98,7 @@ def session_of(recipe: Recipe) -> Iterator[Session]:
 
 
 def require_allowed(recipe: Recipe, environment: Mapping[str, str]) -> None:
-    """Raise `FatalError` for a recipe that names a store or an interpreter which the worker's environment does not
-    allow.
+    """Raise `FatalError` for a recipe that names a store or interpreter that the worker's environment does not allow.
 
     The worker's environment decides what the parameters of a deployment may name on its machine.
     """

@@ -142,8 +142,7 @@ def run_stage(recipe: Recipe, stage: str) -> State[list[StepOutcome]]:
 
 
 def _require_above(planner: Planner, stage: str) -> None:
-    """Find the artifacts that the steps of a stage read. Raises `FatalError` if some are missing or an audit refuses
-    them."""
+    """Find the artifacts that a stage's steps read. Raises `FatalError` if any is missing or an audit refuses them."""
     context = planner.context
     needed: set[str] = set()
     for step in reversed(context.steps):
@@ -238,8 +237,7 @@ def _is_retryable(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool
     return isinstance(state.result(raise_on_failure=False), RetryableError)
 
 
-# The store decides what is done: Prefect's cache would trust artifacts that no longer exist, and its results are
-# pickles.
+# The store decides what is done: Prefect's cache would trust artifacts that are gone, and its results are pickles.
 _OPTIONS: dict[str, Any] = {
     "cache_policy": NO_CACHE,
     "persist_result": False,

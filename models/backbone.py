@@ -181,8 +181,7 @@ class _SizedResNet(ResNet):
 
 
 class FoldedConv(nn.Conv2d):
-    """A convolution whose weight and bias include the scale and shift of the frozen norm after it: one pass instead of
-    three."""
+    """A convolution whose weight and bias hold the scale and shift of the frozen norm after it: one pass, not three."""
 
     def __init__(self, conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> None:
         nn.Module.__init__(self)

@@ -22,8 +22,7 @@ from models.deformable_read_triton import read_by_kernel, unfit
 
 Shapes = tuple[tuple[int, int], ...]
 FRAME = 2
-"""Width, in cells, of the frame of zeros around a map, so that a place that is clamped to the frame reads four
-zeros."""
+"""Width, in cells, of the frame of zeros around a map, so that a place clamped to the frame reads four zeros."""
 SHARED = 2**23
 """Number of products from which on threads share the work; starting threads costs as much as a part of that size."""
 

@@ -53,8 +53,7 @@ def loops(C: int, P: int) -> Loops:
 
     @_compiled
     def located(places: Any, weights: Any, levels: Any, query: int, cells_P: Any, shares_4P: Any) -> Any:
-        """Writes each point's upper left cell and the shares of its four cells. Returns where in the cell it lies: x,
-        y."""
+        """Writes each point's upper left cell and its four cells' shares. Returns where in the cell it lies: x, y."""
         lowest = load(levels.limits, 0, P)
         x = within(load(places, query * 2 * P, P), lowest, load(levels.limits, P, P))
         y = within(load(places, query * 2 * P + P, P), lowest, load(levels.limits, 2 * P, P))

@@ -1,5 +1,4 @@
-"""How images and texts are fused: by gated attention in the encoder (ALIF), or at the end as in RLIPv1
-(docs/networks.md, 3).
+"""Fuses images and texts, by gated attention in the encoder (ALIF), or at the end as in RLIPv1 (docs/networks.md, 3).
 
 Shapes: B images, V image tokens, Q queries, T texts, D image width, E text width, M heads, C channels per head.
 """
@@ -83,8 +82,7 @@ class _BidirectionalAttention(nn.Module):
 
 
 class LanguageLayer(RobertaLayer):
-    """RoBERTa's transformer layer over the set of label texts, without positions, so that their order does not
-    matter."""
+    """RoBERTa's transformer layer over the set of label texts, without positions, so their order does not matter."""
 
     def __init__(self, config: TextConfig) -> None:
         settings = RobertaConfig(

@@ -1,5 +1,4 @@
-"""Assignment of targets to pair predictions, and the losses of these (docs/networks.md, 6). The criteria compute both
-in 32 bits.
+"""Assignment of targets to pair predictions, and their losses (docs/networks.md, 6). Criteria compute both in 32 bits.
 
 Shapes: K layers, B images, P pairs, N target pairs of an image (padded to the largest number), To object texts (the
 last for "no objects"), Tv predicate texts, M matched pairs of all images, E text width.

@@ -266,8 +266,7 @@ def _projections(channels: list[int], levels: int, width: int) -> nn.ModuleList:
 
 
 class RelationQueries(nn.Module):
-    """Content of relation queries, from their subject and object (docs/networks.md, 4): the sum of R low-rank bilinear
-    branches.
+    """Content of relation queries from subject and object (docs/networks.md, 4): a sum of R low-rank bilinear branches.
 
     The matrices of all branches lie side by side in three square ones, which gives the same sum.
     """

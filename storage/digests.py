@@ -9,8 +9,7 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> bytes:
-    """JSON with sorted keys and no spaces, so that equal values give equal bytes, even for file names that aren't
-    UTF-8.
+    """JSON with sorted keys and no spaces, so equal values give equal bytes, even for file names that aren't UTF-8.
 
     Raises ValueError on NaN.
     """

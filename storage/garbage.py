@@ -1,5 +1,4 @@
-"""Disk usage, and garbage collection: artifacts that no run refers to are removed after a grace period, by one
-rename."""
+"""Disk usage and garbage collection: artifacts that no run refers to are removed after a grace period by one rename."""
 
 from __future__ import annotations
 
@@ -15,8 +14,7 @@ from storage.store import Store, StoredEntry
 
 @dataclass(frozen=True)
 class Garbage:
-    """Something that no run refers to: an artifact, the remains of one, or an abandoned training run's scratch
-    folder."""
+    """Something that no run refers to: an artifact, its remains, or an abandoned training run's scratch folder."""
 
     place: StoredEntry | Path
     what: str
@@ -43,8 +41,7 @@ class Garbage:
 
 
 def find_garbage(store: Store, before: float, *, history: bool = True) -> Iterator[Garbage]:
-    """What no run refers to and no run has found since `before` (a Unix time). Without `history` only the newest states
-    count.
+    """What no run refers to or has found since `before` (a Unix time). Without `history` only the newest states count.
 
     Raises `FatalError` when a run's file is damaged, since what it refers to is then unknown.
     """
@@ -66,8 +63,7 @@ def _keys_of(run: Run, history: bool = True) -> set[str]:
 
 @dataclass(frozen=True)
 class Share:
-    """Artifacts and bytes of a stage or a run. `apart`: bytes that no run needs (of a stage) or no other run (of a
-    run)."""
+    """Artifacts and bytes of a stage or a run. `apart`: bytes no run needs (of a stage) or no other run (of a run)."""
 
     name: str
     artifacts: int

@@ -58,8 +58,7 @@ class LineLog:
         self._lines = 0
 
     def append(self, lines: Sequence[bytes]) -> None:
-        """Append objects with at least one field, given as JSON on one line, in one write. After that, they survive a
-        power cut.
+        """Append objects with at least one field, given as JSON on a line, in one write. They then survive power cuts.
 
         Raises `FatalError` for a full or unwritable disk and for a line with more than `MAX_LINE` bytes,
         `RetryableError` for a failing disk. The file then has none of the lines.
@@ -135,7 +134,6 @@ def _with_checksum(line: bytes) -> bytes:
 
 
 def _is_whole(line: bytes) -> bool:
-    """Whether the checksum at the end, if there is one, is that of what precedes it. Whatever looks like a checksum
-    must be one."""
+    """Whether the checksum at the end, if any, is that of what precedes it. What looks like a checksum must be one."""
     found = _CHECKSUM.fullmatch(line[-_CHECKSUM_SIZE:])
     return found is None or (found[1], found[2]) == (b"checksum", b"%08x" % zlib.crc32(line[:-_CHECKSUM_SIZE]))

@@ -222,8 +222,7 @@ class LocalStore:
         self.remove(self.root / "runs" / name)
 
     def remove(self, folder: Path) -> None:
-        """Remove the folder of an artifact, a run or a scratch by one rename. What a crash leaves behind, `sweep`
-        removes.
+        """Remove the folder of an artifact, run or scratch by one rename. What a crash leaves behind, `sweep` removes.
 
         The folder stays away once its files go: a power cut can't bring back a name with half of them.
         """

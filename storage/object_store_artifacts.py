@@ -16,8 +16,7 @@ from storage.store import KEY, Store, require_valid_address
 
 
 class ObjectStoreArtifacts:
-    """Artifacts at a URL, laid out as in a store. Data are written before the manifest: readers find whole artifacts
-    only.
+    """Artifacts at a URL, in a store's layout. Data are written before the manifest: readers find whole artifacts only.
 
     On object stores, the name of a data file holds its digest, and the manifest is put on condition that none exists.
     Of two writers one wins; even where their bytes differ (training runs on two machines), neither touches what the
@@ -131,8 +130,7 @@ class ObjectStoreArtifacts:
         self.files.remove(f"{_place(stage, key)}/{name}" for name in ordered)
 
     def run_records(self, name: str) -> dict[str, bytes]:
-        """A run's records, by path within its folder. For an unknown run, raises `FatalError` that lists the runs
-        here."""
+        """A run's records, by path within its folder. For an unknown run, raises `FatalError` listing the runs here."""
         folder = f"runs/{name}"
         found = self.files.read_many(f"{folder}/{path}" for path in self.files.listing(folder))
         if found:

@@ -50,8 +50,7 @@ class Entry:
 
 
 class Remote:
-    """Files under a URL, named by paths relative to it. On S3 a file appears whole or not at all, as the last writer
-    put it.
+    """Files under a URL, named by relative paths. On S3 a file appears whole or not at all, as the last writer put it.
 
     Raises `FatalError` for an unusable address or credentials, and `RetryableError` when all retries have failed.
     """

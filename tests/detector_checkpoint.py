@@ -1,5 +1,4 @@
-"""Checkpoints of detectors by their authors' names, with random values: as published, and as RLIPv2's authors convert
-them."""
+"""Detector checkpoints by authors' names, with random values: as published, and as RLIPv2's authors convert them."""
 
 import torch
 from torch import Tensor
@@ -56,8 +55,7 @@ def detector(config: NetworkConfig, two_stage: bool = False) -> State:
 
 
 def converted(state: State) -> State:
-    """What the authors' `convert_parameters_DABDDETR.py` or `_DDETR.py` makes of a detector: itself, and copies beside
-    it."""
+    """What the authors' `convert_parameters_DABDDETR.py` or `_DDETR.py` makes of a detector: itself, and copies."""
     made = dict(state)
     for name, value in state.items():
         if "transformer.encoder" in name:

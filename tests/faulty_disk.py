@@ -9,9 +9,8 @@ from typing import Literal
 from storage.disk import Disk
 
 Stop = Literal["stop", "torn write", "power cut, names lost", "power cut, bytes lost"]
-"""stop: the process dies before the operation. torn write: it dies within a write or a removal, which is half done.
-power cut: the machine dies too; entries of folders that were not synced vanish, or files lose half the bytes that were
-not synced."""
+"""stop: the process dies before the operation. torn write: it dies within a write or removal, which is half done. power
+cut: the machine dies too; entries of unsynced folders vanish, or files lose half their unsynced bytes."""
 
 
 class Died(BaseException):

@@ -19,8 +19,7 @@ class Dead(BaseException):
 
 
 class FaultyFiles(MemoryFileSystem):
-    """Works normally, except that `fault` happens in `times` operations from number `at` on (counted from 1; 0 for
-    never)."""
+    """Works normally, but `fault` happens in `times` operations from number `at` on (counted from 1; 0 for never)."""
 
     cachable = False
 

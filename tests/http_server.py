@@ -8,8 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @contextmanager
 def answering(answer: Callable[[str, Mapping[str, str], bytes], tuple[int, bytes]]) -> Iterator[str]:
-    """Answers GET and POST with the status and body that `answer` gives to path, headers and body. Yields the server's
-    URL."""
+    """Answers GET and POST with the status and body that `answer` gives to path, headers and body. Yields its URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -1,5 +1,4 @@
-"""A real Ray cluster of two nodes on this machine, each with one core, that tests kill or cut off. All of its ports are
-on the loopback interface."""
+"""A real Ray cluster of two local one-core nodes that tests kill or cut off. All its ports are on loopback."""
 
 import os
 import sys

@@ -1,5 +1,4 @@
-"""Small runs for the review page, made without models: images that are drawn, captions with marked words, scored
-labels."""
+"""Small runs for the review page, made without models: drawn images, captions with marked words, scored labels."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -35,8 +35,7 @@ class ReviewServer:
         return f"http://127.0.0.1:{self.port}"
 
     def browser(self) -> httpx.Client:
-        """A client without session that follows no redirects and asks for pages. Its addresses begin at the page's
-        own."""
+        """A client without session that follows no redirects and asks for pages. Its addresses begin at the page's."""
         return httpx.Client(base_url=self.origin + self.access.path, headers={"Accept": "text/html"}, trust_env=False)
 
     @contextmanager

@@ -49,8 +49,7 @@ class CountStage(Stage):
             yield Partition(f"{dataset}/{number:04d}", tuple(range(1 + 4 * number, 5 + 4 * number)), f"eight-{number}")
 
     def open(self, uses: Inputs) -> None:
-        """Leave a file that says where the home is, so that a test can count how often the stage was opened, and in
-        what environment."""
+        """Leave a file naming the home, so a test can count how often the stage was opened, and in what environment."""
         (self.settings.marks / f"open-{os.getpid()}").write_text(os.environ["HOME"])
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:

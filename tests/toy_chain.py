@@ -87,8 +87,7 @@ def carry(stage: type[Stage], item: WorkItem, store: Store) -> str:
 
 
 def bytes_of(store: Store) -> dict[str, Any]:
-    """The bytes of all data files and run records; of manifests only terms, upstream and files, since seconds
-    differ."""
+    """The bytes of all data files and run records; of manifests only terms, upstream and files, as seconds differ."""
     store.refresh()
     found: dict[str, Any] = {}
     for stage in store.stages():

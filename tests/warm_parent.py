@@ -1,5 +1,4 @@
-"""Imported once by the process that a test run's processes are forks of: what each of them would load or compile for
-seconds.
+"""Imported once by the process that a test run's processes are forks of: what each would load or compile for seconds.
 
 Its forks are safe only while it has one thread, so nothing here may compute with torch.
 """
@@ -38,8 +37,7 @@ def compile_loops(channels: int, points: int) -> None:
 
 
 def serve_forks_of_forks() -> None:
-    """Lets forks start their own workers, ranks and loaders here, where multiprocessing has each start a process like
-    this."""
+    """Lets forks start workers, ranks and loaders here, where multiprocessing has each start a process like this."""
     for descriptor in list(Path("/proc/self/fd").iterdir()):
         if descriptor.is_socket():
             with socket.socket(fileno=os.dup(int(descriptor.name))) as listener:

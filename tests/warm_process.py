@@ -93,8 +93,7 @@ def wait_for(look: Callable[[], Found | None], complaint: str, *, seconds: float
 
 @contextmanager
 def watched(pid: int) -> Iterator[Callable[[float], bool]]:
-    """Gives a function that waits some seconds for the end of any process, and says whether it came. Then the process
-    is killed.
+    """Gives a function that waits some seconds for any process to end, and says whether it did. Then it is killed.
 
     A process has ended even if nobody reaps it, as in a container whose first process reaps nothing.
     """

@@ -1,8 +1,7 @@
 """A recorded network: its weights in our modules, its inputs and its outputs.
 
-A recording named N is a set of files: `N.safetensors` (weights by the authors' names), `N_args.json` (the training's
-settings under "args"), and `N_PART.npz` for each recorded part: forward, evalpath_post, post_zs, loss_hard, loss_soft,
-loss_empty.
+Recording N is a set of files: `N.safetensors` (weights by the authors' names), `N_args.json` (training settings under
+"args"), and `N_PART.npz` for each recorded part: forward, evalpath_post, post_zs, loss_hard, loss_soft, loss_empty.
 
 Shapes: B images, H×W pixels, T texts, N tokens of the longest text, P pairs.
 """

@@ -219,8 +219,7 @@ def _added(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Tens
 
 
 def _centre_of_box(weight_D4: Tensor, bias_D: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns weight 2×D and bias of the layer that finds the centre of the box from which a linear layer made D
-    values."""
+    """Returns weight 2×D and bias of a layer finding the centre of the box from which a linear layer made D values."""
     inverse_2D = torch.linalg.pinv(weight_D4.double())[:2]
     return inverse_2D.to(weight_D4.dtype), (-inverse_2D @ bias_D.double()).to(bias_D.dtype)
 

@@ -153,8 +153,7 @@ _ADDED = (
     "transformer.verb_decoder.",
     "verb_tgt_embed.",
 )
-"""What the authors' `convert_parameters_*.py` add to a detector, whose own parameters stay with it. All are copies.
-"""
+"""What the authors' `convert_parameters_*.py` add to a detector, whose own parameters stay with it. All are copies."""
 
 
 def from_detector(

@@ -177,8 +177,7 @@ class TextLayer:
         return torch.stack(keys), torch.stack(values)
 
     def read(self, hidden_ND: Tensor, image: ImageKeys, sequences: int, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Run whole sequences, equally many per image. Returns the output, (G*T) x D, and the sequences' own keys and
-        values.
+        """Run whole sequences, equally many per image. Returns the output, (G*T) x D, and their own keys and values.
 
         `seen` (bool, broadcast to G x H x T x T) says which positions see which.
         """

@@ -206,8 +206,7 @@ def trained_names(weights: Path) -> TrainedNames:
 
 
 def label_names(kind: str, listed: str | None, known: Sequence[str]) -> tuple[str, ...]:
-    """Names separated by commas, or one per line of a file after `@`, also with ids ("001 ride"); those of the training
-    if none are listed.
+    """Comma-separated names, or one per line of a file after `@`, also with ids ("001 ride"); if none, the training's.
 
     Raises `FatalError` if there are none.
     """

@@ -325,8 +325,7 @@ def unpack(archive: Path, folder: Path, report: Report = lambda done, total: Non
 
 
 def gunzip(archive: Path, path: Path, report: Report = lambda done, total: None) -> None:
-    """Decompress a .gz file to `path`, which appears only when it is whole, and remove the archive. Raises as `unpack`
-    does."""
+    """Decompress a .gz file to `path`, which only appears whole, and remove the archive. Raises as `unpack` does."""
     total = archive.stat().st_size
     with _explained(archive):
         require_space(archive.parent, total, f"unpacking {archive}")
@@ -393,8 +392,7 @@ def _write(source: IO[bytes] | gzip.GzipFile, path: Path, size: int) -> None:
 
 @contextmanager
 def _explained(archive: Path) -> Iterator[None]:
-    """Turn errors of reading an archive, which is removed if it is damaged, into `FatalError`, and those of the
-    disk."""
+    """Turn errors of reading an archive, which is removed if damaged, into `FatalError`, and those of the disk."""
     try:
         with translate_os_errors(f"unpacking {archive}"):
             yield

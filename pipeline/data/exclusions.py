@@ -157,8 +157,7 @@ class Contamination:
         self._hashes = np.array([row["phash"] for row in hashed], np.uint64)
 
     def listed(self, dataset: str, image_id: int, uri: str) -> Contaminated | None:
-        """The first list that has an image, which is known before the image is read. Raises `FatalError` for a bad
-        list."""
+        """The first list that has an image, known before the image is read. Raises `FatalError` for a bad list."""
         if dataset not in self._excluded:
             fitting = [each for each in self._lists if not each.datasets or dataset in each.datasets]
             self._excluded[dataset] = [(each.reason, _listed_by(each)) for each in fitting]

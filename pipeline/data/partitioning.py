@@ -197,8 +197,7 @@ def damaged_digests(indexes: Path) -> Iterator[tuple[Path, str]]:
 def _described(
     record: ImageRecord, uri: str, fingerprint_by: Literal["bytes", "stat"], limits: ImageLimits
 ) -> list[Any]:
-    """Everything that determines the row of an image, as JSON values: annotations, and its file's name and
-    fingerprint."""
+    """Everything that determines an image's row, as JSON values: annotations, and its file's name and fingerprint."""
     try:
         found = fingerprint(record.path, fingerprint_by, limits=limits)
     except BadImage as bad:

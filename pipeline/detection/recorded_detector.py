@@ -90,7 +90,6 @@ def _endings(name: str) -> list[str]:
 
 
 def _id(value: Any) -> Any:
-    """An id that counts as equal whether it is written as a number or as text. Raises TypeError for a list or
-    object."""
+    """An id that counts as equal whether it is written as a number or text. Raises TypeError for a list or object."""
     hash(value)
     return value if (number := as_id(value)) is None else number

@@ -17,8 +17,7 @@ from storage.errors import FatalError
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 NAMES_SUFFIX, PIPELINE = ".names", "pipeline.json"
-"""Next to an ONNX file: the names of its classes, and mmdeploy's description of its input. A third is FILE.data, with
-weights beyond 2 GB."""
+"""Next to an ONNX file: its class names, and mmdeploy's input description. A third, FILE.data: weights beyond 2 GB."""
 _WAYS = (
     f"Either set detect.weights to a folder with {CONFIG}, {PROCESSOR} and model.safetensors, to a .safetensors file "
     "of this project, a .pth file of torchvision or an .onnx file, or set detect.hub = true on a machine with network "
@@ -33,8 +32,7 @@ class DetectorFiles:
     """The files that decide what a detector finds."""
 
     kind: str
-    """The name under which the detector is registered: transformers, zero_shot, torchvision, onnx, own, recorded or
-    another."""
+    """The detector's registered name: transformers, zero_shot, torchvision, onnx, own, recorded or another."""
     place: Path
     """The folder of a transformers model, of fixed or any names; else the weights file, or that of recorded boxes."""
     files: dict[str, Path]

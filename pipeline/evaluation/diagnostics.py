@@ -1,5 +1,4 @@
-"""Details behind a benchmark's figure: which pairs are located and how they are named, calibration, and image
-scores."""
+"""Details behind a benchmark's figure: which pairs are located and how named, calibration, and image scores."""
 
 from __future__ import annotations
 

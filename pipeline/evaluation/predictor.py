@@ -44,8 +44,7 @@ class Names:
     predicates: tuple[str, ...]
 
     def place_of(self, subject: str) -> int:
-        """The place in `objects` of a subject's name. Case and underscores do not count. Raises `FatalError` for
-        others."""
+        """The place in `objects` of a subject's name. Ignores case and underscores. Raises `FatalError` for others."""
         (place,) = matched([subject], self.objects).tolist()
         if place < 0:
             raise FatalError(f"subject {subject!r} is none of the object names: {', '.join(self.objects)}")

@@ -73,8 +73,7 @@ class Relations:
         return len(self.image)
 
     def take(self, index: NDArray[Any] | slice) -> Relations:
-        """Returns the relations that `index` (positions, a mask or a slice) selects, in its order; the images stay the
-        same."""
+        """Returns the relations that `index` (positions, a mask or a slice) selects, in its order; all images stay."""
         columns: dict[str, Any] = {
             field.name: None if (column := getattr(self, field.name)) is None else column[index]
             for field in fields(self)

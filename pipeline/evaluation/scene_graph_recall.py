@@ -1,11 +1,10 @@
 """Recall of scene graphs as on Visual Genome: R@K, mR@K, ng-R@K and zero-shot R@K.
 
-Rules: R@K is the share of an image's true relations among its K best predictions, averaged over images that have any.
-mR@K is the same of each predicate, averaged over images that have it, then over predicates. Zero-shot R@K counts only
-true triplets that the training set lacks. A relation is found if its three labels agree and both boxes overlap by at
-least half (+1 pixel convention). With the graph constraint, a pair of objects has one predicate, its best; ng-R@K ranks
-all. If the truth has masks, the IoU is theirs, in pixels, as in the evaluator of PSG (Yang et al. 2022, OpenPSG's
-`sgg_metrics.py`).
+Rules: R@K is the share of an image's true relations among its K best predictions, averaged over images with any. mR@K
+is the same of each predicate, averaged over images with it, then over predicates. Zero-shot R@K counts only true
+triplets that the training lacks. A relation is found if its three labels agree and both boxes overlap by at least half
+(+1 pixel convention). With the graph constraint, a pair of objects has its best predicate; ng-R@K ranks all. If the
+truth has masks, the IoU is theirs, in pixels, as in PSG's evaluator (Yang et al. 2022, OpenPSG's `sgg_metrics.py`).
 
 PredCls, SGCls and SGDet are not metrics but what the network was given: boxes and labels, boxes, or nothing. Sources:
 Xu et al. 2017 (R@K), Newell and Deng 2017 (ng-R@K), Chen et al. 2019 and Tang et al. 2019 (mR@K). Lorenz et al. 2024,
@@ -39,9 +38,8 @@ class SceneGraphRules:
     same_object: float | None = 0.5
     """IoU above which two predicted boxes of a label are one object. None where boxes were given (PredCls, SGCls)."""
     official: bool = False
-    """Whether duplicates count, as in the evaluators of Neural Motifs and its successors: each box is an object of its
-    own, and a prediction finds every truth that it overlaps. With masks, a repeated relation counts once, as in PSG's
-    evaluator."""
+    """Whether duplicates count, as in the evaluators of Neural Motifs and successors: each box is its own object, and a
+    prediction finds every truth it overlaps. With masks, a repeated relation counts once, as in PSG's evaluator."""
     predicates: int | None = None
     """Number of predicates that mean recall divides by, so that predicates absent from the truth count as 0, as in the
     evaluator of Tang et al. None leaves them out."""

@@ -117,8 +117,7 @@ def match_vcoco(predicted: VcocoDetections, truth: VcocoTruth, rules: VcocoRules
 
 
 _Ranked = tuple[Integers, Flags]
-"""The predictions of one action or role that count, best first, up to the last that is right: image, and whether right.
-"""
+"""The predictions of one action or role that count, best first, up to the last right one: image, and whether right."""
 
 
 def _ranking(ranked: Sequence[_Ranked], truth: VcocoTruth, actions: Sequence[int]) -> Ranking:

@@ -138,8 +138,7 @@ def describe(release: Release) -> str:
 
 
 def dataset_card(release: Release) -> str:
-    """Returns the card as Markdown. Equal shards of the same run give equal text as long as the verdicts are the
-    same."""
+    """Returns the card as Markdown. Equal shards of the same run give equal text while the verdicts are the same."""
     settings = _settings(release.shards.values())
     is_pseudo = settings.get("labels", "pseudo") == "pseudo"
     reviewed = run_precision(release.run, release.verdicts) if is_pseudo else None

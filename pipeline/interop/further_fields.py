@@ -1,5 +1,4 @@
-"""What annotation files in COCO's layout, or translated to it, state beyond the tables: masks, licenses, other
-fields."""
+"""What annotation files in or translated to COCO's layout state beyond the tables: masks, licenses, other fields."""
 
 from __future__ import annotations
 
@@ -61,8 +60,7 @@ class FurtherFields:
         self.header: dict[str, Any] = {}
         """`info` and `licenses`, if the file states them."""
         self.counts: Counter[str] = Counter()
-        """`info`, `licenses`, or list and field, e.g. "annotations.segmentation" → the number of entries that have
-        it."""
+        """`info`, `licenses`, or list and field, e.g. "annotations.segmentation" → the number of entries with it."""
         self._categories: dict[str, dict[str, Any]] = {}
         self._images, self._boxes = Spill(), Spill()
         try:

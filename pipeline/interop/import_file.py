@@ -116,8 +116,7 @@ def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFi
 
 
 def kind_of(path: Path) -> str:
-    """Detects the kind of file from its name or its first image. Raises `AnnotationError` unless it is one of
-    `KINDS`."""
+    """Detects the kind of file from its name or first image. Raises `AnnotationError` unless it is one of `KINDS`."""
     if path.suffix == ".jsonl":
         return "relations"
     if opening(path, f"a file of {', '.join(KINDS)}") == "[":

@@ -26,8 +26,7 @@ class _Action:
 
     roles: list[str] = field(default_factory=list)
     rows: array[int] = field(default_factory=lambda: array("q"))
-    """Of each row the person's annotation id, the image id, 1 or 0 for the label, and annotation ids by role, 0 for
-    none."""
+    """Of each row the person's annotation id, the image id, label 1 or 0, and annotation ids by role, 0 for none."""
 
     def as_json(self, name: str) -> dict[str, Any]:
         """The entry in the file. `role_object_id` lists the people, then the objects role by role."""

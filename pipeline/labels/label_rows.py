@@ -43,8 +43,7 @@ or made captions or triplets again."""
 
 
 def flat_labels(run: Run) -> Iterator[pa.Table]:
-    """Yields the labels of each ingested and tagged partition, in the schema `LABELS`, by descending score within an
-    image.
+    """Yields the labels of each ingested and tagged partition, in schema `LABELS`, by descending score within an image.
 
     Raises `FatalError` if images were ingested, or their boxes detected, again after tagging.
     """

@@ -46,8 +46,7 @@ class VerdictSummary:
     seconds: Mapping[str, float]
     """Reviewer → median seconds per verdict, if the time is known."""
     hourly: Mapping[str, float]
-    """Reviewer → verdicts per hour of work, if the time is known. Verdicts after a pause of `PAUSE` seconds are left
-    out."""
+    """Reviewer → verdicts per hour of work, if known. Verdicts after a pause of `PAUSE` seconds are left out."""
     reaction: Mapping[str, float]
     """Reviewer → their `reaction_time`, if the time is known."""
     hasty: Mapping[str, int]

@@ -32,8 +32,7 @@ AUDIT: Final = "audit"
 ADJUDICATION: Final = "adjudication"
 CLASS: Final = "class"
 """Names of queues. audit: a random sample, judged without sight of scores. adjudication: settles what reviewers
-disagree on, so its verdict stands over theirs. class: accepted together with alike labels, without a look at this
-one."""
+disagree on, so its verdict overrides theirs. class: accepted together with alike labels, without a look at it."""
 
 _REVIEWER = re.compile(r"[\w@][\w.@-]{0,63}")
 

@@ -123,8 +123,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Plot:
-    """What is drawn over two axes: points, each with x, y, tooltip and perhaps CSS classes, or the columns of a
-    histogram."""
+    """What is drawn over two axes: points with x, y, tooltip and perhaps CSS classes, or a histogram's columns."""
 
     points: tuple[tuple[Any, ...], ...]
     x_ticks: tuple[Tick, ...]

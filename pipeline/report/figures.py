@@ -135,8 +135,7 @@ def count_unknown_captions(view: RunView) -> int | None:
 
 
 def run_stamp(run: Run) -> str:
-    """Digest of the artifact keys of all partitions of all steps, and of whether shards decide which labels are
-    kept."""
+    """Digest of the artifact keys of all steps' partitions, and of whether shards decide which labels are kept."""
     steps = {
         step: {part: artifact.key for part, artifact in run.artifacts(step).items()} for step in sorted(run.steps())
     }

@@ -1,5 +1,4 @@
-"""The random audit on the page: each reviewer's share of it, its order, and the precision that follows from
-verdicts."""
+"""The random audit on the page: each reviewer's share, its order, and the precision that follows from verdicts."""
 
 from __future__ import annotations
 

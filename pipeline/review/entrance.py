@@ -55,8 +55,7 @@ class Access:
     names: Sequence[str]
     """Names by which browsers reach the server: `gpu7.lab:8765`, or `https://review.example.org` behind a TLS proxy."""
     secret: str = field(repr=False)
-    """Signs sessions and derives the path. Sessions by password stay valid as long as it and the password stay the
-    same."""
+    """Signs sessions and derives the path. Sessions by password stay valid while it and the password stay the same."""
     reviewer: str = ""
     """Whose verdicts those are who come by the link; "" where everyone has a name."""
     password: str | None = field(default=None, repr=False)

@@ -1,5 +1,4 @@
-"""Counts over all labels of an index, made by the database, and what follows from them: precision, recall,
-calibration."""
+"""Counts over all labels of an index, by the database, and what follows from them: precision, recall, calibration."""
 
 from __future__ import annotations
 

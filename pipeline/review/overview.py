@@ -86,8 +86,7 @@ def work_of(state: ReviewState, reviewer: str) -> ReviewWork:
 
 
 def overview_of(state: ReviewState) -> dict[str, Any]:
-    """What the overview page shows of a run's present state. Counts over all labels are cached until the run
-    changes."""
+    """What the overview page shows of a run's present state. Counts of all labels are cached until the run changes."""
     facts, steps = label_facts(state.index), state.progress.steps()
     score_rows = _score_rows(facts.scores)
     images = sum(facts.density)

@@ -155,8 +155,7 @@ class Pages:
         label: Number | None = None,
         origin: Annotated[Literal["labels", "images"], Query(alias="from")] = "labels",
     ) -> str:
-        """One image with the label to judge, its first unless one is named. `origin`: the list that it was opened
-        from."""
+        """One image with the label to judge, its first unless one is named. `origin`: the list it was opened from."""
         search, detail = self._seen(search, reviewer), self._state.details.find(number)
         if detail is None:
             raise HTTPException(404, "no image has this number; the run may have been rebuilt")
@@ -256,8 +255,7 @@ def _options(names: Sequence[str]) -> Markup:
 
 
 def verdict_state(verdicts: Mapping[str, Verdict], reviewer: str, queue: str) -> dict[str, Any]:
-    """The verdicts on a label: the reviewer's own kind and time ("" for none) with its correction, and others' in
-    words.
+    """Verdicts on a label: the reviewer's own kind and time ("" for none) with its correction, and others' in words.
 
     A reviewer sees others' verdicts only after judging the label; in adjudication at once, but without names. For these
     queues, a label that was only accepted with its class is not judged.

@@ -229,8 +229,7 @@ def require_passed(run: Run, steps: Iterable[Step]) -> None:
 
 
 def require_few_rejects(step: Step, made: Sequence[Artifact], limit: float, run: str) -> None:
-    """Raise `FatalError` when a step rejected or corrected too many rows, or too many of what they hold, such as
-    boxes."""
+    """Raise `FatalError` when a step rejected or corrected too many rows, or too many of what they hold, e.g. boxes."""
     if step.stage.whole:
         return
     manifests = [artifact.manifest for artifact in made]

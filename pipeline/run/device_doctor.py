@@ -322,8 +322,7 @@ def outcome_of(check: Check, device: torch.device) -> CheckOutcome:
 
 
 def interrupted(check: Check, device: torch.device, allowed: float) -> CheckOutcome:
-    """What a check that starts processes itself finds in the main thread, which is interrupted after `allowed`
-    seconds."""
+    """What a check that starts processes itself finds in the main thread, interrupted after `allowed` seconds."""
 
     def interrupt(*_: object) -> None:
         raise TimeoutError(f"stopped after {allowed:.0f} s; {LONGER}")

@@ -204,8 +204,7 @@ def compilation(device: torch.device) -> CheckOutcome:
 
 
 def captioning(device: torch.device) -> CheckOutcome:
-    """Images that BLIP with random weights captions a second by transformers, by batch; at its default size on a
-    GPU."""
+    """Images that BLIP with random weights captions a second by transformers, by batch; at default size on a GPU."""
     from transformers import BlipConfig, BlipForConditionalGeneration
 
     size: dict[str, Any] = {}

@@ -86,8 +86,7 @@ class Planner:
             else:
                 found[item.partition] = artifact
                 plan.cached.append(Record.of(step.name, item.partition, artifact, cached=True))
-        # Keys of later steps hold the digests in this order, which must not depend on the order of the recipe's
-        # datasets.
+        # Keys of later steps hold the digests in this order, which must not depend on that of the recipe's datasets.
         self.done[step.name] = dict(sorted(found.items()))
         return plan
 
@@ -290,8 +289,7 @@ def _forecast(planner: Planner) -> Iterator[StepForecast]:
 
 
 def _inherited(planner: Planner, step: Step, pending: Mapping[str, _Causes]) -> _Causes:
-    """The partitions of a step that wait for what they read, each with the first cause and the step where it
-    occurred."""
+    """A step's partitions that wait for what they read, each with the first cause and the step where it occurred."""
     causes: _Causes = {}
     for table, names in {**step.reads, **step.uses}.items():
         for name in names:

@@ -22,8 +22,7 @@ from storage.errors import FatalError
 
 
 def prepare(context: RunContext, display: Display) -> None:
-    """Check what the recipe needs, write its scenes, read new annotations, remove what dead writers left, keep old
-    history.
+    """Check what the recipe needs, write scenes, read new annotations, remove what dead writers left, keep old history.
 
     Other images under the run's name, boxes that look wrong, precisions that the device lacks, and a tagger without its
     usual texts are reported to the display. Raises `FatalError` before any work.

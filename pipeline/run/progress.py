@@ -72,8 +72,7 @@ class Throughput:
         return round(self._share() * total), total
 
     def in_words(self, unit: str, later: float | None = None) -> str:
-        """E.g. "4.2 images/s, 0:03:10 left, 0:20:00 for the run"; empty if still unknown. `later`: seconds of the steps
-        after."""
+        """E.g. "4.2 images/s, 0:03:10 left, 0:20:00 for the run"; empty if unknown. `later`: seconds of later steps."""
         left = self.seconds_left
         if left is None:
             return ""

@@ -142,8 +142,7 @@ def _doubts(recipe: Recipe, read: RecipeValues) -> Iterator[str]:
 
 
 def _second_store(store: str, recipe: Path) -> Iterator[str]:
-    """Yields a warning where a relative store names none here but one at a folder above the recipe, e.g. in a cron
-    job."""
+    """Yields a warning if a relative store names none here but one at a folder above the recipe, e.g. in a cron job."""
     if "://" in store or (local_folder(store) / "artifacts").is_dir() or recipe.is_relative_to(RECIPES):
         return
     for other in (folder / local_folder(store) for folder in recipe.parents):

@@ -63,8 +63,7 @@ class WorkItem:
         return self.terms.key
 
     def open_inputs(self, store: Store, streams: Collection[str] = ()) -> Inputs:
-        """The inputs, as artifacts on this machine's disk, except for the tables in `streams`, which stay in the
-        store."""
+        """The inputs, as artifacts on this machine's disk, except the tables in `streams`, which stay in the store."""
         artifacts = {
             name: _in_place(store, paths) if name in streams else store.fetch_artifacts(paths)
             for name, paths in self.inputs.items()
@@ -201,8 +200,7 @@ class ReusableRows:
 
 
 def find_reusable(stage: Stage, terms: KeyTerms, inputs: Inputs, previous: str, store: Store) -> ReusableRows | None:
-    """The rows that can be reused from the artifact `previous` (a key) of the same stage, version, settings and
-    weights.
+    """Rows that can be reused from the artifact `previous` (a key) of the same stage, version, settings and weights.
 
     None where the stage is not `row_wise`, or where that artifact, or one that it was made from, is gone or damaged.
     """

@@ -41,8 +41,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def preload(modules: Iterable[str]) -> None:
-    """Name modules that the process of `fork_context` imports when it starts, so that its forks need no seconds for
-    them.
+    """Name modules that the process of `fork_context` imports when it starts, so its forks need no seconds for them.
 
     Importing them must start no thread and open no device, else forks are not safe.
     """

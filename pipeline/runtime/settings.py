@@ -45,8 +45,7 @@ class Settings(BaseModel):
         return {name: expanded(value) for name, value in values.items()} if isinstance(values, dict) else values
 
     def row_settings(self) -> dict[str, Any]:
-        """The fields that change rows, as JSON values, which go into a key. One that was renamed keeps its former name
-        there, its alias."""
+        """Fields that change rows, as JSON values for a key. A renamed one keeps its former name there, its alias."""
         fields = type(self).model_fields
         kept = {name for name, field in fields.items() if not has_mark(field.json_schema_extra, "runtime")}
         return self.model_dump(mode="json", include=kept, by_alias=True)

@@ -164,22 +164,19 @@ class Stage(ABC):
     streams: ClassVar[frozenset[str]] = frozenset()
     """Tables whose artifacts stay where they lie: of a remote store, only files that are asked for are copied."""
     parts: ClassVar[Mapping[str, frozenset[str]]] = {}
-    """What rows hold several of, which `describe` counts under the same name → the reasons for which one is
-    rejected."""
+    """What rows hold several of, which `describe` counts under the same name → the reasons to reject one."""
     corrected: ClassVar[Mapping[str, str]] = {}
     """Reasons for which "rows", or one of `parts`, are corrected and kept → which."""
     row_wise: ClassVar[bool] = False
-    """True where an image's row depends only on that image's rows in the tables read, so that rows of images of which
-    nothing `decisive` changed can be reused. It is False for scores whose last bits depend on what else is in the
-    batch."""
+    """True where an image's row depends only on that image's rows in the tables read, so rows of images of which
+    nothing `decisive` changed can be reused. False for scores whose last bits depend on what else is in the batch."""
 
     def __init__(self, settings: Settings, image_folders: Mapping[str, Path | str] | None = None) -> None:
         self.settings: Any = settings
         self.worker = 0
         """Its number among the workers of the engine, counted from 0. It decides which GPU the stage uses."""
         self.image_folders: Mapping[str, Path | str] = image_folders or {}
-        """Dataset → the folder, tar or URL that the `uri` of its images is relative to. Tables never hold local
-        paths."""
+        """Dataset → the folder, tar or URL that its images' `uri` is relative to. Tables never hold local paths."""
 
     def row_settings(self) -> dict[str, Any]:
         """The settings that change rows."""
@@ -187,13 +184,11 @@ class Stage(ABC):
         return row_settings
 
     def files(self) -> dict[str, Path]:
-        """Files and folders, such as weights, whose content decides rows, by role. Raises `FatalError` when one is
-        missing."""
+        """Role → file or folder whose content decides rows, e.g. weights. Raises `FatalError` when one is missing."""
         return {}
 
     def resources(self) -> Resources:
-        """What one worker takes of its machine: a core, the GPU that setting `device` asks for, and memory for the
-        weights."""
+        """What one worker takes of its machine: a core, the GPU that `device` asks for, and memory for the weights."""
         return Resources.on(self.settings.device if self.uses_gpu else "cpu", self.files().values())
 
     def imports(self) -> tuple[str, ...]:

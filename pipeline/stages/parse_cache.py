@@ -35,8 +35,7 @@ _MAKE = (
     "ROWID"
 )
 _BESIDE = ("-journal", "-wal", "-shm")
-"""Ends of the names of files that SQLite writes next to its own. A new file would take up the journal of the old
-one."""
+"""Ends of names of files that SQLite writes next to its own. A new file would take up the journal of the old one."""
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _OF_THE_MACHINE = (
     sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
@@ -54,8 +53,7 @@ class ParseCache:
     """
 
     def __init__(self, path: Path, version: str) -> None:
-        """`version` identifies everything that decides a parse, except the text. Raises `FatalError` if `path` is
-        unusable."""
+        """`version` identifies all that decides a parse, except the text. Raises `FatalError` if `path` is unusable."""
         self._path = path
         # Rows hold values without names, so those of a version with other fields must not be found.
         self._parser = hashlib.sha256("\0".join([version, *_NAMES]).encode()).digest()
@@ -82,8 +80,7 @@ class ParseCache:
         self._use(lambda connection: connection.executemany("INSERT OR REPLACE INTO parsed VALUES (?, ?, ?)", rows))
 
     def _use(self, action: Callable[[sqlite3.Connection], T]) -> T:
-        """Run an action in a transaction and return its result. An unreadable file is replaced, and the action run
-        again.
+        """Run an action in a transaction and return its result. An unreadable file is replaced, and the action rerun.
 
         Each transaction opens its own connection, so that a forked process inherits none.
         """

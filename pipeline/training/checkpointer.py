@@ -184,8 +184,7 @@ class Checkpointer:
         yield from self._folder.steps()
 
     def load(self) -> dict[str, Any] | None:
-        """Restores the newest undamaged checkpoint. Returns what `save` took as `about`; None where there is no
-        checkpoint.
+        """Restores the newest undamaged checkpoint. Returns what `save` took as `about`; None if there is none.
 
         Damaged ones are reported and renamed. Raises `FatalError` for one of a different network or version.
         """

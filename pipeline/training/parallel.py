@@ -40,8 +40,7 @@ _KEEPS_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broad
 
 
 class Parallel:
-    """A network that one process trains, or in a subclass several together. `module` runs it; `network` is the network
-    itself."""
+    """A network trained by one process, or in a subclass by several. `module` runs it; `network` is the network."""
 
     def __init__(self, network: Network, ranks: Ranks, settings: TrainingSettings) -> None:
         self.network, self.ranks, self.micro_batches = network, ranks, settings.micro_batches

@@ -54,8 +54,7 @@ class TrainingSample:
     uncertain: tuple[SampleRelation, ...] = ()
     """Relations that may hold or not. A pair that has no others is neither a positive nor a negative example."""
     labels: str = "given"
-    """Where the relations come from: pseudo (a tagger), naive (captions alone), given (ground truth of the dataset), or
-    none."""
+    """Source of relations: pseudo (a tagger), naive (captions alone), given (ground truth of the dataset), or none."""
     tagger: str | None = None
     """Digest of the tagger's weights."""
 

@@ -1,5 +1,4 @@
-"""What the trainer trains: a network with its loss and the inputs of a micro-batch, for pre-training and for the
-tagger.
+"""What the trainer trains: a network with its loss and the inputs of a micro-batch, for pre-training and the tagger.
 
 The inputs are prepared by loader processes, from draws that depend on the seed, the step and the sample, so a training
 run with another number of processes sees the same.

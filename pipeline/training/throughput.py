@@ -188,8 +188,7 @@ class StepFlops:
         self._counted.append((pixels, count_flops(step, self._device)))
 
     def of(self, pixels: int) -> int:
-        """Returns the FLOPs of a step: a linear function of the pixels, fitted to the counted steps; 0 before the
-        first.
+        """Returns the FLOPs of a step: a linear function of the pixels, fitted to counted steps; 0 before the first.
 
         The constant part is that of the texts; what depends on more than the number of pixels is averaged.
         """

@@ -1,5 +1,4 @@
-"""The trackers of a training run: TensorBoard always; MLflow, Weights & Biases and Trackio where the settings name
-them.
+"""The trackers of a training run: TensorBoard always; MLflow, Weights & Biases and Trackio where settings name them.
 
 Each of these needs the extra of its name, which it imports when made.
 """
@@ -191,8 +190,7 @@ if TYPE_CHECKING:
 
 
 class TensorBoardTracker:
-    """Writes an event file per attempt, which `tensorboard --logdir FOLDER` shows. Steps that a resumed run repeats are
-    shown from its file."""
+    """Writes an event file per attempt for `tensorboard --logdir FOLDER`. A resumed run's file shows repeated steps."""
 
     def __init__(self, folder: Path, _run_name: str, settings: Mapping[str, Any], first_step: int) -> None:
         self._folder, self._settings, self._first_step = folder / "tensorboard", settings, first_step

@@ -237,8 +237,7 @@ class Trainer:
             return self._task.losses(predictions, inputs)
 
     def _exchanged(self, losses: Mapping[int, dict[str, torch.Tensor]], norm: torch.Tensor, stop: bool) -> StepMetrics:
-        """Averages the losses over all micro-batches, in the order of their numbers, and learns whether any process was
-        asked to stop."""
+        """Averages losses over all micro-batches in their order, and learns whether any process was asked to stop."""
         names = list(next(iter(losses.values())))
         # One table for everything: one exchange between processes, and one wait for the device.
         table = torch.zeros(self._settings.micro_batches + 1, len(names), device=self._ranks.device)

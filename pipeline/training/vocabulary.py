@@ -127,8 +127,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class TrainedNames:
-    """What the vocabulary next to weights says to those who use them: label names, and the longest side of the training
-    images."""
+    """What the vocabulary next to weights says to their users: label names, and the longest side of training images."""
 
     image_size: Annotated[int, Field(ge=32)]
     objects: tuple[str, ...] = ()

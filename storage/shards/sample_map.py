@@ -125,8 +125,7 @@ class SampleMap:
             if about["format"] != FORMAT:
                 raise FatalError(f"{folder}: has map format {about['format']}, but this version reads {FORMAT}")
             self.fingerprint: str = about["fingerprint"]
-            """Digest of everything that decides which samples there are and in which order. Paths are not part of
-            it."""
+            """Digest of everything that decides which samples there are and in what order. Paths are not part of it."""
             self.tars: list[str] = about["tars"]
             self.ends: list[int] = about["ends"]
             """The offset after the last member of each tar; 0 for a tar without samples."""

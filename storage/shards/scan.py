@@ -104,8 +104,7 @@ def entries_in(file: IO[bytes], size: float = math.inf) -> Iterator[tarfile.TarI
                 tar.members = []  # type: ignore[attr-defined] # saves a kilobyte of memory per member
                 if len(tar.pax_headers) > MAX_GLOBALS:
                     raise tarfile.ReadError(f"a global header of {len(tar.pax_headers)} entries")
-                # Not every type states its bytes in `size`, but the next entry must lie behind this one, or this never
-                # ends.
+                # Not every type states its bytes in `size`, but the next entry must come later, or this never ends.
                 if info.size < 0 or tar.offset <= info.offset:
                     raise DamagedTar(info.name, "has a negative size")
                 if _is_plain(info) and info.offset_data + info.size > size:

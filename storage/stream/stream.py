@@ -77,8 +77,7 @@ class _Place:
 
 
 class Stream(IterableDataset[dict[str, Any]]):
-    """Yields the samples of one rank as webdataset does: `__key__`, `__url__`, and the bytes of each member by
-    extension.
+    """Yields the samples of one rank as webdataset does: `__key__`, `__url__`, and each member's bytes by extension.
 
     All ranks share one global sequence. Of the places of a global batch, rank r of R takes those from ⌊r·batch/R⌋ to
     ⌊(r+1)·batch/R⌋. Loaders take `batches()`, which gives whole batches to each of their processes in turn.
@@ -144,8 +143,7 @@ class Stream(IterableDataset[dict[str, Any]]):
         return Batches(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state of this process, in the middle of a batch too. The same ranks and loader processes resume
-        from it.
+        """Returns the state of this process, even mid-batch. The same ranks and loader processes resume from it.
 
         Torchdata's StatefulDataLoader asks each of its processes for it. With torch's own DataLoader, save
         `state_after`.
@@ -167,8 +165,7 @@ class Stream(IterableDataset[dict[str, Any]]):
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resumes from a state. Batch size, number of ranks and weights of the mix may have changed in `state_after`
-        states.
+        """Resumes from a state. Batch size, number of ranks and mix weights may have changed in `state_after` states.
 
         Raises `FatalError` at once when samples, seed or order differ, the state is beyond the end of the stream, or
         a local tar is missing or too short.

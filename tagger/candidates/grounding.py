@@ -103,8 +103,7 @@ def _meant(categories: Sequence[str], indices_by_category: dict[str, list[int]])
     return sorted(index for category in categories for index in indices_by_category[category])
 
 
-# Weights of `pair_priors`, fitted by maximum likelihood on human-annotated pairs (VRD, V-COCO) among all pairs of the
-# same two categories.
+# Weights of `pair_priors`, by maximum likelihood on annotated pairs (VRD, V-COCO) among all of the same two categories.
 SUBJECT_SIZE, OBJECT_SIZE, OVERLAP, GAP, DISTANCE = -0.01, 0.05, 1.69, -1.3, -1.22
 STATED_SIZE_WEIGHT = 1.0
 """Amount that "large" adds to the weight of a noun's size and "small" subtracts from it."""

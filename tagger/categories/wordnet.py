@@ -1,5 +1,4 @@
-"""WordNet's hyponyms: a beagle is a dog. `benchmarks/wordnet.py` makes the table; wordnet_licence.txt has its
-licence."""
+"""WordNet's hyponyms: a beagle is a dog. `benchmarks/wordnet.py` makes the table; its licence: wordnet_licence.txt."""
 
 from __future__ import annotations
 

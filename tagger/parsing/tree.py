@@ -91,8 +91,7 @@ class Mentions:
         return noun.dep_ == "pobj" and noun.head.lower_ == "of" and noun.head.head.lower_ in _NONE
 
     def is_doubted(self, word: Token) -> bool:
-        """Whether the caption denies or only guesses what the word says: "is not holding", "might hold", "seems to
-        hold"."""
+        """Whether the caption denies or guesses what the word says: "is not holding", "might hold", "seems to hold"."""
         if not self._doubts:
             return False
         is_complement = word.dep_ in ("xcomp", "ccomp") and word.head.i in self._doubts

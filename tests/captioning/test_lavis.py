@@ -1,5 +1,4 @@
-"""LAVIS in its own environment says the same words from the same weights; its checkpoints convert without running
-code."""
+"""LAVIS in its own environment says the same from the same weights; its checkpoints convert without running code."""
 
 import os
 import signal

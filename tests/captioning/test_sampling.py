@@ -1,5 +1,4 @@
-"""The tokens that are kept, at the ends of their distribution; test_blip.py compares whole captions with
-transformers."""
+"""The tokens kept, at the ends of their distribution; test_blip.py compares whole captions with transformers."""
 
 import pytest
 import torch

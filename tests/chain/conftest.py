@@ -12,8 +12,7 @@ from tiny_chain import World
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, root: Path, worker_id: str) -> World:
-    """The tiny chain, run to its end without disturbance. Pytest's workers run it once and have a copy of the store
-    each."""
+    """The tiny chain, run to its end undisturbed. Pytest's workers run it once and have a copy of the store each."""
     base = tmp_path_factory.getbasetemp()
     first = (base if worker_id == "master" else base.parent) / "tiny chain"
     first.mkdir(exist_ok=True)

@@ -1,5 +1,4 @@
-"""Fine-tuning from another run's weights: on a seeded share, with unseen combinations, and never on images of the test
-set."""
+"""Fine-tuning from another run's weights: on a seeded share, with unseen combinations, and never on test images."""
 
 import shutil
 import signal

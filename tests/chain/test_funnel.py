@@ -1,5 +1,4 @@
-"""Every image, caption, triplet, candidate and label is accounted for: it led to something, or has the reason why
-not."""
+"""Every image, caption, triplet, candidate and label is accounted for: it led to something, or has a reason why not."""
 
 from typing import Any
 

@@ -27,16 +27,14 @@ SEED = int(os.environ.get("RLIP_SEED", "0"))
 WAYS = ("node cut off", "node killed", "run killed")
 STEPS = ("ingest", "caption", "parse")
 LONGEST = 1.0
-"""Maximum seconds between the first partition of a step and the loss. Two nodes take about as long for all of its
-partitions."""
+"""Maximum seconds between a step's first partition and the loss. Two nodes take about as long for all partitions."""
 NOTICED_SOON = {"RAY_health_check_timeout_ms": "3000", "RAY_health_check_failure_threshold": "3"}
 """With its defaults, Ray takes 65 s to notice a node that was cut off (docs/operations.md)."""
 SETTINGS = ("data.partition_size=1", "run.until=parse")
 
 
 def ends(process: WarmProcess, lose: Callable[[], None] = lambda: None, step: str = "", delay: float = 0.0) -> bool:
-    """Follow a run to its end. Calls `lose` `delay` seconds after the first partition of `step`, if it lives that
-    long."""
+    """Follow a run to its end. Calls `lose` `delay` seconds after the first partition of `step`, if it still lives."""
     loss = Timer(delay, lose)
     for line in process.stdout:
         with suppress(ValueError):  # half a line of a run that was killed

@@ -44,8 +44,7 @@ def test_any_order_and_crashes_give_the_bytes_of_an_undisturbed_run(finished, co
 
 
 def _goes_to_the_end(world: World, chance: random.Random, opened: dict[str, Stage]) -> bool:
-    """Whether a run, without workers and in random order of partitions, ends before a crash at a random disk
-    operation."""
+    """Whether a run, without workers and in random partition order, ends before a crash at a random disk operation."""
     settings = [f"data.root={world.data}", f"store={world.store}"]
     planner = Planner(RunContext(load_recipe(world.recipe, settings)))
     planner.context.store.sweep()

@@ -120,8 +120,7 @@ TABLES = {"caption": "captions", "parse": "triplets"}
 
 
 def _label(store: Store, caused_by: str, value: float) -> str:
-    """Make captions, triplets and one relation in a separate partition; `value` sets one stage. Returns the key of
-    `tag`."""
+    """Make captions, triplets and one relation in a separate partition; `value` sets one stage. Returns `tag`'s key."""
     stages, partition = list(CAUSES), f"toys/{list(CAUSES).index(caused_by):04d}"
     settings = {s: {"partition": partition} | ({CAUSES[s]: value} if s == caused_by else {}) for s in stages}
     above: dict[str, list[Artifact]] = {}

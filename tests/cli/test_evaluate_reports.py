@@ -1,5 +1,4 @@
-"""`rlip evaluate --report`: each benchmark's page tells its figures, classes and images, and whether results
-compare."""
+"""`rlip evaluate --report`: each benchmark's page tells figures, classes and images, and whether results compare."""
 
 import json
 from pathlib import Path
@@ -148,8 +147,7 @@ def test_open_images_in_shares_of_the_image(tmp_path, stated):
         tmp_path, "open-images", "--ground-truth", tmp_path / "vrd.csv", "--file",
         f"classes={tmp_path / 'classes.csv'}", "--detections", save_json(tmp_path / "found.json", found),
     )  # fmt: skip
-    # The last person's box shares a column of pixels with the true one. In shares, a side of 1 more would be most of
-    # both.
+    # The last person's box shares a pixel column with the true one. In shares, a side of 1 more would be most of both.
     assert summary["scored"] == "score_wtd" and [each["name"] for each in summary["classes"]] == ["holds"]
     assert figure(summary, "recall_50")["value"] == pytest.approx(5 / 6)
     page = (folder / "index.html").read_text()

@@ -1,5 +1,4 @@
-"""A package with a captioner and an export is installed and used; a broken one costs its users a message, nobody
-else."""
+"""A package with a captioner and export is installed and used; a broken one costs its users a message, nobody else."""
 
 import importlib
 import json

@@ -38,8 +38,7 @@ MEBIBYTE = len(CONTENT)
 
 
 class Server:
-    """A web server on loopback. `cut` ends the next responses after that many bytes, `refuse` drops the next
-    connections."""
+    """A loopback web server. `cut` ends the next responses after so many bytes, `refuse` drops the next connections."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}

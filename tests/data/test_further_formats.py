@@ -1,5 +1,4 @@
-"""Tests the readers of sets of boxes and scene graphs: LVIS, COCO panoptic, relations in COCO, PSG, GQA, Open
-Images."""
+"""Tests readers of sets of boxes and scene graphs: LVIS, COCO panoptic, relations in COCO, PSG, GQA, Open Images."""
 
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,4 @@
-"""Which images are refused and why, that accepted ones decode to the right RGB, and that reading ahead keeps their
-order."""
+"""Which images are refused and why, that accepted ones decode to the right RGB, and reading ahead keeps their order."""
 
 import io
 import os

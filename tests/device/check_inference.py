@@ -1,5 +1,4 @@
-"""Tagging, captioning, the filter and evaluation on another device: the CPU's results, and a bounded number of
-waits."""
+"""Tagging, captioning, the filter and evaluation on another device: the CPU's results, a bounded number of waits."""
 
 import copy
 from dataclasses import replace

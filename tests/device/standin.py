@@ -97,8 +97,7 @@ def _of_device(value: Any) -> Any:
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Yields the tensors among an operation's arguments and in their lists. torch's own search takes longer than all
-    else."""
+    """Yields tensors among an operation's arguments and their lists. torch's own search takes longer than all else."""
     for value in values:
         if isinstance(value, Tensor):
             yield value
@@ -107,8 +106,7 @@ def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def _run(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
-    """Runs an operation on the CPU and returns tensors of the device, if it has operands there or is asked to make
-    some."""
+    """Runs an operation on the CPU and returns tensors of the device, if it has operands there or is to make some."""
     operands = list(_tensors((*args, *kwargs.values())))
     ours = [operand for operand in operands if isinstance(operand, StandInTensor)]
     device = kwargs.get("device")
@@ -160,8 +158,7 @@ class _Factories(TorchDispatchMode):
 
 
 class _FromHost(TorchFunctionMode):
-    """Lets functions that make tensors from Python's numbers make them on the device: these don't ask a dispatch
-    mode."""
+    """Lets functions that make tensors from Python's numbers make them on the device: these ask no dispatch mode."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -253,8 +250,7 @@ def register() -> None:
 
 @contextmanager
 def standin_device() -> Iterator[torch.device]:
-    """Makes the device known to torch. Inference mode, which takes no wrapped tensors, only turns gradients off
-    meanwhile."""
+    """Tells torch of the device. Inference mode, which takes no wrapped tensors, only turns gradients off meanwhile."""
     register()
     entered, left = (
         mock.patch.object(torch.inference_mode, "__enter__", _enter),

@@ -1,5 +1,4 @@
-"""Ways of calling an evaluation wrongly: each is refused in words that say why, or gives the right figure all the
-same."""
+"""Ways of calling an evaluation wrongly: each is refused in words that say why, or still gives the right figure."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -42,8 +41,7 @@ def pair_of(image: int, number: int, off: float = 0.0) -> tuple[list[float], lis
 
 
 class Files:
-    """A small HICO-DET of 12 images with 3 interactions each, of which detections find all but those of the last
-    image."""
+    """A small HICO-DET of 12 images with 3 interactions each, of which detections find all but the last image's."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

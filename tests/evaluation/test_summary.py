@@ -111,8 +111,7 @@ def test_published_results_name_their_source(benchmark):
 
 
 def test_published_means_agree_with_their_parts():
-    """HICO-DET has 138 rare and 462 other classes, of which zero-shot splits hide some; Open Images weighs three
-    scores."""
+    """HICO-DET has 138 rare and 462 other classes, some hidden by zero-shot splits; Open Images weighs three scores."""
     for result in published_results("hico-det"):
         scores = result.scores
         for prefix in ("", "known_"):

@@ -126,8 +126,7 @@ def other() -> None:
 
 @pytest.fixture(scope="module")
 def silent(client: SyncPrefectClient) -> Iterator[tuple[Sequence[str], FlowRun, FlowRun, list[str]]]:
-    """Names of the automations, a run of this project and one of another that fell silent, and the subjects of
-    messages.
+    """Names of the automations, a run of this project and one of another that fell silent, and subjects of messages.
 
     Other tests run during the ten seconds of silence, which are the fewest that Prefect takes.
     """

@@ -153,8 +153,7 @@ def test_ctrl_c_in_a_training_writes_a_checkpoint_says_how_to_resume_and_leaves_
 
 @pytest.fixture(scope="module")
 def pages(folder: Path) -> Iterator[tuple[str, str]]:
-    """The address of `rlip cluster server` on the records of the run, and the line that it prints about the last flow
-    run."""
+    """The address of `rlip cluster server` on the records of the run, and its line about the last flow run."""
     process = _start(folder, "cluster", "server", "--store", folder / "out" / "store", "--port", "0")
     lines = [process.stdout.readline().strip() for _ in range(2)]
     yield lines[0].removeprefix("Prefect: "), lines[1]

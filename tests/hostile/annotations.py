@@ -1,5 +1,4 @@
-"""Files of annotations and captions, of which a bad one is refused by name and a bad row costs itself; captions to
-parse."""
+"""Annotation and caption files, of which a bad one is refused by name and a bad row costs itself; captions to parse."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

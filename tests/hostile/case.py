@@ -34,8 +34,7 @@ class Case:
 
 
 def outcome_of(feed: Feed, folder: Path) -> str:
-    """What a feed tells; "refused: ..." for an error with a message, "traceback: ..." for anything else that it
-    raises."""
+    """What a feed tells; "refused: ..." for an error with a message, "traceback: ..." for anything else it raises."""
     try:
         return feed(folder)
     except PipelineError as error:
@@ -99,8 +98,7 @@ def instances(images: list[Any] | None = None, annotations: list[Any] | None = N
 
 
 def ingested(folder: Path, content: Any, root: Path | str | None = None, **source: Any) -> str:
-    """Reads a set as a run does, in COCO's format by default, from `content` or else from what lies in set.json
-    already.
+    """Reads a set as a run does, in COCO's format by default, from `content` or else what lies in set.json already.
 
     Tells how many images came out, and each reason with its value.
     """

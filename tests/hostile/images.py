@@ -61,8 +61,7 @@ def jpeg_segment(marker: int, data: bytes) -> bytes:
 
 
 def packed_scans(count: int, side: int) -> bytes:
-    """A progressive JPEG whose scans look at every coefficient and change none, each in a few bytes for the whole
-    image."""
+    """A progressive JPEG whose scans read every coefficient and change none, each a few bytes for the whole image."""
     blocks = (-(-side // 8)) ** 2
     tables = jpeg_segment(0xDB, bytes([0] + [1] * 64)) + jpeg_segment(0xC4, b"\x10\x01" + bytes(15) + b"\xe0")
     frame = jpeg_segment(0xC2, struct.pack(">BHHBBBB", 8, side, side, 1, 1, 0x11, 0))

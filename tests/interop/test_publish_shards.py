@@ -327,8 +327,7 @@ def _told(relation: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_energon_gets_the_headers_of_samples(folder):
-    """The layout of `.tar.idx`: 64-bit little-endian offsets of the samples' first headers, and of the end of the
-    last."""
+    """The layout of `.tar.idx`: 64-bit little-endian offsets of the samples' first headers, and the end of the last."""
     for name in TARS:
         index = read_index(folder / name).to_pylist()
         places = np.frombuffer((folder / name.replace(".tar", ".tar.idx")).read_bytes(), "<u8")

@@ -1,5 +1,4 @@
-"""Labels judged as columns, and permanent numbers made from columns, are those that loops over images and labels
-give."""
+"""Labels judged as columns, and permanent numbers made from columns, are those of loops over images and labels."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -31,8 +30,7 @@ PREDICATES = ("riding", "rides", "is riding", "on", "on top of", "the", "next to
 
 
 def drawn(seed: int, **values: Any) -> tuple[pa.Table, pa.Table]:
-    """Labels of 120 images with few boxes, predicates and scores, so that they are often equal; and their
-    candidates."""
+    """Labels of 120 images with few boxes, predicates and scores, so they are often equal; and their candidates."""
     generator = np.random.default_rng(seed)
     images, candidates = [], []
     for image_id in generator.permutation(120).tolist():

@@ -46,8 +46,7 @@ def population(seed: int, size: int) -> tuple[list[str], np.ndarray, np.ndarray]
 
 
 def informative(rows: list[tuple[str, float, int, int, int]]) -> list[str]:
-    """Labels in the order of the queue by information. `rows`: name, probability, labels of the predicate, judged,
-    rank."""
+    """Labels in order of the queue by information. `rows`: name, probability, labels of the predicate, judged, rank."""
     with duckdb.connect() as connection:
         connection.execute(
             "CREATE TABLE labels (relation TEXT, probability DOUBLE, frequency INT, judged INT, rank INT)"

@@ -1,5 +1,4 @@
-"""Deformable attention: gradients, bits and edges. test_recordings.py compares what networks read with the authors'
-code."""
+"""Deformable attention: gradients, bits, edges. test_recordings.py compares networks' reads with the authors' code."""
 
 import hashlib
 import math

@@ -1,5 +1,4 @@
-"""Reading on a GPU: when the Triton kernels are used, what they compute (on Triton's interpreter), what they compile
-to.
+"""Reading on a GPU: when Triton kernels are used, what they compute (on Triton's interpreter), what they compile to.
 
 No GPU is needed.
 """

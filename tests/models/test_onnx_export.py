@@ -25,8 +25,7 @@ OBJECTS, PREDICATES = ("person", "dog", "bicycle"), ("riding",)
 
 @pytest.fixture(scope="module")
 def exported(small_config, tokenizer, tmp_path_factory):
-    """A small network and the file to which `rlip weights export` converts it. Converting takes as long as nodes are
-    many."""
+    """A small network and its file from `rlip weights export`. Converting takes as long as nodes are many."""
     config = replace(small_config, levels=2, backbone_strides=(16, 32), encoder_layers=1, decoder_layers=1)
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("exported") / "weights"

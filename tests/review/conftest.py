@@ -77,8 +77,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, window: Browser) -> Iterato
 
 @pytest.fixture(autouse=True)
 def quiet_console(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fails a test after which the browser's console holds anything: a broken script, a blocked request, a missing
-    file."""
+    """Fails tests that leave anything in the browser's console: a broken script, a blocked request, a missing file."""
     yield
     if "window" in request.fixturenames:
         errors = request.getfixturevalue("window").errors()

@@ -1,5 +1,4 @@
-"""The view of one image: what belongs together lights up, a choice of labels is tried, verdicts go on in the search's
-order."""
+"""One image's view: what belongs together lights up, a choice of labels is tried, verdicts go on in search order."""
 
 from review_browser import Browser
 from review_runs import BOXES

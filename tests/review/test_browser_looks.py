@@ -1,5 +1,4 @@
-"""What the pages look like, to people who see, to people who don't, on desks and on phones; and text that wants to be
-more."""
+"""What the pages look like, to people who see or don't, on desks and on phones; and text that wants to be more."""
 
 from collections.abc import Iterator
 

@@ -39,8 +39,7 @@ def scroll_to(window: Browser, share: float) -> None:
 
 
 def search(window: Browser, page: str, **fields: str) -> str:
-    """Fill in the search form, which goes to its results and stays open whenever a field changes. Returns the
-    heading."""
+    """Fill in the search form, which goes to its results and stays open when a field changes. Returns the heading."""
     window.open(page)
     window.script("document.querySelector('.filters').open = true")
     for name, value in fields.items():

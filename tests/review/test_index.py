@@ -1,5 +1,4 @@
-"""The index of a run: the same rows however it is built, counts after a crash, and verdicts on the labels that they are
-about."""
+"""A run's index: the same rows however it is built, counts after a crash, and verdicts on the labels they are about."""
 
 import re
 import subprocess

@@ -28,8 +28,7 @@ def page_of(state: ReviewState) -> Page:
 
 
 def more(book: RunBuilder) -> None:
-    """A second partition: an image that was not captioned, and labels with equal and repeated predicates on score
-    edges."""
+    """A second partition: an uncaptioned image, and labels with equal and repeated predicates on score edges."""
     rows = [
         book.image(7, TWO_PEOPLE, [(0, "next to", 1), (1, "next to", 0), (0, "the", 2)]),
         book.image(8, TWO_PEOPLE),

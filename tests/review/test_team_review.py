@@ -1,5 +1,4 @@
-"""A team of ten with known error rates judges the audit of a run through the page, and a lead settles what it disagrees
-on."""
+"""A team of ten with known error rates judges a run's audit on the page, and a lead settles what it disagrees on."""
 
 import re
 from collections import Counter

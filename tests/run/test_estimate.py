@@ -1,5 +1,4 @@
-"""What is due and why, by `rlip plan`, and what it will take, by `rlip estimate`, which the report scores
-afterwards."""
+"""What is due and why, by `rlip plan`, and what it will take, by `rlip estimate`, which the report scores later."""
 
 import json
 from pathlib import Path

@@ -1,5 +1,4 @@
-"""What a run tells while it goes on and how it ended: metrics for Prometheus, and structured logs of it and its
-workers."""
+"""What a run tells while it goes on and how it ended: Prometheus metrics, and structured logs of it and its workers."""
 
 import json
 import socket

@@ -158,8 +158,7 @@ def test_a_variant_in_bfloat16_differs_in_nothing_else(path):
 
 
 def _listed(page: str) -> Iterator[str]:
-    """The recipes in the tables whose first column is "recipe": a name joins the heads of a filled cell's column and
-    row."""
+    """Recipes in tables whose first column is "recipe": a name joins the heads of a filled cell's column and row."""
     for table in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE):
         head, _, *rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in table.splitlines()]
         if head[0] == "recipe":

@@ -1,5 +1,4 @@
-"""`rlip rehearse` on CPU ranks: every line says what it found, a fault turns its line red, and an estimate uses the
-speed."""
+"""`rlip rehearse` on CPU ranks: every line says what it found, faults turn lines red, and estimates use the speed."""
 
 import json
 from collections.abc import Iterator

@@ -1,5 +1,4 @@
-"""Processes end with the one that started them, and reuse the memory of large tensors instead of memory that the system
-has just cleared."""
+"""Processes end with their parent, and reuse the memory of large tensors instead of memory the system just cleared."""
 
 import os
 import platform

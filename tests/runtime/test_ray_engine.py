@@ -1,5 +1,4 @@
-"""The Ray engine on a real cluster of two nodes: the local engine's digests, whatever dies, and clear words before
-work."""
+"""The Ray engine on a real two-node cluster: the local engine's digests, whatever dies, and clear words before work."""
 
 import socket
 from collections.abc import Iterator

@@ -110,8 +110,7 @@ def shard_of(store: LocalStore, folder: Path, name: str, *images: tuple[int, str
 
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
-    """A training run on vg and coco, and a fine-tuning of its weights on hico; copies of all weights lie in the
-    folder."""
+    """A training run on vg and coco, and a fine-tuning of its weights on hico; the folder has copies of all weights."""
     store = LocalStore(tmp_path / "store")
     vg = shard_of(store, tmp_path, "vg", (1, "a", 0x0F0F), (2, "b", 0xF0F0_F0F0_0000_0000))
     coco = shard_of(store, tmp_path, "coco", (1, "c", 0x1234_5678_9ABC_DEF0))

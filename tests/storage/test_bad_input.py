@@ -1,5 +1,4 @@
-"""Bad input to a store: each mistake gives one message with what is wrong and the remedy. Nothing outside is
-touched."""
+"""Bad input to a store: each gives one message with what is wrong and the remedy. Nothing outside is touched."""
 
 from typing import Any
 

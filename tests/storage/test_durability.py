@@ -1,5 +1,4 @@
-"""The order in which bytes and names reach the disk, what locks keep apart, and what is looked at again before it is
-removed."""
+"""The order in which bytes and names reach the disk, what locks keep apart, and what is rechecked before removal."""
 
 import errno
 import fcntl
@@ -23,8 +22,7 @@ _watched: list[tuple[str, str]] | None = None
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
-    """Python itself reports each file that it opens to write, each rename and each tree that it removes, but no
-    syncs."""
+    """Python itself reports each file it opens to write, each rename and each tree that it removes, but no syncs."""
     if _watched is not None and event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR):
         _watched.append(("write", str(arguments[0])))
     elif _watched is not None and event == "os.rename":

@@ -1,5 +1,4 @@
-"""A flipped bit in any file of a store is found by `rlip store verify`; in the copies of a remote one, it is mended on
-use."""
+"""A flipped bit in any store file is found by `rlip store verify`; in a remote one's copies, it is mended on use."""
 
 import json
 from collections.abc import Iterator

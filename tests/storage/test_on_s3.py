@@ -1,5 +1,4 @@
-"""Runs with their store on S3: killed on one machine and resumed on another; a server that fails every fifth
-request."""
+"""Runs with their store on S3: killed on one machine and resumed on another; a server fails every fifth request."""
 
 import json
 import os
@@ -97,8 +96,7 @@ ANSWERS = {
 
 
 class Failing:
-    """Passes requests on to the real server. Every fifth fails before it gets there, or its answer is lost
-    afterwards."""
+    """Passes requests on to the real server. Every fifth fails before it gets there, or its answer is lost."""
 
     def __init__(self, server: Callable[..., Iterable[bytes]]) -> None:
         self.server = server

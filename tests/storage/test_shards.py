@@ -1,5 +1,4 @@
-"""Tar shards: equal bytes for equal samples, read by offset and by other readers; of hostile tars nothing is
-believed."""
+"""Tar shards: equal bytes for equal samples, read by offset and other readers; of hostile tars nothing is believed."""
 
 import errno
 import io

@@ -1,5 +1,4 @@
-"""Processes on one store are killed and stopped at random moments, in a folder and on S3: the bytes are always the
-same.
+"""Processes on one store are killed and stopped at random moments, in a folder and on S3: bytes are always the same.
 
 `make torture` takes RLIP_STORE_KILLS and RLIP_STOPS of them; each test here a few.
 """
@@ -41,8 +40,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 class Torture:
-    """Processes that work on one store after the other. Each has a machine, that is a folder, of its own where it is
-    remote."""
+    """Processes that work on one store after the other. Each has its own machine, a folder, where it is remote."""
 
     def __init__(self, folder: Path, bucket: str, environment: Mapping[str, str]) -> None:
         self._folder, self._bucket, self._environment = folder, bucket, environment

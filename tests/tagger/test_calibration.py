@@ -69,8 +69,7 @@ def test_written_and_read_back():
 
 
 def mentions(number: int, tagger_knows: bool) -> tuple[list[Parts], list[bool]]:
-    """Mentions of four pairs, one of them meant. The prior finds it more often than not; the tagger always or by
-    chance."""
+    """Mentions of four pairs, one meant. The prior finds it more often than not; the tagger always or by chance."""
     generator = np.random.default_rng(0)
     labels, truth = [], []
     for _ in range(number):

@@ -1,5 +1,4 @@
-"""The batch script for Slurm, checked by bash and run with stand-ins for its commands and for `rlip`, which note their
-words."""
+"""The Slurm batch script, checked by bash and run with stand-ins for its commands and `rlip` that note their words."""
 
 import os
 import signal

@@ -39,8 +39,7 @@ def no_choice_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def fresh_counter_of_tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files of one second are read by the text of their number: .10 before .9. Attempts are processes, which begin at
-    0."""
+    """Files of one second are read by their number's text: .10 before .9. Attempts are processes, which begin at 0."""
     monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
 
 

@@ -1,5 +1,4 @@
-"""Whole training runs in real processes: resumed ones give the same bits as undisturbed ones, failures say what to
-do."""
+"""Whole training runs in real processes: resumed ones give the bits of undisturbed ones, failures say what to do."""
 
 import dataclasses
 import os

@@ -105,8 +105,7 @@ class OpenImagesReader(Reader):
             self.rejects.append(Rejected(NO_IMAGE, "boxes of images without relations", f"{others} images"))
 
     def sized(self, record: ImageRecord) -> ImageRecord:
-        """The record with the size of the image's file, and boxes in its pixels, if no file of annotations states
-        it."""
+        """The record with the size of the image's file, and boxes in its pixels, if no annotation file states it."""
         if (record.width, record.height) != (1, 1):
             return record
         try:

@@ -22,8 +22,7 @@ BOX_REASONS = frozenset({
 IMAGE_REASONS = frozenset({"file name not usable", "image id not an integer", "image id of several files"})
 """Reasons for which an image has no record."""
 CORRECTED = {"box clipped": "boxes", "declared size wrong": "rows"}
-"""Reasons for which something is corrected and kept → what it is. If many are, boxes are in another convention, or of
-other images."""
+"""Why something is corrected and kept → what it is. If many are, boxes are in another convention or of other images."""
 RELATION_REASONS = frozenset({
     "hoi_annotation malformed", "relation malformed", "relation of unknown category", "relation to itself",
     "relation without box", "relations malformed", "unknown verb id",

@@ -29,8 +29,7 @@ ImageRoot = Annotated[Path | str, PlainValidator(_root)]
 
 
 class UprightRoot(str):
-    """The root of images that are read upright, as their EXIF orientation says: no annotation states boxes in raw
-    pixels.
+    """The root of images read upright, as their EXIF orientation says: no annotation states boxes in raw pixels.
 
     The root says so: a column in `images` tables would change their bytes, and everything below would be recomputed.
     """

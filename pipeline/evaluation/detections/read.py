@@ -64,8 +64,7 @@ def read_detections(
     counted. Both are an error otherwise.
 
     Without a limit `per_image`, only pairs that can count for scene graphs are kept (`that_count`). Of the formats with
-    a limit, only that with `verb_scores` for every pair and predicate uses it and `allowed`, as `read_score_matrices`
-    does.
+    a limit, only that with `verb_scores` per pair and predicate uses it and `allowed`, as `read_score_matrices` does.
 
     If boxes of the ground truth are shares of the image, the row's width and height make them pixels, the unit of all
     rules. Raises `FatalError` for these errors, for a file of another kind, names that do not fit at all, and images

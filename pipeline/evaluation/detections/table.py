@@ -33,8 +33,7 @@ _READ = DETECTIONS.append(pa.field("masks", pa.list_(_RLE)))
 
 
 def read_parquet(content: DetectionsContent) -> None:
-    """Reads `DETECTIONS` as Parquet; width and height may be absent, masks present. Raises `FatalError` for another
-    file."""
+    """Reads `DETECTIONS` as Parquet; width and height may be absent, masks present. Raises `FatalError` for others."""
     path = content.path
     try:
         file = pq.ParquetFile(path)
@@ -123,8 +122,7 @@ def _add(content: DetectionsContent, table: pa.Table) -> None:
 
 
 def _masks(content: DetectionsContent, lists: pa.ChunkedArray, box_counts: Integers) -> Masks | None:
-    """The mask of each box; None if there are boxes and no masks. Raises `FatalError` unless every box has a valid
-    one."""
+    """Each box's mask; None if there are boxes and no masks. Raises `FatalError` unless every box has a valid one."""
     if box_counts.any() and lists.null_count == len(lists):
         return None
     masks = pc.list_flatten(lists).to_pylist()

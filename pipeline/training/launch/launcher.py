@@ -104,8 +104,7 @@ def launch(config: TrainConfig, report: ReportProgress) -> Summary:
 def _run_round(
     config: TrainConfig, config_file: Path, members: tuple[int, ...], nodes: Nodes, log: _Log
 ) -> Failure | None:
-    """Runs the ranks of all members until they end. Returns why they did, or None when they finished or stopped on
-    request."""
+    """Runs all members' ranks until they end. Returns why they did, or None if they finished or stopped on request."""
     nodes.start_round(members)
     placement = _placement(config, members, nodes.round, config_file.parent)
     ranks = RankProcesses(config_file, config, placement, log.path)

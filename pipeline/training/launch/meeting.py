@@ -96,8 +96,7 @@ def interface_of(ip: str) -> str:
 
 
 def require_gpus(settings: TrainingSettings) -> None:
-    """Raises `FatalError` when this machine lacks the GPU that is asked for, or has fewer GPUs than training
-    processes."""
+    """Raises `FatalError` when this machine lacks the GPU asked for, or has fewer GPUs than training processes."""
     choose_device(settings.device)
     count = torch.cuda.device_count()
     if settings.device != "cpu" and 0 < count < settings.processes:

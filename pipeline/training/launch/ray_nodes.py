@@ -12,8 +12,7 @@ from pipeline.training.launch.agent import FINISHED, join
 from storage.errors import FatalError, RetryableError
 
 LEAVING_SECONDS = 600.0
-"""Seconds to wait for nodes that were asked to leave. Each ends by itself after the `stop_timeout` of its training run.
-"""
+"""Seconds to wait for nodes that were asked to leave. Each ends by itself after its training run's `stop_timeout`."""
 
 
 def join_with_ray(address: str, folder: Path, nodes: int, stay: bool = False) -> int:
