@@ -1,6 +1,7 @@
 """Converts the BLIP weights of a checkpoint of LAVIS (or of the original) to a folder of transformers.
 
-`python -m pipeline.captioning.lavis_weights CHECKPOINT.pth VOCAB.txt FOLDER` writes the folder for captioner "blip".
+`python -m pipeline.captioning.lavis_weights CHECKPOINT.pth VOCAB.txt FOLDER` writes the folder that captioner "blip"
+reads.
 """
 
 from __future__ import annotations
