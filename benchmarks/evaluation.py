@@ -1,10 +1,9 @@
 """Measures HICO-DET's metric at full size, and Visual Genome's: `python -m benchmarks.evaluation` (`--help`).
 
 9,658 `--images` have 100 detections each, of 600 triplets, with suppression of duplicates; 95 % intervals are from
-`--resamples` of the images. The loop beside it does what the rules say for one image after the other, with Python's
-numbers (`plain_hico`). It runs on `--plain-images`, and its time is scaled to all. Both must give the same average
-precisions on those. Visual Genome's metric is measured on the images of `--graphs`, and reading a table of detections
-on those of `--table`.
+`--resamples` of the images. The loop beside it does what the rules say image by image, with Python's numbers
+(`plain_hico`). It runs on `--plain-images`, its time scaled to all. Both must give the same average precisions there.
+Visual Genome's metric is measured on the images of `--graphs`, reading a table of detections on those of `--table`.
 
 A synthetic prediction is a true relation of its image with boxes moved a little, or a random one, so that matches,
 duplicates and wrong labels all occur, as with a network. Tests compare the metrics with the loops on such sets.
@@ -74,8 +73,7 @@ def _truth_and_pairs(
 ) -> tuple[Relations, Integers, np.ndarray, np.ndarray]:
     """Draws boxes of true relations, `counts` of them in each image, and of `pairs` predicted pairs an image.
 
-    Returns the truth, a true relation of the image for each pair, whether the pair lies near it, as a share does, and
-    its boxes.
+    Returns the truth, a true relation for each pair, whether the pair lies near it, as a share does, and its boxes.
     """
     images, number = len(counts), len(counts) * pairs
     true_boxes = _pairs(draws, len(kinds))

@@ -7,21 +7,18 @@ graphs CSV      FACTUAL's captions (columns `caption` and `scene_graph`, e.g. "(
 interactions FOLDER
                 how many of V-COCO's (action, object) types captions propose: a triplet has a person as subject, the
                 object's category as object, and a predicate that states the action. FOLDER holds the boxes,
-                interactions and captions of a sample of COCO. Judged by an action's own predicate and by all predicates
-                that state it.
+                interactions and captions of a COCO sample. Judged by an action's own predicate and all that state it.
 implied JSON    how often implied actions hold in V-COCO's annotations (`instances_vcoco_train.json`), apart from the
                 images of --without, on which `interactions` measures, so that rules are not tuned on them
 documents       the captions of --scenes scenes of the synthetic world, five of each joined to one text, with pronouns
                 and definite nouns for what earlier sentences name: precision and recall of its triplets beside those of
-                the same captions one by one. A triplet is right if the sentence that has its predicate states it, with
-                the nouns of the caption.
+                captions one by one. A triplet is right if its predicate's sentence states it with the caption's nouns.
 speed JSON...   captions per CPU-second on slices that both parsers take in turns, without the cache, then from it. Set
                 OMP_NUM_THREADS=1: the waiting of a second thread would count.
 
 `graphs` and `interactions` measure the rules alone and with the learned layer. The peer is the authors' parser,
 SceneGraphParser, with the same spaCy model, caption by caption as in their code. Without it, `interactions` compares
-our parser reduced to what theirs keeps. Their predicates are made canonical ("rides" counts as "ride"), unlike in their
-chain.
+ours reduced to what theirs keeps. Their predicates become canonical ("rides" counts as "ride"), unlike in their chain.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Measures the peak memory of `rlip predict`, each in a process of its own: `python -m benchmarks.prediction`.
 
-network  RLIPv2-ParSeDA with R50 and random weights on images of 800×1333, with 80 objects and 117 predicates, in fp32
-         and in bf16
+network  RLIPv2-ParSeDA with R50 and random weights on 800×1333 images, 80 objects and 117 predicates, fp32 and bf16
 images   a small network over 100 and over 1,000 images, which share 100 files
 """
 

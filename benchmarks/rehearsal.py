@@ -146,8 +146,7 @@ def largest_peak(pid: int) -> int:
 def run_measured(recipe: Path, images: int, name: str) -> Iterator[Row]:
     """Runs the recipe, and yields the time of all and of each phase, and the largest process.
 
-    Phases: all before a step begins, its planning last; the step itself; what follows the last. Raises
-    CalledProcessError if the run fails.
+    Phases: before a step, its planning last; the step; after the last. Raises CalledProcessError if the run fails.
     """
     command = [sys.executable, "-m", "pipeline.cli", "run", str(recipe), "--json"]
     before, phases = os.times(), dict[str, float]()

@@ -1,5 +1,4 @@
-"""Measures how soon the review page shows the next label:
-`python -m benchmarks.review_keyboard [--labels 500] [--faults]`.
+"""Times the review page from label to label: `python -m benchmarks.review_keyboard [--labels 500] [--faults]`.
 
 Judges labels in Chromium by keys, taking nobody's time, and waits until each verdict is on the server's disk and shown.
 

@@ -1,8 +1,7 @@
 """Measures shards and streams beside other libraries: `python -m benchmarks.shards` (`--help`), about five minutes.
 
 writing     our shards with their index, beside copying the same bytes with sha256, and webdataset.ShardWriter
-reading     bytes of images and labels; ours compares each with its checksum, the others with nothing or one of their
-            own
+reading     bytes of images and labels; ours compares each with its checksum, others with nothing or one of their own
 decoding    images decoded to bytes of red, green and blue, beside a bare loop over bytes in memory
 map, resume a map of 2,000,000 samples in 2,000 `--tars`, each figure from a fresh process. All tars are hard links to
             one real tar, and each has an index with keys of its own, so every sample can be read

@@ -44,8 +44,7 @@ class TemporaryServer:
     """A separate process started on construction, on any free port unless one is given. Leaving the context stops it.
 
     Prefect has a temporary server of its own. Unlike that one, this server survives a Ctrl-C in the terminal, so that
-    the last states of the run are recorded; it ends with this process even if the process is killed; and it serves web
-    pages.
+    the last states of the run are recorded; it ends with this process even if it is killed; and it serves web pages.
     """
 
     def __init__(self, home: Path, environment: Mapping[str, str], port: int = 0) -> None:

@@ -2,8 +2,7 @@
 
 Shapes: B images, G groups, P pairs per group, N = G·P pairs, Q queries (2·N or N), D width, L levels.
 
-Queries of different groups do not attend to each other. With two queries per pair, each group holds its subjects,
-then its objects.
+Queries of different groups do not attend to each other. With two per pair, each group holds subjects, then objects.
 """
 
 from __future__ import annotations

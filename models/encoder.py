@@ -1,7 +1,6 @@
 """The ALIF encoder: deformable attention over the image, fused early and sparsely with the texts (docs/networks.md, 3).
 
-Shapes: B images, S tokens of all levels, L levels, T texts (objects first, then predicates), D image width, E text
-width.
+Shapes: B images, S tokens of all levels, L levels, T texts (objects, then predicates), D image width, E text width.
 """
 
 from __future__ import annotations

@@ -19,8 +19,7 @@ _UNSUPPORTED = re.compile(r"(?:GLOBAL|global:?) (?!GLOBAL)([\w.]+)")
 def read_torch_file(path: Path) -> Any:
     """Returns the content of a file of torch.save: tensors, plain values and argparse.Namespace.
 
-    Values of a zip are mapped into memory, not read. Raises `WeightsError` that names the file, and the code in it if
-    any.
+    Values of a zip are mapped into memory, not read. Raises `WeightsError` that names the file, and any code in it.
     """
     is_zip = zipfile.is_zipfile(path)
     try:

@@ -41,8 +41,7 @@ _DOCUMENT = (object, "run the recipe again, which rewrites it", LIMITS)
 def find_damage(store: Store, runs: Iterable[Run] | None = None) -> Iterator[Damage | None]:
     """Read every artifact of `runs` (or of the whole store) again. Yields the damage of each, or None when it is whole.
 
-    An artifact that a run names and the store has lost is damaged too. Raises `FutureManifest` for one of a newer
-    version.
+    An artifact that a run names and the store lost is damaged too. Raises `FutureManifest` for one of a newer version.
     """
     holders = _holders(runs_of(store) if runs is None else runs)
     places = set(holders)

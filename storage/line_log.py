@@ -46,8 +46,7 @@ class LineLog:
     it is not returned. Lines of earlier versions have none.
 
     A lock of the file admits one writer at a time and keeps readers out while it writes. The kernel frees the lock of a
-    process that dies. The next writer ends the line that such a process left incomplete, so that it does not spoil the
-    next.
+    process that dies. The next writer ends the line that such a process left incomplete, so it doesn't spoil the next.
     """
 
     def __init__(self, path: Path, disk: Disk = LOCAL) -> None:

@@ -135,8 +135,7 @@ class LocalStore:
     def claim(self, key: str, waiting: Callable[[str], None]) -> Iterator[None]:
         """Work on `key` alone on this machine. Calls `waiting` with its name before it waits for another live process.
 
-        It only saves work: without it, both would commit equal bytes. The kernel frees the claim of a process that
-        dies.
+        It only saves work: without it, both would commit equal bytes. The kernel frees the claim of a dying process.
         """
         path = self._pending / f"claim-{key}.lock"
         while True:

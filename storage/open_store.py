@@ -17,8 +17,7 @@ Address = str | Path
 def open_store(address: Address) -> Store:
     """The store at an address.
 
-    Raises `FatalError` for an unusable address or one with a password, and `RetryableError` when a remote one is
-    silent.
+    Raises `FatalError` for an unusable address or one with a password, and `RetryableError` if a remote one is silent.
     """
     folder = local_folder(address)
     if not is_remote(address):

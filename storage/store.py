@@ -37,8 +37,7 @@ Store: TypeAlias = "LocalStore | RemoteStore"
 """A store in a folder or at a URL: artifacts by stage and key, the records of runs, and a working area on this machine.
 
 An artifact is immutable and exists once its manifest does. Both classes have the same methods, which `LocalStore`
-describes. They raise `FatalError` for what a person must fix, such as a full disk, and `RetryableError` for what may
-pass.
+describes. They raise `FatalError` for what a person must fix, e.g. a full disk, and `RetryableError` for what may pass.
 """
 
 

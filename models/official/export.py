@@ -30,8 +30,7 @@ _TEXT_SIZES = ("hidden", "layers", "heads", "feedforward", "vocabulary", "max_po
 def official_options(config: NetworkConfig) -> dict[str, Any]:
     """Returns the command-line options of the authors' code that build a network of `config`.
 
-    Options of data, losses and training are not among them. Raises `ConfigError` that names a setting for which their
-    code has no option.
+    Options of data, losses and training are not among them. Raises `ConfigError` naming a setting their code lacks.
     """
     refuse_unknown(config)
     anchored = config.architecture == "parseda"

@@ -303,8 +303,7 @@ def unpack(archive: Path, folder: Path, report: Report = lambda done, total: Non
     """Unpack a .zip or .tar.gz into `folder` and remove the archive.
 
     Files appear in `folder` only once all are unpacked; those that exist there under other names stay. Raises
-    `FatalError` for a member that would end up outside the folder, a damaged archive (which is removed) and a full
-    disk.
+    `FatalError` for a member that would end outside the folder, a damaged archive (which is removed) and a full disk.
     """
     aside = unpacking(archive)
     shutil.rmtree(aside, ignore_errors=True)

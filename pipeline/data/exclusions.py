@@ -112,8 +112,7 @@ def read_list(path: Path) -> ListedImages:
     It may be a text with one id or file name per line, where # starts a comment; a JSON list of ids, file names, or
     objects with `image_id`, `img_id` (HICO-DET), `id` or `file_name`; or a JSON object with such a list as `images`
     (COCO annotations), `filenames` or `annotations` (V-COCO and HICO-DET of other projects). A text is a name and, if
-    it consists of digits, an id as well. Raises `FatalError` that names the file, the entry at fault and what is
-    allowed.
+    it consists of digits, an id as well. Raises `FatalError` that names the file, the faulty entry and what is allowed.
     """
     ids: set[int] = set()
     names: set[str] = set()

@@ -138,8 +138,7 @@ def _map_of_moved(
 ) -> PartitionMap | None:
     """Finds the map of a dataset that lay elsewhere when it was partitioned: it was moved, copied or pulled.
 
-    It is recognised by the content of its first or last partition; a map of an earlier version, by ids that are all
-    here.
+    It is recognised by the content of its first or last partition; a map of an earlier version, by ids all here.
     """
     maps = [each for each in map(load_partition_map, others) if each.partitions]
     for each in sorted(maps, key=lambda each: -len(each.partitions)):

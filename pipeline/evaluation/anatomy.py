@@ -2,8 +2,7 @@
 
 The method is TIDE's (Bolya et al. 2020), carried over from objects to pairs as Diag-HOI does (Zhu et al. 2023). Every
 wrong prediction gets one kind: what would have to change for it to find the truth that it comes closest to. A kind's
-cost is the gain in score when an oracle repairs that kind alone. Costs do not add up, because repairs depend on each
-other.
+cost is the gain in score when an oracle repairs that kind alone. Costs do not add up, as repairs depend on each other.
 """
 
 from __future__ import annotations

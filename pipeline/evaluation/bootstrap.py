@@ -67,8 +67,7 @@ def bootstrap(
     match_hico(...)`. That of a difference between two models makes the bootstrap a paired one. A resample depends on
     the seed and its number alone. The metric is called 1 + resamples + `GROUPS` times at most, and `report` after each;
     choices without a value (NaN) are left out. A standard error needs 50 to 200 resamples (Efron and Tibshirani 1993,
-    section 6.4); with 0, there are values alone. Raises ValueError without images, for 1 resample, or a level outside 0
-    to 1.
+    section 6.4); with 0, only values. Raises ValueError without images, for 1 resample, or a level outside 0 to 1.
     """
     if (resamples and images < 1) or resamples == 1 or not 0 < level < 1:
         raise ValueError(f"no intervals of level {level} from {resamples} resamples of {images} images")

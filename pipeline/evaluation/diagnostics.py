@@ -44,8 +44,7 @@ def pair_quality(dissection: Dissection) -> PairQuality:
     """Measures the pairs and predicates of a dissection.
 
     On located pairs a prediction is right when the pair has its predicate. It counts once per pair and predicate, with
-    its best score, so neither boxes nor duplicates enter the average precision, which is the area under the precision
-    envelope.
+    its best score, so neither boxes nor duplicates enter the average precision, the area under the precision envelope.
     """
     predicted, truth = dissection.predicted, dissection.truth
     pair_of_truth = pair_numbers(truth)

@@ -40,8 +40,7 @@ def coco_instances(
 ) -> tuple[dict[str, Any], Annotations]:
     """Returns the fields of COCO's instances JSON, and its annotations by image.
 
-    A box keeps its source id if that is positive and not yet taken, and its further fields, e.g. its outline and the
-    outline's area.
+    A box keeps its source id if that is positive and not yet taken, and its further fields, e.g. outline and its area.
     """
     images: list[dict[str, Any]] = []
     annotations: dict[int, list[dict[str, Any]]] = {}

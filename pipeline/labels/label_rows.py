@@ -131,9 +131,8 @@ def reviewable_labels(
 
     `choice` replaces the settings of the run.
 
-    Overrides by reviewers are not applied, because their verdicts measure how good the unchanged labels are. Raises
-    `FatalError` for a run without labels, for labels of imported images, and for boxes that were recomputed after the
-    labels.
+    Overrides by reviewers are not applied, as their verdicts measure how good the unchanged labels are. Raises
+    `FatalError` for a run without labels, for labels of imported images, and for boxes recomputed after the labels.
     """
     choice = choice or choice_or_all(run)
     if all_scores:

@@ -69,8 +69,7 @@ def first_free(places: Iterable[Rect], taken: Sequence[Rect]) -> Rect | None:
 def name_places(named: Iterable[tuple[str, Rect]], letters: float, width: float, height: float) -> list[Rect]:
     """Where to write the names of boxes: each at a corner of its box that no earlier name covers, if there is one.
 
-    `named`: names and boxes; `letters`: size of the bold font; `width` and `height`: of the image, which holds all
-    names.
+    `named`: names and boxes; `letters`: size of the bold font; `width` and `height`: of the image, holding all names.
     """
     places: list[Rect] = []
     for name, box in named:

@@ -27,8 +27,7 @@ EVENT_EVERY = 0.2
 class Throughput:
     """Counts what the workers of a step do after their first report, so that loading and earlier work do not count.
 
-    The remaining time follows from the share of the images that is done. Cached partitions do not count. Any thread may
-    call any method.
+    The time left follows from the share of images done. Cached partitions do not count. Any thread may call any method.
     """
 
     def __init__(self, images: Mapping[str, int], clock: Callable[[], float] = time.monotonic) -> None:

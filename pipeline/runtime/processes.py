@@ -106,8 +106,7 @@ def _call(pipe: Connection, environment: dict[str, str], function: Callable[[], 
 def begin_fork(environment: Mapping[str, str], output: Path | None = None) -> None:
     """Let this fork of `fork_context` die with the process that started it, and give it its environment variables.
 
-    `output` is the file that it appends its output to. By default, both are those of the process that it is forked
-    from.
+    `output` is the file that it appends its output to. By default, both are those of the process it is forked from.
     """
     _die_with_starter()
     os.environ.clear()
@@ -122,8 +121,7 @@ def begin_fork(environment: Mapping[str, str], output: Path | None = None) -> No
 def _die_with_starter() -> None:
     """Let Linux kill this process when the process that started it ends, even by SIGKILL.
 
-    A fork's parent is not the process that started it. The latter holds the other end of a pipe, which closes when it
-    ends.
+    A fork's parent is not the process that started it. That holds the other end of a pipe, which closes when it ends.
     """
     starter = multiprocessing.parent_process()
     assert starter is not None, "multiprocessing did not start this process"

@@ -117,8 +117,7 @@ def toml_value(value: Any) -> str:
 def apply_override(values: dict[str, Any], override: str) -> None:
     """Set one dotted name; an index addresses a list member, e.g. `data.sources.0.images=...`.
 
-    The value is read as TOML, or as plain text where it is not valid TOML. Raises `FatalError` that quotes the
-    override.
+    The value is read as TOML, or as plain text where it isn't valid TOML. Raises `FatalError` that quotes the override.
     """
     name, separator, text = override.partition("=")
     if not separator or not name:

@@ -209,8 +209,7 @@ class Stage(ABC):
     def audit(self, made: Inputs) -> None:  # noqa: B027 - most stages are checked one partition at a time
         """Inspect all partitions of a step before the run accepts them: what it reads, and what it `writes`, by table.
 
-        Raises `FatalError` to refuse them. Committed artifacts stay in the store, so that a run with another setting
-        reuses them.
+        Raises `FatalError` to refuse them. Committed artifacts stay stored, so a run with other settings reuses them.
         """
 
     def decisive(self, table: str, row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -40,7 +40,8 @@ _AFTER = {"merge_draws", "match_at_least"}
 
 
 class CaptionStage(Stage):
-    """Captions the images in a partition that have a box, or their boxes. One without captions keeps an empty list."""
+    """Captions the images in one partition that have a box, or their boxes. One without captions keeps an empty
+    list."""
 
     name = "caption"
     version = 4

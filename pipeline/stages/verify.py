@@ -62,7 +62,8 @@ class VerifySettings(LabellerSettings):
 
 
 class VerifyStage(LabellingStage):
-    """Scores the kept labels of a partition again. Opinions of images that can't be read or scored go to quarantine."""
+    """Scores the kept labels of one partition again. Opinions of images that can't be read or scored go to
+    quarantine."""
 
     name = "verify"
     version = 1

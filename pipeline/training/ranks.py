@@ -39,8 +39,7 @@ class Ranks:
     def prove(self) -> None:
         """Proves to every other process that this one knows the secret, and demands the same proof of each.
 
-        Nothing else that others send may be trusted before. Raises `RetryableError` when another does not know the
-        secret.
+        Nothing else others send may be trusted before. Raises `RetryableError` when another does not know the secret.
         """
         challenges = [secrets.token_bytes(32) for _ in range(self.count)]
         received = self._swapped(challenges)

@@ -176,8 +176,7 @@ SWEEP_SHARE = 0.02
 class RangeCache:
     """A folder of files named by what they hold. A file is whole or absent; its time is that of its last use.
 
-    The size holds up to a few percent per process: each looks at the folder on its own, after every `SWEEP_SHARE` that
-    it wrote.
+    The size holds up to a few percent per process: each looks at the folder alone, after each `SWEEP_SHARE` written.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:

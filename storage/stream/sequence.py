@@ -19,8 +19,7 @@ FORMAT = 1
 class SampleSequence:
     """An endless sequence of samples: a pure function of the map, the seed, the order and the mix.
 
-    A place of the sequence is the number of samples before it. Batches, ranks and loader processes only divide the
-    sequence.
+    A place is the number of samples before it. Batches, ranks and loader processes only divide the sequence.
     """
 
     def __init__(

@@ -106,8 +106,7 @@ class Stream(IterableDataset[dict[str, Any]]):
         `epochs`: where it ends, None: never; `extensions`: the members to read, None: all; `max_damaged`: share of the
         samples that each process may find damaged.
 
-        Raises `FatalError` for a stream that would give a rank nothing, and for a local tar that is missing or too
-        short.
+        Raises `FatalError` for a stream that would give a rank nothing, and for a local tar missing or too short.
         """
         super().__init__()
         if not 0 <= rank < ranks <= batch:
@@ -145,8 +144,7 @@ class Stream(IterableDataset[dict[str, Any]]):
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of this process, even mid-batch. The same ranks and loader processes resume from it.
 
-        Torchdata's StatefulDataLoader asks each of its processes for it. With torch's own DataLoader, save
-        `state_after`.
+        Torchdata's StatefulDataLoader asks each process for it. With torch's own DataLoader, save `state_after`.
         """
         return self._state(self._loaded or self._at)
 
@@ -154,8 +152,7 @@ class Stream(IterableDataset[dict[str, Any]]):
         """Returns the state after whole batches of this pass. Any number of ranks and loader processes, and any batch
         size, resumes from it.
 
-        `damaged`: the samples that the batches of loader processes skipped. A batch in the middle of which the pass
-        began counts.
+        `damaged`: the samples that the batches of loader processes skipped. A batch amid which the pass began counts.
         """
         at = self._loaded or self._at
         place = at.start + (at.resumed // self.share + batches) * self.batch

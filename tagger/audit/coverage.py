@@ -89,8 +89,7 @@ PAIR_BINS = (
 """Measure and bin of each row of `bin_counts`.
 
 Distance: between the centres, in units of the mean of the two diagonals. Size ratio: area of the subject by that of the
-object. Direction: where the object's centre lies as seen from the subject's, along the axis on which they are further
-apart.
+object. Direction: where the object's centre lies as seen from the subject's, along the axis of greater distance.
 """
 
 

@@ -30,8 +30,7 @@ def cooccurrence_candidates(
 ) -> Candidates:
     """Returns each ordered pair of boxes with each predicate of its categories; no caption states it: prior 0.
 
-    `overlapping`: the two boxes of a pair must intersect. Captions are not read; the result accounts for their
-    triplets.
+    `overlapping`: a pair's two boxes must intersect. Captions are not read; the result accounts for their triplets.
     """
     usable = [index for index, box in enumerate(boxes) if not box.crowd]
     count = Counter(boxes[index].category for index in usable)

@@ -55,8 +55,7 @@ class CandidateSource(Protocol):
 
         `regions`: the indices of the boxes that the caption of each triplet describes, none for the whole image.
 
-        `known`: the categories of other images, which distinguish a noun without a box here from one without a
-        category.
+        `known`: the categories of other images, distinguishing a noun without a box here from one without a category.
         """
 
 

@@ -1,7 +1,6 @@
 """Feeds the cases in a process that may write below each case's folder only, and prints a line of JSON for each.
 
-The process is forked from one that has imported everything. A case that it doesn't survive is told, and another goes
-on.
+The process is forked from one that has imported everything. A case it doesn't survive is told, and another goes on.
 """
 
 import gc

@@ -2,8 +2,7 @@
 
 `test_deformable_read_triton.py` runs these tests in a process of their own: the interpreter has to be chosen before
 anything imports Triton. What they take is the interpreter's time for each program, and Numba's for each number of
-channels and points that is read on a CPU. So maps are small, and most of what is read there has one such number of
-each.
+channels and points that is read on a CPU. So maps are small, and most that is read there has one such number of each.
 """
 
 import math

@@ -1,7 +1,6 @@
 """The Ray engine, whose workers are actors on the nodes of a cluster, and the cluster itself. It needs the extra `ray`.
 
-Only items and records pass through Ray. Tables go to the store, which all nodes reach, so nothing fills Ray's object
-store.
+Only items and records go through Ray. Tables go to the store, which all nodes reach, so Ray's object store never fills.
 """
 
 from __future__ import annotations
@@ -208,8 +207,7 @@ def look_around(paths: tuple[Path, ...]) -> tuple[str, list[Path]]:
 def connect(address: str) -> Any:
     """The module `ray`, connected to the cluster whose head is at `address` (HOST:PORT). A second call costs nothing.
 
-    Raises `FatalError` when Ray is not installed, nothing answers there, versions differ, or this machine is not a
-    node.
+    Raises `FatalError` when Ray is not installed, nothing answers there, versions differ, or this machine isn't a node.
     """
     ray = _import_ray()
     if ray.is_initialized():

@@ -72,8 +72,7 @@ class Agent:
     def run(self) -> int:
         """Takes part in one training run. Returns the exit code.
 
-        Waits without limit until the coordinator listens. SIGTERM makes the whole training run write a checkpoint and
-        stop.
+        Waits endlessly until the coordinator listens. SIGTERM makes the whole training run write a checkpoint and stop.
         """
         print(f"waiting for a training run at {self._address}", flush=True)
         coordinator = Coordinator.wait_for(self._address, lambda: self.leaving)
