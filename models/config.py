@@ -15,7 +15,8 @@ NO_OBJECTS = "no objects"
 LAYERS, LEVELS, BRANCHES = 100, 16, 1024
 """Maximum numbers of modules of a kind. Weights from strangers state them, and each takes time and memory to build."""
 SIZES, ROWS = 2**16, 2**24
-"""Maximum widths and numbers of vectors in a table. Together they keep the number of weights within 64 bits."""
+"""Maximum widths, and maximum numbers of vectors in a table. Together they keep the number of weights within 64 bits.
+"""
 
 
 Config = TypeVar("Config")
@@ -77,7 +78,8 @@ class NetworkConfig:
     backbone_strides: tuple[int, ...] = Field(default=(8, 16, 32), strict=False, min_length=1)
     """Strides of the backbone maps to use, finest first."""
     backbone_drop_path: float = Field(default=0.0, ge=0, lt=1)
-    """Probability to skip the backbone's last residual block in training. Released scripts: Swin-T 0.2, Swin-L 0.5."""
+    """Probability of skipping the backbone's last residual block in training. The released scripts: 0.2 for Swin-T, 0.5
+    for Swin-L."""
     levels: int = Field(default=4, ge=1, le=LEVELS)
     """Number of feature levels; stride-2 convolutions produce those beyond the backbone's maps."""
     width: int = Field(default=256, ge=1, le=SIZES, multiple_of=32)
@@ -97,7 +99,8 @@ class NetworkConfig:
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout of encoder and decoders."""
     fusion: Literal["alif", "late", "none"] = "alif"
-    """alif: in the encoder; late: after the decoders, as in RLIPv1; none: only the heads compare texts and queries."""
+    """alif: in the encoder; late: after the decoders, as in RLIPv1; none: texts and queries are only compared in the
+    heads."""
     fusion_interval: int = Field(default=2, ge=1)
     """alif: images and texts are fused before every so many encoder layers."""
     fusion_width: int = Field(default=2048, ge=1, le=SIZES)

@@ -109,7 +109,8 @@ class Store:
 
 
 class Run:
-    """A run in a store, by `name`. Runs that `run` and `label` return keep the state of that execution, e.g. demo@2."""
+    """A run in a store, by its `name`. The runs that `run` and `label` return keep the state of that execution, e.g.
+    demo@2."""
 
     def __init__(self, record: RecordedRun) -> None:
         self._run = record
@@ -146,7 +147,8 @@ class Run:
 
     @checked
     def report(self, folder: str | Path | None = None, pictures: int = 24, seed: int = 0) -> Path:
-        """Rewrites the report, in place or into `folder`, and returns its page. `pictures`: images drawn at random."""
+        """Writes the report again, in place or into `folder`, and returns its page. `pictures`: images drawn at
+        random."""
         place = report_folder(self._run) if folder is None else Path(folder)
         return write_report(recorded_view(self._run), None, place, pictures, seed=seed, written=datetime.now())
 

@@ -1,4 +1,5 @@
-"""Leases: files in a store that say who computes an artifact, for machines that share no locks. They only save work."""
+"""Leases: files in a store that say who is computing an artifact, for machines without shared locks. They only save
+work."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ class Patience:
 def hold_lease(
     files: Remote, path: str, machine: str, waiting: Callable[[str], None], patience: Patience = Patience()
 ) -> Iterator[None]:
-    """Hold the lease at `path`. Calls `waiting` once with the holder's host, then waits while its heartbeats go on.
+    """Hold the lease at `path`. Calls `waiting` once with the holder's host, then waits while its heartbeats keep
+    coming.
 
     A holder counts as dead when its lease stays the same for `expiry` seconds by the clock of the one who waits; clocks
     of two machines are never compared. A holder on this `machine` is certainly dead, since the caller holds a lock that

@@ -57,7 +57,8 @@ class RemoteArtifact(Artifact):
 
 
 class RemoteStore:
-    """Artifacts, runs and partition maps at a URL. A local store in `folder` holds copies, drafts and scratch folders.
+    """Artifacts, runs and partition maps at a URL. A local store in `folder` holds copies of them, drafts and scratch
+    folders.
 
     An artifact exists once its manifest is at the URL. It is committed locally first and then copied, so that the next
     process finishes what a dead one did not copy, without computing it again. The folder may be deleted at any time.
@@ -98,7 +99,8 @@ class RemoteStore:
         return None if data is None else RemoteArtifact(self.folder(stage, key), self, data)
 
     def find_all(self, stage: str, keys: Iterable[str]) -> dict[str, Artifact]:
-        """Key → committed artifact, for keys that have one. Lists once, then reads manifests not yet cached here."""
+        """Key → committed artifact, for those keys that have one. Lists once, then reads manifests not yet cached
+        here."""
         # An index object at the URL would be a second truth, which two writers would have to keep.
         listed = {key: files[MANIFEST] for key, files in self.remote.listing(stage).items() if MANIFEST in files}
         places = {key: self._cached_manifest(stage, key, listed[key]) for key in keys if key in listed}
@@ -194,7 +196,8 @@ class RemoteStore:
 
     @contextmanager
     def scratch(self, key: str, resumes_from: str = "") -> Iterator[Path]:
-        """A local folder. Files that `resumes_from` lists are fetched first, and copied to the URL when it changes."""
+        """A folder on this machine. The files that `resumes_from` lists are fetched first, and copied to the URL when
+        the list changes."""
         with self._local.scratch(key, resumes_from) as folder:
             point = ResumePoint(self.remote.files, key, folder, resumes_from)
             with point.synchronised(self._patience.look):
@@ -228,7 +231,8 @@ class RemoteStore:
                 yield path
 
     def clean_up(self, before: float) -> None:
-        """Remove old touches, claims and checkpoints at the URL; here, caches and copies of what is gone there."""
+        """Remove old files of touches, claims and checkpoints at the URL; here, caches and copies of what is gone
+        there."""
         self.sweep()
         for folder in ("found", "claims", "scratch"):
             old = [path for path, entry in self.remote.files.listing(folder).items() if entry.modified < before]
@@ -318,7 +322,8 @@ class VerifiedFiles:
         self._known: dict[tuple[Path, str], tuple[int, ...]] = {}
 
     def holds(self, path: Path, entry: FileEntry) -> bool:
-        """Whether a file is there with the bytes of `entry`, read unless this process did so since it last changed."""
+        """Whether a file is there with the bytes of `entry`, read unless this process has done so since it last
+        changed."""
         try:
             state = _state(path)
             if self._known.get((path, entry.digest)) != state:

@@ -41,7 +41,8 @@ class ResumePoint:
 
     @contextmanager
     def synchronised(self, interval: float) -> Iterator[None]:
-        """Fetch what another machine left. Send what is new, checked for every `interval` seconds and again on exit."""
+        """Fetch what another machine left. Send what is new, checked for every `interval` seconds and once more on
+        exit."""
         if not self._list:
             yield
             return
@@ -111,7 +112,8 @@ class ResumePoint:
         write_atomic(self._folder / _LAST_RECORD, data)
 
     def _remove_others(self, record: dict[str, str]) -> None:
-        """Removes files that only this machine's list names, as they belong to another checkpoint than the copies."""
+        """Removes files that only this machine's list names, since they belong to another checkpoint than the
+        copies."""
         state = self._read(self._list)
         for name in _listed(state) if state else ():
             if name not in record:
@@ -141,7 +143,8 @@ def _listed(state: bytes) -> list[str]:
 
 
 def _record(data: bytes | None) -> dict[str, str] | None:
-    """Name → digest of the copies; None without a record that can be trusted, since anyone may have written it."""
+    """Name → digest of the copies; None where there is no record that can be trusted, since anyone may have written
+    it."""
     found = parse_json_or_none(data, dict[str, str])
     return found if found is not None and all(_is_inside(name) for name in found) else None
 

@@ -2,7 +2,8 @@
 
 It is run by path with `python -I`, so that nothing of this repository is importable; it imports LAVIS, PyTorch,
 transformers and the standard library. A message is 8 bytes (the length of the header), the header in JSON, and `bytes`
-bytes of payload. The first message holds weights and settings, each later one a batch of images with the draws' noise.
+bytes of payload. The first message holds weights and settings, each later one a batch of images with their draws'
+noise.
 """
 
 from __future__ import annotations

@@ -26,9 +26,11 @@ class CaptionSettings(Settings):
     options: PluginOptions = runtime(PluginOptions())
     """Settings of a captioner of another package, which are part of the key."""
     of: tuple[Literal["image", "box", "pair"], ...] = Field(("image",), min_length=1)
-    """What captions describe, one or more of: image, box, pair of boxes. Candidates of a caption contain its boxes."""
+    """What captions describe, one or more of: the whole image, a box, a pair of boxes. Candidates of a caption contain
+    its boxes."""
     max_regions: int = Field(10, ge=1)
-    """box, pair: maximum of each per image: the largest boxes, pairs with the highest prior by size and distance."""
+    """box, pair: maximum number of each per image: the largest boxes, and the pairs with the highest prior by size and
+    distance."""
     context: float = Field(0.25, ge=0, le=10)
     """box, pair: margin of the crop around the rectangle, on each side, as a share of its size. The rectangle is
     outlined in red, unless this is 0."""
@@ -52,7 +54,8 @@ class CaptionSettings(Settings):
     min_length: int = Field(default=5, ge=0)
     """Minimum length of a caption in tokens, with the begin token and the prompt."""
     repetition_penalty: float = Field(default=1.1, gt=0)
-    """nucleus: divisor of positive and factor of negative logits of tokens that already occurred, in the prompt too."""
+    """nucleus: divisor of positive and factor of negative logits of tokens that already occurred, including in the
+    prompt."""
     prompt: str = "a picture of "
     """Text with which the model starts a caption; it is removed from the result."""
     num_beams: int = Field(default=3, ge=1, le=32)
@@ -60,7 +63,8 @@ class CaptionSettings(Settings):
     merge_draws: bool = False
     """Merge equal captions of an image, box or pair, with their number as `times`."""
     filter: str = file_read("")
-    """Folder or hub name of a `BlipForImageTextRetrieval` whose matching head scores captions (CapFilt). "": none."""
+    """Folder or hub name of a `BlipForImageTextRetrieval` whose matching head scores every caption (CapFilt). "": no
+    filter."""
     match_at_least: float = Field(default=0.5, ge=0, le=1)
     """filter: minimum probability that a caption matches its image. 0 only stores the score."""
     seed: int = Field(default=0, ge=0, lt=2**63)

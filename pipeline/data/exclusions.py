@@ -112,7 +112,8 @@ def read_list(path: Path) -> ListedImages:
     It may be a text with one id or file name per line, where # starts a comment; a JSON list of ids, file names, or
     objects with `image_id`, `img_id` (HICO-DET), `id` or `file_name`; or a JSON object with such a list as `images`
     (COCO annotations), `filenames` or `annotations` (V-COCO and HICO-DET of other projects). A text is a name and, if
-    it consists of digits, an id as well. Raises `FatalError` that names the file, the faulty entry and what is allowed.
+    it consists of digits, an id as well. Raises `FatalError` that names the file, the entry at fault and what is
+    allowed.
     """
     ids: set[int] = set()
     names: set[str] = set()
@@ -156,7 +157,8 @@ class Contamination:
         self._hashes = np.array([row["phash"] for row in hashed], np.uint64)
 
     def listed(self, dataset: str, image_id: int, uri: str) -> Contaminated | None:
-        """The first list that has an image, known before the image is read. Raises `FatalError` for a bad list."""
+        """The first list that has an image, which is known before the image is read. Raises `FatalError` for a bad
+        list."""
         if dataset not in self._excluded:
             fitting = [each for each in self._lists if not each.datasets or dataset in each.datasets]
             self._excluded[dataset] = [(each.reason, _listed_by(each)) for each in fitting]

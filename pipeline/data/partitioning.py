@@ -138,7 +138,8 @@ def _map_of_moved(
 ) -> PartitionMap | None:
     """Finds the map of a dataset that lay elsewhere when it was partitioned: it was moved, copied or pulled.
 
-    It is recognised by the content of its first or last partition; a map of an earlier version, by ids all here.
+    It is recognised by the content of its first or last partition; a map of an earlier version, by ids that are all
+    here.
     """
     maps = [each for each in map(load_partition_map, others) if each.partitions]
     for each in sorted(maps, key=lambda each: -len(each.partitions)):
@@ -196,7 +197,8 @@ def damaged_digests(indexes: Path) -> Iterator[tuple[Path, str]]:
 def _described(
     record: ImageRecord, uri: str, fingerprint_by: Literal["bytes", "stat"], limits: ImageLimits
 ) -> list[Any]:
-    """Everything that determines an image's row, as JSON values: annotations, and its file's name and fingerprint."""
+    """Everything that determines the row of an image, as JSON values: annotations, and its file's name and
+    fingerprint."""
     try:
         found = fingerprint(record.path, fingerprint_by, limits=limits)
     except BadImage as bad:

@@ -27,8 +27,9 @@ class DetectSettings(Settings):
     tokenizer: Path | None = file_read(None)
     """Folder of the tokenizer, for this project's weights without one in their folder."""
     categories: tuple[str, ...] = ()
-    """Names of boxes. The detector's own are mapped to them, also by synonyms; others are excluded. Weights of this
-    project and zero-shot detectors look for these. Empty: the detector's, or its vocabulary.json's."""
+    """Names of boxes. The detector's own names are mapped to them, including by synonyms; names that match none are
+    excluded. Weights of this project and zero-shot detectors look for these names. Empty: the detector's, or those of
+    its vocabulary.json."""
     threshold: float = Field(0.5, ge=0, le=1)
     """Boxes with a lower score are excluded."""
     duplicates: float = Field(0.5, gt=0, le=1)

@@ -193,7 +193,8 @@ class StepCost:
     settings: Mapping[str, Any]
     """The row settings of its first artifact."""
     tokens_per_image: tuple[float, ...] | None
-    """Tokens of prompts and answers of an endpoint's model, unusable answers included; None where none were counted."""
+    """Tokens of prompts and of answers of a model behind an endpoint, unusable answers included; None where none were
+    counted."""
 
     @classmethod
     def of(cls, step: str, artifacts: Iterable[Artifact]) -> StepCost | None:

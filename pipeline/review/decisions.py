@@ -122,7 +122,8 @@ def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> dict[str,
 
 
 def accept_class(state: ReviewState, reviewer: str, number: int, content: str | None = None) -> dict[str, int]:
-    """Accepts all labels of a reviewer's share that are as sure as `SURE` and have a label's predicate and categories.
+    """Accepts all labels of the reviewer's share that are as sure as `SURE` and have a label's predicate and
+    categories.
 
     One in `ASKED` of them, and at least one, stays open to be asked. Returns how many were accepted and are to be
     asked. Raises ValueError for an unsure label, and if fewer than two are open.

@@ -113,7 +113,8 @@ class Search(BaseModel):
     image_id: int | None = Field(None, ge=0, le=2**62)
     order: Order = "score"
     viewer: str = Field("", exclude=True)
-    """Who searches, where results or their order depend on it: each reviewer pages through an order of their own."""
+    """Who searches, where the results or their order depend on it: each reviewer pages through an order of their
+    own."""
     seat: int = Field(0, exclude=True)
     """The viewer's seat in the team."""
 

@@ -22,7 +22,8 @@ from storage.store import Store
 
 
 class RunContext:
-    """A recipe ready to run. The store is opened on first use, so that `rlip doctor` can report why it can't be.
+    """A recipe that is ready to run. The store is opened on first use, so that `rlip doctor` can report why it can't
+    be.
 
     Raises `FatalError` when `run.until` names a stage that the recipe does not have, or `shard.verdicts` no folder.
     """

@@ -93,11 +93,13 @@ class PretrainSection(Settings):
     """The variants and seeds of pre-training, and the settings that all of them share."""
 
     variants: tuple[Literal["pseudo", "naive", "none", "given"], ...] = ("pseudo",)
-    """Relations to pre-train with: the tagger's (pseudo), every candidate (naive), none, or ground truth (given)."""
+    """Relations to pre-train with: the tagger's (pseudo), every candidate (naive), none, or the ground truth
+    (given)."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Each variant is pre-trained and evaluated once per seed."""
     allow_overlap: bool = runtime(False)
-    """Also train on images of `data.test`, otherwise excluded or refused. Scores on them say nothing of new images."""
+    """Also train on images of `data.test`, which are otherwise excluded or refused. Scores on them say nothing about
+    new images."""
     settings: TrainingSettings = TrainingSettings()
 
 
@@ -137,7 +139,8 @@ class RunSection(Settings):
     min_actors: int = runtime(1, ge=1, le=4096)
     """ray: number of actors that a stage starts with and keeps while idle."""
     max_actors: int | None = runtime(None, ge=1, le=4096)
-    """ray: maximum number of actors per stage; unset: as many as fit when it starts. Set it on autoscaling clusters."""
+    """ray: maximum number of actors of a stage; unset: as many as fit when it starts. Set it on an autoscaling
+    cluster."""
     gpus_per_actor: float = runtime(1.0, gt=0, le=1)
     """ray: share of a GPU per actor, if its stage uses GPUs."""
     blocks: int = runtime(16, ge=1, le=256)

@@ -36,7 +36,8 @@ def plugin_names(group: str) -> tuple[str, ...]:
 
 
 def load_plugin(group: str, name: str) -> Any:
-    """What is registered under a name. Raises `FatalError` for an unknown or ambiguous name or a broken plug-in."""
+    """What is registered under a name. Raises `FatalError` for an unknown or ambiguous name, and for a broken
+    plug-in."""
     found = _registered(group).get(name, [])
     if not found:
         known = plugin_names(group)

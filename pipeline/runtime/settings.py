@@ -45,7 +45,8 @@ class Settings(BaseModel):
         return {name: expanded(value) for name, value in values.items()} if isinstance(values, dict) else values
 
     def row_settings(self) -> dict[str, Any]:
-        """Fields that change rows, as JSON values for a key. A renamed one keeps its former name there, its alias."""
+        """The fields that change rows, as JSON values, which go into a key. One that was renamed keeps its former name
+        there, its alias."""
         fields = type(self).model_fields
         kept = {name for name, field in fields.items() if not has_mark(field.json_schema_extra, "runtime")}
         return self.model_dump(mode="json", include=kept, by_alias=True)
@@ -117,7 +118,8 @@ def toml_value(value: Any) -> str:
 def apply_override(values: dict[str, Any], override: str) -> None:
     """Set one dotted name; an index addresses a list member, e.g. `data.sources.0.images=...`.
 
-    The value is read as TOML, or as plain text where it isn't valid TOML. Raises `FatalError` that quotes the override.
+    The value is read as TOML, or as plain text where it is not valid TOML. Raises `FatalError` that quotes the
+    override.
     """
     name, separator, text = override.partition("=")
     if not separator or not name:

@@ -33,7 +33,8 @@ class IngestSettings(Settings):
     verify: Literal["decode", "header"] = "decode"
     """How images are checked. decode: by decoding; header: by header only, for slow disks."""
     fingerprint: Literal["bytes", "stat"] = "bytes"
-    """How changed images are found. bytes: by content, read if size, times or inode differ; stat: by size and time."""
+    """How changed images are detected. bytes: by content, read if size, times or inode differ; stat: by size and
+    time."""
     limits: ImageLimits = ImageLimits()
     indexes: Path | None = runtime(None)
     """Folder that caches parsed annotations. Unset: `indexes` in the store."""

@@ -65,7 +65,8 @@ class TaggerLabellerSettings(LabellerSettings):
     predicate_texts: int = Field(200, ge=0)
     """Number of the tagger's most frequent predicates in every image's list of texts; the authors use 0."""
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Tagger's number format. auto: bfloat16 if the device has instructions for it, else float32; keys record it."""
+    """Number format of the tagger. auto: bfloat16 if the device has instructions for it, else float32; the key records
+    which."""
     pairs_together: int = Field(1600, ge=1)
     """Maximum number of pairs per pass through the decoders, which bounds memory."""
 
@@ -74,7 +75,8 @@ class Labeller(Protocol):
     """Scores the candidates of images. The labels of an image depend on the image alone."""
 
     def label(self, images: Sequence[TaggingImage], progress: Callable[[int], None]) -> list[Labels]:
-        """Each image's labels, each once, or the problem with it. `progress` gets the number of images done."""
+        """The labels of each image, each label once, or the problem with it. `progress` gets the number of images
+        done."""
         ...
 
 

@@ -47,7 +47,8 @@ class ShardSettings(ChoiceSettings):
     """Which labels and images go into the shards. Changing them does not run the tagger again."""
 
     labels: Literal["pseudo", "naive", "given", "none"] = "pseudo"
-    """Source of relations. pseudo: the tagger; naive: every candidate; given: the ground truth; none: boxes only."""
+    """Source of the relations. pseudo: the tagger; naive: every candidate; given: the ground truth; none: boxes
+    only."""
     pack: bool = runtime(False)
     """Pack shards in a recipe without pre-training. A section `[shard]` or `--until shard` turns it on."""
     without_relations: Literal["keep", "drop"] = "keep"
@@ -62,9 +63,11 @@ class ShardSettings(ChoiceSettings):
     exclude: tuple[ExclusionList, ...] = ()
     """Lists of images that must not be trained on, such as a test set."""
     verdicts: Path | None = data_file(None)
-    """Folder of reviewers' verdicts (docs/review.md), which override all rules and thresholds. Read as a run starts."""
+    """Folder of reviewers' verdicts (docs/review.md), which override all rules and thresholds. It is read when a run
+    starts."""
     near_duplicates: int = Field(DEFAULT_DISTANCE, ge=0, le=16)
-    """Images whose perceptual hash differs from one of `data.test` by at most this many of 64 bits are excluded."""
+    """Images whose perceptual hash differs from that of an image in `data.test` by at most this many of 64 bits are
+    excluded."""
     _settled: SettledVerdicts | None = PrivateAttr(None)
 
     def planned(self) -> ShardSettings:

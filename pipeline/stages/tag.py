@@ -57,11 +57,13 @@ class CandidateSettings(Settings):
     matching: Literal["words", "official"] = "words"
     """How nouns match categories. words: whole words, from the head noun; official: substrings, as the authors do."""
     paraphrases: Path | None = file_read(None)
-    """JSON of phrases by category (authors' format), beside built-in synonyms or, with matching "official", instead."""
+    """JSON file of phrases by category (authors' format), in addition to the built-in synonyms or, with matching
+    "official", instead."""
     wording: Literal["canonical", "full", "official"] = "canonical"
     """Predicate wording. canonical: "in front of"; full: "stand in front of"; official: like the authors' parser."""
     enumeration: Literal["mentions", "official"] = "mentions"
-    """Enumeration of pairs. mentions: as alternatives of a mention; official (authors): all ordered pairs as facts."""
+    """How pairs are enumerated. mentions: as alternatives of a mention; official (authors): all ordered pairs as
+    facts."""
     overlap: bool = False
     """Propose only pairs of boxes that intersect."""
     cooccurrence: Path | None = file_read(None)

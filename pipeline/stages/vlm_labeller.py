@@ -59,7 +59,8 @@ class VlmOptions(ChatOptions):
     usual: Path | None = file_read(None)
     """JSON file of further choices, by category pair, from `rlip export --format cooccurrence`."""
     choices: int = Field(12, ge=1, le=MOST_CHOICES)
-    """Predicates per question: those in captions, then the most frequent of `usual`. A pair with more gets several."""
+    """Predicates per question: those proposed by captions, then the most frequent of `usual`. A pair with more gets
+    several questions."""
     questions: int = Field(50, ge=1, le=200)
     """Questions per request. An image with more takes several requests."""
 

@@ -36,8 +36,9 @@ class TrainingSettings(ViewSettings):
     kind: ClassVar[str] = "pretrain"
     """What is trained, in names of folders and messages."""
     official: bool = False
-    """Train as the authors do, bugs too: their image views, pixel for pixel, at twice the time; any image order; no box
-    paired with itself; predicates as worded; `network.official_compat`. The recipe's own settings prevail."""
+    """Train as the authors do, bugs included: their views of images, pixel for pixel, at twice the time; images in any
+    order; no pairs of a box with itself; predicates as worded; `network.official_compat`. The recipe's own settings
+    take precedence."""
     seed: int = Field(0, ge=0)
     """Random seed."""
     network_defaults: ClassVar[dict[str, Any]] = {}
@@ -53,7 +54,8 @@ class TrainingSettings(ViewSettings):
     """Weights to start from: a safetensors file of this project, or its folder. Missing weights are random."""
 
     random_start: bool = runtime(False)
-    """Allow random weights in a partly frozen backbone (`backbone_norm`) or a text encoder as large as roberta-base."""
+    """Allow random weights for a network whose backbone is partly frozen (`backbone_norm`) or whose text encoder is as
+    large as roberta-base."""
 
     epochs: int = Field(20, ge=1)
     """Length of the training run in epochs, unless `steps` is given."""
@@ -65,7 +67,8 @@ class TrainingSettings(ViewSettings):
     """Number of images that pass through the network together (docs/training.md); `batch` is a multiple of it, or
     smaller. The released scripts: 8 with ResNet-50, 4 with Swin-T, 2 with Swin-L."""
     lr_for_batch: int | None = Field(None, ge=1)
-    """The `batch` the learning rates are for. For others, they scale by the ratio's square root. Unset: no scaling."""
+    """The `batch` that the learning rates are meant for. For other batches, they are scaled by the square root of the
+    ratio. Unset: no scaling."""
     lr: float = Field(1.41e-4, gt=0)
     """Peak learning rate of all other parameters."""
     lr_backbone: float = Field(1.41e-5, ge=0)
@@ -80,7 +83,8 @@ class TrainingSettings(ViewSettings):
     )
     """Maximum gradient norm; larger gradients are scaled down to it."""
     schedule: Literal["step", "cosine"] = "step"
-    """Learning rate schedule. step: a tenth from `drop_at` on; cosine: cosine decay to a hundredth at the end."""
+    """Learning rate schedule. step: a tenth from `drop_at` on; cosine: cosine decay to a hundredth at the end.
+    """
     drop_at: float = Field(0.75, gt=0, le=1)
     """step: share of the training run, in (0, 1], after which the learning rates drop."""
     warmup: int = Field(0, ge=0)
@@ -97,9 +101,11 @@ class TrainingSettings(ViewSettings):
     predicate_texts: int = Field(167, ge=1)
     """The same for predicates."""
     self_pairs: bool = True
-    """Also learn boxes without a relation, as pairs with themselves. The authors don't; variant none always does."""
+    """Also learn boxes without a relation, as pairs of a box with itself. The authors ignore them. Variant none always
+    learns them."""
     predicate_form: Literal["predicate", "surface"] = "predicate"
-    """Form of predicates. predicate: canonical ("hold"), as evaluated; surface (authors): as worded ("is holding")."""
+    """Form of predicates. predicate: canonical ("hold"), as in evaluations; surface (authors): as worded ("is
+    holding")."""
     soft_targets: bool = False
     """Use the confidence of a pseudo-label as its target, instead of 1."""
 
@@ -115,7 +121,8 @@ class TrainingSettings(ViewSettings):
     tracking: Path = runtime(Path("out/training"))
     """Output folder of trackers."""
     alarm_factor: float = runtime(4.0, gt=1)
-    """Report divergence when loss or gradient norm exceeds this many times the recent median three steps in a row."""
+    """A run whose loss or gradient norm exceeds this many times the median of its last steps, three steps in a row, is
+    reported as diverging."""
     alarm_window: int = runtime(100, ge=6)
     """Number of steps in this median."""
     precision: Literal["auto", "float32", "tf32", "medium", "bfloat16"] = "float32"
@@ -135,8 +142,9 @@ class TrainingSettings(ViewSettings):
     """How processes share the work: ddp, fsdp (FSDP2 over all), hsdp (FSDP2 within a node, copies on other nodes), or
     tree, which gives the same bits for any number of processes (docs/training.md, Several processes)."""
     deterministic: Literal["bits", "fast"] = runtime("bits")
-    """bits: training again gives the same bits. fast: a GPU sums gradients in any order, without a sort in each layer's
-    backward pass, and uses fused attention, which saves memory, and cuDNN's faster convolutions; last bits differ."""
+    """bits: repeated training gives the same bits. fast: a GPU sums gradients in any order, without a sort in each
+    layer's backward pass, and uses fused attention, which takes less memory, and cuDNN's faster convolutions; last bits
+    differ."""
     compile: bool = runtime(False)
     """Compile the network's layers with torch.compile (docs/training.md). Not with FSDP2."""
     processes: int = runtime(2, ge=1, le=1024)
@@ -234,7 +242,8 @@ class TrainingSettings(ViewSettings):
 
     @property
     def whole_size(self) -> int:
-        """The longest side in pixels at which the trained network sees whole images: a 4:3 image's at its largest."""
+        """The longest side in pixels at which the network sees whole images after its training: that of a 4:3 image at
+        its largest."""
         return min(self.image_size, round(max(self.shortest) * 4 / 3)) if self.shortest else self.image_size
 
     @property
@@ -243,7 +252,8 @@ class TrainingSettings(ViewSettings):
         return math.sqrt(self.batch / self.lr_for_batch) if self.lr_for_batch else 1.0
 
     def files(self) -> dict[str, Path]:
-        """Returns files whose content decides the outcome, by role in keys. Raises `FatalError` if one is missing."""
+        """Returns the files whose content decides the outcome, by their role in keys. Raises `FatalError` when one is
+        missing."""
         named = {"tokenizer": self.tokenizer, "initial": self.pretrained}
         files = {role: path for role, path in named.items() if path is not None}
         for role, path in files.items():
@@ -260,7 +270,8 @@ class TrainingSettings(ViewSettings):
 
 
 def fold_of(dataset: str, image_id: int, folds: int) -> int:
-    """Returns which tagger never sees an image. It depends on nothing else: adding images moves none to another."""
+    """Returns which of the taggers never sees an image. It depends on nothing else: adding images moves none to another
+    tagger."""
     return int(held_out_place(dataset, image_id) * folds)
 
 

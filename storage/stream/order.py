@@ -1,4 +1,5 @@
-"""The order of samples as a pure function of seed and epoch, and how datasets mix (docs/shards.md, Order, Mixing)."""
+"""The order of samples as a pure function of seed and epoch, and how datasets are mixed (docs/shards.md, Order,
+Mixing)."""
 
 from __future__ import annotations
 
@@ -124,7 +125,8 @@ def stable_seed(*parts: str | int) -> int:
 
 
 def uniforms(seed: int, epoch: int, identities: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
-    """Returns N×`count` numbers in [0, 1) following from seed, epoch and each sample's identity alone (SplitMix64)."""
+    """Returns N×`count` numbers in [0, 1) that follow from seed, epoch and each sample's identity alone
+    (SplitMix64)."""
     with np.errstate(over="ignore"):
         # SplitMix64 multiplies modulo 2**64. A double holds 53 bits, so the upper 53 are taken.
         own = _mixed(identities ^ np.uint64(stable_seed("uniforms", seed, epoch)))

@@ -26,7 +26,8 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 class Reader(ABC):
     """Reads one source. Subclasses parse a format. A format of another package has a `version`, to be raised whenever
-    the same files would give other records, and may have `Options`, a source's `options`, as `self.options`.
+    the same files would give different records, and may have `Options`, the `options` of a source, available as
+    `self.options`.
     """
 
     files: ClassVar[Mapping[str, str]] = {"annotations": "JSON"}

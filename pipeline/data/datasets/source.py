@@ -37,12 +37,14 @@ class DataSource(Settings):
     annotations: Path | None = data_file(None)
     """The main annotation file (docs/datasets.md), required by every format but images."""
     relations: Path | None = data_file(None)
-    """coco, coco_panoptic, lvis, objects365: relations of boxes in the layout of `pipeline/data/datasets/pairs.py`."""
+    """coco, coco_panoptic, lvis, objects365: relations between boxes, in the pair layout described in
+    `pipeline/data/datasets/pairs.py`."""
     image_data: Path | None = data_file(None)
     """visual_genome, vg150: image_data JSON with image sizes and images without relations. open_images,
     open_images_boxes: CSV with sizes."""
     objects: Path | None = data_file(None)
-    """visual_genome: objects JSON, for unrelated boxes. hico_det: object names by id (unset: COCO's 80). vrd: names."""
+    """visual_genome: objects JSON, for boxes without a relation. hico_det: object names by id (default: COCO's 80).
+    vrd: names."""
     verbs: Path | None = data_file(None)
     """hico_det: verb names by id."""
     predicate_aliases: Path | None = data_file(None)
@@ -61,7 +63,8 @@ class DataSource(Settings):
     """vg150: VG-SGG-dicts JSON with the names of labels and predicates."""
 
     share: float | None = runtime(None, gt=0, lt=1)
-    """Share of images to use, by a hash of `seed` and image id, so larger shares contain smaller ones. Unset: all."""
+    """Share of the images to use, by a hash of `seed` and image id, so a smaller share is part of a larger one. Unset:
+    all."""
     seed: int = runtime(0, ge=0)
     """Seed that selects the images of `share`."""
     only: Path | None = data_file(None)

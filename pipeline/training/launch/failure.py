@@ -39,7 +39,8 @@ class Failure(Settings):
 
     @classmethod
     def from_exit(cls, rank: int, node: str, code: int, written: Failure | None, out_of_memory: bool) -> Failure:
-        """Describes a rank that ended with `code`, as `Popen.returncode` gives it, and the failure it wrote, if any.
+        """Describes a rank that ended with `code`, as `Popen.returncode` gives it, and with the failure that it wrote,
+        if any.
 
         `out_of_memory`: the kernel killed a process for its memory while the rank ran.
         """

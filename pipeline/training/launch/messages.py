@@ -50,7 +50,8 @@ class NodeState(Settings):
     heartbeat: int = 0
     name: str
     kind: Literal["waiting", "running", "ended", "left"]
-    """waiting: for a round. running, ended: ranks of `round`. left: the node may join again under another number."""
+    """waiting: for a round. running, ended: the ranks of round `round`. left: the node has left, and may join again
+    under another number."""
     round: int = 0
     failures: tuple[Failure, ...] = ()
     """Failures of the ranks of round `round`."""
