@@ -21,7 +21,7 @@ from storage.errors import FatalError
     ({"evaluate_every": 5, "parallel": "fsdp"}, "each process evaluates with the whole network"),
     ({"deterministic": "fast", "parallel": "tree"}, 'deterministic: parallel = "tree" guarantees the same bits'),
     ({"compile": True, "parallel": "fsdp"}, "compile: torch.compile fails"),
-    ({"nodes": 2}, "address: nodes = 2 need one"),
+    ({"nodes": 2}, "address: nodes = 2 need an address"),
     ({"nodes": 2, "address": "0.0.0.0:1"}, "means every address"),
     ({"address": "node7"}, "is not of the form HOST:PORT"),
     ({"nodes": 2, "address": "node7:1", "min_nodes": 3}, "min_nodes: 3 is more than nodes = 2"),

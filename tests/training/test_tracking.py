@@ -203,7 +203,7 @@ def test_a_tracker_that_fails_warns_once_and_gets_the_later_values():
     tracker.close()
     assert broken.steps == [3, 4, 5]
     (warning,) = warned
-    assert "the tracker toy fails" in warning and "No space left on device" in warning
+    assert "the tracker toy failed" in warning and "No space left on device" in warning
 
 
 def test_a_full_disk_of_tensorboard_does_not_stop_the_training(tmp_path):
