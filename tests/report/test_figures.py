@@ -311,3 +311,6 @@ def test_what_an_imported_tagger_learned_from_is_looked_up_by_its_weights(labell
     (audit,) = compute_figures(labelled.run, ["toys"], ChoiceSettings()).audits
     assert audit.labels.learned_from is learned
     assert ("learned from these images" in audit.labels.in_words) == (learned is not False)
+    labelled.run.note("recipe", {"tag": {"weights": "demo", "method": "prior"}})
+    (audit,) = compute_figures(labelled.run, ["toys"], ChoiceSettings()).audits
+    assert audit.labels.learned_from is False, "no tagger made these labels"

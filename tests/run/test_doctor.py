@@ -310,6 +310,9 @@ def test_a_tagger_without_its_vocabulary_is_told_of_unless_its_names_are_set(roo
     (tmp_path / "tagger/vocabulary.json").unlink()
     (note,) = noted()
     assert note.startswith(f"no vocabulary.json with names is next to {weights}")
+    (tmp_path / "tagger/vocabulary.json").write_text(json.dumps({"objects": [], "predicates": [], "image_size": 64}))
+    assert noted() == [note], "what importing weights alone writes"
+    (tmp_path / "tagger/vocabulary.json").unlink()
     assert noted('tag.categories=["person", "horse"]') == []
     done = rlip("run", path, "--direct", "--json", "--until", "import_tagger", "--set", *asked)
     assert done.exit_code == 0 and f"tag.weights: no vocabulary.json with names is next to {weights}" in done.stdout

@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from pipeline.training.config import TrainConfig
 from pipeline.training.settings import TaggerSettings, TrainingSettings
 from storage.errors import FatalError
 
@@ -80,3 +81,11 @@ def test_the_authors_way_is_chosen_by_one_setting():
 )
 def test_whole_images_are_seen_as_large_as_in_training(shortest, largest, seen):
     assert TrainingSettings(shortest=shortest, image_size=largest).whole_size == seen
+
+
+def test_a_node_runs_only_modules_of_the_project(tmp_path):
+    terms = TrainConfig(settings=TrainingSettings(), work=tmp_path).model_dump(mode="json")
+    assert TrainConfig.model_validate(terms | {"worker": "pipeline.stages.pretrain_worker"}).work == tmp_path
+    for foreign in ("os", "out.store.evil", "pipeline.training.worker; import os"):
+        with pytest.raises(ValidationError, match="worker"):
+            TrainConfig.model_validate(terms | {"worker": foreign})
