@@ -136,6 +136,17 @@ def test_the_process_that_workers_are_forked_from_may_die(tmp_path, own_parent):
         assert [engine.submit(item).result().partition for item in (second, third)] == ["set/0001", "set/0002"]
 
 
+def test_workers_that_can_not_be_started_fail_their_items_with_the_reason(tmp_path, own_parent, monkeypatch):
+    (tmp_path / "deadly.py").write_text("import os\nos._exit(1)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(processes, "_PRELOADED", ["deadly"])
+    with LocalEngine(count_call(tmp_path), 1) as engine:
+        futures = [engine.submit(item) for item in count_items(3)]
+        for future in futures:
+            with pytest.raises(FatalError, match="workers can't be started: the process that it is forked from has"):
+                future.result(timeout=120)
+
+
 def test_errors_keep_their_type_and_words(tmp_path):
     with LocalEngine(count_call(tmp_path, fail_at=0, fail_once_at=10), 1) as engine:
         first, second, third = [engine.submit(item) for item in count_items(3)]
