@@ -134,9 +134,9 @@ class TrainedNames:
     predicates: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, path: Path) -> TrainedNames:
+    def read(cls, path: Path, remedy: str = "copy it again from the folder of the trained weights") -> TrainedNames:
         """Reads a file that anyone may have written. Raises `FatalError` for what `Vocabulary.save` would not write."""
-        return read_json(path, cls, "copy it again from the folder of the trained weights")
+        return read_json(path, cls, remedy)
 
 
 def index_by_name(names: Sequence[str]) -> dict[str, int]:

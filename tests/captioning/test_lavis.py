@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from pipeline.captioning.blip import BlipCaptioner
-from pipeline.captioning.captioner import Caption, find_captioner
+from pipeline.captioning.captioner import Caption
 from pipeline.captioning.lavis import LavisCaptioner
 from pipeline.captioning.lavis_weights import convert, to_transformers
 from pipeline.captioning.settings import CaptionSettings
@@ -171,7 +171,7 @@ def test_what_lacks_is_named_with_the_way_out(one_blip, tmp_path):
     with pytest.raises(FatalError, match=r"(?s)no such file \(setting: lavis_python\).*make lavis-env"):
         LavisCaptioner(settings(one_blip, tmp_path / "nowhere"))
     with pytest.raises(FatalError, match=r"one BLIP checkpoint.*vocab\.txt"):
-        find_captioner(settings((tmp_path, tmp_path), tmp_path / "nowhere")).open()
+        settings((tmp_path, tmp_path), tmp_path / "nowhere").plugin.open()
     with pytest.raises(ValidationError, match="'lavis' supports float32 only"):
         settings(one_blip, tmp_path, precision="bfloat16")
 
