@@ -271,7 +271,8 @@ def _by_batch(
     figure = ", ".join(f"{rate:.3g} images/s at batch {batch}" for batch, rate in rates.items())
     figure += f", {waits:.0%} of the time spent waiting for JPEGs"
     is_fed = not is_gpu(device) or waits <= MOST_WAITING
-    return CheckOutcome(figure).unless(is_fed, "slow", "raise run.workers, so that more processes read images for a GPU")
+    slow = "raise run.workers, so that more processes read images for a GPU"
+    return CheckOutcome(figure).unless(is_fed, "slow", slow)
 
 
 def _waits(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import combinations, islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,7 +17,7 @@ from pipeline.captioning.captioners import Blip
 from pipeline.captioning.model_folder import find_model
 from pipeline.captioning.settings import REGION_SETTINGS, CaptionSettings
 from pipeline.data.images.folders import locate_image
-from pipeline.data.images.opening import BadImage, read_ahead, read_image
+from pipeline.data.images.opening import BadImage, done_ahead, read_ahead, read_image
 from pipeline.data.images.refs import ImageRef
 from pipeline.runtime.chat_endpoint import tokens_taken
 from pipeline.runtime.plugins import PluginStage
@@ -134,20 +132,9 @@ class CaptionStage(PluginStage):
         """Each batch with its captions, in order. A captioner that waits for a server has several batches at once."""
         together = self.settings.plugin.batches_at_once
         if together == 1:
-            yield from ((batch, self._drawn(batch)) for batch in batches)
-            return
-        pool, waiting = ThreadPoolExecutor(together), deque[tuple[Batch, Future[list[list[Caption]]]]]()
-        try:
-            for batch in batches:
-                waiting.append((batch, pool.submit(self._drawn, batch)))
-                if len(waiting) == together:
-                    first, captions = waiting.popleft()
-                    yield first, captions.result()
-            for first, captions in waiting:
-                yield first, captions.result()
-        finally:
-            # After an error, nobody needs the captions that are still under way.
-            pool.shutdown(wait=False, cancel_futures=True)
+            return ((batch, self._drawn(batch)) for batch in batches)
+        # After an error, nobody needs the captions that are still under way.
+        return done_ahead(lambda batch: (batch, self._drawn(batch)), batches, together, together, waits=False)
 
     def _regions(
         self, rows: list[dict[str, Any]], made: dict[int, list[dict[str, Any]]], rejected: list[Rejected]
