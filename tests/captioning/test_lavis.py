@@ -147,9 +147,10 @@ def test_a_worker_that_dies_of_a_batch_is_tried_twice(one_blip, tmp_path):
     """A process that loads, then dies on every batch: the error names the images and is retryable."""
     dying = tmp_path / "python"
     dying.write_text(
-        "#!/bin/sh\nhead -c 8 >/dev/null\n"
-        'printf \'\\034\\000\\000\\000\\000\\000\\000\\000{"side": 8, "bytes":      0}\'\n'
-        f"echo started >>{tmp_path}/starts\nsleep 0.2\necho 'out of memory' >&2\nkill -9 $$\n"
+        f"#!{sys.executable}\nimport os, sys\nfrom multiprocessing.connection import Connection\n"
+        "channel = Connection(int(sys.argv[3]))\nchannel.recv_bytes(), channel.recv_bytes()\n"
+        f"open('{tmp_path}/starts', 'a').write('started\\n')\nchannel.send_bytes(b'{{\"side\": 8}}')\n"
+        "channel.recv_bytes()\nprint('out of memory', file=sys.stderr, flush=True)\nos.kill(os.getpid(), 9)\n"
     )
     dying.chmod(0o755)
     captioner = LavisCaptioner(settings(one_blip, dying))
