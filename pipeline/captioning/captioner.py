@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
@@ -79,11 +78,9 @@ class CaptionerPlugin(OpenedPlugin):
 
 def merge(captions: Sequence[Caption]) -> list[Caption]:
     """Merge equal texts of the same boxes: keep the first draw, with the number of draws that have the text."""
-    counts: Counter[tuple[Any, ...]] = Counter()
-    for caption in captions:
-        counts[caption.text, caption.boxes] += caption.times
-    first: dict[tuple[Any, ...], Caption] = {}
+    merged: dict[tuple[Any, ...], Caption] = {}
     for caption in captions:
         key = caption.text, caption.boxes
-        first.setdefault(key, caption._replace(times=counts[key]))
-    return list(first.values())
+        known = merged.get(key)
+        merged[key] = caption if known is None else known._replace(times=known.times + caption.times)
+    return list(merged.values())

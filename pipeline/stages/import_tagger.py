@@ -50,8 +50,8 @@ class ImportTaggerStage(Stage):
         found = _files(settings.weights, settings.store)
         if "tokenizer.json" in found or {"vocab.json", "merges.txt"} <= found.keys():
             return found
-        named = f"tag.weights = {settings.weights}"
-        return found | tokenizer_of(found[MODEL], settings.tokenizer, named, "train_tagger.tokenizer")
+        named, (beside, *_) = f"tag.weights = {settings.weights}", found.values()
+        return found | tokenizer_of(beside, settings.tokenizer, named, "train_tagger.tokenizer")
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Copy the files. Weights alone know no names; then images are scaled as the settings say."""
