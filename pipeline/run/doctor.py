@@ -29,7 +29,7 @@ from pipeline.run.networks import Finding, networks
 from pipeline.run.recipe import Recipe
 from pipeline.runtime.chat_endpoint import ChatOptions, models_of
 from pipeline.runtime.devices import has_bfloat16
-from pipeline.runtime.engines.ray import RayNode, brief, connect, live_nodes, look_around, room_for
+from pipeline.runtime.engines.ray import RayNode, brief, connect, live_nodes, look_around, room_for, run_on
 from pipeline.runtime.execute import installed_version
 from pipeline.runtime.plugins import PluginSettings
 from pipeline.runtime.stage import GIB
@@ -463,18 +463,12 @@ def _room(context: RunContext, nodes: Sequence[RayNode]) -> Iterator[Finding]:
 
 def _views(context: RunContext, ray: Any, nodes: Sequence[RayNode]) -> Iterator[Finding]:
     """Ask every node for its version of rlip, and whether it sees the folder of the run and a store in a folder."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     probes: list[Path] = []
     try:
         if not is_remote(context.recipe.store):
             probes.append(context.store.root / "pending" / f".probe-{uuid.uuid4().hex}")
             probes[0].touch()
-        look, pinned = ray.remote(num_cpus=0, max_retries=0)(look_around), NodeAffinitySchedulingStrategy
-        running = [
-            look.options(scheduling_strategy=pinned(node.id, soft=False)).remote((Path.cwd(), *probes))
-            for node in nodes
-        ]
+        running = [run_on(ray, node, 0, 0, look_around, (Path.cwd(), *probes)) for node in nodes]
         ray.wait(running, num_returns=len(running), timeout=PROBE_SECONDS)
         for node, task in zip(nodes, running, strict=True):
             yield from _answer(ray, f"node {node.ip}", task, probes)

@@ -20,7 +20,7 @@ from pipeline.training.vocabulary import TrainedNames
 from storage.artifact import REMOVE_ARTIFACT, Artifact
 from storage.digests import digest_file
 from storage.errors import FatalError
-from tagger.labelling.blind_labeller import BlindLabeller
+from tagger.labelling.blind_labeller import BlindLabeller, Way
 from tagger.labelling.calibration import Calibration, Stack
 
 if TYPE_CHECKING:
@@ -150,20 +150,22 @@ class Clip(LabellerPlugin):
         return [OpenLabeller(labeller, f"clip {folder.name}", None, Stack())]
 
 
-class Prior(LabellerPlugin):
-    """Each candidate's prior. It is the score, and must not count as a tagger's."""
-
-    def open(self, taggers: Sequence[Artifact], worker: int) -> list[OpenLabeller]:
-        """Loads nothing."""
-        return [OpenLabeller(BlindLabeller("prior", self.settings.floor), "prior", None, Stack(tagger=0.0))]
-
-
 class Naive(LabellerPlugin):
     """Every candidate is a label."""
 
+    way: Way = "naive"
+    stack = Stack()
+
     def open(self, taggers: Sequence[Artifact], worker: int) -> list[OpenLabeller]:
         """Loads nothing."""
-        return [OpenLabeller(BlindLabeller("naive", self.settings.floor), "naive", None, Stack())]
+        return [OpenLabeller(BlindLabeller(self.way, self.settings.floor), self.way, None, self.stack)]
+
+
+class Prior(Naive):
+    """Each candidate's prior. It is the score, and must not count as a tagger's."""
+
+    way: Way = "prior"
+    stack = Stack(tagger=0.0)
 
 
 def _calibration(tagger: Artifact) -> Calibration | None:

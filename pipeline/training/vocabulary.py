@@ -78,12 +78,7 @@ class LabelCounts:
     def most_frequent(self, present: Iterable[str], budget: int) -> tuple[str, ...]:
         """Returns up to `budget` names in order of frequency: first the most frequent present ones, then others."""
         here = set(present)
-        known = [name for name in self.names if name in here]
-        chosen = {*known, *self.names} if len(self.names) <= budget else set(known[:budget])
-        for name in self.names:
-            if len(chosen) >= budget:
-                break
-            chosen.add(name)
+        chosen = set(sorted(self.names, key=lambda name: name not in here)[:budget])
         return tuple(name for name in self.names if name in chosen)
 
 

@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,6 +202,15 @@ class RayNode:
 def look_around(paths: tuple[Path, ...]) -> tuple[str, list[Path]]:
     """Runs on a node: its version of rlip, and which of these paths it doesn't see."""
     return installed_version("rlip"), [path for path in paths if not path.exists()]
+
+
+def run_on(ray: Any, node: RayNode, cpus: float, gpus: float, function: Callable[..., object], *given: object) -> Any:
+    """Start a task on exactly this node. Ray would repeat that of a lost node on its own, beyond any limit of ours."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    pinned = NodeAffinitySchedulingStrategy(node.id, soft=False)
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, scheduling_strategy=pinned)(function)
+    return task.remote(*given)
 
 
 def connect(address: str) -> Any:
