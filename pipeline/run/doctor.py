@@ -373,10 +373,10 @@ def _accelerator() -> Finding:
     return absent
 
 
-def stated_ranges(package: str = "rlip", extras: Iterable[str] = ()) -> list[Requirement]:
-    """The requirements of an installed package, including some of its extras; empty if it is not installed."""
+def stated_ranges(extras: Iterable[str] = ()) -> list[Requirement]:
+    """The requirements of rlip, including some of its extras; empty if it is not installed."""
     try:
-        lines = distribution(package).requires or []
+        lines = distribution("rlip").requires or []
     except PackageNotFoundError:
         return []
     environments = [{"extra": extra} for extra in ("", *extras)]

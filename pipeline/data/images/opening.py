@@ -327,7 +327,8 @@ def fingerprint(
     return hashlib.sha256(_limited_bytes(ref, limits) if data is None else data).hexdigest()
 
 
-Item, Read = TypeVar("Item"), TypeVar("Read")
+Item = TypeVar("Item")
+Read = TypeVar("Read")
 
 
 def read_ahead(

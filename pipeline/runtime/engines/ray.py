@@ -220,7 +220,8 @@ def connect(address: str) -> Any:
     """
     ray = _import_ray()
     if ray.is_initialized():
-        if _port(ray.get_runtime_context().gcs_address) == _port(address):
+        # The port tells two clusters apart where one machine has several names.
+        if split_address(ray.get_runtime_context().gcs_address)[1] == split_address(address)[1]:
             return ray
         ray.shutdown()
     _require_answer(address)
@@ -314,8 +315,3 @@ def brief(error: BaseException) -> str:
     """The last line of what Ray says, which has the reason, without its advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else repr(error))[:300]
-
-
-def _port(address: str) -> str:
-    """The port, which tells two clusters apart where one machine has several names."""
-    return address.rpartition(":")[2]
