@@ -159,8 +159,7 @@ def caption(model: Any, pixels_13HW: Tensor, noise_RT: Tensor, settings: dict[st
 
 
 def serve(channel: Connection) -> None:
-    """Answer messages until the other end closes. A message that fails is answered with its error; later ones may
-    succeed."""
+    """Answer messages until the other end closes. One that fails is answered with its error; later ones may succeed."""
     model: Any = None
     settings: dict[str, Any] = {}
     while True:

@@ -117,8 +117,7 @@ class Tagger(LabellerPlugin):
 
     def open(self, taggers: Sequence[Artifact], worker: int) -> list[OpenLabeller]:
         """Loads one for each of the taggers."""
-        found = [_calibration(tagger) for tagger in taggers]
-        known = [each for each in found if each is not None]
+        known = [found for tagger in taggers if (found := _calibration(tagger)) is not None]
         calibration = Calibration.mean(known) if known else None
         return [_tagger(self.settings, tagger, calibration, worker) for tagger in taggers]
 
