@@ -28,7 +28,7 @@ _PREPOSITIONS = merged(
         "in": "inside, inside of, within, in middle of, in center of, in centre of",
         "under": "beneath, underneath, below",
         "next to": "beside, besides, beside of, next, adjacent to, alongside, alongside of, side by side with, "
-        "at side of, by side of, to side of",
+        "side by side, at side of, by side of, to side of",
         "near": "nearby, near to, close, close to, close by",
         "in front of": "in front, at front of",
         "behind": "in back of",
