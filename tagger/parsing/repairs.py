@@ -42,7 +42,7 @@ def repair(doc: Doc) -> None:
             _make_main_verb_of_possession(token, before)
         elif (fronted := _fronted_object(token)) is not None:
             _make_fronted(fronted, token)
-        elif _is_side_by_side(before, token):
+        elif _is_side_by_side(before):
             _make_adverb(before)
         elif _is_after_reciprocal(token, before):
             _detach_clause(token, before.nbor(-2))
@@ -138,16 +138,22 @@ def _make_fronted(noun: Token, subject: Token) -> None:
     noun.head, noun.dep_ = subject.head, "nsubj"
 
 
-def _is_side_by_side(side: Token, by: Token) -> bool:
-    return by.lower_ == "by" and by.i + 1 < len(by.doc) and side.lower_ == by.nbor().lower_ == "side"
+def _is_side_by_side(side: Token) -> bool:
+    """Detects "side by side", which names no side, unless nothing is left that it describes."""
+    phrase = side.doc[side.i : side.i + 3]
+    if phrase.text.lower() != "side by side" or any(word.is_ancestor(side) for word in phrase[1:]):
+        return False
+    return side.head != side or _is_behind_its_noun(side)
+
+
+def _is_behind_its_noun(side: Token) -> bool:
+    return side.i > 0 and side.nbor(-1).head == side and side.nbor(-1).pos_ in ("NOUN", "PROPN")
 
 
 def _make_adverb(side: Token) -> None:
-    """Makes "two windows side by side" two windows that are so, and not sides."""
     by, last = side.nbor(), side.nbor(2)
-    noun = next((child for child in side.lefts if child.pos_ in ("NOUN", "PROPN") and child.i == side.i - 1), None)
-    if noun is not None:
-        _take_place(noun, side)
+    if _is_behind_its_noun(side):
+        _take_place(side.nbor(-1), side)
     for child in [child for word in (side, by, last) for child in word.children if child.i > last.i]:
         child.head = side.head
     by.head, last.head = side, by

@@ -334,7 +334,8 @@ WORDS = st.sampled_from(
     [
         "a", "the", "man", "woman", "dog", "horse", "table", "cup", "fire", "hydrant", "tie", "riding", "standing",
         "sits", "is", "on", "in", "of", "with", "next", "to", "front", "top", "and", "while", "by", "held", "that",
-        "who", "it", "each", "other", "not", "there", "two", "glasses", ",", ".", "group", "kitten", "rides",
+        "who", "it", "each", "other", "not", "there", "two", "glasses", ",", ".", "group", "kitten", "rides", "one of",
+        "side by side", "has", "one", "on which",
     ]
 )  # fmt: skip
 
