@@ -254,7 +254,7 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _plugins_have_these_options(self) -> Recipe:
         for stage in STAGES:
-            section = getattr(self, stage.name, None)
+            section: Any = getattr(self, stage.name, None)
             if getattr(section, "options", None):
                 stage(section).row_settings()
         return self

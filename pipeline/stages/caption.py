@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pyarrow as pa
 from PIL import Image, ImageDraw
 
-from pipeline.captioning.captioner import Caption, ImageInput, merge
+from pipeline.captioning.captioner import Caption, Captioner, ImageInput, merge
 from pipeline.captioning.captioners import Blip
 from pipeline.captioning.model_folder import find_model
 from pipeline.captioning.settings import REGION_SETTINGS, CaptionSettings
@@ -85,7 +85,7 @@ class CaptionStage(PluginStage):
 
     def open(self, uses: Inputs) -> None:
         """Load the captioner, and the filter if the settings name one."""
-        self._captioner = self.settings.plugin.open(self.worker)
+        self._captioner: Captioner = self.settings.plugin.open(self.worker)
         self._scorer: MatchScorer | None = None
         if self.settings.filter:
             from pipeline.captioning.blip import MatchScorer  # loads torch, which recorded captions don't need
