@@ -34,14 +34,10 @@ class OwnDetector:
             network = load(weights, tokenizer)
         except (WeightsError, ConfigError, OSError) as error:
             raise FatalError(f"detect.weights: {error}") from error
-        names, image_size = _names_and_size(files, settings)
-        network, self.names, self._batch = (
-            network.to(choose_device(settings.device, worker)),
-            names,
-            settings.batch_size,
-        )
+        self.names, image_size = _names_and_size(files, settings)
+        self._batch, network = settings.batch_size, network.to(choose_device(settings.device, worker))
         try:
-            self._predictor = Predictor(network, Names(names, PREDICATES), image_size, per_image=1)
+            self._predictor = Predictor(network, Names(self.names, PREDICATES), image_size, per_image=1)
         except FatalError as error:
             raise FatalError(f"detect.weights = {weights}: {error}") from error
 
