@@ -61,11 +61,11 @@ def partition_dataset(
     # and the content where a path is new.
     listed = source.listed_in
     place = str(listed.absolute()) if isinstance(listed, Path) else listed
-    image_ids, sample = selected_images(source, index)
-    taken = frozenset(image_ids)
+    selected, sample = selected_images(source, index)
+    taken = frozenset(selected)
     part = f"-{sample}" if sample else ""
     # New annotations replace the index. Most of them state what the earlier ones did.
-    cache, digests = index.folder.with_name(f"{source.name}-{DIGESTS}"), _Digests()
+    cache, digests = index.folder.with_name(f"{source.name}-{DIGESTS}"), _Digests(digests={})
     with suppress(OSError, FatalError):
         digests = read_json(cache, _Digests)
     cached = dict(digests.digests)
@@ -97,7 +97,7 @@ def partition_dataset(
     if not stored.partitions and path.parent.is_dir():
         names = partition_maps_of((other.name for other in path.parent.iterdir()), source.name, re.escape(part))
         stored = _map_of_moved([path.with_name(name) for name in names], taken, partition_of) or stored
-    extended = extend_partitions(stored.partitions, image_ids, size)
+    extended = extend_partitions(stored.partitions, selected, size)
     partitions = [partition_of(number, image_ids) for number, image_ids in enumerate(extended)]
     now = PartitionMap(partitions=extended, contents=[partition.digest for partition in partitions])
     if now != before:
@@ -160,7 +160,7 @@ def _map_of_moved(
 class _Digests(BaseModel):
     """Cached digests by partition number, each after the stamps of what it follows from."""
 
-    digests: dict[str, tuple[str, ...]] = {}
+    digests: dict[str, tuple[str, ...]]
 
     def find(self, number: int, stamp: str | None) -> str | None:
         """The cached digest of a partition; None if it has no such stamp."""
