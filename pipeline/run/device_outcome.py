@@ -94,12 +94,13 @@ def memory_rate(device: torch.device) -> float:
 
 def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """The largest difference of any pair of tensors, as a share of the largest value that was expected there."""
-    return max(
-        float((one.detach().cpu().float() - other.float()).abs().max() / other.abs().max().clamp_min(1e-6))
-        if other.numel()
-        else 0.0
+    shares = (
+        (one.detach().cpu().float() - other.float()).abs().max() / other.abs().max().clamp_min(1e-6)
         for one, other in zip(found, expected, strict=True)
+        if other.numel()
     )
+    # Python's max would lose NaN behind a number.
+    return float(torch.stack([torch.zeros(()), *shares]).max())
 
 
 def compared(
