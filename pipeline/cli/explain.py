@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -17,14 +16,7 @@ from rich.text import Text
 
 from pipeline.cli.options import STORE, AsJson, StorePath
 from pipeline.data.datasets.annotations import readable
-from pipeline.labels.kept_labels import (
-    ACCEPTED,
-    added_labels,
-    choice_of,
-    judged_labels,
-    recorded_choice,
-    with_added_images,
-)
+from pipeline.labels.kept_labels import choice_of, ranked_labels, recorded_choice
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import (
     candidates,
@@ -40,7 +32,6 @@ from storage.errors import FatalError
 from storage.open_store import existing_store
 from storage.runs import Run, find_run, runs_of
 from storage.store import Store
-from storage.tables import RELATION
 from tagger.english.predicates import canonical
 
 _PARTS = {
@@ -175,25 +166,15 @@ def _items(artifact: Artifact | None, table: str, image_id: int) -> list[dict[st
 
 def _labels(run: Run, tagged: Artifact | None, image_id: int) -> list[dict[str, Any]]:
     """The relations of an image, best first, with why they are not kept; then those that reviewers added."""
-    labels, choice = _items(tagged, "relations", image_id), choice_of(run)
-    by_score = partial(sorted, key=lambda label: -label["score"])
-    if tagged is None or choice is None:
-        return by_score(label | {"not_kept": None, "confidence": label["score"]} for label in labels)
-    of_image = pc.field("image_id") == image_id
-    settled = overrides_of(run).get(tagged.manifest.partition)
-    relations = with_added_images(tagged.table("relations"), settled)
-    rows = relations.filter(of_image), candidates(tagged).filter(of_image)
-    judged = judged_labels(*rows, choice, settled)
-    verdicts = judged.get(image_id, ())
-    unscored = dict.fromkeys((field.name for field in RELATION), None)
-    return by_score(
-        label | {"not_kept": v.reason, "confidence": v.confidence} for label, v in zip(labels, verdicts, strict=True)
-    ) + [
-        unscored
-        | {"subject": subject, "predicate": predicate, "object": object_, "triplet": -1}
-        | {"not_kept": None, "confidence": ACCEPTED}
-        for row in rows[0].to_pylist()
-        for subject, object_, predicate in added_labels(row, choice, settled)
+    if tagged is None:
+        return []
+    rows = (table.filter(pc.field("image_id") == image_id) for table in (tagged.table("relations"), candidates(tagged)))
+    settled = overrides_of(run).get(tagged.manifest.partition, {})
+    own = {number: of_image for number, of_image in settled.items() if number == image_id}
+    return [
+        label | {"not_kept": verdict.reason, "confidence": verdict.confidence}
+        for _, labels in ranked_labels(*rows, choice_of(run), own)
+        for label, verdict in labels
     ]
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.flat_list import FlatList, Indices
-from pipeline.labels.kept_labels import ChoiceSettings, added_labels, judged_columns, with_added_images
+from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
 from pipeline.labels.label_funnel import most_frequent_first
 from pipeline.labels.label_overrides import Overrides
 from pipeline.labels.labelled_partitions import candidates
@@ -89,28 +89,17 @@ class CoverageCount:
         """Add a partition: its rows of `images`, its artifact of stage `tag`, and its triplets if the run has them."""
         settled = self.overrides.get(tagged.manifest.partition)
         boxes, proposed = _Boxes.of(images), candidates(tagged)
-        scored = with_added_images(tagged.table("relations"), settled)
-        reason = judged_columns(scored, proposed, self.choice, settled).reason
-        further = [
-            {
-                "image_id": row["image_id"],
-                "relations": [{"subject": s, "predicate": p, "object": o} for s, o, p in added],
-            }
-            for row in (scored.to_pylist() if settled else ())
-            if (added := added_labels(row, self.choice, settled))
-        ]
-        every = pa.concat_tables([scored, pa.Table.from_pylist(further, scored.schema)])
-        labels = self._located(every, "relations", images, boxes)
-        # Labels that reviewers added follow the scored ones. None has a reason to be left out.
-        kept = labels.where(np.append(reason.is_null(), np.ones(len(labels.image) - len(reason), bool)))
+        judged = judged_labels(tagged.table("relations"), proposed, self.choice, settled)
+        labels = self._located(judged.relations, "relations", images, boxes)
+        kept = labels.where(np.asarray(judged.reason.is_null()))
         naive = self._located(proposed, "pairs", images, boxes)
         every_given = self._located(images, "relations", images, boxes)
-        is_tagged = pc.is_in(images["image_id"], value_set=scored["image_id"]).to_numpy()
+        is_tagged = pc.is_in(images["image_id"], value_set=judged.relations["image_id"]).to_numpy()
         is_counted = is_tagged & (boxes.number > 0)
         given = every_given.where(every_given.inside & is_tagged[every_given.image]).distinct(boxes, len(self._codes))
         self._count(self._kept, kept.coded.predicate)
         self._count(self._given, given.coded.predicate)
-        self._count(self._scored, labels.coded.predicate[: len(reason)])
+        self._count(self._scored, labels.coded.predicate[~judged.is_added])
         self._count(self._candidates, naive.coded.predicate)
         if triplets is None:
             self._triplets = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,19 @@ class FlatList:
         found: npt.NDArray[Any] = self.fields.field(field).to_numpy(zero_copy_only=False)
         return found
 
+    def ends(self) -> tuple[Indices, Indices]:
+        """Subject and object of every item, a relation or pair."""
+        return self.numbers("subject").astype(np.int64), self.numbers("object").astype(np.int64)
+
+    def coded(self, field: str) -> tuple[list[str], Indices]:
+        """The distinct texts of a field, and for every item the index of its text."""
+        encoded = self.fields.field(field).dictionary_encode()
+        return encoded.dictionary.to_pylist(), np.asarray(encoded.indices, np.int64)
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> FlatList:
+        """The items for which `chosen` (N) is true."""
+        return self if chosen.all() else FlatList(self.row[chosen], self.fields.filter(pa.array(chosen)))
+
     def each(self, *fields: str) -> Iterator[tuple[Any, ...]]:
         """Row and fields of every item, as Python values."""
         return zip(self.row.tolist(), *map(self.values, fields), strict=True)
@@ -53,3 +66,20 @@ class FlatList:
         ends = np.searchsorted(self.row, np.arange(rows), side="right")
         starts = np.searchsorted(self.row, np.arange(rows), side="left")
         return [slice(int(start), int(end)) for start, end in zip(starts, ends, strict=True)]
+
+
+def ranks_within(groups: Sequence[Indices], order: Sequence[npt.NDArray[Any]]) -> Indices:
+    """The rank of each of N items in its group, from 0 (N). Items with equal values of all `groups` (N) are a group.
+
+    Items are ranked by the arrays of `order` (N), the first of which counts first, and then as they are given.
+    """
+    # The last key of `lexsort` counts first, and it is stable.
+    ranked = np.lexsort((*reversed(order), *reversed(groups)))
+    is_first = np.zeros(len(ranked), bool)
+    is_first[:1] = True
+    for values in groups:
+        is_first[1:] |= values[ranked][1:] != values[ranked][:-1]
+    places = np.arange(len(ranked))
+    found = np.empty(len(ranked), np.int64)
+    found[ranked] = places - np.maximum.accumulate(np.where(is_first, places, 0))
+    return found

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.flat_list import FlatList
-from pipeline.labels.kept_labels import UNLIMITED, ChoiceSettings, judged_labels, kept_labels
+from pipeline.labels.kept_labels import UNLIMITED, ChoiceSettings, judged_labels
 from pipeline.labels.label_overrides import Overrides
 from pipeline.labels.labelled_partitions import candidates
 from pipeline.runtime.stage import dataset_of
@@ -189,16 +190,16 @@ class LabelCount:
             for table in (tagged.table("relations"), candidates(tagged))
         )
         self._tables.append((labels, proposed))
-        settled = self.overrides.get(tagged.manifest.partition)
-        relations = _by_image(labels, "relations", *(each.name for each in fields(Relation)))
+        names = [each.name for each in fields(Relation)]
         pairs = _by_image(proposed, "pairs", *(each.name for each in fields(Pair)))
-        kept = kept_labels(labels, proposed, self.choice, settled)
-        judged = judged_labels(labels, proposed, self.choice, settled)
-        for image_id, own in relations.items():
+        judged = judged_labels(labels, proposed, self.choice, self.overrides.get(tagged.manifest.partition))
+        kept, own = judged.kept(), dict(judged.by_image())
+        for image_id in labels["image_id"].to_pylist():
             truth = {(subject, canonical(p), object_) for subject, p, object_ in given[image_id]}
             self._truth.append({fact for fact in truth if fact[1]})
-            self._relations.append([_relation(values) for values in own])
-            self._confidences.append([one.confidence for one in judged[image_id]])
+            scored = [(label, one) for label, one in own[image_id] if label["score"] is not None]
+            self._relations.append([_relation([label[name] for name in names]) for label, _ in scored])
+            self._confidences.append([one.confidence for _, one in scored])
             self._pairs.append([_pair(values) for values in pairs.get(image_id, ())])
             self._kept.append({(r.subject, r.predicate, r.object) for r in kept[image_id]})
 
@@ -209,14 +210,14 @@ class LabelCount:
         for rule in RULES:
             choice = ChoiceSettings.model_validate(rule | _NO_LIMITS)
             with suppress(FatalError):
-                judged = [each for tables in self._tables for each in judged_labels(*tables, choice).values()]
+                judged = chain.from_iterable(judged_labels(*tables, choice).verdicts() for tables in self._tables)
                 left = [
                     [
-                        replace(label, score=one.confidence)
-                        for label, one in zip(*of_image, strict=True)
+                        replace(r, score=one.confidence)
+                        for r, one in zip(of_image, judged, strict=False)
                         if not one.reason
                     ]
-                    for of_image in zip(self._relations, judged, strict=True)
+                    for of_image in self._relations
                 ]
                 curve = label_curve(left, self._truth, reachable)
                 found.append(RuleScores(choice.rule_in_words(), *curve.best_f1(), curve.precision_at()))
@@ -266,7 +267,7 @@ def _pair(values: tuple[Any, ...]) -> Pair:
     return Pair(**known | {"predicate": canonical(known["predicate"])})
 
 
-def _relation(values: tuple[Any, ...]) -> Relation:
+def _relation(values: Iterable[Any]) -> Relation:
     found = Relation(*values)
     return replace(found, predicate=canonical(found.predicate))
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.flat_list import FlatList
-from pipeline.labels.kept_labels import ChoiceSettings, added_labels, judged_columns, with_added_images
+from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
 from pipeline.labels.label_overrides import Overrides
 from pipeline.labels.labelled_partitions import CANDIDATES_FILE, LabelledPartition, candidates, dropped, is_made_from
 from storage.artifact import Artifact
@@ -135,12 +135,10 @@ def label_tally(found: LabelledPartition, choice: ChoiceSettings, settled: Overr
     """Counts the labels of one partition."""
     if found.tagged is None:
         return partition_tally(found, ())
-    relations = with_added_images(found.tagged.table("relations"), settled)
-    judged = judged_columns(relations, candidates(found.tagged), choice, settled)
-    added = (
-        [name for row in relations.to_pylist() for *_, name in added_labels(row, choice, settled)] if settled else []
-    )
-    return partition_tally(found, judged.reason.to_pylist(), added)
+    judged = judged_labels(found.tagged.table("relations"), candidates(found.tagged), choice, settled)
+    predicates = FlatList.of(judged.relations, "relations").fields.field("predicate")
+    reasons, added = judged.reason.filter(pa.array(~judged.is_added)), predicates.filter(pa.array(judged.is_added))
+    return partition_tally(found, reasons.to_pylist(), added.to_pylist())
 
 
 def partition_tally(found: LabelledPartition, judged: Sequence[str | None], added: Sequence[str] = ()) -> LabelTally:

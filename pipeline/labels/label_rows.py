@@ -7,16 +7,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pipeline.labels.kept_labels import (
-    ACCEPTED,
-    ChoiceSettings,
-    added_labels,
-    choice_of,
-    choice_or_all,
-    judged_labels,
-    kept_labels,
-    with_added_images,
-)
+from pipeline.labels.kept_labels import ChoiceSettings, Judged, choice_of, choice_or_all, kept_labels, ranked_labels
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import candidates, opinions, tagged_partitions
 from pipeline.labels.verdicts import JudgedRelation, box4
@@ -25,7 +16,6 @@ from storage.errors import FatalError
 from storage.runs import Run
 from storage.tables import FLAG, FLOAT, LONG, TEXT
 from tagger.english.predicates import canonical
-from tagger.labelling.label_choice import Judged
 
 _BOX = {"category": TEXT, **dict.fromkeys("xywh", FLOAT)}
 
@@ -52,18 +42,10 @@ def flat_labels(run: Run) -> Iterator[pa.Table]:
         rows = {row["image_id"]: row for row in images.table("images").to_pylist()}
         captioned, parsed = found.label_sources()
         texts, triplets = _items(captioned, "captions"), _items(parsed, "triplets")
-        own = settled.get(found.name)
-        relations = with_added_images(tagged.table("relations"), own)
-        judged = {} if choice is None else judged_labels(relations, candidates(tagged), choice, own)
         flat: list[dict[str, Any]] = []
-        for row in relations.to_pylist():
-            image_id, labels = row["image_id"], row["relations"]
-            verdicts = judged.get(image_id, [Judged(label["score"]) for label in labels])
-            every = sorted(zip(labels, verdicts, strict=True), key=lambda pair: -pair[0]["score"])
-            for subject, object_, predicate in () if choice is None else added_labels(row, choice, own):
-                label = {"subject": subject, "predicate": predicate, "object": object_, "score": None, "triplet": -1}
-                every.append((label, Judged(ACCEPTED)))
-            for label, verdict in every:
+        every = ranked_labels(tagged.table("relations"), candidates(tagged), choice, settled.get(found.name))
+        for image_id, labels in every:
+            for label, verdict in labels:
                 words = _at(triplets.get(image_id, []), label["triplet"])
                 caption = _at(texts.get(image_id, []), words["caption"]) if words else None
                 flat.append(_row(rows[image_id], label, verdict, words, caption))

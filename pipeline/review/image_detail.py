@@ -142,7 +142,7 @@ class ImageDetails:
             return {}
         relations = _only(tables["relations"], labels[0].image_id)
         judged = judged_labels(relations, _only(tables["candidates"], labels[0].image_id), choice)
-        reasons = [one.reason for one in judged[labels[0].image_id]]
+        reasons = judged.reason.to_pylist()
         return {label.number: reasons[label.place] for label in labels}
 
     def _read(self, part: int, generation: int) -> dict[str, pa.Table] | None:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from pipeline.labels.audit_sample import AUDIT_SEED, permanent_numbers_of
 from pipeline.labels.flat_list import FlatList
-from pipeline.labels.kept_labels import ChoiceSettings, judged_columns
+from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
 from pipeline.labels.label_funnel import partition_tally
 from pipeline.labels.labelled_partitions import LabelledPartition, candidates, opinions, require_same_boxes
 from pipeline.runtime.stage import dataset_of
@@ -110,7 +110,7 @@ def _relations(
     boxes = FlatList.of(images, "boxes")
     first_box = np.searchsorted(boxes.row, np.arange(len(images)), side="left")
     predicates = _canonical(labels)
-    judged = judged_columns(table, candidates(tagged), choice)
+    judged = judged_labels(table, candidates(tagged), choice)
     kept = np.asarray(judged.reason.is_null())
     box = {end: first_box[row] + index for end, index in ends.items()}
     score = labels.fields.field("score")
