@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -61,11 +62,23 @@ class FlatList:
         """Row and fields of every item, as Python values."""
         return zip(self.row.tolist(), *map(self.values, fields), strict=True)
 
+    def starts(self, rows: int) -> Indices:
+        """The index of the first item of each of the table's first `rows` images, or of the next one that has any."""
+        return np.searchsorted(self.row, np.arange(rows), side="left")
+
     def by_row(self, rows: int) -> list[slice]:
         """The slice of items for each of the table's `rows` images."""
-        ends = np.searchsorted(self.row, np.arange(rows), side="right")
-        starts = np.searchsorted(self.row, np.arange(rows), side="left")
-        return [slice(int(start), int(end)) for start, end in zip(starts, ends, strict=True)]
+        return [slice(start, end) for start, end in pairwise(self.starts(rows + 1).tolist())]
+
+    def xywh(self) -> npt.NDArray[np.float64]:
+        """Top-left corner and size of every item, a box (N, 4)."""
+        return np.stack([self.numbers(side).astype(np.float64) for side in "xywh"], axis=1)
+
+
+def rows_of(images: pa.Table, table: pa.Table) -> Indices:
+    """Row of `table` → row of `images` with the same image id; -1 for an image that was not ingested again."""
+    found = pc.index_in(table["image_id"], value_set=images["image_id"]).fill_null(-1)
+    return found.to_numpy().astype(np.int64)
 
 
 def ranks_within(groups: Sequence[Indices], order: Sequence[npt.NDArray[Any]]) -> Indices:

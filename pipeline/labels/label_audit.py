@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.flat_list import FlatList
+from pipeline.labels.image_facts import facts_by_image
 from pipeline.labels.kept_labels import UNLIMITED, ChoiceSettings, judged_labels
 from pipeline.labels.label_overrides import Overrides
 from pipeline.labels.labelled_partitions import candidates
@@ -106,8 +107,6 @@ RULES: tuple[dict[str, Any], ...] = (
     ),
 )
 """Settings of every rule."""
-_FACT = ("subject", "predicate", "object")
-"""Fields of a `Fact`."""
 _NO_LIMITS = {"threshold": 0.0, "thresholds": {}, "per_pair": None, "max_relations": UNLIMITED}
 
 
@@ -181,26 +180,24 @@ class LabelCount:
 
     def add(self, images: pa.Table, tagged: Artifact) -> None:
         """Add a partition: its rows of `images` and the artifact of its stage `tag`."""
-        given = _by_image(images, "relations", *_FACT)
-        if not any(given.values()):
+        audited = images.filter(pc.greater(pc.list_value_length(images["relations"]), 0))["image_id"]
+        if not len(audited):
             return  # Labels of a set that gives no relations can't be judged, and there may be millions.
-        audited = pa.array([image_id for image_id, facts in given.items() if facts], pa.int64())
         labels, proposed = (
             table.filter(pc.is_in(table["image_id"], audited))
             for table in (tagged.table("relations"), candidates(tagged))
         )
         self._tables.append((labels, proposed))
-        names = [each.name for each in fields(Relation)]
-        pairs = _by_image(proposed, "pairs", *(each.name for each in fields(Pair)))
+        truth = facts_by_image(images, "relations")
+        pairs = {row["image_id"]: row["pairs"] for row in proposed.to_pylist()}
         judged = judged_labels(labels, proposed, self.choice, self.overrides.get(tagged.manifest.partition))
         kept, own = judged.kept(), dict(judged.by_image())
         for image_id in labels["image_id"].to_pylist():
-            truth = {(subject, canonical(p), object_) for subject, p, object_ in given[image_id]}
-            self._truth.append({fact for fact in truth if fact[1]})
+            self._truth.append(truth.get(image_id, set()))
             scored = [(label, one) for label, one in own[image_id] if label["score"] is not None]
-            self._relations.append([_relation([label[name] for name in names]) for label, _ in scored])
+            self._relations.append([_relation(label) for label, _ in scored])
             self._confidences.append([one.confidence for _, one in scored])
-            self._pairs.append([_pair(values) for values in pairs.get(image_id, ())])
+            self._pairs.append([_pair(row) for row in pairs.get(image_id, ())])
             self._kept.append({(r.subject, r.predicate, r.object) for r in kept[image_id]})
 
     def rules(self) -> tuple[RuleScores, ...]:
@@ -261,15 +258,15 @@ class LabelCount:
         )
 
 
-def _pair(values: tuple[Any, ...]) -> Pair:
+def _pair(row: Mapping[str, Any]) -> Pair:
     # Tables of earlier versions have no mentions: missing fields take their defaults.
-    known = {each.name: value for each, value in zip(fields(Pair), values, strict=True) if value is not None}
-    return Pair(**known | {"predicate": canonical(known["predicate"])})
+    known = {name: value for name, value in row.items() if value is not None}
+    return Pair(**known | {"predicate": canonical(row["predicate"])})
 
 
-def _relation(values: Iterable[Any]) -> Relation:
-    found = Relation(*values)
-    return replace(found, predicate=canonical(found.predicate))
+def _relation(row: Mapping[str, Any]) -> Relation:
+    values = {each.name: row[each.name] for each in fields(Relation)}
+    return Relation(**values | {"predicate": canonical(row["predicate"])})
 
 
 def _facts(pairs: Sequence[Pair], least: float = 0.0) -> set[Fact]:
@@ -278,11 +275,9 @@ def _facts(pairs: Sequence[Pair], least: float = 0.0) -> set[Fact]:
 
 
 def _by_image(table: pa.Table, column: str, *names: str) -> Mapping[int, Sequence[tuple[Any, ...]]]:
-    """Image id → items of a nested column, as tuples of the fields `names`; None for fields that older tables lack."""
+    """Image id → items of a nested column, as tuples of the fields `names`."""
     items = FlatList.of(table, column)
-    present = {field.name for field in items.fields.type}
-    lacking = [None] * len(items)
-    every = list(zip(*(items.values(name) if name in present else lacking for name in names), strict=True))
+    every = list(zip(*map(items.values, names), strict=True))
     parts = items.by_row(len(table))
     return {image_id: every[part] for image_id, part in zip(table["image_id"].to_pylist(), parts, strict=True)}
 
@@ -328,7 +323,8 @@ class CaptionCount:
 
     def add(self, images: pa.Table, triplets: pa.Table) -> None:
         """Add a partition. Rows of the two tables are matched by image id."""
-        boxes, given = _by_image(images, "boxes", "category"), _by_image(images, "relations", *_FACT)
+        boxes = _by_image(images, "boxes", "category")
+        given = _by_image(images, "relations", "subject", "predicate", "object")
         self._vocabulary.update(category for of_image in boxes.values() for (category,) in of_image)
         if not any(given.values()):
             return
