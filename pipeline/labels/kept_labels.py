@@ -199,16 +199,8 @@ class JudgedLabels:
         for image_id, labels in self.by_image():
             clear = ambiguities.get(image_id, {})
             kept = [
-                SampleRelation(
-                    label["subject"],
-                    label["object"],
-                    canonical(label["predicate"]),
-                    one.confidence,
-                    surface=label["predicate"],
-                    ambiguity=None if label["score"] is None else clear.get(_named(label)),
-                    triplet=_known(label["triplet"]),
-                    caption=_known(label["caption"]),
-                )
+                # No caption states a label that reviewers added.
+                _sample_relation(label, one.confidence, clear if label["score"] is not None else {})
                 for label, one in labels
                 if one.reason is None
             ]
@@ -247,24 +239,23 @@ def naive_labels(candidates: pa.Table, limit: int) -> KeptLabels:
     found: dict[int, tuple[SampleRelation, ...]] = {}
     for row in candidates.to_pylist():
         clear = _ambiguities(row["pairs"])
-        labels = [
-            SampleRelation(
-                pair["subject"],
-                pair["object"],
-                canonical(pair["predicate"]),
-                surface=pair["predicate"],
-                ambiguity=clear[_named(pair)],
-                triplet=_known(pair["triplet"]),
-            )
-            for pair in row["pairs"]
-        ]
+        labels = [_sample_relation(pair, 1.0, clear) for pair in row["pairs"]]
         found[row["image_id"]] = strongest([label for label in labels if label.predicate], limit)
     return found
 
 
-def _known(number: int | None) -> int | None:
-    """A number of the relations table, where -1 and null stand for none."""
-    return None if number is None or number < 0 else number
+def _sample_relation(
+    label: Mapping[str, Any], confidence: float, clear: Mapping[tuple[int, int, str], int]
+) -> SampleRelation:
+    """A label or pair of the tables, where -1 and null stand for no triplet and caption. `clear`: `_ambiguities`."""
+    triplet, caption = (
+        None if number is None or number < 0 else number for number in (label["triplet"], label.get("caption"))
+    )
+    predicate = label["predicate"]
+    return SampleRelation(
+        label["subject"], label["object"], canonical(predicate), confidence, predicate, clear.get(_named(label)),
+        triplet, caption,
+    )  # fmt: skip
 
 
 def _named(label: Mapping[str, Any]) -> tuple[int, int, str]:

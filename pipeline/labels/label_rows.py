@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -46,8 +46,7 @@ def flat_labels(run: Run) -> Iterator[pa.Table]:
         every = ranked_labels(tagged.table("relations"), candidates(tagged), choice, settled.get(found.name))
         for image_id, labels in every:
             for label, verdict in labels:
-                words = _at(triplets.get(image_id, []), label["triplet"])
-                caption = _at(texts.get(image_id, []), words["caption"]) if words else None
+                words, caption = stated_by(label, triplets.get(image_id, []), texts.get(image_id, []))
                 flat.append(_row(rows[image_id], label, verdict, words, caption))
         yield pa.Table.from_pylist(flat, schema=LABELS)
 
@@ -82,8 +81,13 @@ def _items(artifact: Artifact | None, table: str) -> dict[int, list[dict[str, An
     return {row["image_id"]: row[table] or [] for row in artifact.table(table).to_pylist()}
 
 
-def _at(items: list[dict[str, Any]], place: int) -> dict[str, Any] | None:
-    return items[place] if 0 <= place < len(items) else None
+def stated_by(
+    label: Mapping[str, Any], triplets: Sequence[dict[str, Any]], captions: Sequence[dict[str, Any]]
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The triplet that a label comes from, and its caption, of those of the image; None where there is none."""
+    words = triplets[label["triplet"]] if 0 <= label["triplet"] < len(triplets) else None
+    place = -1 if words is None else words["caption"]
+    return words, captions[place] if 0 <= place < len(captions) else None
 
 
 NO_THRESHOLD = {"threshold": 0.0, "thresholds": {}}
