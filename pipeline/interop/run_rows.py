@@ -10,10 +10,10 @@ from typing import Any
 
 from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.data.datasets.record import NO_OBJECT
-from pipeline.labels.kept_labels import choice_of, judged_labels, shown
+from pipeline.labels.kept_labels import choice_of, judged_artifact, shown
 from pipeline.labels.label_funnel import most_frequent_first
 from pipeline.labels.label_overrides import overrides_of
-from pipeline.labels.labelled_partitions import CANDIDATES_FILE, candidates, images_with_boxes, require_same_boxes
+from pipeline.labels.labelled_partitions import CANDIDATES_FILE, images_with_boxes, require_same_boxes
 from pipeline.runtime.stage import Rejected, dataset_of
 from storage.artifact import Artifact
 from storage.errors import FatalError
@@ -143,12 +143,10 @@ class RunRows:
 
     def _kept(self, tagged: Artifact) -> Iterator[dict[str, Any]]:
         """The rows of `relations`, reduced to the kept labels, with their confidence as score."""
-        table = tagged.table("relations")
         if self.choice is None:
-            yield from (row | {"not_kept": 0} for row in table.to_pylist())
+            yield from (row | {"not_kept": 0} for row in tagged.table("relations").to_pylist())
             return
-        settled = self._settled.get(tagged.manifest.partition)
-        judged = judged_labels(table, candidates(tagged), self.choice, settled)
+        judged = judged_artifact(tagged, self.choice, self._settled.get(tagged.manifest.partition))
         kept = judged.kept()
         for row in judged.relations.to_pylist():
             relations = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,11 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.flat_list import FlatList, Indices, rows_of
-from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
+from pipeline.labels.kept_labels import JudgedLabels
 from pipeline.labels.label_funnel import most_frequent_first
-from pipeline.labels.label_overrides import Overrides
-from pipeline.labels.labelled_partitions import candidates
-from storage.artifact import Artifact
 from tagger.audit.coverage import (
     PAIR_BINS,
     VG_PREDICATES,
@@ -69,11 +66,8 @@ class LabelCoverage:
 
 @dataclass
 class CoverageCount:
-    """Collects a `LabelCoverage` over the partitions of one dataset; `choice` decides which labels are kept."""
+    """Collects a `LabelCoverage` over the partitions of one dataset."""
 
-    choice: ChoiceSettings
-    overrides: Mapping[str, Overrides] = field(default_factory=dict)
-    """Partition → overrides settled by reviewers."""
     _codes: dict[str, int] = field(default_factory=dict)
     _kept: Counter[str] = field(default_factory=Counter)
     _given: Counter[str] = field(default_factory=Counter)
@@ -84,14 +78,12 @@ class CoverageCount:
     _given_per_image: list[Indices] = field(default_factory=list)
     _bins: Indices = field(default_factory=lambda: np.zeros((2, len(PAIR_BINS), 2), np.int64))
 
-    def add(self, images: pa.Table, tagged: Artifact, triplets: pa.Table | None) -> None:
-        """Add a partition: its rows of `images`, its artifact of stage `tag`, and its triplets if the run has them."""
-        settled = self.overrides.get(tagged.manifest.partition)
-        boxes, proposed = FlatList.of(images, "boxes"), candidates(tagged)
-        judged = judged_labels(tagged.table("relations"), proposed, self.choice, settled)
+    def add(self, images: pa.Table, judged: JudgedLabels, triplets: pa.Table | None) -> None:
+        """Add a partition: its rows of `images`, its labels, and its triplets if the run has them."""
+        boxes = FlatList.of(images, "boxes")
         labels = self._coded(judged.relations, "relations", images, boxes)
         kept = labels.where(np.asarray(judged.reason.is_null()))
-        naive = self._coded(proposed, "pairs", images, boxes)
+        naive = self._coded(judged.candidates, "pairs", images, boxes)
         every_given = self._coded(images, "relations", images, boxes)
         is_tagged = pc.is_in(images["image_id"], value_set=judged.relations["image_id"]).to_numpy()
         is_counted = is_tagged & (np.bincount(boxes.row, minlength=len(images)) > 0)

@@ -18,9 +18,10 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.labels.flat_list import FlatList, ranks_within
 from pipeline.labels.label_overrides import ImageOverrides, Overrides
-from pipeline.labels.labelled_partitions import packed_labels
+from pipeline.labels.labelled_partitions import candidates, packed_labels
 from pipeline.runtime.settings import Settings
 from pipeline.training.sample import SampleRelation, strongest
+from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.runs import Run
 from tagger.english.predicates import canonical
@@ -213,6 +214,11 @@ def kept_labels(
 ) -> KeptLabels:
     """The labels of a partition's `relations` that `judged_labels` keeps."""
     return judged_labels(relations, candidates, settings, overrides).kept()
+
+
+def judged_artifact(tagged: Artifact, settings: ChoiceSettings, overrides: Overrides | None = None) -> JudgedLabels:
+    """Judges the labels of an artifact of stage `tag` as `judged_labels` does."""
+    return judged_labels(tagged.table("relations"), candidates(tagged), settings, overrides)
 
 
 def ranked_labels(

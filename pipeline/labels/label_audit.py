@@ -172,7 +172,8 @@ class LabelCount:
     learned_from: bool | None = False
     _truth: list[set[Fact]] = field(default_factory=list)
     _relations: list[list[Relation]] = field(default_factory=list)
-    _confidences: list[list[float]] = field(default_factory=list)
+    _ranked: list[list[Relation]] = field(default_factory=list)
+    """The same labels, each with its confidence as its score."""
     _pairs: list[list[Pair]] = field(default_factory=list)
     _kept: list[set[Fact]] = field(default_factory=list)
     _tables: list[tuple[pa.Table, pa.Table]] = field(default_factory=list)
@@ -191,14 +192,15 @@ class LabelCount:
         truth = facts_by_image(images, "relations")
         pairs = {row["image_id"]: row["pairs"] for row in proposed.to_pylist()}
         judged = judged_labels(labels, proposed, self.choice, self.overrides.get(tagged.manifest.partition))
-        kept, own = judged.kept(), dict(judged.by_image())
+        own = dict(judged.by_image())
         for image_id in labels["image_id"].to_pylist():
             self._truth.append(truth.get(image_id, set()))
-            scored = [(label, one) for label, one in own[image_id] if label["score"] is not None]
-            self._relations.append([_relation(label) for label, _ in scored])
-            self._confidences.append([one.confidence for _, one in scored])
+            scored = [(_relation(label), one) for label, one in own[image_id] if label["score"] is not None]
+            self._relations.append([relation for relation, _ in scored])
+            self._ranked.append([replace(relation, score=one.confidence) for relation, one in scored])
             self._pairs.append([_pair(row) for row in pairs.get(image_id, ())])
-            self._kept.append({(r.subject, r.predicate, r.object) for r in kept[image_id]})
+            kept = (label for label, one in own[image_id] if one.reason is None)
+            self._kept.append({(r["subject"], canonical(r["predicate"]), r["object"]) for r in kept})
 
     def rules(self) -> tuple[RuleScores, ...]:
         """Scores every rule on everything added so far, except rules that need what the labels lack."""
@@ -222,11 +224,7 @@ class LabelCount:
 
     def audit(self) -> LabelAudit:
         """Audits everything added so far."""
-        ranked = [
-            [replace(label, score=confidence) for label, confidence in zip(*of_image, strict=True)]
-            for of_image in zip(self._relations, self._confidences, strict=True)
-        ]
-        found = audit(ranked, self._pairs, self._truth)
+        found = audit(self._ranked, self._pairs, self._truth)
         right = [
             holds((r.subject, r.predicate, r.object), facts)
             for of_image, facts in zip(self._relations, self._truth, strict=True)
@@ -243,7 +241,7 @@ class LabelCount:
             prior=self._scores(found.prior, [_facts(pairs, self.choice.threshold) for pairs in self._pairs]),
             score_error=calibration_error([relation.score for relation in labels], right),
             probability_error=calibration_error(probabilities, right) if len(probabilities) == len(labels) else None,
-            predicates=audit_predicates(ranked, self._pairs, self._truth, self._kept),
+            predicates=audit_predicates(self._ranked, self._pairs, self._truth, self._kept),
             learned_from=self.learned_from,
         )
 
@@ -362,17 +360,8 @@ class CaptionCount:
 
 def _confirmed(predicate: str, subjects: Set[str], objects: Set[str], given: Set[Named]) -> Set[Named]:
     """The ground-truth relations that a triplet states whose nouns mean these categories."""
-    return {
-        relation
-        for relation in given
-        if relation[1] == predicate and any(s in subjects and o in objects for s, o in _directions(relation))
-    }
-
-
-def _directions(relation: Named) -> list[tuple[str, str]]:
-    subject, predicate, object_ = relation
-    both = [(subject, object_), (object_, subject)]
-    return both if predicate in SYMMETRIC else both[:1]
+    stated = {(subject, predicate, object_) for subject in subjects for object_ in objects}
+    return given & (stated | {fact[::-1] for fact in stated} if predicate in SYMMETRIC else stated)
 
 
 def _stated(triplets: pa.Table) -> Mapping[int, list[Named]]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pipeline.labels.kept_labels import ChoiceSettings, Judged, choice_of, choice_or_all, kept_labels, ranked_labels
+from pipeline.labels.kept_labels import ChoiceSettings, Judged, choice_of, choice_or_all, judged_artifact, ranked_labels
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import candidates, opinions, tagged_partitions
 from pipeline.labels.verdicts import JudgedRelation, box4
@@ -126,7 +126,7 @@ def reviewable_labels(
     if not run.artifacts("tag"):
         raise FatalError(f"run {run.name!r} has no artifacts of step 'tag': there are no labels to judge")
     for found, images, tagged in tagged_partitions(run):
-        kept = kept_labels(tagged.table("relations"), candidates(tagged), choice)
+        kept = judged_artifact(tagged, choice).kept()
         said = opinions(found.verified, tagged)
         for row in images.table("images").to_pylist():
             boxes = row["boxes"]

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from pipeline.labels.audit_sample import AUDIT_SEED, permanent_numbers_of
 from pipeline.labels.flat_list import FlatList, rows_of
 from pipeline.labels.image_facts import facts_by_image
-from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
+from pipeline.labels.kept_labels import ChoiceSettings, judged_artifact
 from pipeline.labels.label_funnel import partition_tally
 from pipeline.labels.labelled_partitions import LabelledPartition, candidates, opinions, require_same_boxes
 from pipeline.runtime.stage import dataset_of
@@ -108,7 +108,7 @@ def _relations(
     facts = list(zip(ids, ends["subject"].tolist(), predicates.to_pylist(), ends["object"].tolist(), strict=True))
     opinion = [said.get((i, s, o, p)) for i, s, p, o in facts] if said else [None] * len(facts)
     correct = [holds((s, p, o), given[i]) if i in given else None for i, s, p, o in facts]
-    judged = judged_labels(table, candidates(tagged), choice)
+    judged = judged_artifact(tagged, choice)
     kept = np.asarray(judged.reason.is_null())
     first_box = boxes.starts(len(images))[row]
     box = {end: first_box + index for end, index in ends.items()}
@@ -192,11 +192,10 @@ TABLES = {"images": IMAGES, "relations": RELATIONS, "quarantined": QUARANTINED, 
 
 def partition_counts(part: int, found: LabelledPartition, relations: pa.Table) -> dict[str, pa.Table]:
     """The rows of `counts` and `scores`. `relations`: the partition's labels, as `partition_rows` has them."""
-    judged = relations["reason"].to_pylist()
-    tally = partition_tally(found, judged)
+    tally = partition_tally(found, relations["predicate"].to_pylist(), relations["reason"].to_pylist())
     if found.images is not None and found.tagged is not None:
-        tally.numbers.update(_audited(found.images, found.tagged))
-    rows = [{"part": part, "level": level, "name": name, "number": number} for level, name, number in tally.rows()]
+        tally.update({(level, None): number for level, number in _audited(found.images, found.tagged).items()})
+    rows = [{"part": part, "level": level, "name": name, "number": n} for (level, name), n in tally.items()]
     scored = [_binned(part, measure, relations, measure) for measure in ("score", "probability")]
     scored.append(_binned(part, "fact", _facts(relations), "score"))
     return {"counts": pa.Table.from_pylist(rows, schema=COUNTS), "scores": pa.concat_tables(scored)}
