@@ -171,12 +171,12 @@ def _labels(run: Run, tagged: Artifact | None, image_id: int) -> list[dict[str, 
     """The relations of an image, best first, with why they are not kept; then those that reviewers added."""
     if tagged is None:
         return []
-    rows = (of_image(table, image_id) for table in (tagged.table("relations"), candidates(tagged)))
+    relations, proposed = (of_image(table, image_id) for table in (tagged.table("relations"), candidates(tagged)))
     settled = overrides_of(run).get(tagged.manifest.partition, {})
     own = {number: of_image for number, of_image in settled.items() if number == image_id}
     return [
         label | {"not_kept": verdict.reason, "confidence": verdict.confidence}
-        for _, labels in ranked_labels(*rows, choice_of(run), own)
+        for _, labels in ranked_labels(relations, proposed, choice_of(run), own)
         for label, verdict in labels
     ]
 

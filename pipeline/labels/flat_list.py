@@ -77,8 +77,9 @@ class FlatList:
 
 def rows_of(images: pa.Table, table: pa.Table) -> Indices:
     """Row of `table` → row of `images` with the same image id; -1 for an image that was not ingested again."""
-    found = pc.index_in(table["image_id"], value_set=images["image_id"]).fill_null(-1)
-    return found.to_numpy().astype(np.int64)
+    places = pc.index_in(table["image_id"], value_set=images["image_id"]).fill_null(-1)
+    found: Indices = places.to_numpy().astype(np.int64)
+    return found
 
 
 def ranks_within(groups: Sequence[Indices], order: Sequence[npt.NDArray[Any]]) -> Indices:

@@ -167,6 +167,10 @@ class Judged(NamedTuple):
     reason: str | None = None
 
 
+ImageLabels = tuple[int, list[tuple[dict[str, Any], Judged]]]
+"""The id of an image, and its labels with the verdicts on them."""
+
+
 @dataclass(frozen=True)
 class JudgedLabels:
     """The verdicts on the N labels of a partition, in their order: `reason` (N) is null for kept labels.
@@ -186,8 +190,8 @@ class JudgedLabels:
         """The verdict on each label."""
         return map(Judged, self.confidence.tolist(), self.reason.to_pylist())
 
-    def by_image(self) -> Iterator[tuple[int, list[tuple[dict[str, Any], Judged]]]]:
-        """Yields the id of each image with its labels and the verdicts on them."""
+    def by_image(self) -> Iterator[ImageLabels]:
+        """Yields the labels of each image."""
         verdicts = self.verdicts()
         for row in self.relations.to_pylist():
             # The labels come first, so that no verdict is taken when they end.
@@ -223,11 +227,12 @@ def judged_artifact(tagged: Artifact, settings: ChoiceSettings, overrides: Overr
 
 def ranked_labels(
     relations: pa.Table, candidates: pa.Table, settings: ChoiceSettings | None, overrides: Overrides | None
-) -> Iterator[tuple[int, list[tuple[dict[str, Any], Judged]]]]:
+) -> Iterator[ImageLabels]:
     """Yields images as `JudgedLabels.by_image` does: by descending score, then the labels that reviewers added.
 
     `settings`: None keeps every label, with its score as its confidence.
     """
+    judged: Iterator[ImageLabels]
     if settings is None:
         rows = relations.to_pylist()
         judged = ((row["image_id"], [(one, Judged(one["score"])) for one in row["relations"]]) for row in rows)

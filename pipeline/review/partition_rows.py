@@ -138,7 +138,8 @@ def _relations(
     numbers[places] = permanent_numbers_of(
         images["digest"].take(pa.array(row[places])).to_pylist(),
         boxes.xywh(),
-        *(index[places] for index in box.values()),
+        box["subject"][places],
+        box["object"][places],
         predicates.take(pa.array(places)).to_pylist(),
         AUDIT_SEED,
     )
@@ -222,8 +223,8 @@ def _facts(relations: pa.Table) -> pa.Table:
     """The distinct labels of images with ground-truth relations, each with its highest score."""
     judged = relations.filter(pc.is_valid(relations["correct"]))
     is_symmetric = pc.is_in(judged["predicate"], pa.array(sorted(SYMMETRIC))).to_numpy()
-    ends = (np.asarray(judged[end], np.int64) for end in ("subject", "object"))
-    first, second = unordered_ends(*ends, is_symmetric)
+    subject, object_ = (np.asarray(judged[end], np.int64) for end in ("subject", "object"))
+    first, second = unordered_ends(subject, object_, is_symmetric)
     keys = {"image": judged["image"], "first": first, "second": second, "predicate": judged["predicate"]}
     table = pa.table({**keys, **{name: judged[name] for name in ("score", "kept", "correct")}})
     highest = table.group_by(list(keys)).aggregate([("score", "max"), ("kept", "max"), ("correct", "max")])
