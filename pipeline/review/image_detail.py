@@ -144,7 +144,8 @@ class ImageDetails:
         if part is None or part.tagged is None:
             return {}
         tables = part.tagged.table("relations"), candidates(part.tagged)
-        judged = judged_labels(*(of_image(table, labels[0].image_id) for table in tables), choice)
+        relations, proposed = (of_image(table, labels[0].image_id) for table in tables)
+        judged = judged_labels(relations, proposed, choice)
         reasons = judged.reason.to_pylist()
         return {label.number: reasons[label.place] for label in labels}
 
