@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -30,12 +30,14 @@ class CheckOutcome:
     advice: str = ""
     """What to do, if anything."""
 
+    def unless(self, is_fine: bool, state: State, advice: str) -> CheckOutcome:
+        """This outcome, or if something isn't fine, and nothing before it wasn't either, what that means."""
+        return self if is_fine or self.state != "ok" else replace(self, state=state, advice=advice)
+
 
 def judged(is_right: bool, figure: str, suspect: str) -> CheckOutcome:
     """An outcome that is ok, or wrong; then `suspect` is what to look at first."""
-    if is_right:
-        return CheckOutcome(figure)
-    return CheckOutcome(figure, "wrong", f"see whether {suspect} is wrong, then {REPORT}")
+    return CheckOutcome(figure).unless(is_right, "wrong", f"see whether {suspect} is wrong, then {REPORT}")
 
 
 class Absent(Exception):
