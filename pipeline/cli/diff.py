@@ -19,9 +19,9 @@ from pipeline.cli.explain import ends_of
 from pipeline.cli.options import STORE, AsJson, StorePath, VerdictsFolder
 from pipeline.cli.why import causes_of
 from pipeline.labels.audit_sample import RIGHT, WRONG
-from pipeline.labels.kept_labels import ChoiceSettings, choice_or_all, kept_labels
+from pipeline.labels.kept_labels import ChoiceSettings, choice_or_all, judged_artifact
 from pipeline.labels.label_overrides import Overrides, overrides_of
-from pipeline.labels.labelled_partitions import candidates, images_with_boxes, require_same_boxes
+from pipeline.labels.labelled_partitions import images_with_boxes, require_same_boxes
 from pipeline.labels.verdict_log import VerdictLog, folder_to_read
 from pipeline.labels.verdict_summary import outcome_of, run_precision
 from pipeline.labels.verdicts import JudgedRelation, StandingVerdicts, box4
@@ -361,7 +361,7 @@ def _kept(tagged: Artifact | None, choice: ChoiceSettings, settled: Overrides | 
     """The labels that a run keeps of these images of a partition."""
     if tagged is None:
         return set()
-    kept = kept_labels(tagged.table("relations"), candidates(tagged), choice, settled)
+    kept = judged_artifact(tagged, choice, settled).kept()
     return {
         (image_id, label.subject, label.predicate, label.object)
         for image_id in ids & kept.keys()

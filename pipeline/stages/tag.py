@@ -28,7 +28,7 @@ from tagger.candidates.cooccurrence import cooccurrence_candidates, read_cooccur
 from tagger.candidates.grounding import ground
 from tagger.candidates.official import official_candidates
 from tagger.candidates.source import Candidates, CandidateSource
-from tagger.labelling.label_choice import with_probabilities
+from tagger.labelling.posteriors import with_probabilities
 from tagger.matching import (
     AuthorsFileError,
     NounReader,
