@@ -35,6 +35,7 @@ from storage.errors import FatalError
 from storage.open_store import existing_store
 from storage.runs import Run, find_run
 from storage.store import Store
+from tagger.english.predicates import canonical
 
 MIN_SCORE_CHANGE = 0.01
 """Scores that differ by less than this count as equal."""
@@ -434,7 +435,8 @@ def _scores(run: Run, other: Run, digests: Collection[str]) -> Scores:
                 continue
             image = rows[row["image_id"]]
             boxes = [box4(box) for box in image["boxes"]]
-            for label in row["relations"]:
+            # Nobody can judge a predicate without a word, such as "the".
+            for label in (each for each in row["relations"] if canonical(each["predicate"])):
                 ends = boxes[label["subject"]], boxes[label["object"]]
                 relation = JudgedRelation(image["digest"], *ends, label["predicate"])
                 scores[relation] = max(label["score"], scores.get(relation, 0.0))
