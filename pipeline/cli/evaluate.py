@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -23,9 +23,16 @@ from pipeline.data.datasets.record import NO_OBJECT
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import BadImage, probe, read_image
 from pipeline.data.images.refs import ImageFolder
-from pipeline.evaluation import benchmark as benchmarks
 from pipeline.evaluation.anatomy import dissect
-from pipeline.evaluation.benchmark import Evaluated, Figure, Options, numbered_triplets
+from pipeline.evaluation.benchmark import (
+    BENCHMARKS,
+    Benchmark,
+    Figure,
+    Options,
+    find_benchmark,
+    numbered_triplets,
+    vcoco,
+)
 from pipeline.evaluation.comparison import ComparedModel, Comparison, compare
 from pipeline.evaluation.detections.content import Faults
 from pipeline.evaluation.detections.names import counted_names, matched
@@ -63,32 +70,6 @@ from storage.atomic import write_atomic
 from storage.errors import FatalError, translate_os_errors
 from tagger.matching import read_authors_file
 
-Benchmark = Literal["hico-det", "vcoco", "open-images", "vrd", "vg"]
-FORMATS: dict[Benchmark, str] = {
-    "hico-det": "hico_det",
-    "vcoco": "vcoco",
-    "open-images": "open_images",
-    "vrd": "vrd",
-    "vg": "vg150",
-}
-"""The format of a benchmark's ground truth unless another is named."""
-USED_BY: dict[str, tuple[Benchmark, ...]] = {
-    "--known-object": ("hico-det",),
-    "--interactions": ("hico-det",),
-    "--rare": ("hico-det",),
-    "--split": ("hico-det",),
-    "--validity": ("hico-det",),
-    "--no-suppression": ("hico-det", "open-images"),
-    "--verified": ("open-images",),
-    "--boxes-given": ("vg",),
-    "--absent-as-zero": ("vg",),
-    "--masks": ("vg",),
-    "--seen": ("vg", "vrd"),
-    "--format": ("hico-det", "open-images", "vrd", "vg"),
-    "--subject": ("hico-det",),
-    "--setting": ("hico-det",),
-}
-"""Options that only some benchmarks have a rule for."""
 NOTHING = "missing objects"
 """What RLIPv2's authors call the object of an action without one in V-COCO."""
 UNKNOWN_IDS = ("unknown category id", "unknown verb id", "unknown category", "relation of unknown category")
@@ -105,36 +86,26 @@ class ScoredFile(NamedTuple):
     findings: str = ""
 
 
-def _published_name(benchmark: Benchmark, masks: bool | None) -> str:
-    """The name in `published.toml`, which has no results of PSG by boxes. `masks`: as in `Options`."""
-    if masks is not None:
-        return "psg" if masks else "psg-boxes"
-    return "v-coco" if benchmark == "vcoco" else benchmark
-
-
 def _write_report(
     folder: Path, benchmark: Benchmark, scored: ScoredFile, root: ImageFolder | None, setting: str, options: Options
 ) -> None:
     """Writes a page, a Markdown table and JSON. `root`: the folder of images, to show some."""
     uris, (name, evaluated, predicted, truth) = scored.uris, scored.model
-    # What the headline figure takes: other benchmarks limit pairs, or nothing.
-    per_image = PER_IMAGE if benchmark in ("hico-det", "open-images") else None
     shown = EvaluatedImages(
-        dissect(predicted, truth, per_image),
+        dissect(predicted, truth, benchmark.per_image),
         scored.objects,
         scored.predicates,
         uris,
         lambda position: read_image(Path(uris[position]) if root is None else root.place(uris[position])),
     )
     summary = summarise(
-        _published_name(benchmark, options.masks),
+        benchmark.published_name(options.masks),
         name,
         evaluated,
         shown.dissection,
         shown.predicates,
         setting=setting,
-        suppression=options.suppression if benchmark in USED_BY["--no-suppression"] else None,
-        named_rules=options.named_rules(benchmark),
+        suppression=options.suppression if "--no-suppression" in benchmark.options else None,
         official=options.official,
     )
     write_atomic(folder / "index.html", evaluation_page(summary, None if root is None else shown).encode())
@@ -180,7 +151,8 @@ class Evaluation:
 
 def score(
     benchmark: Annotated[
-        Benchmark, typer.Argument(metavar="BENCHMARK", help="hico-det, vcoco, open-images, vrd or vg.")
+        str,
+        typer.Argument(metavar="BENCHMARK", help=f"{', '.join(BENCHMARKS)}, or a registered metric."),
     ],
     ground_truth: Annotated[Path, typer.Option("--ground-truth", help="The benchmark's annotation file.")],
     detections: Annotated[
@@ -261,6 +233,7 @@ def score(
     ] = None,
 ) -> Evaluation:
     """Score a detections file by the rules of a public benchmark."""
+    chosen = find_benchmark(benchmark)
     given = {
         "--known-object": known_object, "--interactions": interactions, "--rare": rare, "--split": split,
         "--validity": validity, "--no-suppression": no_suppression, "--verified": verified,
@@ -268,8 +241,12 @@ def score(
         "--masks": masks, "--subject": subject != "person", "--setting": setting != "full",
     }  # fmt: skip
     for option, value in given.items():
-        if value and benchmark not in USED_BY[option]:
-            raise FatalError(f"{option}: {benchmark} has no such rule, only {', '.join(USED_BY[option])}; omit it")
+        if value and option not in chosen.options:
+            others = ", ".join(each.name for each in BENCHMARKS.values() if option in each.options)
+            raise FatalError(f"{option}: {benchmark} has no such rule, only {others}; omit it")
+    annotations = format_name or chosen.format
+    if annotations is None:
+        raise FatalError(f"{benchmark}: has no annotations of its own; name the layout of yours with --format")
     if setting != "full" and split in PUBLISHED:
         raise FatalError("--setting, --split: no published result has both; omit one")
     if setting != "full" and (report_folder is None or len(detections) > 1):
@@ -295,15 +272,16 @@ def score(
             suppression=not no_suppression,
         )
         try:
-            if benchmark == "vcoco":
+            if chosen.by_roles:
                 scored = _vcoco(ground_truth, further, models, faults, options)
             else:
-                truth = _with_sizes(GroundTruth.open(format_name or FORMATS[benchmark], ground_truth, further), root)
+                truth = _with_sizes(GroundTruth.open(annotations, ground_truth, further), root)
                 truth = truth if panoptic is None else truth.with_masks(ground_truth, panoptic)
                 findings = _rejected(truth, drop_faulty)
                 options = _with_files(options, truth, interactions, rare, split, validity, subject)
                 options = replace(
                     options,
+                    objects=truth.objects,
                     known_object=known_object,
                     boxes_given=boxes_given,
                     absent_as_zero=absent_as_zero,
@@ -311,7 +289,7 @@ def score(
                     seen=None if seen is None else _seen(seen, truth),
                     verified=None if verified is None else _verified(verified, further["classes"], truth),
                 )
-                scored = [_scored(benchmark, *named, truth, faults, options) for named in models.items()]
+                scored = [_scored(chosen, *named, truth, faults, options) for named in models.items()]
             findings += "\n".join(each.findings for each in scored if each.findings)
             if compared:
                 if (
@@ -324,10 +302,10 @@ def score(
                         "models; omit --official"
                     )
                 comparison = compare(
-                    _published_name(benchmark, options.masks),
+                    chosen.published_name(options.masks),
                     [each.model for each in scored],
                     scored[0].predicates,
-                    options.named_rules(benchmark),
+                    scored[0].model.evaluated.rules,
                     resamples=intervals,
                     report=options.report,
                 )
@@ -341,12 +319,12 @@ def score(
                 write_atomic(report_folder / "comparison.json", comparison.as_json().encode())
             else:
                 shown: str = options.split.name if options.split and options.split.name in PUBLISHED else setting
-                if benchmark == "vg":
+                if "--boxes-given" in chosen.options:
                     shown = "boxes given" if boxes_given else "SGDet"
-                _write_report(report_folder, benchmark, scored[0], root, shown, options)
+                _write_report(report_folder, chosen, scored[0], root, shown, options)
     page = None if report_folder is None else report_folder / "index.html"
-    figures, rules = tuple(scored[0].model.evaluated.figures), options.named_rules(benchmark)
-    return Evaluation(benchmark, rules, figures, findings, page, comparison if compared else None)
+    first = scored[0].model.evaluated
+    return Evaluation(benchmark, first.rules, first.figures, findings, page, comparison if compared else None)
 
 
 def _print(evaluation: Evaluation, as_json: AsJson = False) -> None:
@@ -372,21 +350,14 @@ def _scored(
     benchmark: Benchmark, name: str, path: Path, truth: GroundTruth, faults: Mapping[str, Any], options: Options
 ) -> ScoredFile:
     allowed = None if options.validity is None else options.validity.T > 0
-    per_image = None if benchmark in ("vg", "vrd") else PER_IMAGE
-    found = read_detections(path, truth, **faults, per_image=per_image, allowed=allowed)
+    found = read_detections(path, truth, **faults, per_image=benchmark.per_image, allowed=allowed)
     truth, predicted, true = found.truth, found.relations, found.truth.relations
     names = truth.objects, truth.predicates
     doubt = refuse_implausible(path, predicted, true, truth.sizes, *names)
-    run: dict[str, Callable[[], Evaluated]] = {
-        "hico-det": lambda: benchmarks.hico_det(predicted, true, *names, options),
-        "open-images": lambda: benchmarks.open_images(predicted, true, truth.predicates, options),
-        "vg": lambda: benchmarks.visual_genome(predicted, true, truth.predicates, options),
-        "vrd": lambda: benchmarks.visual_relationships(predicted, true, truth.predicates, options),
-    }
-    evaluated = run[benchmark]()
+    evaluated = benchmark.metric(predicted, true, truth.predicates, options)
     predicted = predicted if evaluated.counted is None else evaluated.counted
     predicted, true = (replace(each, masks=None) for each in (predicted, true))
-    cut = _cut_pairs(path, found.relations) if per_image is None else _cut_before(path, found, options)
+    cut = _cut_pairs(path, found.relations) if benchmark.per_image is None else _cut_before(path, found, options)
     findings = "\n".join(filter(None, (str(found.findings), doubt, cut)))
     return ScoredFile(ComparedModel(name, evaluated, predicted, true), *names, truth.uris, findings)
 
@@ -434,7 +405,7 @@ def _vcoco(
         roles = VcocoRoles.of(predicted, truth)
         sizes = np.zeros((truth.images, 2), np.int64)
         doubt = refuse_implausible(path, roles.predicted, roles.truth, sizes, roles.objects, roles.predicates)
-        model = ComparedModel(name, benchmarks.vcoco(predicted, truth, options), roles.predicted, roles.truth)
+        model = ComparedModel(name, vcoco(predicted, truth, options), roles.predicted, roles.truth)
         findings = "\n".join(filter(None, (findings, doubt)))
         scored.append(ScoredFile(model, roles.objects, roles.predicates, truth.uris, findings))
     return scored

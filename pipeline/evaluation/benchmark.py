@@ -1,4 +1,4 @@
-"""Computes each public benchmark's figures: the correct value, its interval, and the authors' value if it differs."""
+"""The public benchmarks, and each one's figures: the correct value, its interval, and the authors' if it differs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.evaluation.bootstrap import Interval, OnResample, bootstrap
 from pipeline.evaluation.hico import HicoRules, HicoScores, TripletClass, counted, match_hico
 from pipeline.evaluation.open_images import OpenImagesRules, OpenImagesScores, match_challenge, match_open_images
-from pipeline.evaluation.ranking import Recalls, mean_of
+from pipeline.evaluation.ranking import PER_IMAGE, Recalls, mean_of
 from pipeline.evaluation.relations import Integers, Relations
 from pipeline.evaluation.scene_graph_recall import SceneGraphRules, counted_truth, match_scene_graphs
 from pipeline.evaluation.splits import Split
@@ -19,6 +19,8 @@ from pipeline.evaluation.vcoco import VcocoRules, match_vcoco
 from pipeline.evaluation.vcoco_detections import VcocoDetections
 from pipeline.evaluation.vcoco_truth import VcocoTruth
 from pipeline.evaluation.visual_relationships import VrdRules, match_vrd
+from pipeline.runtime.plugins import load_plugin, plugin_names
+from storage.errors import FatalError, did_you_mean
 from tagger.categories.names import without_case
 
 RESAMPLES = 200
@@ -32,6 +34,8 @@ Values = Mapping[str, float]
 class Options:
     """What an evaluation takes besides predictions and truth."""
 
+    objects: Sequence[str] = ()
+    """The names of subjects and objects, which labels index"""
     official: bool = False
     """Whether figures are the authors', bugs included, instead of the correct ones."""
     known_object: bool = False
@@ -59,10 +63,11 @@ class Options:
     report: OnResample = lambda done, total: None
     """Called after each of them"""
 
-    def named_rules(self, benchmark: str) -> tuple[str, ...]:
-        """The rules that differ from the default ones or those of published results, as sentences."""
-        unmasked = benchmark == "hico-det" and self.validity is None
-        two = benchmark == "open-images" and not self.suppression and not self.official
+    def named_rules(self, *, unmasked: bool = False, two: bool = False) -> tuple[str, ...]:
+        """The rules that differ from the default ones or those of published results, as sentences.
+
+        `unmasked`: HICO-DET without `validity`; `two`: Open Images by `PREDICATES_PER_PAIR`.
+        """
         named = {
             "Unlike published scores, these are not multiplied by the table of allowed combinations.": unmasked,
             "Scores are those of the authors' evaluator, with its bugs.": self.official,
@@ -144,10 +149,13 @@ class Evaluated:
     """What the classes' scores are"""
     counted: Relations | None = field(default=None, compare=False)
     """HICO-DET: the predictions that count, which `score` takes; None: it takes all"""
+    rules: tuple[str, ...] = ()
+    """What readers should know of the rules, as sentences"""
 
 
 class Metric(Protocol):
-    """A registered metric: figures besides those of HICO-DET.
+    """A registered metric, by whose name `evaluate.metrics` in a recipe adds its figures to those of HICO-DET, and
+    `rlip evaluate NAME --format FORMAT` scores detections by it.
 
     A metric of another package has a `version`, to be raised whenever the same relations would give different figures.
     """
@@ -159,13 +167,12 @@ class Metric(Protocol):
         ...
 
 
-def hico_det(
-    predicted: Relations, truth: Relations, objects: Sequence[str], predicates: Sequence[str], options: Options
-) -> Evaluated:
+def hico_det(predicted: Relations, truth: Relations, predicates: Sequence[str], options: Options) -> Evaluated:
     """Mean AP of HICO-DET: full, rare and non-rare, of a split, Default and Known Object, and mean maximum recall."""
     rules = HicoRules(validity=options.validity, official=options.official, **options.suppressed)
     settings = {"": rules} | ({"known_": replace(rules, known_object=True)} if options.known_object else {})
     matches = {prefix: match_hico(predicted, truth, each) for prefix, each in settings.items()}
+    objects = options.objects
     names = {t: f"{objects[t.subject]} {predicates[t.predicate]} {objects[t.object]}" for t in matches[""].triplets}
 
     def measured(chosen: Integers | None = None) -> Measured:
@@ -194,7 +201,8 @@ def hico_det(
     }
     truths = {names[t]: count for t, count in matches[""].scores().truths.items()}
     evaluated = _evaluated(measured, official, truths, truth, options, mean, "mAP", groups=groups)
-    return replace(evaluated, counted=counted(predicted, rules))
+    named = options.named_rules(unmasked=options.validity is None)
+    return replace(evaluated, counted=counted(predicted, rules), rules=named)
 
 
 def _hico_means(scores: Mapping[str, HicoScores], options: Options) -> dict[str, float]:
@@ -236,7 +244,8 @@ def open_images(predicted: Relations, truth: Relations, predicates: Sequence[str
     if not options.official:
         official = _open_images_means(match_open_images(predicted, truth, replace(rules, official=True)).scores())
     truths = {named(key): count for key, count in matches.scores().relations.truths.items()}
-    return _evaluated(measured, official, truths, truth, options, score_wtd, "score_wtd", labels=labels)
+    evaluated = _evaluated(measured, official, truths, truth, options, score_wtd, "score_wtd", labels=labels)
+    return replace(evaluated, rules=options.named_rules(two=not options.suppression and not options.official))
 
 
 def _open_images_means(scores: OpenImagesScores) -> dict[str, float]:
@@ -374,7 +383,7 @@ def _evaluated(
         ClassScore(name, value, truths[name], (groups or {}).get(name, ""))
         for name, value in measured(None).classes.items()
     )
-    return Evaluated(figures, classes, score, scored, measured, measure)
+    return Evaluated(figures, classes, score, scored, measured, measure, rules=options.named_rules())
 
 
 def _figure(name: str, label: str, found: Interval, authors: float | None) -> Figure:
@@ -396,3 +405,72 @@ def numbered_triplets(
             raise ValueError(f"triplet {subject!r} {predicate!r} {object_!r}: the ground truth has no such names")
         numbered.append(TripletClass(ends[0], ends[1], number))
     return numbered
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark of `rlip evaluate`: how its test set is read and scored."""
+
+    name: str
+    metric: Callable[..., Evaluated]
+    """A `Metric`, or `vcoco`"""
+    format: str | None
+    """The format of its ground truth unless another is named; None: there is no usual one"""
+    options: frozenset[str]
+    """Which of the options that only some benchmarks have a rule for it takes"""
+    per_image: int | None = None
+    """Predictions of an image that count, the best ones; None: other rules limit pairs, or none does"""
+    published: str = ""
+    """Its name in `published.toml`, if it has another there"""
+    by_roles: bool = False
+    """Whether it scores what persons do (`VcocoDetections`, `VcocoTruth`) instead of relations"""
+
+    def published_name(self, masks: bool | None) -> str:
+        """The name in `published.toml`, which has no results of PSG by boxes. `masks`: as in `Options`."""
+        if masks is not None:
+            return "psg" if masks else "psg-boxes"
+        return self.published or self.name
+
+
+_OF_HICO = {"--known-object", "--interactions", "--rare", "--split", "--setting", "--validity", "--subject"}
+_OF_GRAPHS = {"--boxes-given", "--absent-as-zero", "--masks"}
+BENCHMARKS: Mapping[str, Benchmark] = {
+    each.name: each
+    for each in (
+        Benchmark("hico-det", hico_det, "hico_det", frozenset({"--format", "--no-suppression", *_OF_HICO}), PER_IMAGE),
+        Benchmark("vcoco", vcoco, "vcoco", frozenset(), published="v-coco", by_roles=True),
+        Benchmark(
+            "open-images",
+            open_images,
+            "open_images",
+            frozenset({"--format", "--no-suppression", "--verified"}),
+            PER_IMAGE,
+        ),
+        Benchmark("vrd", visual_relationships, "vrd", frozenset({"--format", "--seen"})),
+        Benchmark("vg", visual_genome, "vg150", frozenset({"--format", "--seen", *_OF_GRAPHS})),
+    )
+}
+"""The project's own benchmarks, by name."""
+
+
+def find_benchmark(name: str) -> Benchmark:
+    """One of `BENCHMARKS`, or what a package registered in group `metrics`. Raises `FatalError` for another name."""
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    known = (*BENCHMARKS, *plugin_names("metrics"))
+    if name not in known:
+        raise FatalError(
+            f"benchmark = {name!r}: give one of {', '.join(map(repr, known))}{did_you_mean(name, known)}, or install "
+            "its package"
+        )
+    metric = load_plugin("metrics", name)
+    return Benchmark(name, metric, None, frozenset({"--format"}), PER_IMAGE)
+
+
+def further_figures(
+    metrics: Sequence[str], predicted: Relations, truth: Relations, objects: Sequence[str], predicates: Sequence[str]
+) -> tuple[Figure, ...]:
+    """The figures of registered metrics, without intervals."""
+    options = Options(objects=objects, resamples=0)
+    found = (load_plugin("metrics", name)(predicted, truth, predicates, options) for name in metrics)
+    return tuple(figure for each in found for figure in each.figures)

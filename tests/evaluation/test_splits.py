@@ -79,8 +79,8 @@ def test_classes_are_grouped_as_means_are():
     truth = Relations(1, np.zeros(4, int), box, box, *np.array(kinds).T)
     rare, unseen = ({TripletClass(*kinds[place]) for place in places} for places in ((0, 1), (1, 2)))
     split = Split(name="own", unseen=frozenset(unseen))
-    options = Options(rare=frozenset(rare), split=split, resamples=0)
-    found = hico_det(replace(truth, scores=np.ones(4)), truth, ["person", "cup"], ["hold", "lift"], options)
+    options = Options(objects=["person", "cup"], rare=frozenset(rare), split=split, resamples=0)
+    found = hico_det(replace(truth, scores=np.ones(4)), truth, ["hold", "lift"], options)
     assert [each.group for each in found.classes] == [
         "rare, seen",
         "rare, unseen",
