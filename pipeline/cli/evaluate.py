@@ -46,14 +46,13 @@ from pipeline.evaluation.relations import Relations
 from pipeline.evaluation.splits import (
     HICO_TRIPLETS,
     PUBLISHED,
-    Split,
     published_split,
     read_interactions,
     read_positions,
     split_of_positions,
 )
 from pipeline.evaluation.summary import summarise
-from pipeline.evaluation.vcoco import VcocoRoles
+from pipeline.evaluation.vcoco import THINGS, as_relations
 from pipeline.evaluation.vcoco_detections import (
     EXPECTED,
     VcocoDetections,
@@ -68,6 +67,7 @@ from pipeline.report.evaluation_page import comparison_page, evaluation_markdown
 from pipeline.report.formatting import table
 from storage.atomic import write_atomic
 from storage.errors import FatalError, translate_os_errors
+from storage.json_files import json_values
 from tagger.matching import read_authors_file
 
 NOTHING = "missing objects"
@@ -133,10 +133,8 @@ class Evaluation:
         said = {"findings": self.findings, "report": None if self.report is None else str(self.report)}
         if self.comparison is not None:
             return self.comparison.as_json(**said)
-        # Only NaN differs from itself.
-        figures = [{k: None if v != v else v for k, v in vars(figure).items()} for figure in self.figures]
         named = {"benchmark": self.benchmark, "rules": self.rules}
-        return json.dumps(named | said | {"figures": figures}, allow_nan=False)
+        return json.dumps(json_values(named | said | {"figures": [*map(vars, self.figures)]}))
 
     def print(self, console: Console) -> None:
         """Prints findings, rules, and the comparison or figures."""
@@ -278,16 +276,17 @@ def score(
                 truth = _with_sizes(GroundTruth.open(annotations, ground_truth, further), root)
                 truth = truth if panoptic is None else truth.with_masks(ground_truth, panoptic)
                 findings = _rejected(truth, drop_faulty)
-                options = _with_files(options, truth, interactions, rare, split, validity, subject)
                 options = replace(
                     options,
                     objects=truth.objects,
                     known_object=known_object,
+                    validity=_validity(validity, truth),
                     boxes_given=boxes_given,
                     absent_as_zero=absent_as_zero,
                     masks=panoptic is not None if format_name == "psg" else None,
                     seen=None if seen is None else _seen(seen, truth),
                     verified=None if verified is None else _verified(verified, further["classes"], truth),
+                    **_apart(truth, interactions, rare, split, subject),
                 )
                 scored = [_scored(chosen, *named, truth, faults, options) for named in models.items()]
             findings += "\n".join(each.findings for each in scored if each.findings)
@@ -318,7 +317,7 @@ def score(
                 write_atomic(report_folder / "index.html", comparison_page(comparison).encode())
                 write_atomic(report_folder / "comparison.json", comparison.as_json().encode())
             else:
-                shown: str = options.split.name if options.split and options.split.name in PUBLISHED else setting
+                shown = split if split is not None and split in PUBLISHED else setting
                 if "--boxes-given" in chosen.options:
                     shown = "boxes given" if boxes_given else "SGDet"
                 _write_report(report_folder, chosen, scored[0], root, shown, options)
@@ -402,12 +401,12 @@ def _vcoco(
     scored = []
     for name, path in models.items():
         predicted, findings = _vcoco_detections(path, truth, annotations, files, faults)
-        roles = VcocoRoles.of(predicted, truth)
-        sizes = np.zeros((truth.images, 2), np.int64)
-        doubt = refuse_implausible(path, roles.predicted, roles.truth, sizes, roles.objects, roles.predicates)
-        model = ComparedModel(name, vcoco(predicted, truth, options), roles.predicted, roles.truth)
+        relations = as_relations(predicted, truth)
+        names = THINGS, tuple(map(" ".join, truth.roles))
+        doubt = refuse_implausible(path, *relations, np.zeros((truth.images, 2), np.int64), *names)
+        model = ComparedModel(name, vcoco(predicted, truth, options), *relations)
         findings = "\n".join(filter(None, (findings, doubt)))
-        scored.append(ScoredFile(model, roles.objects, roles.predicates, truth.uris, findings))
+        scored.append(ScoredFile(model, *names, truth.uris, findings))
     return scored
 
 
@@ -446,43 +445,33 @@ def _vcoco_detections(
     return in_roles(replace(moved, predicates=predicate), rows.objects, names, truth), str(findings)
 
 
-def _with_files(
-    options: Options,
-    truth: GroundTruth,
-    interactions: Path | None,
-    rare: Path | None,
-    split: str | None,
-    validity: Path | None,
-    subject: str,
-) -> Options:
-    """The options with what HICO-DET's files say about the ground truth."""
-    if (rare is not None or split is not None) and interactions is None:
+def _apart(
+    truth: GroundTruth, interactions: Path | None, rare: Path | None, split: str | None, subject: str
+) -> dict[str, frozenset[TripletClass]]:
+    """The `rare` and `unseen` triplets of `Options`, which files count in HICO-DET's list of interactions."""
+    if rare is None and split is None:
+        return {}
+    if interactions is None:
         raise FatalError(
             "--rare and --split name positions in HICO-DET's list of interactions; add --interactions hico_list_hoi.txt"
         )
-    triplets: list[TripletClass] = []
-    if interactions is not None and (rare is not None or split is not None):
-        listed = [(subject, predicate, object_) for predicate, object_ in read_interactions(interactions)]
-        triplets = numbered_triplets(listed, truth.objects, truth.predicates)
-    of_rare = None
+    listed = [(subject, predicate, object_) for predicate, object_ in read_interactions(interactions)]
+    triplets = numbered_triplets(listed, truth.objects, truth.predicates)
+    found = {}
     if rare is not None:
-        of_rare = split_of_positions("rare", read_positions(rare), triplets).unseen
-        if len(triplets) == HICO_TRIPLETS and not published_split("UC-RF", triplets).unseen <= of_rare:
+        found["rare"] = split_of_positions("rare", read_positions(rare), triplets)
+        if len(triplets) == HICO_TRIPLETS and not published_split("UC-RF", triplets) <= found["rare"]:
             raise FatalError(
                 f"{rare}: lacks interactions that are rare in HICO-DET; it must count from 0, in the order of "
                 f"{interactions}"
             )
-    return replace(options, validity=_validity(validity, truth), rare=of_rare, split=_split(split, triplets))
-
-
-def _split(name: str | None, triplets: Sequence[TripletClass]) -> Split | None:
-    if name is None:
-        return None
-    if name in PUBLISHED:
-        return published_split(name, triplets)
-    if not Path(name).is_file():
-        raise FatalError(f"--split {name}: is neither {', '.join(PUBLISHED)} nor a file of positions")
-    return split_of_positions(Path(name).stem, read_positions(Path(name)), triplets)
+    if split is not None and split in PUBLISHED:
+        found["unseen"] = published_split(split, triplets)
+    elif split is not None:
+        if not Path(split).is_file():
+            raise FatalError(f"--split {split}: is neither {', '.join(PUBLISHED)} nor a file of positions")
+        found["unseen"] = split_of_positions(Path(split).stem, read_positions(Path(split)), triplets)
+    return found
 
 
 def _validity(path: Path | None, truth: GroundTruth) -> np.ndarray | None:

@@ -9,19 +9,18 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from pipeline.evaluation.bootstrap import Interval, OnResample, bootstrap
+from pipeline.evaluation.detections.names import matched
 from pipeline.evaluation.hico import HicoRules, HicoScores, TripletClass, counted, match_hico
 from pipeline.evaluation.open_images import OpenImagesRules, OpenImagesScores, match_challenge, match_open_images
 from pipeline.evaluation.ranking import PER_IMAGE, Recalls, mean_of
 from pipeline.evaluation.relations import Integers, Relations
 from pipeline.evaluation.scene_graph_recall import SceneGraphRules, counted_truth, match_scene_graphs
-from pipeline.evaluation.splits import Split
-from pipeline.evaluation.vcoco import VcocoRules, match_vcoco
+from pipeline.evaluation.vcoco import match_vcoco
 from pipeline.evaluation.vcoco_detections import VcocoDetections
 from pipeline.evaluation.vcoco_truth import VcocoTruth
-from pipeline.evaluation.visual_relationships import VrdRules, match_vrd
+from pipeline.evaluation.visual_relationships import LIMITS, match_vrd
 from pipeline.runtime.plugins import load_plugin, plugin_names
 from storage.errors import FatalError, did_you_mean
-from tagger.categories.names import without_case
 
 RESAMPLES = 200
 """Test sets that are drawn for an interval."""
@@ -44,8 +43,8 @@ class Options:
     """HICO-DET: as in `HicoRules`"""
     rare: frozenset[TripletClass] | None = None
     """HICO-DET: triplets with fewer than ten training instances"""
-    split: Split | None = None
-    """HICO-DET: a zero-shot split"""
+    unseen: frozenset[TripletClass] | None = None
+    """HICO-DET: triplets that a zero-shot split leaves out"""
     suppression: bool = True
     """HICO-DET and Open Images: suppress duplicates, as CDN, RLIP and RLIPv2 do; QPIC and PySGG keep them"""
     seen: Integers | None = None
@@ -86,11 +85,8 @@ class Options:
         return {} if self.suppression else {"suppression": None}
 
 
-class Score(Protocol):
-    """A figure of predictions. `overlap`: least IoU of right boxes."""
-
-    def __call__(self, predicted: Relations, truth: Relations, /, overlap: float = 0.5) -> float:  # noqa: D102
-        ...
+Score = Callable[..., float]
+"""A figure of predictions and truth (two `Relations`). `overlap`, 0.5 by default: least IoU of right boxes."""
 
 
 class Measured(NamedTuple):
@@ -173,7 +169,7 @@ def hico_det(predicted: Relations, truth: Relations, predicates: Sequence[str], 
     settings = {"": rules} | ({"known_": replace(rules, known_object=True)} if options.known_object else {})
     matches = {prefix: match_hico(predicted, truth, each) for prefix, each in settings.items()}
     objects = options.objects
-    names = {t: f"{objects[t.subject]} {predicates[t.predicate]} {objects[t.object]}" for t in matches[""].triplets}
+    names = {t: f"{objects[t.subject]} {predicates[t.predicate]} {objects[t.object]}" for t in matches[""].kinds}
 
     def measured(chosen: Integers | None = None) -> Measured:
         scores = {prefix: each.scores(chosen) for prefix, each in matches.items()}
@@ -193,8 +189,7 @@ def hico_det(predicted: Relations, truth: Relations, predicates: Sequence[str], 
 
     authors = {p: replace(each, official=True) for p, each in settings.items() if not options.official}
     official = _hico_means({p: match_hico(predicted, truth, each).scores() for p, each in authors.items()}, options)
-    unseen = None if options.split is None else options.split.unseen
-    sides = [(options.rare, "rare", "non-rare"), (unseen, "unseen", "seen")]
+    sides = [(options.rare, "rare", "non-rare"), (options.unseen, "unseen", "seen")]
     groups = {
         name: ", ".join(inside if t in chosen else outside for chosen, inside, outside in sides if chosen is not None)
         for t, name in names.items()
@@ -211,10 +206,9 @@ def _hico_means(scores: Mapping[str, HicoScores], options: Options) -> dict[str,
     for prefix, each in scores.items():
         of_setting = {"full": each.mean()}
         if options.rare is not None:
-            others = each.average_precision.keys() - options.rare
-            of_setting |= {"rare": each.mean(options.rare), "non_rare": each.mean(others)}
-        if options.split is not None:
-            of_setting |= options.split.means(each)
+            of_setting["rare"], of_setting["non_rare"] = each.apart(options.rare)
+        if options.unseen is not None:
+            of_setting["unseen"], of_setting["seen"] = each.apart(options.unseen)
         means |= {f"{prefix}{name}": value for name, value in (of_setting | {"recall": each.mean_recall}).items()}
     return means
 
@@ -295,10 +289,8 @@ def visual_relationships(
     predicted: Relations, truth: Relations, predicates: Sequence[str], options: Options
 ) -> Evaluated:
     """VRD's recall of relations and of phrases, with one and with all predicates of a pair."""
-    rules = VrdRules()
     matches = {
-        suffix: match_vrd(predicted, truth, replace(rules, predicates_per_pair=count), options.seen)
-        for count, suffix in ((1, "k=1"), (None, "k=all"))
+        suffix: match_vrd(predicted, truth, count, options.seen) for count, suffix in ((1, "k=1"), (None, "k=all"))
     }
 
     def measured(chosen: Integers | None = None) -> Measured:
@@ -307,16 +299,15 @@ def visual_relationships(
         return _recalls(Recalls(every, scores["k=1"].by_predicate), predicates)
 
     def recall(found: Relations, true: Relations, overlap: float = 0.5) -> float:
-        return match_vrd(found, true, replace(rules, overlap=overlap)).scores().figures["relation R@50"]
+        return match_vrd(found, true, overlap=overlap).scores().figures["relation R@50"]
 
-    truths, measure = _by_predicate(truth, predicates), f"R@{rules.limits[-1]}"
+    truths, measure = _by_predicate(truth, predicates), f"R@{LIMITS[-1]}"
     return _evaluated(measured, {}, truths, truth, options, recall, "relation R@50, k=1", measure=measure)
 
 
 def vcoco(predicted: VcocoDetections, truth: VcocoTruth, options: Options) -> Evaluated:
     """Role AP of scenario 1 and 2 over 24 and 25 roles, and agent AP."""
-    rules = VcocoRules(official=options.official)
-    matches = match_vcoco(predicted, truth, rules)
+    matches = match_vcoco(predicted, truth, official=options.official)
 
     def measured(chosen: Integers | None = None) -> Measured:
         scores = matches.scores(chosen)
@@ -324,10 +315,10 @@ def vcoco(predicted: VcocoDetections, truth: VcocoTruth, options: Options) -> Ev
         return Measured(scores.figures, roles, {})
 
     def role_precision(found: Relations, _: Relations, overlap: float = 0.5) -> float:
-        changed = replace(rules, overlap=overlap)
-        return match_vcoco(replace(predicted, roles=found), truth, changed).scores().figures["role_1"]
+        matches = match_vcoco(replace(predicted, roles=found), truth, official=options.official, overlap=overlap)
+        return matches.scores().figures["role_1"]
 
-    official = {} if options.official else match_vcoco(predicted, truth, VcocoRules(official=True)).scores().figures
+    official = {} if options.official else match_vcoco(predicted, truth, official=True).scores().figures
     persons = matches.scores().persons
     truths = {" ".join(role): persons[role[0]] for role in truth.roles}
     return _evaluated(measured, official, truths, truth, options, role_precision, _LABELS["role_1"])
@@ -346,7 +337,6 @@ _LABELS = {
     "known_unseen": "Known Object: unseen",
     "known_seen": "Known Object: seen",
     "known_recall": "Known Object: recall",
-    "score_wtd": "score_wtd",
     "recall_50": "R@50",
     "wmap_rel": "wmAP_rel",
     "wmap_phr": "wmAP_phr",
@@ -396,15 +386,14 @@ def numbered_triplets(
     triplets: Iterable[tuple[str, str, str]], objects: Sequence[str], predicates: Sequence[str]
 ) -> list[TripletClass]:
     """Numbers triplets of names (subject, predicate, object). Raises ValueError for a name that is not listed."""
-    of_object, of_predicate = ({without_case(name): n for n, name in enumerate(each)} for each in (objects, predicates))
-    numbered = []
-    for subject, predicate, object_ in triplets:
-        ends = of_object.get(without_case(subject)), of_object.get(without_case(object_))
-        number = of_predicate.get(without_case(predicate))
-        if ends[0] is None or ends[1] is None or number is None:
+    rows = list(triplets)
+    subjects, verbs, things = zip(*rows, strict=True) if rows else ((), (), ())
+    ends, others, numbers = matched(subjects, objects), matched(things, objects), matched(verbs, predicates)
+    numbered = np.stack([ends, others, numbers], axis=1)
+    for (subject, predicate, object_), found in zip(rows, numbered.min(axis=1).tolist(), strict=True):
+        if found < 0:
             raise ValueError(f"triplet {subject!r} {predicate!r} {object_!r}: the ground truth has no such names")
-        numbered.append(TripletClass(ends[0], ends[1], number))
-    return numbered
+    return [TripletClass(*each) for each in numbered.tolist()]
 
 
 @dataclass(frozen=True)

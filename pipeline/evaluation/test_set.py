@@ -23,7 +23,6 @@ from pipeline.evaluation.hico import HicoScores, match_hico
 from pipeline.evaluation.predictor import Found, Names, Predictor
 from pipeline.evaluation.ranking import PER_IMAGE, best_first
 from pipeline.evaluation.relations import Interactions, Relations
-from pipeline.evaluation.splits import Split
 from pipeline.evaluation.vcoco_detections import in_roles
 from pipeline.evaluation.vcoco_truth import VcocoTruth
 from pipeline.runtime.stage import Rejected, ReportProgress
@@ -169,8 +168,8 @@ class TestSet:
         left_out = frozenset(
             t for t in tested if (objects[t.subject], predicates[t.predicate], objects[t.object]) in unseen
         )
-        means = Split(name="split", unseen=left_out).means(scores)
-        figures = {f"{name}_map": value for name, value in means.items() if not np.isnan(value)}
+        means = dict(zip(("unseen_map", "seen_map"), scores.apart(left_out), strict=True)) | {"full_map": scores.mean()}
+        figures = {name: value for name, value in means.items() if not np.isnan(value)}
         return figures | {"unseen_triplets": float(len(left_out))}
 
     def _boxes(self, position: int) -> Detections:

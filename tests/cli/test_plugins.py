@@ -41,7 +41,8 @@ counted = others:counted
 MODULE = """
 import numpy as np
 from rlip.plugins import (
-    Box, Detections, Evaluated, Figure, Labels, LabellerPlugin, Measured, OpenLabeller, Reader, Relation, Settings, Stack
+    Box, Detections, Evaluated, Figure, Labels, LabellerPlugin, Measured, OpenLabeller, Reader, Relation, Settings,
+    Stack
 )
 
 class Lines(Reader):

@@ -97,8 +97,8 @@ def drawn_set(draws: np.random.Generator) -> HicoMatches:
     order = np.lexsort((-columns[3], columns[1]))
     of_truth = np.nonzero(truths)
     return HicoMatches(
+        kinds=tuple(TripletClass(0, number, 0) for number in range(CLASSES)),
         images=IMAGES,
-        triplets=tuple(TripletClass(0, number, 0) for number in range(CLASSES)),
         bounds=np.searchsorted(columns[1][order], np.arange(CLASSES + 1)),
         position=order, image=columns[0][order], right=columns[2][order],
         truth=np.repeat(of_truth[1], truths[of_truth]), truth_image=np.repeat(of_truth[0], truths[of_truth]),
