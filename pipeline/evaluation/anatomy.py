@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from pipeline.evaluation.matching import first_of_groups, joined
 from pipeline.evaluation.ranking import best_first
-from pipeline.evaluation.relations import Flags, Floats, Integers, Interactions, Relations, aligned_iou, scores_of
+from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, aligned_iou, scores_of
 
-Score = Callable[[Relations, Relations], float]
-"""Scores predictions against the truth, e.g. the mean AP of a benchmark."""
+Score = Callable[..., float]
+"""Scores predictions against the truth, two `Relations`, e.g. by the mean AP of a benchmark. Its argument `overlap`,
+0.5 by default, is the least IoU of right boxes."""
 
 OVERLAP = 0.5
 """Least IoU of a right box."""
@@ -78,13 +79,11 @@ class Dissection:
     @property
     def right(self) -> Flags:
         """N: whether the prediction is right."""
-        right: Flags = self.kind == _RIGHT
-        return right
+        return np.asarray(self.kind == _RIGHT)
 
     def of_kind(self, kind: ErrorKind) -> Flags:
         """N: whether the prediction has this kind of error. No prediction is of kind MISSED."""
-        flags: Flags = self.kind == _CODE.get(kind, len(FALSE_POSITIVES))
-        return flags
+        return np.asarray(self.kind == _CODE.get(kind, len(FALSE_POSITIVES)))
 
     @property
     def counts(self) -> dict[ErrorKind, int]:
@@ -275,9 +274,7 @@ def _iou(left: Floats, right: Floats) -> Floats:
 def _overwritten(predicted: Relations, rows: Integers, truth: Relations, truths: Integers) -> Relations:
     """Returns the predictions with some rows replaced by truths; scores stay."""
     columns = {}
-    for field in fields(Interactions):
-        if field.name == "scores":
-            continue
-        columns[field.name] = getattr(predicted, field.name).copy()
-        columns[field.name][rows] = getattr(truth, field.name)[truths]
+    for name in ("subject_boxes", "object_boxes", "subject_labels", "object_labels", "predicates"):
+        columns[name] = getattr(predicted, name).copy()
+        columns[name][rows] = getattr(truth, name)[truths]
     return replace(predicted, **columns)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from pipeline.evaluation.anatomy import Score
 from pipeline.evaluation.bootstrap import Interval, OnResample, bootstrap
 from pipeline.evaluation.detections.names import matched
 from pipeline.evaluation.hico import HicoRules, HicoScores, TripletClass, counted, match_hico
@@ -83,10 +84,6 @@ class Options:
     def suppressed(self) -> dict[str, Any]:
         """What the rules of HICO-DET and Open Images say about duplicates."""
         return {} if self.suppression else {"suppression": None}
-
-
-Score = Callable[..., float]
-"""A figure of predictions and truth (two `Relations`). `overlap`, 0.5 by default: least IoU of right boxes."""
 
 
 class Measured(NamedTuple):

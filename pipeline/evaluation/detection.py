@@ -17,7 +17,7 @@ from pipeline.evaluation.relations import Floats, Integers
 
 @dataclass(frozen=True)
 class Detections:
-    """Labelled boxes of one image, N×4 absolute pixels (left, top, right, bottom). Ground truth has no scores.
+    """N labelled boxes, N×4 absolute pixels (left, top, right, bottom), of one image. Ground truth has no scores.
 
     `crowd` (N) marks ground truth that is not an object to find: what lies in it counts neither as right nor as wrong.
     """

@@ -162,8 +162,7 @@ def kept(group: Integers, boxes: Sequence[Floats], powers: Sequence[float], thre
     The overlap of two items of a group is the product of the IoU of their N×4 `boxes` to the `powers`. An item is
     suppressed when that of a better kept one exceeds `threshold`.
     """
-    first: Flags = representatives(group, boxes, powers, threshold) == np.arange(len(group))
-    return first
+    return np.asarray(representatives(group, boxes, powers, threshold) == np.arange(len(group)))
 
 
 def representatives(group: Integers, boxes: Sequence[Floats], powers: Sequence[float], threshold: float) -> Integers:

@@ -22,7 +22,7 @@ from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import HicoScores, match_hico
 from pipeline.evaluation.predictor import Found, Names, Predictor
 from pipeline.evaluation.ranking import PER_IMAGE, best_first
-from pipeline.evaluation.relations import Interactions, Relations
+from pipeline.evaluation.relations import Relations
 from pipeline.evaluation.vcoco_detections import in_roles
 from pipeline.evaluation.vcoco_truth import VcocoTruth
 from pipeline.runtime.stage import Rejected, ReportProgress
@@ -36,13 +36,13 @@ class ScoredImage(NamedTuple):
     """What is scored of an image: its position in the test set, its relations, and its boxes without duplicates."""
 
     position: int
-    relations: Interactions
+    relations: Relations
     boxes: Detections
 
     @classmethod
     def of(cls, position: int, found: Found) -> ScoredImage:
         """Keeps what is scored."""
-        return cls(position, found.interactions(), found.boxes.without_duplicates(DUPLICATE_BOXES))
+        return cls(position, found.relations(), found.boxes.without_duplicates(DUPLICATE_BOXES))
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class TestSet:
 
     def _boxes(self, position: int) -> Detections:
         every = self.truth.boxes
-        first, last = np.searchsorted(every.image, (position, position + 1))
+        first, last = np.searchsorted(self.truth.box_images, (position, position + 1))
         return Detections(every.boxes[first:last], every.labels[first:last], crowd=every.crowd[first:last])
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from relation_rows import best_of_pairs
+from relation_rows import best_of_pairs, of_image
 
 from pipeline.evaluation.hico import HicoRules, TripletClass, match_hico
 from pipeline.evaluation.open_images import OpenImagesRules, match_open_images
-from pipeline.evaluation.relations import Interactions, Relations
+from pipeline.evaluation.relations import Relations
 from pipeline.evaluation.vcoco import match_vcoco
 from pipeline.evaluation.vcoco_detections import read_vcoco_detections
 from pipeline.evaluation.vcoco_truth import read_vcoco_truth
@@ -45,7 +45,7 @@ def given(recorded: dict, key: str) -> Relations:
         boxes = np.array([*truth["boxes"], [np.nan] * 4])
         labels = np.array([*truth["labels"], -1], np.int64)
         ends = rows[:, 0], rows[:, 1]
-        images.append(Interactions(boxes[ends[0]], boxes[ends[1]], labels[ends[0]], labels[ends[1]], rows[:, 2]))
+        images.append(of_image(boxes[ends[0]], boxes[ends[1]], labels[ends[0]], labels[ends[1]], rows[:, 2]))
     return Relations.of(images)
 
 
