@@ -201,12 +201,12 @@ def _hico_means(scores: Mapping[str, HicoScores], options: Options) -> dict[str,
     """The means of each setting, whose prefix begins their names."""
     means: dict[str, float] = {}
     for prefix, each in scores.items():
-        of_setting = {"full": each.mean()}
+        means[f"{prefix}full"] = each.mean()
         if options.rare is not None:
-            of_setting["rare"], of_setting["non_rare"] = each.apart(options.rare)
+            means[f"{prefix}rare"], means[f"{prefix}non_rare"] = each.apart(options.rare)
         if options.unseen is not None:
-            of_setting["unseen"], of_setting["seen"] = each.apart(options.unseen)
-        means |= {f"{prefix}{name}": value for name, value in (of_setting | {"recall": each.mean_recall}).items()}
+            means[f"{prefix}unseen"], means[f"{prefix}seen"] = each.apart(options.unseen)
+        means[f"{prefix}recall"] = each.mean_recall
     return means
 
 
@@ -384,13 +384,13 @@ def numbered_triplets(
 ) -> list[TripletClass]:
     """Numbers triplets of names (subject, predicate, object). Raises ValueError for a name that is not listed."""
     rows = list(triplets)
-    subjects, verbs, things = zip(*rows, strict=True) if rows else ((), (), ())
-    ends, others, numbers = matched(subjects, objects), matched(things, objects), matched(verbs, predicates)
-    numbered = np.stack([ends, others, numbers], axis=1)
-    for (subject, predicate, object_), found in zip(rows, numbered.min(axis=1).tolist(), strict=True):
-        if found < 0:
+    subjects, verbs, things = np.array(rows, object).reshape(-1, 3).T
+    columns = matched(subjects, objects), matched(things, objects), matched(verbs, predicates)
+    numbered = [TripletClass(*each) for each in np.stack(columns, axis=1).tolist()]
+    for (subject, predicate, object_), found in zip(rows, numbered, strict=True):
+        if min(found) < 0:
             raise ValueError(f"triplet {subject!r} {predicate!r} {object_!r}: the ground truth has no such names")
-    return [TripletClass(*each) for each in numbered.tolist()]
+    return numbered
 
 
 @dataclass(frozen=True)
@@ -402,7 +402,7 @@ class Benchmark:
     """A `Metric`, or `vcoco`"""
     format: str | None
     """The format of its ground truth unless another is named; None: there is no usual one"""
-    options: frozenset[str]
+    options: tuple[str, ...] = ()
     """Which of the options that only some benchmarks have a rule for it takes"""
     per_image: int | None = None
     """Predictions of an image that count, the best ones; None: other rules limit pairs, or none does"""
@@ -418,22 +418,16 @@ class Benchmark:
         return self.published or self.name
 
 
-_OF_HICO = {"--known-object", "--interactions", "--rare", "--split", "--setting", "--validity", "--subject"}
-_OF_GRAPHS = {"--boxes-given", "--absent-as-zero", "--masks"}
+_OF_HICO = ("--known-object", "--interactions", "--rare", "--split", "--setting", "--validity", "--subject")
+_OF_GRAPHS = ("--boxes-given", "--absent-as-zero", "--masks")
 BENCHMARKS: Mapping[str, Benchmark] = {
     each.name: each
     for each in (
-        Benchmark("hico-det", hico_det, "hico_det", frozenset({"--format", "--no-suppression", *_OF_HICO}), PER_IMAGE),
-        Benchmark("vcoco", vcoco, "vcoco", frozenset(), published="v-coco", by_roles=True),
-        Benchmark(
-            "open-images",
-            open_images,
-            "open_images",
-            frozenset({"--format", "--no-suppression", "--verified"}),
-            PER_IMAGE,
-        ),
-        Benchmark("vrd", visual_relationships, "vrd", frozenset({"--format", "--seen"})),
-        Benchmark("vg", visual_genome, "vg150", frozenset({"--format", "--seen", *_OF_GRAPHS})),
+        Benchmark("hico-det", hico_det, "hico_det", ("--format", "--no-suppression", *_OF_HICO), PER_IMAGE),
+        Benchmark("vcoco", vcoco, "vcoco", published="v-coco", by_roles=True),
+        Benchmark("open-images", open_images, "open_images", ("--format", "--no-suppression", "--verified"), PER_IMAGE),
+        Benchmark("vrd", visual_relationships, "vrd", ("--format", "--seen")),
+        Benchmark("vg", visual_genome, "vg150", ("--format", "--seen", *_OF_GRAPHS)),
     )
 }
 """The project's own benchmarks, by name."""
@@ -450,7 +444,7 @@ def find_benchmark(name: str) -> Benchmark:
             "its package"
         )
     metric = load_plugin("metrics", name)
-    return Benchmark(name, metric, None, frozenset({"--format"}), PER_IMAGE)
+    return Benchmark(name, metric, None, ("--format",), PER_IMAGE)
 
 
 def further_figures(

@@ -27,13 +27,19 @@ class Detections:
     scores: Floats | None = None
     crowd: NDArray[np.bool_] | None = None
 
+    def take(self, index: Integers | slice) -> Detections:
+        """Returns the boxes that `index` (positions or a slice) selects, in its order."""
+        scores = None if self.scores is None else self.scores[index]
+        crowd = None if self.crowd is None else self.crowd[index]
+        return Detections(self.boxes[index], self.labels[index], scores, crowd)
+
     def without_duplicates(self, threshold: float) -> Detections:
         """Suppresses boxes that overlap a better one of the same label by more than `threshold`. Sorts best first."""
         if self.scores is None or not len(self.labels):
             return self
         order = np.argsort(-self.scores, kind="stable")
         order = order[kept(self.labels[order], [self.boxes[order]], [1.0], threshold)]
-        return Detections(self.boxes[order], self.labels[order], self.scores[order])
+        return self.take(order)
 
 
 def average_precision_50(predictions: Sequence[Detections], truths: Sequence[Detections]) -> dict[int, float]:

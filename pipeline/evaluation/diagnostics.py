@@ -85,10 +85,7 @@ def _predicate_precision(
     rows = np.sort(first_of_groups(numbered(pairs), -scores_of(predicted)[on_pair]))
     right = np.isin(*numbered_alike([each[rows] for each in pairs], [pair_of_truth[true], truth.predicates[true]]))
     ranking = Ranking.of(predicted.take(on_pair[rows]), right, pairs[1][rows], truth.take(true), truth.predicates[true])
-    kinds, counts = np.unique(truth.predicates[true], return_counts=True)
-    return dict(zip(kinds.tolist(), ranking.areas()[0].tolist(), strict=True)), dict(
-        zip(kinds.tolist(), counts.tolist(), strict=True)
-    )
+    return ranking.precision(), dict(zip(ranking.kinds, ranking.counted()[1].tolist(), strict=True))
 
 
 def confused_predicates(dissection: Dissection) -> Integers:
@@ -159,8 +156,7 @@ def calibration(scores: Floats, right: Flags) -> Reliability:
 
 
 def _ratio(total: NDArray[Any], count: NDArray[Any]) -> Floats:
-    ratio: Floats = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
-    return ratio
+    return np.asarray(np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0))
 
 
 def image_precision(dissection: Dissection) -> Floats:

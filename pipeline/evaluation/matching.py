@@ -76,7 +76,7 @@ def joined(left: Integers, right: Integers) -> tuple[Integers, Integers]:
     return np.repeat(np.arange(len(left)), counts), order[first + np.arange(int(counts.sum()))]
 
 
-def numbered(columns: Sequence[Integers] | Integers) -> Integers:
+def numbered(columns: Sequence[Integers]) -> Integers:
     """Returns a number for each row of integer columns. Equal rows have equal numbers, which ascend as the rows do."""
     numbers = np.zeros(len(columns[0]), np.int64)
     for column in columns:
@@ -86,9 +86,7 @@ def numbered(columns: Sequence[Integers] | Integers) -> Integers:
     return numbers.astype(np.int64)
 
 
-def numbered_alike(
-    left: Sequence[Integers] | Integers, right: Sequence[Integers] | Integers
-) -> tuple[Integers, Integers]:
+def numbered_alike(left: Sequence[Integers], right: Sequence[Integers]) -> tuple[Integers, Integers]:
     """Numbers the rows of two tables of integer columns, so that rows have equal numbers exactly if they are equal."""
     numbers = numbered([np.concatenate(pair) for pair in zip(left, right, strict=True)])
     return numbers[: len(left[0])], numbers[len(left[0]) :]
@@ -98,7 +96,7 @@ def unseen_triplets(truth: Relations, seen: Integers | None) -> Flags:
     """Marks the truths whose triplet is not in `seen` (M×3: subject label, object label, predicate); none if None."""
     if seen is None:
         return np.zeros(len(truth), bool)
-    true, known = numbered_alike(truth.triplets.T, seen.reshape(-1, 3).T)
+    true, known = numbered_alike([*truth.triplets.T], [*seen.reshape(-1, 3).T])
     return ~np.isin(true, known)
 
 

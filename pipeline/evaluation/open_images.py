@@ -163,7 +163,7 @@ def _phrases(ranked: Relations, truth: Relations, rules: OpenImagesRules) -> Ran
 def _ranking(predicted: Relations, right: Flags, truth: Relations, rules: OpenImagesRules) -> Ranking:
     if not rules.official:
         return Ranking.of(predicted, right, predicted.predicates, truth, truth.predicates)
-    labels, true_labels = numbered_alike(predicted.triplets.T, truth.triplets.T)
+    labels, true_labels = numbered_alike([*predicted.triplets.T], [*truth.triplets.T])
     kinds = [TripletClass(*row) for row in np.unique(truth.triplets, axis=0).tolist()]
     return replace(Ranking.of(predicted, right, labels, truth, true_labels), kinds=kinds)
 
@@ -181,7 +181,7 @@ def _misplaced(candidates: MatchCandidates, phrases: Relations, truth: Relations
     moved = now[candidates.prediction]
     order = np.lexsort((candidates.truth, moved))
     wrong = MatchCandidates(moved[order], candidates.truth[order], candidates.overlap[order])
-    known = np.isin(*numbered_alike(phrases.triplets.T, truth.triplets.T))
+    known = np.isin(*numbered_alike([*phrases.triplets.T], [*truth.triplets.T]))
     return wrong.take(known[wrong.prediction])
 
 

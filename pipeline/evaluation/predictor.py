@@ -77,8 +77,7 @@ class Found:
         ends = np.stack([thing[self.subjects], thing[self.objects], self.predicates], axis=1)
         _, first = np.unique(ends, axis=0, return_index=True)  # relations come best first
         rows = np.sort(first[ends[first, 0] != ends[first, 1]])[:per_image]
-        boxes = Detections(found.boxes[kept], found.labels[kept], found.scores[kept])
-        return Found(boxes, ends[rows, 0], ends[rows, 1], self.predicates[rows], self.scores[rows])
+        return Found(found.take(kept), ends[rows, 0], ends[rows, 1], self.predicates[rows], self.scores[rows])
 
     def relations(self) -> Relations:
         """Returns the relations with their boxes and labels."""
