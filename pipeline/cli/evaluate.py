@@ -39,7 +39,6 @@ from pipeline.evaluation.detections.names import counted_names, matched
 from pipeline.evaluation.detections.plausible import refuse_implausible
 from pipeline.evaluation.detections.read import DetectionSet, read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.evaluation.hico import TripletClass
 from pipeline.evaluation.matching import pair_numbers
 from pipeline.evaluation.ranking import PER_IMAGE
 from pipeline.evaluation.relations import Relations
@@ -447,7 +446,7 @@ def _vcoco_detections(
 
 def _apart(
     truth: GroundTruth, interactions: Path | None, rare: Path | None, split: str | None, subject: str
-) -> dict[str, frozenset[TripletClass]]:
+) -> dict[str, Any]:
     """The `rare` and `unseen` triplets of `Options`, which files count in HICO-DET's list of interactions."""
     if rare is None and split is None:
         return {}

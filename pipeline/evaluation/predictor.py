@@ -81,9 +81,8 @@ class Found:
 
     def relations(self) -> Relations:
         """Returns the relations with their boxes and labels."""
-        ends = [
-            column[end] for column in (self.boxes.boxes, self.boxes.labels) for end in (self.subjects, self.objects)
-        ]
+        boxes, labels = self.boxes.boxes, self.boxes.labels
+        ends = boxes[self.subjects], boxes[self.objects], labels[self.subjects], labels[self.objects]
         return Relations(1, np.zeros(len(self.subjects), np.int64), *ends, self.predicates, self.scores)
 
     def row(self, names: Names) -> dict[str, Any]:

@@ -70,9 +70,9 @@ class VcocoMatches:
 
     def scores(self, chosen: Integers | None = None) -> VcocoScores:
         """Returns the scores on the chosen images (positions; repeated ones count repeatedly), all by default."""
-        precision = (each.precision(chosen) for each in (self.agents, self.first, self.second))
-        persons = self.agents.counted(chosen)[1].tolist()
-        return VcocoScores(*precision, dict(zip(self.agents.kinds, persons, strict=True)), self.official)
+        agent, first, second = (each.precision(chosen) for each in (self.agents, self.first, self.second))
+        persons = dict(zip(self.agents.kinds, self.agents.counted(chosen)[1].tolist(), strict=True))
+        return VcocoScores(agent, first, second, persons, self.official)
 
 
 def match_vcoco(
