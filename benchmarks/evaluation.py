@@ -31,7 +31,7 @@ from pipeline.evaluation.detections.read import read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import POWERS, HicoRules, TripletClass, match_hico
 from pipeline.evaluation.predictor import Found, Names
-from pipeline.evaluation.relations import Integers, LabelledBoxes, Relations, aligned_iou, scores_of
+from pipeline.evaluation.relations import Integers, Relations, aligned_iou, scores_of
 from pipeline.evaluation.scene_graph_recall import SceneGraphRules, match_scene_graphs
 from storage.tables import DETECTIONS
 
@@ -326,10 +326,10 @@ def read_graphs(path: Path, images: int) -> list[Row]:
     """Measures reading such a table for the figures of scene graphs, and the memory of this process."""
     none, boxes = np.zeros(0, np.int64), np.zeros((0, 4))
     relations = Relations(images, none, boxes, boxes, none, none, none)
-    labelled = LabelledBoxes(none, boxes, none, none > 0)
+    labelled = Detections(boxes, none, crowd=none > 0)
     truth = GroundTruth(
         GRAPH_NAMES.objects, GRAPH_NAMES.predicates, np.arange(images), tuple(map(str, range(images))),
-        np.tile([640, 480], (images, 1)), relations, labelled, np.zeros((0, 2), np.int64),
+        np.tile([640, 480], (images, 1)), relations, labelled, none, np.zeros((0, 2), np.int64),
     )  # fmt: skip
     seconds = cpu_seconds(lambda: read_detections(path, truth, per_image=None))
     note = f"{images:,} images with 7,500 pairs"

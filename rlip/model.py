@@ -156,8 +156,8 @@ def evaluate(
 ) -> Evaluation:
     """Scores predictions, or a detections file from any source, by the rules of a public benchmark.
 
-    Several files are compared with the first. `benchmark`: hico-det, vcoco, open-images, vrd or vg. `annotations`: its
-    ground truth. `options`: as in `rlip evaluate`, e.g. split and known_object; `--file` is files, a list, and
+    Several files are compared with the first. `benchmark`: its name in `rlip evaluate`, e.g. hico-det. `annotations`:
+    its ground truth. `options`: as in `rlip evaluate`, e.g. split and known_object; `--file` is files, a list, and
     `--report` is report_folder.
     """
     given = [predictions] if isinstance(predictions, str | Path | Prediction) else list(predictions)

@@ -5,7 +5,13 @@ from pipeline.data.datasets.reader import Reader as Reader
 from pipeline.data.datasets.record import AnnotatedRelation as AnnotatedRelation, Box as Box, ImageRecord as ImageRecord
 from pipeline.detection.detector import Detector as Detector
 from pipeline.detection.weights_files import DetectorFiles as DetectorFiles
-from pipeline.evaluation.benchmark import Evaluated as Evaluated, Figure as Figure, Metric as Metric
+from pipeline.evaluation.benchmark import (
+    ClassScore as ClassScore,
+    Evaluated as Evaluated,
+    Figure as Figure,
+    Measured as Measured,
+    Metric as Metric,
+)
 from pipeline.evaluation.detection import Detections as Detections
 from pipeline.interop.export_run import Writer as Writer
 from pipeline.interop.run_rows import RunRows as RunRows, Tally as Tally, relations_of as relations_of

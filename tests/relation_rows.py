@@ -3,7 +3,7 @@
 import numpy as np
 
 from pipeline.evaluation.ranking import best_entries
-from pipeline.evaluation.relations import Interactions, Relations
+from pipeline.evaluation.relations import Relations
 
 A, B, C, D = ([x, 10.0, x + 39, 89.0] for x in (0.0, 100.0, 200.0, 300.0))
 """Boxes of 40 by 80 pixels that do not overlap."""
@@ -29,10 +29,16 @@ def truths(rows, images=1) -> Relations:
     return relations(rows, images, scored=False)
 
 
-def best_of_pairs(subject_boxes, object_boxes, subject_labels, object_labels, scores, limit) -> Interactions:
+def of_image(subject_boxes, object_boxes, subject_labels, object_labels, predicates, scores=None) -> Relations:
+    """The relations of one image."""
+    columns = subject_boxes, object_boxes, subject_labels, object_labels, predicates
+    return Relations(1, np.zeros(len(predicates), np.int64), *columns, scores)
+
+
+def best_of_pairs(subject_boxes, object_boxes, subject_labels, object_labels, scores, limit) -> Relations:
     """The `limit` best interactions of an image with P pairs, from P×C scores of predicates."""
     pair, predicate = best_entries(scores, limit)
-    return Interactions(
+    return of_image(
         subject_boxes.reshape(-1, 4)[pair], object_boxes.reshape(-1, 4)[pair], subject_labels[pair],
         object_labels[pair], predicate, scores[pair, predicate],
     )  # fmt: skip

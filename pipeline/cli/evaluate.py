@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -23,30 +23,35 @@ from pipeline.data.datasets.record import NO_OBJECT
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import BadImage, probe, read_image
 from pipeline.data.images.refs import ImageFolder
-from pipeline.evaluation import benchmark as benchmarks
 from pipeline.evaluation.anatomy import dissect
-from pipeline.evaluation.benchmark import Evaluated, Figure, Options, numbered_triplets
+from pipeline.evaluation.benchmark import (
+    BENCHMARKS,
+    Benchmark,
+    Figure,
+    Options,
+    find_benchmark,
+    numbered_triplets,
+    vcoco,
+)
 from pipeline.evaluation.comparison import ComparedModel, Comparison, compare
 from pipeline.evaluation.detections.content import Faults
 from pipeline.evaluation.detections.names import counted_names, matched
 from pipeline.evaluation.detections.plausible import refuse_implausible
 from pipeline.evaluation.detections.read import DetectionSet, read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.evaluation.hico import TripletClass
 from pipeline.evaluation.matching import pair_numbers
 from pipeline.evaluation.ranking import PER_IMAGE
 from pipeline.evaluation.relations import Relations
 from pipeline.evaluation.splits import (
     HICO_TRIPLETS,
     PUBLISHED,
-    Split,
     published_split,
     read_interactions,
     read_positions,
     split_of_positions,
 )
 from pipeline.evaluation.summary import summarise
-from pipeline.evaluation.vcoco import VcocoRoles
+from pipeline.evaluation.vcoco import THINGS, as_relations
 from pipeline.evaluation.vcoco_detections import (
     EXPECTED,
     VcocoDetections,
@@ -61,34 +66,9 @@ from pipeline.report.evaluation_page import comparison_page, evaluation_markdown
 from pipeline.report.formatting import table
 from storage.atomic import write_atomic
 from storage.errors import FatalError, translate_os_errors
+from storage.json_files import json_values
 from tagger.matching import read_authors_file
 
-Benchmark = Literal["hico-det", "vcoco", "open-images", "vrd", "vg"]
-FORMATS: dict[Benchmark, str] = {
-    "hico-det": "hico_det",
-    "vcoco": "vcoco",
-    "open-images": "open_images",
-    "vrd": "vrd",
-    "vg": "vg150",
-}
-"""The format of a benchmark's ground truth unless another is named."""
-USED_BY: dict[str, tuple[Benchmark, ...]] = {
-    "--known-object": ("hico-det",),
-    "--interactions": ("hico-det",),
-    "--rare": ("hico-det",),
-    "--split": ("hico-det",),
-    "--validity": ("hico-det",),
-    "--no-suppression": ("hico-det", "open-images"),
-    "--verified": ("open-images",),
-    "--boxes-given": ("vg",),
-    "--absent-as-zero": ("vg",),
-    "--masks": ("vg",),
-    "--seen": ("vg", "vrd"),
-    "--format": ("hico-det", "open-images", "vrd", "vg"),
-    "--subject": ("hico-det",),
-    "--setting": ("hico-det",),
-}
-"""Options that only some benchmarks have a rule for."""
 NOTHING = "missing objects"
 """What RLIPv2's authors call the object of an action without one in V-COCO."""
 UNKNOWN_IDS = ("unknown category id", "unknown verb id", "unknown category", "relation of unknown category")
@@ -105,36 +85,26 @@ class ScoredFile(NamedTuple):
     findings: str = ""
 
 
-def _published_name(benchmark: Benchmark, masks: bool | None) -> str:
-    """The name in `published.toml`, which has no results of PSG by boxes. `masks`: as in `Options`."""
-    if masks is not None:
-        return "psg" if masks else "psg-boxes"
-    return "v-coco" if benchmark == "vcoco" else benchmark
-
-
 def _write_report(
     folder: Path, benchmark: Benchmark, scored: ScoredFile, root: ImageFolder | None, setting: str, options: Options
 ) -> None:
     """Writes a page, a Markdown table and JSON. `root`: the folder of images, to show some."""
     uris, (name, evaluated, predicted, truth) = scored.uris, scored.model
-    # What the headline figure takes: other benchmarks limit pairs, or nothing.
-    per_image = PER_IMAGE if benchmark in ("hico-det", "open-images") else None
     shown = EvaluatedImages(
-        dissect(predicted, truth, per_image),
+        dissect(predicted, truth, benchmark.per_image),
         scored.objects,
         scored.predicates,
         uris,
         lambda position: read_image(Path(uris[position]) if root is None else root.place(uris[position])),
     )
     summary = summarise(
-        _published_name(benchmark, options.masks),
+        benchmark.published_name(options.masks),
         name,
         evaluated,
         shown.dissection,
         shown.predicates,
         setting=setting,
-        suppression=options.suppression if benchmark in USED_BY["--no-suppression"] else None,
-        named_rules=options.named_rules(benchmark),
+        suppression=options.suppression if "--no-suppression" in benchmark.options else None,
         official=options.official,
     )
     write_atomic(folder / "index.html", evaluation_page(summary, None if root is None else shown).encode())
@@ -162,10 +132,8 @@ class Evaluation:
         said = {"findings": self.findings, "report": None if self.report is None else str(self.report)}
         if self.comparison is not None:
             return self.comparison.as_json(**said)
-        # Only NaN differs from itself.
-        figures = [{k: None if v != v else v for k, v in vars(figure).items()} for figure in self.figures]
         named = {"benchmark": self.benchmark, "rules": self.rules}
-        return json.dumps(named | said | {"figures": figures}, allow_nan=False)
+        return json.dumps(json_values(named | said | {"figures": [*map(vars, self.figures)]}))
 
     def print(self, console: Console) -> None:
         """Prints findings, rules, and the comparison or figures."""
@@ -180,7 +148,8 @@ class Evaluation:
 
 def score(
     benchmark: Annotated[
-        Benchmark, typer.Argument(metavar="BENCHMARK", help="hico-det, vcoco, open-images, vrd or vg.")
+        str,
+        typer.Argument(metavar="BENCHMARK", help=f"{', '.join(BENCHMARKS)}, or a registered metric."),
     ],
     ground_truth: Annotated[Path, typer.Option("--ground-truth", help="The benchmark's annotation file.")],
     detections: Annotated[
@@ -261,6 +230,7 @@ def score(
     ] = None,
 ) -> Evaluation:
     """Score a detections file by the rules of a public benchmark."""
+    chosen = find_benchmark(benchmark)
     given = {
         "--known-object": known_object, "--interactions": interactions, "--rare": rare, "--split": split,
         "--validity": validity, "--no-suppression": no_suppression, "--verified": verified,
@@ -268,8 +238,12 @@ def score(
         "--masks": masks, "--subject": subject != "person", "--setting": setting != "full",
     }  # fmt: skip
     for option, value in given.items():
-        if value and benchmark not in USED_BY[option]:
-            raise FatalError(f"{option}: {benchmark} has no such rule, only {', '.join(USED_BY[option])}; omit it")
+        if value and option not in chosen.options:
+            others = ", ".join(each.name for each in BENCHMARKS.values() if option in each.options)
+            raise FatalError(f"{option}: {benchmark} has no such rule, only {others}; omit it")
+    annotations = format_name or chosen.format
+    if annotations is None:
+        raise FatalError(f"{benchmark}: has no annotations of its own; name the layout of yours with --format")
     if setting != "full" and split in PUBLISHED:
         raise FatalError("--setting, --split: no published result has both; omit one")
     if setting != "full" and (report_folder is None or len(detections) > 1):
@@ -295,23 +269,25 @@ def score(
             suppression=not no_suppression,
         )
         try:
-            if benchmark == "vcoco":
+            if chosen.by_roles:
                 scored = _vcoco(ground_truth, further, models, faults, options)
             else:
-                truth = _with_sizes(GroundTruth.open(format_name or FORMATS[benchmark], ground_truth, further), root)
+                truth = _with_sizes(GroundTruth.open(annotations, ground_truth, further), root)
                 truth = truth if panoptic is None else truth.with_masks(ground_truth, panoptic)
                 findings = _rejected(truth, drop_faulty)
-                options = _with_files(options, truth, interactions, rare, split, validity, subject)
                 options = replace(
                     options,
+                    objects=truth.objects,
                     known_object=known_object,
+                    validity=_validity(validity, truth),
                     boxes_given=boxes_given,
                     absent_as_zero=absent_as_zero,
                     masks=panoptic is not None if format_name == "psg" else None,
                     seen=None if seen is None else _seen(seen, truth),
                     verified=None if verified is None else _verified(verified, further["classes"], truth),
+                    **_apart(truth, interactions, rare, split, subject),
                 )
-                scored = [_scored(benchmark, *named, truth, faults, options) for named in models.items()]
+                scored = [_scored(chosen, *named, truth, faults, options) for named in models.items()]
             findings += "\n".join(each.findings for each in scored if each.findings)
             if compared:
                 if (
@@ -324,10 +300,10 @@ def score(
                         "models; omit --official"
                     )
                 comparison = compare(
-                    _published_name(benchmark, options.masks),
+                    chosen.published_name(options.masks),
                     [each.model for each in scored],
                     scored[0].predicates,
-                    options.named_rules(benchmark),
+                    scored[0].model.evaluated.rules,
                     resamples=intervals,
                     report=options.report,
                 )
@@ -340,13 +316,13 @@ def score(
                 write_atomic(report_folder / "index.html", comparison_page(comparison).encode())
                 write_atomic(report_folder / "comparison.json", comparison.as_json().encode())
             else:
-                shown: str = options.split.name if options.split and options.split.name in PUBLISHED else setting
-                if benchmark == "vg":
+                shown = split if split is not None and split in PUBLISHED else setting
+                if "--boxes-given" in chosen.options:
                     shown = "boxes given" if boxes_given else "SGDet"
-                _write_report(report_folder, benchmark, scored[0], root, shown, options)
+                _write_report(report_folder, chosen, scored[0], root, shown, options)
     page = None if report_folder is None else report_folder / "index.html"
-    figures, rules = tuple(scored[0].model.evaluated.figures), options.named_rules(benchmark)
-    return Evaluation(benchmark, rules, figures, findings, page, comparison if compared else None)
+    first = scored[0].model.evaluated
+    return Evaluation(benchmark, first.rules, first.figures, findings, page, comparison if compared else None)
 
 
 def _print(evaluation: Evaluation, as_json: AsJson = False) -> None:
@@ -372,21 +348,14 @@ def _scored(
     benchmark: Benchmark, name: str, path: Path, truth: GroundTruth, faults: Mapping[str, Any], options: Options
 ) -> ScoredFile:
     allowed = None if options.validity is None else options.validity.T > 0
-    per_image = None if benchmark in ("vg", "vrd") else PER_IMAGE
-    found = read_detections(path, truth, **faults, per_image=per_image, allowed=allowed)
+    found = read_detections(path, truth, **faults, per_image=benchmark.per_image, allowed=allowed)
     truth, predicted, true = found.truth, found.relations, found.truth.relations
     names = truth.objects, truth.predicates
     doubt = refuse_implausible(path, predicted, true, truth.sizes, *names)
-    run: dict[str, Callable[[], Evaluated]] = {
-        "hico-det": lambda: benchmarks.hico_det(predicted, true, *names, options),
-        "open-images": lambda: benchmarks.open_images(predicted, true, truth.predicates, options),
-        "vg": lambda: benchmarks.visual_genome(predicted, true, truth.predicates, options),
-        "vrd": lambda: benchmarks.visual_relationships(predicted, true, truth.predicates, options),
-    }
-    evaluated = run[benchmark]()
+    evaluated = benchmark.metric(predicted, true, truth.predicates, options)
     predicted = predicted if evaluated.counted is None else evaluated.counted
     predicted, true = (replace(each, masks=None) for each in (predicted, true))
-    cut = _cut_pairs(path, found.relations) if per_image is None else _cut_before(path, found, options)
+    cut = _cut_pairs(path, found.relations) if benchmark.per_image is None else _cut_before(path, found, options)
     findings = "\n".join(filter(None, (str(found.findings), doubt, cut)))
     return ScoredFile(ComparedModel(name, evaluated, predicted, true), *names, truth.uris, findings)
 
@@ -431,12 +400,12 @@ def _vcoco(
     scored = []
     for name, path in models.items():
         predicted, findings = _vcoco_detections(path, truth, annotations, files, faults)
-        roles = VcocoRoles.of(predicted, truth)
-        sizes = np.zeros((truth.images, 2), np.int64)
-        doubt = refuse_implausible(path, roles.predicted, roles.truth, sizes, roles.objects, roles.predicates)
-        model = ComparedModel(name, benchmarks.vcoco(predicted, truth, options), roles.predicted, roles.truth)
+        relations = as_relations(predicted, truth)
+        names = THINGS, tuple(map(" ".join, truth.roles))
+        doubt = refuse_implausible(path, *relations, np.zeros((truth.images, 2), np.int64), *names)
+        model = ComparedModel(name, vcoco(predicted, truth, options), *relations)
         findings = "\n".join(filter(None, (findings, doubt)))
-        scored.append(ScoredFile(model, roles.objects, roles.predicates, truth.uris, findings))
+        scored.append(ScoredFile(model, *names, truth.uris, findings))
     return scored
 
 
@@ -475,43 +444,33 @@ def _vcoco_detections(
     return in_roles(replace(moved, predicates=predicate), rows.objects, names, truth), str(findings)
 
 
-def _with_files(
-    options: Options,
-    truth: GroundTruth,
-    interactions: Path | None,
-    rare: Path | None,
-    split: str | None,
-    validity: Path | None,
-    subject: str,
-) -> Options:
-    """The options with what HICO-DET's files say about the ground truth."""
-    if (rare is not None or split is not None) and interactions is None:
+def _apart(
+    truth: GroundTruth, interactions: Path | None, rare: Path | None, split: str | None, subject: str
+) -> dict[str, Any]:
+    """The `rare` and `unseen` triplets of `Options`, which files count in HICO-DET's list of interactions."""
+    if rare is None and split is None:
+        return {}
+    if interactions is None:
         raise FatalError(
             "--rare and --split name positions in HICO-DET's list of interactions; add --interactions hico_list_hoi.txt"
         )
-    triplets: list[TripletClass] = []
-    if interactions is not None and (rare is not None or split is not None):
-        listed = [(subject, predicate, object_) for predicate, object_ in read_interactions(interactions)]
-        triplets = numbered_triplets(listed, truth.objects, truth.predicates)
-    of_rare = None
+    listed = [(subject, predicate, object_) for predicate, object_ in read_interactions(interactions)]
+    triplets = numbered_triplets(listed, truth.objects, truth.predicates)
+    found = {}
     if rare is not None:
-        of_rare = split_of_positions("rare", read_positions(rare), triplets).unseen
-        if len(triplets) == HICO_TRIPLETS and not published_split("UC-RF", triplets).unseen <= of_rare:
+        found["rare"] = split_of_positions("rare", read_positions(rare), triplets)
+        if len(triplets) == HICO_TRIPLETS and not published_split("UC-RF", triplets) <= found["rare"]:
             raise FatalError(
                 f"{rare}: lacks interactions that are rare in HICO-DET; it must count from 0, in the order of "
                 f"{interactions}"
             )
-    return replace(options, validity=_validity(validity, truth), rare=of_rare, split=_split(split, triplets))
-
-
-def _split(name: str | None, triplets: Sequence[TripletClass]) -> Split | None:
-    if name is None:
-        return None
-    if name in PUBLISHED:
-        return published_split(name, triplets)
-    if not Path(name).is_file():
-        raise FatalError(f"--split {name}: is neither {', '.join(PUBLISHED)} nor a file of positions")
-    return split_of_positions(Path(name).stem, read_positions(Path(name)), triplets)
+    if split is not None and split in PUBLISHED:
+        found["unseen"] = published_split(split, triplets)
+    elif split is not None:
+        if not Path(split).is_file():
+            raise FatalError(f"--split {split}: is neither {', '.join(PUBLISHED)} nor a file of positions")
+        found["unseen"] = split_of_positions(Path(split).stem, read_positions(Path(split)), triplets)
+    return found
 
 
 def _validity(path: Path | None, truth: GroundTruth) -> np.ndarray | None:

@@ -128,10 +128,7 @@ class OpenDetector:
         kept = np.flatnonzero(inside & is_sure & (labels >= 0))
         kept = kept[np.argsort(-scores[kept], kind="stable")]
         best = Detections(boxes[kept], labels[kept], scores[kept]).without_duplicates(self._settings.duplicates)
-        assert best.scores is not None
-        most = self._settings.max_boxes
-        best = Detections(best.boxes[:most], best.labels[:most], best.scores[:most])
-        return NamedBoxes(best, int((is_sure & (labels < 0)).sum()))
+        return NamedBoxes(best.take(slice(self._settings.max_boxes)), int((is_sure & (labels < 0)).sum()))
 
 
 def open_detector(settings: DetectSettings, worker: int = 0) -> OpenDetector:

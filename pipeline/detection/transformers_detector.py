@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pipeline.data.images.views import passes
 from pipeline.detection.settings import DetectSettings
 from pipeline.detection.weights_files import DetectorFiles
 from pipeline.evaluation.detection import Detections
@@ -38,19 +39,14 @@ class TransformersDetector:
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
         """Finds the boxes of images. Images that the processor scales to one size share a pass, so none is padded."""
         pixels = [self._processor(images=image, return_tensors="pt")["pixel_values"] for image in images]
-        by_shape: dict[tuple[int, ...], list[int]] = {}
-        for position, tensor in enumerate(pixels):
-            by_shape.setdefault(tuple(tensor.shape), []).append(position)
         detections: dict[int, Detections] = {}
-        for positions in by_shape.values():
-            for start in range(0, len(positions), self._batch):
-                chosen = positions[start : start + self._batch]
-                outputs = self._model(pixel_values=torch.cat([pixels[each] for each in chosen]).to(self._device))
-                sizes_B2 = torch.tensor([(images[each].height, images[each].width) for each in chosen])
-                results = self._processor.post_process_object_detection(
-                    outputs, threshold=threshold, target_sizes=sizes_B2.to(self._device)
-                )
-                detections |= {each: to_detections(result) for each, result in zip(chosen, results, strict=True)}
+        for chosen in passes(pixels, self._batch):
+            outputs = self._model(pixel_values=torch.cat([pixels[each] for each in chosen]).to(self._device))
+            sizes_B2 = torch.tensor([(images[each].height, images[each].width) for each in chosen])
+            results = self._processor.post_process_object_detection(
+                outputs, threshold=threshold, target_sizes=sizes_B2.to(self._device)
+            )
+            detections |= {each: to_detections(result) for each, result in zip(chosen, results, strict=True)}
         return [detections[position] for position in range(len(images))]
 
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.evaluation.matching import first_of_groups, joined
 from pipeline.evaluation.ranking import best_first
-from pipeline.evaluation.relations import Flags, Floats, Integers, Interactions, Relations, aligned_iou, scores_of
+from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, aligned_iou, scores_of
 
-Score = Callable[[Relations, Relations], float]
-"""Scores predictions against the truth, e.g. the mean AP of a benchmark."""
+Score = Callable[..., float]
+"""Scores predictions against the truth, two `Relations`, e.g. by the mean AP of a benchmark. Its argument `overlap`,
+0.5 by default, is the least IoU of right boxes."""
 
 OVERLAP = 0.5
 """Least IoU of a right box."""
@@ -77,13 +79,11 @@ class Dissection:
     @property
     def right(self) -> Flags:
         """N: whether the prediction is right."""
-        right: Flags = self.kind == _RIGHT
-        return right
+        return np.asarray(self.kind == _RIGHT)
 
     def of_kind(self, kind: ErrorKind) -> Flags:
         """N: whether the prediction has this kind of error. No prediction is of kind MISSED."""
-        flags: Flags = self.kind == _CODE.get(kind, len(FALSE_POSITIVES))
-        return flags
+        return np.asarray(self.kind == _CODE.get(kind, len(FALSE_POSITIVES)))
 
     @property
     def counts(self) -> dict[ErrorKind, int]:
@@ -197,17 +197,14 @@ def near_truths(predicted: Relations, truth: Relations) -> Iterator[NearTruths]:
 
     Two boxes that are both absent (NaN) agree: IoU 1. One that is absent overlaps no other: IoU 0.
     """
-    bounds = np.searchsorted(truth.image, np.arange(truth.images + 1))
-    per_image = np.bincount(predicted.image, minlength=predicted.images) * np.diff(bounds)
+    per_image = np.bincount(predicted.image, minlength=predicted.images)
+    per_image *= np.bincount(truth.image, minlength=truth.images)
     block_of_image = np.concatenate([[0], np.cumsum(per_image)])[:-1] // PAIRS_AT_ONCE
     block = block_of_image[predicted.image]
     edges = np.append(np.flatnonzero(np.diff(block, prepend=-1)), len(block))
     for start, end in itertools.pairwise(edges):
-        image = predicted.image[start:end]
-        number = (bounds[image + 1] - bounds[image]).astype(np.int64)
-        prediction = np.repeat(np.arange(start, end), number)
-        within = np.arange(len(prediction)) - np.repeat(np.cumsum(number) - number, number)
-        match = np.repeat(bounds[image], number) + within
+        place, match = joined(predicted.image[start:end], truth.image)
+        prediction = start + place
         yield NearTruths(
             prediction,
             match,
@@ -254,7 +251,7 @@ def _dissect(
     starts = np.flatnonzero(np.diff(near.prediction, prepend=-1))
     kind[near.prediction[starts]] = np.minimum.reduceat(codes, starts)
     full = np.flatnonzero(codes == 0)
-    full = _first(full, near.prediction[full], -near.overlap[full])
+    full = full[first_of_groups(near.prediction[full], -near.overlap[full])]
     truths, first = np.unique(near.truth[full], return_index=True)
     winners = near.prediction[full][first]
     found[truths] = True
@@ -262,16 +259,10 @@ def _dissect(
     reached[near.truth[one_repair]] = True
     aims = np.flatnonzero((codes == kind[near.prediction]) & one_repair)
     # Truths that are found come last: a repair towards one would give a duplicate.
-    aims = _first(aims, near.prediction[aims], found[near.truth[aims]], -near.overlap[aims])
+    aims = aims[first_of_groups(near.prediction[aims], found[near.truth[aims]], -near.overlap[aims])]
     target[near.prediction[aims]] = near.truth[aims]
     # Written last: where nothing is wrong, only the winner is right, and others stay duplicates.
     kind[winners], target[winners] = _RIGHT, truths
-
-
-def _first(rows: Integers, group: Integers, *preferences: NDArray[Any]) -> Integers:
-    """Returns the row of each group with the smallest preferences, by group. Ties take the first row."""
-    order = np.lexsort((*reversed(preferences), group))
-    return rows[order[np.flatnonzero(np.diff(group[order], prepend=-1))]]
 
 
 def _iou(left: Floats, right: Floats) -> Floats:
@@ -283,9 +274,7 @@ def _iou(left: Floats, right: Floats) -> Floats:
 def _overwritten(predicted: Relations, rows: Integers, truth: Relations, truths: Integers) -> Relations:
     """Returns the predictions with some rows replaced by truths; scores stay."""
     columns = {}
-    for field in fields(Interactions):
-        if field.name == "scores":
-            continue
-        columns[field.name] = getattr(predicted, field.name).copy()
-        columns[field.name][rows] = getattr(truth, field.name)[truths]
+    for name in ("subject_boxes", "object_boxes", "subject_labels", "object_labels", "predicates"):
+        columns[name] = getattr(predicted, name).copy()
+        columns[name][rows] = getattr(truth, name)[truths]
     return replace(predicted, **columns)

@@ -1,4 +1,4 @@
-"""Computes each public benchmark's figures: the correct value, its interval, and the authors' value if it differs."""
+"""The public benchmarks, and each one's figures: the correct value, its interval, and the authors' if it differs."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from pipeline.evaluation.anatomy import Score
 from pipeline.evaluation.bootstrap import Interval, OnResample, bootstrap
+from pipeline.evaluation.detections.names import matched
 from pipeline.evaluation.hico import HicoRules, HicoScores, TripletClass, counted, match_hico
 from pipeline.evaluation.open_images import OpenImagesRules, OpenImagesScores, match_challenge, match_open_images
-from pipeline.evaluation.ranking import Recalls, mean_of
+from pipeline.evaluation.ranking import PER_IMAGE, Recalls, mean_of
 from pipeline.evaluation.relations import Integers, Relations
 from pipeline.evaluation.scene_graph_recall import SceneGraphRules, counted_truth, match_scene_graphs
-from pipeline.evaluation.splits import Split
-from pipeline.evaluation.vcoco import VcocoRules, match_vcoco
+from pipeline.evaluation.vcoco import match_vcoco
 from pipeline.evaluation.vcoco_detections import VcocoDetections
 from pipeline.evaluation.vcoco_truth import VcocoTruth
-from pipeline.evaluation.visual_relationships import VrdRules, match_vrd
-from tagger.categories.names import without_case
+from pipeline.evaluation.visual_relationships import LIMITS, match_vrd
+from pipeline.runtime.plugins import load_plugin, plugin_names
+from storage.errors import FatalError, did_you_mean
 
 RESAMPLES = 200
 """Test sets that are drawn for an interval."""
@@ -32,6 +34,8 @@ Values = Mapping[str, float]
 class Options:
     """What an evaluation takes besides predictions and truth."""
 
+    objects: Sequence[str] = ()
+    """The names of subjects and objects, which labels index"""
     official: bool = False
     """Whether figures are the authors', bugs included, instead of the correct ones."""
     known_object: bool = False
@@ -40,8 +44,8 @@ class Options:
     """HICO-DET: as in `HicoRules`"""
     rare: frozenset[TripletClass] | None = None
     """HICO-DET: triplets with fewer than ten training instances"""
-    split: Split | None = None
-    """HICO-DET: a zero-shot split"""
+    unseen: frozenset[TripletClass] | None = None
+    """HICO-DET: triplets that a zero-shot split leaves out"""
     suppression: bool = True
     """HICO-DET and Open Images: suppress duplicates, as CDN, RLIP and RLIPv2 do; QPIC and PySGG keep them"""
     seen: Integers | None = None
@@ -59,10 +63,11 @@ class Options:
     report: OnResample = lambda done, total: None
     """Called after each of them"""
 
-    def named_rules(self, benchmark: str) -> tuple[str, ...]:
-        """The rules that differ from the default ones or those of published results, as sentences."""
-        unmasked = benchmark == "hico-det" and self.validity is None
-        two = benchmark == "open-images" and not self.suppression and not self.official
+    def named_rules(self, *, unmasked: bool = False, two: bool = False) -> tuple[str, ...]:
+        """The rules that differ from the default ones or those of published results, as sentences.
+
+        `unmasked`: HICO-DET without `validity`; `two`: Open Images by `PREDICATES_PER_PAIR`.
+        """
         named = {
             "Unlike published scores, these are not multiplied by the table of allowed combinations.": unmasked,
             "Scores are those of the authors' evaluator, with its bugs.": self.official,
@@ -79,13 +84,6 @@ class Options:
     def suppressed(self) -> dict[str, Any]:
         """What the rules of HICO-DET and Open Images say about duplicates."""
         return {} if self.suppression else {"suppression": None}
-
-
-class Score(Protocol):
-    """A figure of predictions. `overlap`: least IoU of right boxes."""
-
-    def __call__(self, predicted: Relations, truth: Relations, /, overlap: float = 0.5) -> float:  # noqa: D102
-        ...
 
 
 class Measured(NamedTuple):
@@ -144,10 +142,13 @@ class Evaluated:
     """What the classes' scores are"""
     counted: Relations | None = field(default=None, compare=False)
     """HICO-DET: the predictions that count, which `score` takes; None: it takes all"""
+    rules: tuple[str, ...] = ()
+    """What readers should know of the rules, as sentences"""
 
 
 class Metric(Protocol):
-    """A registered metric: figures besides those of HICO-DET.
+    """A registered metric, by whose name `evaluate.metrics` in a recipe adds its figures to those of HICO-DET, and
+    `rlip evaluate NAME --format FORMAT` scores detections by it.
 
     A metric of another package has a `version`, to be raised whenever the same relations would give different figures.
     """
@@ -159,14 +160,13 @@ class Metric(Protocol):
         ...
 
 
-def hico_det(
-    predicted: Relations, truth: Relations, objects: Sequence[str], predicates: Sequence[str], options: Options
-) -> Evaluated:
+def hico_det(predicted: Relations, truth: Relations, predicates: Sequence[str], options: Options) -> Evaluated:
     """Mean AP of HICO-DET: full, rare and non-rare, of a split, Default and Known Object, and mean maximum recall."""
     rules = HicoRules(validity=options.validity, official=options.official, **options.suppressed)
     settings = {"": rules} | ({"known_": replace(rules, known_object=True)} if options.known_object else {})
     matches = {prefix: match_hico(predicted, truth, each) for prefix, each in settings.items()}
-    names = {t: f"{objects[t.subject]} {predicates[t.predicate]} {objects[t.object]}" for t in matches[""].triplets}
+    objects = options.objects
+    names = {t: f"{objects[t.subject]} {predicates[t.predicate]} {objects[t.object]}" for t in matches[""].kinds}
 
     def measured(chosen: Integers | None = None) -> Measured:
         scores = {prefix: each.scores(chosen) for prefix, each in matches.items()}
@@ -186,28 +186,27 @@ def hico_det(
 
     authors = {p: replace(each, official=True) for p, each in settings.items() if not options.official}
     official = _hico_means({p: match_hico(predicted, truth, each).scores() for p, each in authors.items()}, options)
-    unseen = None if options.split is None else options.split.unseen
-    sides = [(options.rare, "rare", "non-rare"), (unseen, "unseen", "seen")]
+    sides = [(options.rare, "rare", "non-rare"), (options.unseen, "unseen", "seen")]
     groups = {
         name: ", ".join(inside if t in chosen else outside for chosen, inside, outside in sides if chosen is not None)
         for t, name in names.items()
     }
     truths = {names[t]: count for t, count in matches[""].scores().truths.items()}
     evaluated = _evaluated(measured, official, truths, truth, options, mean, "mAP", groups=groups)
-    return replace(evaluated, counted=counted(predicted, rules))
+    named = options.named_rules(unmasked=options.validity is None)
+    return replace(evaluated, counted=counted(predicted, rules), rules=named)
 
 
 def _hico_means(scores: Mapping[str, HicoScores], options: Options) -> dict[str, float]:
     """The means of each setting, whose prefix begins their names."""
     means: dict[str, float] = {}
     for prefix, each in scores.items():
-        of_setting = {"full": each.mean()}
+        means[f"{prefix}full"] = each.mean()
         if options.rare is not None:
-            others = each.average_precision.keys() - options.rare
-            of_setting |= {"rare": each.mean(options.rare), "non_rare": each.mean(others)}
-        if options.split is not None:
-            of_setting |= options.split.means(each)
-        means |= {f"{prefix}{name}": value for name, value in (of_setting | {"recall": each.mean_recall}).items()}
+            means[f"{prefix}rare"], means[f"{prefix}non_rare"] = each.apart(options.rare)
+        if options.unseen is not None:
+            means[f"{prefix}unseen"], means[f"{prefix}seen"] = each.apart(options.unseen)
+        means[f"{prefix}recall"] = each.mean_recall
     return means
 
 
@@ -236,7 +235,8 @@ def open_images(predicted: Relations, truth: Relations, predicates: Sequence[str
     if not options.official:
         official = _open_images_means(match_open_images(predicted, truth, replace(rules, official=True)).scores())
     truths = {named(key): count for key, count in matches.scores().relations.truths.items()}
-    return _evaluated(measured, official, truths, truth, options, score_wtd, "score_wtd", labels=labels)
+    evaluated = _evaluated(measured, official, truths, truth, options, score_wtd, "score_wtd", labels=labels)
+    return replace(evaluated, rules=options.named_rules(two=not options.suppression and not options.official))
 
 
 def _open_images_means(scores: OpenImagesScores) -> dict[str, float]:
@@ -286,10 +286,8 @@ def visual_relationships(
     predicted: Relations, truth: Relations, predicates: Sequence[str], options: Options
 ) -> Evaluated:
     """VRD's recall of relations and of phrases, with one and with all predicates of a pair."""
-    rules = VrdRules()
     matches = {
-        suffix: match_vrd(predicted, truth, replace(rules, predicates_per_pair=count), options.seen)
-        for count, suffix in ((1, "k=1"), (None, "k=all"))
+        suffix: match_vrd(predicted, truth, count, options.seen) for count, suffix in ((1, "k=1"), (None, "k=all"))
     }
 
     def measured(chosen: Integers | None = None) -> Measured:
@@ -298,16 +296,15 @@ def visual_relationships(
         return _recalls(Recalls(every, scores["k=1"].by_predicate), predicates)
 
     def recall(found: Relations, true: Relations, overlap: float = 0.5) -> float:
-        return match_vrd(found, true, replace(rules, overlap=overlap)).scores().figures["relation R@50"]
+        return match_vrd(found, true, overlap=overlap).scores().figures["relation R@50"]
 
-    truths, measure = _by_predicate(truth, predicates), f"R@{rules.limits[-1]}"
+    truths, measure = _by_predicate(truth, predicates), f"R@{LIMITS[-1]}"
     return _evaluated(measured, {}, truths, truth, options, recall, "relation R@50, k=1", measure=measure)
 
 
 def vcoco(predicted: VcocoDetections, truth: VcocoTruth, options: Options) -> Evaluated:
     """Role AP of scenario 1 and 2 over 24 and 25 roles, and agent AP."""
-    rules = VcocoRules(official=options.official)
-    matches = match_vcoco(predicted, truth, rules)
+    matches = match_vcoco(predicted, truth, official=options.official)
 
     def measured(chosen: Integers | None = None) -> Measured:
         scores = matches.scores(chosen)
@@ -315,10 +312,10 @@ def vcoco(predicted: VcocoDetections, truth: VcocoTruth, options: Options) -> Ev
         return Measured(scores.figures, roles, {})
 
     def role_precision(found: Relations, _: Relations, overlap: float = 0.5) -> float:
-        changed = replace(rules, overlap=overlap)
-        return match_vcoco(replace(predicted, roles=found), truth, changed).scores().figures["role_1"]
+        matches = match_vcoco(replace(predicted, roles=found), truth, official=options.official, overlap=overlap)
+        return matches.scores().figures["role_1"]
 
-    official = {} if options.official else match_vcoco(predicted, truth, VcocoRules(official=True)).scores().figures
+    official = {} if options.official else match_vcoco(predicted, truth, official=True).scores().figures
     persons = matches.scores().persons
     truths = {" ".join(role): persons[role[0]] for role in truth.roles}
     return _evaluated(measured, official, truths, truth, options, role_precision, _LABELS["role_1"])
@@ -337,7 +334,6 @@ _LABELS = {
     "known_unseen": "Known Object: unseen",
     "known_seen": "Known Object: seen",
     "known_recall": "Known Object: recall",
-    "score_wtd": "score_wtd",
     "recall_50": "R@50",
     "wmap_rel": "wmAP_rel",
     "wmap_phr": "wmAP_phr",
@@ -374,7 +370,7 @@ def _evaluated(
         ClassScore(name, value, truths[name], (groups or {}).get(name, ""))
         for name, value in measured(None).classes.items()
     )
-    return Evaluated(figures, classes, score, scored, measured, measure)
+    return Evaluated(figures, classes, score, scored, measured, measure, rules=options.named_rules())
 
 
 def _figure(name: str, label: str, found: Interval, authors: float | None) -> Figure:
@@ -387,12 +383,74 @@ def numbered_triplets(
     triplets: Iterable[tuple[str, str, str]], objects: Sequence[str], predicates: Sequence[str]
 ) -> list[TripletClass]:
     """Numbers triplets of names (subject, predicate, object). Raises ValueError for a name that is not listed."""
-    of_object, of_predicate = ({without_case(name): n for n, name in enumerate(each)} for each in (objects, predicates))
-    numbered = []
-    for subject, predicate, object_ in triplets:
-        ends = of_object.get(without_case(subject)), of_object.get(without_case(object_))
-        number = of_predicate.get(without_case(predicate))
-        if ends[0] is None or ends[1] is None or number is None:
+    rows = list(triplets)
+    subjects, verbs, things = np.array(rows, object).reshape(-1, 3).T
+    columns = matched(subjects, objects), matched(things, objects), matched(verbs, predicates)
+    numbered = [TripletClass(*each) for each in np.stack(columns, axis=1).tolist()]
+    for (subject, predicate, object_), found in zip(rows, numbered, strict=True):
+        if min(found) < 0:
             raise ValueError(f"triplet {subject!r} {predicate!r} {object_!r}: the ground truth has no such names")
-        numbered.append(TripletClass(ends[0], ends[1], number))
     return numbered
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark of `rlip evaluate`: how its test set is read and scored."""
+
+    name: str
+    metric: Callable[..., Evaluated]
+    """A `Metric`, or `vcoco`"""
+    format: str | None
+    """The format of its ground truth unless another is named; None: there is no usual one"""
+    options: tuple[str, ...] = ()
+    """Which of the options that only some benchmarks have a rule for it takes"""
+    per_image: int | None = None
+    """Predictions of an image that count, the best ones; None: other rules limit pairs, or none does"""
+    published: str = ""
+    """Its name in `published.toml`, if it has another there"""
+    by_roles: bool = False
+    """Whether it scores what persons do (`VcocoDetections`, `VcocoTruth`) instead of relations"""
+
+    def published_name(self, masks: bool | None) -> str:
+        """The name in `published.toml`, which has no results of PSG by boxes. `masks`: as in `Options`."""
+        if masks is not None:
+            return "psg" if masks else "psg-boxes"
+        return self.published or self.name
+
+
+_OF_HICO = ("--known-object", "--interactions", "--rare", "--split", "--setting", "--validity", "--subject")
+_OF_GRAPHS = ("--boxes-given", "--absent-as-zero", "--masks")
+BENCHMARKS: Mapping[str, Benchmark] = {
+    each.name: each
+    for each in (
+        Benchmark("hico-det", hico_det, "hico_det", ("--format", "--no-suppression", *_OF_HICO), PER_IMAGE),
+        Benchmark("vcoco", vcoco, "vcoco", published="v-coco", by_roles=True),
+        Benchmark("open-images", open_images, "open_images", ("--format", "--no-suppression", "--verified"), PER_IMAGE),
+        Benchmark("vrd", visual_relationships, "vrd", ("--format", "--seen")),
+        Benchmark("vg", visual_genome, "vg150", ("--format", "--seen", *_OF_GRAPHS)),
+    )
+}
+"""The project's own benchmarks, by name."""
+
+
+def find_benchmark(name: str) -> Benchmark:
+    """One of `BENCHMARKS`, or what a package registered in group `metrics`. Raises `FatalError` for another name."""
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    known = (*BENCHMARKS, *plugin_names("metrics"))
+    if name not in known:
+        raise FatalError(
+            f"benchmark = {name!r}: give one of {', '.join(map(repr, known))}{did_you_mean(name, known)}, or install "
+            "its package"
+        )
+    metric = load_plugin("metrics", name)
+    return Benchmark(name, metric, None, ("--format",), PER_IMAGE)
+
+
+def further_figures(
+    metrics: Sequence[str], predicted: Relations, truth: Relations, objects: Sequence[str], predicates: Sequence[str]
+) -> tuple[Figure, ...]:
+    """The figures of registered metrics, without intervals."""
+    options = Options(objects=objects, resamples=0)
+    found = (load_plugin("metrics", name)(predicted, truth, predicates, options) for name in metrics)
+    return tuple(figure for each in found for figure in each.figures)

@@ -17,7 +17,7 @@ from pipeline.evaluation.relations import Floats, Integers
 
 @dataclass(frozen=True)
 class Detections:
-    """Labelled boxes of one image, N×4 absolute pixels (left, top, right, bottom). Ground truth has no scores.
+    """N labelled boxes, N×4 absolute pixels (left, top, right, bottom), of one image. Ground truth has no scores.
 
     `crowd` (N) marks ground truth that is not an object to find: what lies in it counts neither as right nor as wrong.
     """
@@ -27,13 +27,19 @@ class Detections:
     scores: Floats | None = None
     crowd: NDArray[np.bool_] | None = None
 
+    def take(self, index: Integers | slice) -> Detections:
+        """Returns the boxes that `index` (positions or a slice) selects, in its order."""
+        scores = None if self.scores is None else self.scores[index]
+        crowd = None if self.crowd is None else self.crowd[index]
+        return Detections(self.boxes[index], self.labels[index], scores, crowd)
+
     def without_duplicates(self, threshold: float) -> Detections:
         """Suppresses boxes that overlap a better one of the same label by more than `threshold`. Sorts best first."""
         if self.scores is None or not len(self.labels):
             return self
         order = np.argsort(-self.scores, kind="stable")
         order = order[kept(self.labels[order], [self.boxes[order]], [1.0], threshold)]
-        return Detections(self.boxes[order], self.labels[order], self.scores[order])
+        return self.take(order)
 
     def rows(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """Returns column `boxes` of a row of the `detections` table."""

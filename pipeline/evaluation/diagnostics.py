@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.anatomy import OVERLAP, Dissection, NearTruths, near_truths
-from pipeline.evaluation.matching import pair_numbers
-from pipeline.evaluation.ranking import area_under_precision, mean_of
+from pipeline.evaluation.matching import first_of_groups, numbered, numbered_alike, pair_numbers
+from pipeline.evaluation.ranking import Ranking, mean_of
 from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
 from tagger.labelling.calibration import calibration_error
 
@@ -61,8 +61,7 @@ def pair_quality(dissection: Dissection) -> PairQuality:
         located[pair[both]] = True
         named[pair[both & names]] = True
         rows = np.flatnonzero(both & names)
-        order = np.lexsort((-near.overlap[rows], near.prediction[rows]))
-        rows = rows[order[np.flatnonzero(np.diff(near.prediction[rows][order], prepend=-1))]]
+        rows = rows[first_of_groups(near.prediction[rows], -near.overlap[rows])]
         pair_of_prediction[near.prediction[rows]] = pair[rows]
     precision, truths = _predicate_precision(predicted, truth, pair_of_prediction, pair_of_truth, named)
 
@@ -79,24 +78,14 @@ def _predicate_precision(
     pair_of_truth: Integers,
     named: Flags,
 ) -> tuple[dict[int, float], dict[int, int]]:
-    vocabulary = int(max(predicted.predicates.max(initial=-1), truth.predicates.max(initial=-1))) + 1
-    true_keys = np.unique((pair_of_truth * vocabulary + truth.predicates)[named[pair_of_truth]])
+    true = np.flatnonzero(named[pair_of_truth])
+    true = true[first_of_groups(numbered([pair_of_truth[true], truth.predicates[true]]))]
     on_pair = np.flatnonzero(pair_of_prediction >= 0)
-    scores = scores_of(predicted)[on_pair]
-    keys = pair_of_prediction[on_pair] * vocabulary + predicted.predicates[on_pair]
-    order = np.argsort(-scores, kind="stable")
-    _, first = np.unique(keys[order], return_index=True)
-    kept = order[np.sort(first)]
-    right = np.isin(keys[kept], true_keys)
-    predicate = keys[kept] % max(vocabulary, 1)
-    by_predicate = np.argsort(predicate, kind="stable")
-    bounds = np.searchsorted(predicate[by_predicate], np.arange(vocabulary + 1))
-    truths = np.bincount(true_keys % max(vocabulary, 1), minlength=vocabulary)
-    precision = {
-        int(each): area_under_precision(right[by_predicate[bounds[each] : bounds[each + 1]]], int(truths[each]))
-        for each in np.flatnonzero(truths)
-    }
-    return precision, {each: int(truths[each]) for each in precision}
+    pairs = [pair_of_prediction[on_pair], predicted.predicates[on_pair]]
+    rows = np.sort(first_of_groups(numbered(pairs), -scores_of(predicted)[on_pair]))
+    right = np.isin(*numbered_alike([each[rows] for each in pairs], [pair_of_truth[true], truth.predicates[true]]))
+    ranking = Ranking.of(predicted.take(on_pair[rows]), right, pairs[1][rows], truth.take(true), truth.predicates[true])
+    return ranking.precision(), dict(zip(ranking.kinds, ranking.counted()[1].tolist(), strict=True))
 
 
 def confused_predicates(dissection: Dissection) -> Integers:
@@ -107,17 +96,14 @@ def confused_predicates(dissection: Dissection) -> Integers:
     """
     predicted, truth = dissection.predicted, dissection.truth
     pair, best = pair_numbers(truth), np.full(len(truth), -1, dtype=np.int64)
-    vocabulary = int(max(predicted.predicates.max(initial=-1), truth.predicates.max(initial=-1))) + 1
-    true_keys = np.unique(pair * vocabulary + truth.predicates)
     for near in near_truths(predicted, truth):
         named = predicted.predicates[near.prediction]
         own = named == truth.predicates[near.truth]
-        counted = own | ~np.isin(pair[near.truth] * vocabulary + named, true_keys)
+        counted = own | ~np.isin(*numbered_alike([pair[near.truth], named], [pair, truth.predicates]))
         rows = np.flatnonzero((near.overlap >= OVERLAP) & _same_names(near, predicted, truth) & counted)
         # Predictions come best first.
-        rows = rows[np.lexsort((near.prediction[rows], near.truth[rows]))]
-        truths, first = np.unique(near.truth[rows], return_index=True)
-        best[truths] = near.prediction[rows][first]
+        rows = rows[first_of_groups(near.truth[rows], near.prediction[rows])]
+        best[near.truth[rows]] = near.prediction[rows]
     found = np.flatnonzero(best >= 0)
     both = np.stack([truth.predicates[found], predicted.predicates[best[found]]], axis=1)
     return np.asarray(both[both[:, 0] != both[:, 1]])
@@ -170,8 +156,7 @@ def calibration(scores: Floats, right: Flags) -> Reliability:
 
 
 def _ratio(total: NDArray[Any], count: NDArray[Any]) -> Floats:
-    ratio: Floats = np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
-    return ratio
+    return np.asarray(np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0))
 
 
 def image_precision(dissection: Dissection) -> Floats:
@@ -188,8 +173,7 @@ def image_precision(dissection: Dissection) -> Floats:
     gained = np.where(dissection.right, (found - before) / rank, 0.0)
     total = np.bincount(predicted.image, weights=gained, minlength=truth.images)
     truths = np.bincount(truth.image, minlength=truth.images)
-    precision: Floats = np.divide(total, truths, out=np.full(truth.images, np.nan), where=truths > 0)
-    return precision
+    return _ratio(total, truths)
 
 
 def best_and_worst(precision: Floats, truths: NDArray[np.int64], count: int) -> tuple[Integers, Integers]:

@@ -22,7 +22,8 @@ from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import annotation_source
 from pipeline.data.images.opening import BadImage
 from pipeline.data.images.refs import ImageFolder, uri_of
-from pipeline.evaluation.relations import Floats, Integers, LabelledBoxes, Relations
+from pipeline.evaluation.detection import Detections
+from pipeline.evaluation.relations import Floats, Integers, Relations
 from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
 from tagger.english.predicates import canonical
@@ -43,8 +44,10 @@ class GroundTruth:
     sizes: Integers
     """I×2: width and height in pixels, 0 where unknown; 1 and 1 if boxes are shares of an image of unknown size"""
     relations: Relations
-    boxes: LabelledBoxes
-    """All boxes, also those in no relation"""
+    boxes: Detections
+    """All boxes, also those in no relation, by ascending image"""
+    box_images: Integers
+    """The position of each box's image"""
     ends: Integers
     """R×2: the ids in the dataset of the boxes that each relation is between; -1 where unknown"""
     rejects: tuple[Rejected, ...] = ()
@@ -113,7 +116,7 @@ class GroundTruth:
             self,
             sizes=np.where(new[:, None], sizes, self.sizes).astype(np.int64),
             relations=replace(relations, **ends),
-            boxes=replace(boxes, boxes=boxes.boxes * scale[boxes.image]),
+            boxes=replace(boxes, boxes=boxes.boxes * scale[self.box_images]),
         )
 
     def with_masks(self, annotations: Path, folder: ImageFolder) -> GroundTruth:
@@ -248,7 +251,8 @@ class _Columns:
             uris=tuple(self.uris),
             sizes=_integers(self._sizes).reshape(-1, 2),
             relations=relations,
-            boxes=LabelledBoxes(_integers(self._box_images), boxes, labels, np.array(self._crowds, bool)),
+            boxes=Detections(boxes, labels, crowd=np.array(self._crowds, bool)),
+            box_images=_integers(self._box_images),
             ends=_integers(self._ids).reshape(-1, 2),
             rejects=tuple(self.rejects),
         )

@@ -10,7 +10,7 @@ Equal scores are taken by ascending image, and within an image in the order of t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -69,6 +69,10 @@ class HicoScores:
         chosen = self.average_precision.keys() if triplets is None else set(triplets) & self.average_precision.keys()
         return mean_of(self.average_precision[t] for t in sorted(chosen))
 
+    def apart(self, triplets: Collection[TripletClass]) -> tuple[float, float]:
+        """Mean AP of these triplets and of all others. NaN where the ground truth has none."""
+        return self.mean(triplets), self.mean(self.average_precision.keys() - set(triplets))
+
     @property
     def mean_recall(self) -> float:
         """Mean over triplets of the maximum recall."""
@@ -77,10 +81,9 @@ class HicoScores:
 
 @dataclass(frozen=True)
 class HicoMatches(Ranking):
-    """The predictions that count, and the true interactions, of K triplets."""
+    """The predictions that count, and the true interactions, of K triplets, which are those of the truth, ascending."""
 
-    triplets: tuple[TripletClass, ...]
-    """The K triplets of the ground truth, ascending."""
+    kinds: Sequence[TripletClass]
     position: Integers
     """R: each prediction's position in the relations that were given."""
     official: bool
@@ -91,9 +94,9 @@ class HicoMatches(Ranking):
         precision, recall = eleven_points(self.right, self.bounds, truths, weights, official=self.official)
         there = np.flatnonzero(truths).tolist()
         return HicoScores(
-            {self.triplets[k]: float(precision[k]) for k in there},
-            {self.triplets[k]: float(recall[k]) for k in there},
-            {self.triplets[k]: int(truths[k]) for k in there},
+            {self.kinds[k]: float(precision[k]) for k in there},
+            {self.kinds[k]: float(recall[k]) for k in there},
+            {self.kinds[k]: int(truths[k]) for k in there},
         )
 
 
@@ -132,8 +135,8 @@ def match_hico(predicted: Relations, truth: Relations, rules: HicoRules | None =
     ranked = ranked[outcome[ranked] > 0]
     ranked = ranked[_stable(number[ranked])]
     return HicoMatches(
+        kinds=tuple(TripletClass(*kind) for kind in kinds.tolist()),
         images=truth.images,
-        triplets=tuple(TripletClass(*kind) for kind in kinds.tolist()),
         bounds=np.searchsorted(number[ranked], np.arange(len(kinds) + 1)),
         position=ranked,
         image=predicted.image[ranked],

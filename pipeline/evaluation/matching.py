@@ -5,10 +5,12 @@ Axes: N predictions, T truths, E candidates, which are pairs of a prediction and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, aligned_iou, aligned_mask_iou
 
@@ -22,16 +24,13 @@ class MatchCandidates:
     overlap: Floats
     """E: what a prediction chooses among its truths by"""
 
-    def take(self, chosen: Flags) -> MatchCandidates:
-        """Returns the candidates that a mask of length E selects."""
+    def take(self, chosen: Flags | Integers) -> MatchCandidates:
+        """Returns the candidates that a mask or positions select."""
         return MatchCandidates(self.prediction[chosen], self.truth[chosen], self.overlap[chosen])
 
     def best(self) -> MatchCandidates:
         """Returns for each prediction its candidate of greatest overlap, the first of equal ones."""
-        order = np.lexsort((-self.overlap, self.prediction))
-        _, first = np.unique(self.prediction[order], return_index=True)
-        chosen = order[first]
-        return MatchCandidates(self.prediction[chosen], self.truth[chosen], self.overlap[chosen])
+        return self.take(first_of_groups(self.prediction, -self.overlap))
 
     def first_finds(self, predictions: int) -> Flags:
         """Returns N: whether a prediction is the first whose best truth is this one. Predictions come best first.
@@ -59,6 +58,12 @@ class MatchCandidates:
                 return best
             left = left.take(~refused)
         return left
+
+
+def first_of_groups(group: Integers, *preferences: NDArray[Any]) -> Integers:
+    """Returns the position in each group, numbered from 0, of the smallest preferences, by group; the first of ties."""
+    order = np.lexsort((*reversed(preferences), group))
+    return order[np.flatnonzero(np.diff(group[order], prepend=-1))]
 
 
 def joined(left: Integers, right: Integers) -> tuple[Integers, Integers]:
@@ -91,7 +96,7 @@ def unseen_triplets(truth: Relations, seen: Integers | None) -> Flags:
     """Marks the truths whose triplet is not in `seen` (M×3: subject label, object label, predicate); none if None."""
     if seen is None:
         return np.zeros(len(truth), bool)
-    true, known = numbered_alike(list(truth.triplets.T), list(seen.reshape(-1, 3).T))
+    true, known = numbered_alike([*truth.triplets.T], [*seen.reshape(-1, 3).T])
     return ~np.isin(true, known)
 
 
@@ -100,25 +105,32 @@ def relation_candidates(predicted: Relations, truth: Relations, overlap: float, 
 
     A candidate's overlap is the smaller of its two.
     """
-    pairs = joined(*numbered_alike(_labels(predicted), _labels(truth)))
-    subject = aligned_iou(predicted.subject_boxes[pairs[0]], truth.subject_boxes[pairs[1]], pixel)
-    object_ = aligned_iou(predicted.object_boxes[pairs[0]], truth.object_boxes[pairs[1]], pixel)
-    every = MatchCandidates(*pairs, np.minimum(subject, object_))
-    return every.take(every.overlap >= overlap)
+
+    def least(found: Integers, true: Integers) -> Floats:
+        subject = aligned_iou(predicted.subject_boxes[found], truth.subject_boxes[true], pixel)
+        return np.minimum(subject, aligned_iou(predicted.object_boxes[found], truth.object_boxes[true], pixel))
+
+    return _candidates(predicted, truth, overlap, least)
 
 
 def mask_candidates(predicted: Relations, truth: Relations, overlap: float) -> MatchCandidates:
     """As `relation_candidates`, by the IoU of masks, which both must have."""
-    assert predicted.masks is not None and truth.masks is not None
-    pairs = joined(*numbered_alike(_labels(predicted), _labels(truth)))
-    every = MatchCandidates(*pairs, aligned_mask_iou(predicted.masks[pairs[0]], truth.masks[pairs[1]]).min(axis=1))
-    return every.take(every.overlap >= overlap)
+    masks, true_masks = predicted.masks, truth.masks
+    assert masks is not None and true_masks is not None
+    return _candidates(predicted, truth, overlap, lambda p, t: aligned_mask_iou(masks[p], true_masks[t]).min(axis=1))
 
 
 def phrase_candidates(predicted: Relations, truth: Relations, overlap: float, pixel: float = 1.0) -> MatchCandidates:
     """Returns predictions and truths of one image with the same labels, whose enclosing boxes overlap by `overlap`."""
+    boxes, true_boxes = enclosing(predicted), enclosing(truth)
+    return _candidates(predicted, truth, overlap, lambda p, t: aligned_iou(boxes[p], true_boxes[t], pixel))
+
+
+def _candidates(
+    predicted: Relations, truth: Relations, overlap: float, overlaps: Callable[[Integers, Integers], Floats]
+) -> MatchCandidates:
     pairs = joined(*numbered_alike(_labels(predicted), _labels(truth)))
-    every = MatchCandidates(*pairs, aligned_iou(enclosing(predicted)[pairs[0]], enclosing(truth)[pairs[1]], pixel))
+    every = MatchCandidates(*pairs, overlaps(*pairs))
     return every.take(every.overlap >= overlap)
 
 
@@ -148,8 +160,7 @@ def kept(group: Integers, boxes: Sequence[Floats], powers: Sequence[float], thre
     The overlap of two items of a group is the product of the IoU of their N×4 `boxes` to the `powers`. An item is
     suppressed when that of a better kept one exceeds `threshold`.
     """
-    first: Flags = representatives(group, boxes, powers, threshold) == np.arange(len(group))
-    return first
+    return np.asarray(representatives(group, boxes, powers, threshold) == np.arange(len(group)))
 
 
 def representatives(group: Integers, boxes: Sequence[Floats], powers: Sequence[float], threshold: float) -> Integers:
@@ -171,4 +182,4 @@ def marked(length: int, positions: Integers) -> Flags:
 
 
 def _labels(relations: Relations) -> list[Integers]:
-    return [relations.image, relations.subject_labels, relations.object_labels, relations.predicates]
+    return [relations.image, *relations.triplets.T]

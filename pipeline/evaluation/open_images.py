@@ -20,7 +20,7 @@ storage.googleapis.com/openimages/web/vrd_detection_metric.html.)
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -102,8 +102,7 @@ class OpenImagesMatches:
     relations: Ranking
     phrases: Ranking
     recalled: Ranking
-    kinds: tuple[Hashable, ...]
-    """The predicates of the truth, or its triplets in official mode, ascending."""
+    """By the predicates of the truth, or by its triplets in official mode"""
     official: bool
 
     def scores(self, chosen: Integers | None = None) -> OpenImagesScores:
@@ -122,8 +121,8 @@ class OpenImagesMatches:
         number = np.diff(np.append(0, np.cumsum(weights))[ranking.bounds])
         total = truths[number > 0].sum() if ignore_unpredicted else truths.sum()
         return DetectionScores(
-            {self.kinds[k]: float(precision[k]) for k in there},
-            {self.kinds[k]: int(truths[k]) for k in there},
+            {ranking.kinds[k]: float(precision[k]) for k in there},
+            {ranking.kinds[k]: int(truths[k]) for k in there},
             float(weights[ranking.right].sum() / total) if total else float("nan"),
         )
 
@@ -142,11 +141,8 @@ def match_open_images(
         without_duplicates(best_first(counted, limit), rules.suppression) for limit in (rules.per_image, RECALLED)
     )
     recalled = _relations(best, truth, rules)
-    kinds: tuple[Hashable, ...] = tuple(np.unique(truth.predicates).tolist())
-    if rules.official:
-        kinds = tuple(TripletClass(*row) for row in np.unique(truth.triplets, axis=0).tolist())
     relations, phrases = _relations(ranked, truth, rules), _phrases(ranked, truth, rules)
-    return OpenImagesMatches(relations, phrases, recalled, kinds, rules.official)
+    return OpenImagesMatches(relations, phrases, recalled, rules.official)
 
 
 def _relations(ranked: Relations, truth: Relations, rules: OpenImagesRules) -> Ranking:
@@ -165,10 +161,11 @@ def _phrases(ranked: Relations, truth: Relations, rules: OpenImagesRules) -> Ran
 
 
 def _ranking(predicted: Relations, right: Flags, truth: Relations, rules: OpenImagesRules) -> Ranking:
-    labels = predicted.predicates, truth.predicates
-    if rules.official:
-        labels = numbered_alike(_triplet_columns(predicted), _triplet_columns(truth))
-    return Ranking.of(predicted, right, labels[0], truth, labels[1])
+    if not rules.official:
+        return Ranking.of(predicted, right, predicted.predicates, truth, truth.predicates)
+    labels, true_labels = numbered_alike([*predicted.triplets.T], [*truth.triplets.T])
+    kinds = [TripletClass(*row) for row in np.unique(truth.triplets, axis=0).tolist()]
+    return replace(Ranking.of(predicted, right, labels, truth, true_labels), kinds=kinds)
 
 
 def _misplaced(candidates: MatchCandidates, phrases: Relations, truth: Relations) -> MatchCandidates:
@@ -184,17 +181,13 @@ def _misplaced(candidates: MatchCandidates, phrases: Relations, truth: Relations
     moved = now[candidates.prediction]
     order = np.lexsort((candidates.truth, moved))
     wrong = MatchCandidates(moved[order], candidates.truth[order], candidates.overlap[order])
-    known = np.isin(*numbered_alike(_triplet_columns(phrases), _triplet_columns(truth)))
+    known = np.isin(*numbered_alike([*phrases.triplets.T], [*truth.triplets.T]))
     return wrong.take(known[wrong.prediction])
-
-
-def _triplet_columns(relations: Relations) -> list[Integers]:
-    return [relations.subject_labels, relations.object_labels, relations.predicates]
 
 
 @dataclass(frozen=True)
 class ChallengeScores:
-    """AP by relationship type, for relations and for phrases, and recall of relations."""
+    """AP by relationship type (NaN without a truth), for relations and for phrases, and recall of relations."""
 
     relations: Mapping[int, float]
     phrases: Mapping[int, float]
@@ -222,18 +215,12 @@ class ChallengeMatches:
     """In one ranking"""
     recalled: Ranking
     """The 50 best relations of each image in one ranking"""
-    types: tuple[int, ...]
-    """The relationship types of the truth, ascending"""
 
     def scores(self, chosen: Integers | None = None) -> ChallengeScores:
         """Returns the scores on the chosen images (positions; repeated ones count repeatedly), all by default."""
-        relations, phrases = (
-            {kind: area for kind, area in zip(self.types, each.areas(chosen)[0].tolist(), strict=True) if area == area}
-            for each in (self.relations, self.phrases)
-        )
         return ChallengeScores(
-            relations=relations,
-            phrases=phrases,
+            relations=self.relations.precision(chosen),
+            phrases=self.phrases.precision(chosen),
             recall=mean_of(self.recalled.areas(chosen)[1]),
             weighted_relations=mean_of(self.all_relations.areas(chosen)[0]),
             weighted_phrases=mean_of(self.all_phrases.areas(chosen)[0]),
@@ -258,7 +245,6 @@ def match_challenge(predicted: Relations, truth: Relations, verified: Integers |
         Ranking.of(ranked, right, one, truth, true_one),
         Ranking.of(ranked, right_phrases, one, truth, true_one),
         Ranking.of(ranked.take(best), right[best], one[best], truth, true_one),
-        tuple(np.unique(truth.predicates).tolist()),
     )
 
 

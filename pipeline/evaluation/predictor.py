@@ -18,12 +18,12 @@ from models.config import NO_OBJECTS
 from models.network import Network
 from models.predictions import Pairs, Predictions, check_finite, hoi, scene_graph
 from models.rlip import RLIP
-from pipeline.data.images.views import to_pixels
+from pipeline.data.images.views import passes, to_pixels
 from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.detections.names import matched
 from pipeline.evaluation.matching import representatives
 from pipeline.evaluation.ranking import best_entries
-from pipeline.evaluation.relations import Floats, Integers, Interactions
+from pipeline.evaluation.relations import Floats, Integers, Relations
 from storage.errors import FatalError
 
 MOST_NAMES = 10_000
@@ -77,17 +77,13 @@ class Found:
         ends = np.stack([thing[self.subjects], thing[self.objects], self.predicates], axis=1)
         _, first = np.unique(ends, axis=0, return_index=True)  # relations come best first
         rows = np.sort(first[ends[first, 0] != ends[first, 1]])[:per_image]
-        boxes = Detections(found.boxes[kept], found.labels[kept], found.scores[kept])
-        return Found(boxes, ends[rows, 0], ends[rows, 1], self.predicates[rows], self.scores[rows])
+        return Found(found.take(kept), ends[rows, 0], ends[rows, 1], self.predicates[rows], self.scores[rows])
 
-    def interactions(self) -> Interactions:
+    def relations(self) -> Relations:
         """Returns the relations with their boxes and labels."""
         boxes, labels = self.boxes.boxes, self.boxes.labels
-        return Interactions(
-            *(boxes[self.subjects], boxes[self.objects], labels[self.subjects], labels[self.objects]),
-            predicates=self.predicates,
-            scores=self.scores,
-        )
+        ends = boxes[self.subjects], boxes[self.objects], labels[self.subjects], labels[self.objects]
+        return Relations(1, np.zeros(len(self.subjects), np.int64), *ends, self.predicates, self.scores)
 
     def row(self, names: Names) -> dict[str, Any]:
         """Returns columns `boxes` and `pairs` of a row of the `detections` table."""
@@ -152,16 +148,11 @@ class Predictor:
         left = iter(images)
         while window := list(islice(left, WINDOW * batch)):
             pixels = [to_pixels(image, self._image_size) for image in window]
-            by_shape: dict[torch.Size, list[int]] = {}
-            for place, tensor in enumerate(pixels):
-                by_shape.setdefault(tensor.shape, []).append(place)
             found: dict[int, Found] = {}
-            for places in by_shape.values():
-                for first in range(0, len(places), batch):
-                    chosen = places[first : first + batch]
-                    stacked = torch.stack([pixels[place] for place in chosen])
-                    sizes = [(window[place].height, window[place].width) for place in chosen]
-                    found |= zip(chosen, self._found(stacked, sizes), strict=True)
+            for chosen in passes(pixels, batch):
+                stacked = torch.stack([pixels[place] for place in chosen])
+                sizes = [(window[place].height, window[place].width) for place in chosen]
+                found |= zip(chosen, self._found(stacked, sizes), strict=True)
             yield from (found[place] for place in range(len(window)))
 
     @torch.inference_mode()

@@ -6,9 +6,8 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-_FILE = Path(__file__).with_name("published.toml")
+_PUBLISHED = tomllib.loads(Path(__file__).with_name("published.toml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,12 @@ class PublishedResult:
 
 def known_caveats(benchmark: str) -> tuple[str, ...]:
     """Returns what readers of a benchmark's scores should know, as sentences."""
-    return tuple(_document()["caveats"].get(benchmark, ()))
+    return tuple(_PUBLISHED["caveats"].get(benchmark, ()))
 
 
 def published_test_set(benchmark: str) -> PublishedTestSet | None:
     """Returns the test set of a benchmark of the file; None for others."""
-    found = _document()["test_sets"].get(benchmark)
+    found = _PUBLISHED["test_sets"].get(benchmark)
     return None if found is None else PublishedTestSet(**found)
 
 
@@ -73,15 +72,9 @@ def published_results(benchmark: str, suppression: bool | None = None) -> tuple[
 
     `suppression`: only results by this rule about duplicates, or of an unstated one; None: all.
     """
-    document = _document()
-    sources = {key: Source(**source) for key, source in document.pop("sources").items()}
+    sources = {key: Source(**source) for key, source in _PUBLISHED["sources"].items()}
     return tuple(
         PublishedResult(row["method"], row["backbone"], row["setting"], row["scores"], sources[row["source"]])
-        for row in document.get(benchmark, [])
+        for row in _PUBLISHED.get(benchmark, [])
         if suppression is None or sources[row["source"]].suppression in (suppression, None)
     )
-
-
-def _document() -> dict[str, Any]:
-    # Not cached, because `published_results` takes a table out of it.
-    return tomllib.loads(_FILE.read_text(encoding="utf-8"))

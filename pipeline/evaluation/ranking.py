@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,8 @@ class Ranking:
     Any choice of images can be scored from them without matching again, since images are matched one by one.
     """
 
+    kinds: Sequence[Any]
+    """The K categories"""
     images: int
     """Number of images of the test set."""
     bounds: Integers
@@ -44,7 +46,7 @@ class Ranking:
         order = np.lexsort((-scores_of(predicted), labels))
         order = order[np.isin(labels[order], kinds)]
         bounds = np.append(np.searchsorted(labels[order], kinds), len(order))
-        return cls(truth.images, bounds, predicted.image[order], right[order], number, truth.image)
+        return cls(kinds.tolist(), truth.images, bounds, predicted.image[order], right[order], number, truth.image)
 
     def counted(self, chosen: Integers | None = None) -> tuple[Integers, Integers]:
         """Returns how often each prediction counts, and the number of truths of each category.
@@ -64,6 +66,10 @@ class Ranking:
             area[category] = area_under_precision(self.right[own], int(truths[category]), weights[own])
             recall[category] = weights[own][self.right[own]].sum() / truths[category]
         return area, recall
+
+    def precision(self, chosen: Integers | None = None) -> dict[Any, float]:
+        """Returns the area under the precision by category."""
+        return dict(zip(self.kinds, self.areas(chosen)[0].tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -131,8 +137,9 @@ def best_first(predicted: Relations, limit: int | None = None) -> Relations:
 
 
 def mean_of(values: Iterable[float]) -> float:
-    """Returns the mean; NaN without any value."""
+    """Returns the mean of the values that are not NaN; NaN without any."""
     numbers = np.asarray([*values], np.float64)
+    numbers = numbers[~np.isnan(numbers)]
     return float(numbers.mean()) if len(numbers) else float("nan")
 
 

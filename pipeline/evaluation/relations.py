@@ -20,21 +20,6 @@ Masks = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Interactions:
-    """N relations of one image. `scores` ranks predictions; ground truth has none."""
-
-    subject_boxes: Floats
-    object_boxes: Floats
-    subject_labels: Integers
-    object_labels: Integers
-    predicates: Integers
-    scores: Floats | None = None
-
-    def __len__(self) -> int:
-        return len(self.predicates)
-
-
-@dataclass(frozen=True)
 class Relations:
     """N relations of `images` images, by ascending image. `scores` ranks predictions; ground truth has none."""
 
@@ -52,10 +37,10 @@ class Relations:
     """N×2, of subject and object; None if only boxes are known"""
 
     @classmethod
-    def of(cls, by_image: Sequence[Interactions]) -> Relations:
-        """Joins the interactions of images, in their order."""
+    def of(cls, by_image: Sequence[Relations]) -> Relations:
+        """Joins the relations of single images, in their order."""
         images, none, no_box = len(by_image), np.zeros(0, np.int64), np.zeros((0, 4))
-        parts = [cls(images, np.full(len(each), image), **vars(each)) for image, each in enumerate(by_image)]
+        parts = [replace(each, images=images, image=np.full(len(each), n)) for n, each in enumerate(by_image)]
         joined = cls.joined(parts or [cls(0, none, no_box, no_box, none, none, none, np.zeros(0))])
         labels = ("subject_labels", "object_labels", "predicates")  # an empty list of an image becomes floats
         return replace(joined, **{name: getattr(joined, name).astype(np.int64, copy=False) for name in labels})
@@ -85,20 +70,6 @@ class Relations:
     def triplets(self) -> Integers:
         """N×3: subject label, object label, predicate."""
         return np.stack([self.subject_labels, self.object_labels, self.predicates], axis=1).astype(np.int64)
-
-
-@dataclass(frozen=True)
-class LabelledBoxes:
-    """N boxes of a ground truth, by ascending image."""
-
-    image: Integers
-    """N: the position of each box's image in the test set"""
-    boxes: Floats
-    """N×4 absolute pixels (left, top, right, bottom)"""
-    labels: Integers
-    """N: indices into the object names"""
-    crowd: NDArray[np.bool_]
-    """N: whether a box holds a group that nobody annotated one by one (COCO's `iscrowd`)"""
 
 
 def scores_of(predicted: Relations) -> Floats:

@@ -95,7 +95,12 @@ def match_scene_graphs(
     if truth.masks is not None and rules.official:  # PSG's evaluator skips images without predictions
         truth = truth.take(np.isin(truth.image, predicted.image))
     truth = counted_truth(truth, rules)
-    found = _found_at(predicted, truth, rules)
+    # By truth, with the graph constraint and without: the place of the prediction that finds it, or a place after all
+    found = np.full((2, len(truth)), np.iinfo(np.int64).max)
+    if truth.masks is None:
+        _find(predicted, truth, rules, found, np.zeros(len(predicted), bool))
+    else:
+        _find_masks(predicted, truth, rules, found)
     # Ascending by predicate, then by image.
     groups = numbered([truth.predicates, truth.image])
     new = unseen_triplets(truth, seen)
@@ -116,19 +121,6 @@ def match_scene_graphs(
 def _mean(by_predicate: Mapping[int, float], rules: SceneGraphRules) -> float:
     absent = 0 if rules.predicates is None else rules.predicates - len(by_predicate)
     return mean_of([*by_predicate.values(), *[0.0] * absent])
-
-
-def _found_at(predicted: Relations, truth: Relations, rules: SceneGraphRules) -> Integers:
-    """Returns 2×T: the place of the prediction of its image that finds each truth, or a place after all.
-
-    The first row is with the graph constraint, the second without.
-    """
-    found = np.full((2, len(truth)), np.iinfo(np.int64).max)
-    if truth.masks is None:
-        _find(predicted, truth, rules, found, np.zeros(len(predicted), bool))
-    else:
-        _find_masks(predicted, truth, rules, found)
-    return found
 
 
 def _find_masks(predicted: Relations, truth: Relations, rules: SceneGraphRules, found: Integers) -> None:

@@ -19,11 +19,10 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.data.datasets.annotations import read_text
-from pipeline.evaluation.hico import HicoScores, TripletClass
+from pipeline.evaluation.hico import TripletClass
 from storage.errors import FatalError
 
 HICO_TRIPLETS = 600
@@ -37,24 +36,8 @@ _UNSEEN_NAMES = {"UC-RF": (0, 0), "UC-NF": (0, 0), "UO": (12, 5), "UV": (0, 20)}
 """Split → how many objects, and how many predicates, occur in no seen triplet."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Split:
-    """A division of triplets into those that training shows and those that it leaves out."""
-
-    name: str
-    unseen: frozenset[TripletClass]
-
-    def means(self, scores: HicoScores) -> dict[str, float]:
-        """Returns the mean AP of unseen, seen and all ("full") triplets. NaN where the test set has none."""
-        return {
-            "unseen": scores.mean(self.unseen),
-            "seen": scores.mean(scores.average_precision.keys() - self.unseen),
-            "full": scores.mean(),
-        }
-
-
-def published_split(name: str, triplets: Sequence[TripletClass]) -> Split:
-    """Returns a split of `PUBLISHED`. `triplets` are HICO-DET's 600 in the order of the dataset's list.
+def published_split(name: str, triplets: Sequence[TripletClass]) -> frozenset[TripletClass]:
+    """Returns the unseen triplets of a split of `PUBLISHED`. `triplets`: HICO-DET's 600 in the order of its list.
 
     Raises ValueError if the name is unknown, or the list has another length or order.
     """
@@ -64,16 +47,16 @@ def published_split(name: str, triplets: Sequence[TripletClass]) -> Split:
         raise ValueError(
             f"split {name} needs HICO-DET's list of {HICO_TRIPLETS} triplets, but this list has {len(triplets)}"
         )
-    split = split_of_positions(name, PUBLISHED[name], triplets)
-    seen = frozenset(triplets) - split.unseen
-    new = tuple(len({t[end] for t in split.unseen} - {t[end] for t in seen}) for end in (1, 2))
+    unseen = split_of_positions(name, PUBLISHED[name], triplets)
+    seen = frozenset(triplets) - unseen
+    new = tuple(len({t[end] for t in unseen} - {t[end] for t in seen}) for end in (1, 2))
     if new != _UNSEEN_NAMES.get(name, new):
         raise ValueError(f"split {name} needs HICO-DET's list, but this list has its interactions in a different order")
-    return split
+    return unseen
 
 
-def split_of_positions(name: str, unseen: Iterable[int], triplets: Sequence[TripletClass]) -> Split:
-    """Returns the split whose unseen triplets are at these positions of a list, from 0.
+def split_of_positions(name: str, unseen: Iterable[int], triplets: Sequence[TripletClass]) -> frozenset[TripletClass]:
+    """Returns the triplets at these positions of a list, from 0, which a split leaves out.
 
     Raises ValueError if a position is outside the list or occurs twice.
     """
@@ -84,7 +67,7 @@ def split_of_positions(name: str, unseen: Iterable[int], triplets: Sequence[Trip
     twice = [position for position, times in Counter(positions).items() if times > 1]
     if twice:
         raise ValueError(f"split {name} names positions {twice[:5]} more than once")
-    return Split(name=name, unseen=frozenset(triplets[p] for p in positions))
+    return frozenset(triplets[p] for p in positions)
 
 
 def read_positions(file: Path) -> list[int]:
@@ -106,7 +89,7 @@ def read_positions(file: Path) -> list[int]:
     return list(found)
 
 
-def split_by_counts(counts: Mapping[TripletClass, int], number: int, *, rare_first: bool) -> Split:
+def split_by_counts(counts: Mapping[TripletClass, int], number: int, *, rare_first: bool) -> frozenset[TripletClass]:
     """Leaves out the `number` triplets with the fewest (or most) instances in training, whose names all remain seen.
 
     Triplets are taken one after the other, by ascending (or descending) count, and equal ones in the order of `counts`.
@@ -131,7 +114,7 @@ def split_by_counts(counts: Mapping[TripletClass, int], number: int, *, rare_fir
             f"{number} triplets can't be left out, only {len(unseen)}: each name must occur in one of the {len(order)} "
             "triplets that is seen"
         )
-    return Split(name="rare first" if rare_first else "non-rare first", unseen=frozenset(unseen))
+    return frozenset(unseen)
 
 
 def read_interactions(path: Path) -> list[tuple[str, str]]:

@@ -70,14 +70,12 @@ def summarise(
     *,
     setting: str = "full",
     suppression: bool | None = None,
-    named_rules: Sequence[str] = (),
     official: bool = False,
 ) -> EvaluationSummary:
     """Collects an evaluation, whose score prices the errors (`anatomy`).
 
-    `named_rules` says which rules are not the default ones; `official` whether they are those of the authors'
-    evaluator. Published results are left out unless the test set is the benchmark's and they suppressed duplicates as
-    this evaluation did.
+    `official`: whether the rules are those of the authors' evaluator. Published results are left out unless the test
+    set is the benchmark's and they suppressed duplicates as this evaluation did.
     """
     predicted, truth = dissection.predicted, dissection.truth
     scores = np.zeros(0) if predicted.scores is None else predicted.scores
@@ -99,7 +97,7 @@ def summarise(
         calibration=calibration(scores, dissection.right) if is_share else None,
         predicates=tuple(predicates),
         caveats=(
-            *named_rules,
+            *evaluated.rules,
             *known_caveats(benchmark),
             *_measured_caveats(dissection, truth, evaluated.classes, evaluated.measure, official),
         ),

@@ -15,18 +15,16 @@ from PIL.Image import Image
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_ahead, read_image
 from pipeline.evaluation import benchmark
-from pipeline.evaluation.benchmark import Evaluated, Options
+from pipeline.evaluation.benchmark import Figure, Options, further_figures
 from pipeline.evaluation.bootstrap import resampled
 from pipeline.evaluation.detection import Detections, average_precision_50
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import HicoScores, match_hico
 from pipeline.evaluation.predictor import Found, Names, Predictor
 from pipeline.evaluation.ranking import PER_IMAGE, best_first
-from pipeline.evaluation.relations import Interactions, Relations
-from pipeline.evaluation.splits import Split
+from pipeline.evaluation.relations import Relations
 from pipeline.evaluation.vcoco_detections import in_roles
 from pipeline.evaluation.vcoco_truth import VcocoTruth
-from pipeline.runtime.plugins import load_plugin
 from pipeline.runtime.stage import Rejected, ReportProgress
 from storage.errors import FatalError
 
@@ -38,13 +36,13 @@ class ScoredImage(NamedTuple):
     """What is scored of an image: its position in the test set, its relations, and its boxes without duplicates."""
 
     position: int
-    relations: Interactions
+    relations: Relations
     boxes: Detections
 
     @classmethod
     def of(cls, position: int, found: Found) -> ScoredImage:
         """Keeps what is scored."""
-        return cls(position, found.interactions(), found.boxes.without_duplicates(DUPLICATE_BOXES))
+        return cls(position, found.relations(), found.boxes.without_duplicates(DUPLICATE_BOXES))
 
 
 @dataclass(frozen=True)
@@ -124,10 +122,8 @@ class TestSet:
         }
         if unseen is not None:
             figures |= self._apart(interactions, unseen)
-        for metric in metrics:
-            further = load_plugin("metrics", metric)(predicted, truth, self.truth.predicates, Options(resamples=0))
-            figures |= _measured(further)
-        return figures
+        further = further_figures(metrics, predicted, truth, self.truth.objects, self.truth.predicates)
+        return figures | _defined(further)
 
     def vcoco_scores(self, found: Iterable[ScoredImage], truth: VcocoTruth) -> dict[str, float]:
         """Returns V-COCO's own figures by name, e.g. vcoco_role_1 (role AP over 24 roles).
@@ -163,7 +159,7 @@ class TestSet:
             detections = in_roles(predicted, self.names.objects, self.names.predicates, part)
         except ValueError as error:
             raise FatalError(f"evaluate.vcoco: {error}") from error
-        figures = _measured(benchmark.vcoco(detections, part, Options(resamples=0)))
+        figures = _defined(benchmark.vcoco(detections, part, Options(resamples=0)).figures)
         return {f"vcoco_{name}": value for name, value in figures.items()}
 
     def _apart(self, scores: HicoScores, unseen: Collection[tuple[str, str, str]]) -> dict[str, float]:
@@ -172,14 +168,12 @@ class TestSet:
         left_out = frozenset(
             t for t in tested if (objects[t.subject], predicates[t.predicate], objects[t.object]) in unseen
         )
-        means = Split(name="split", unseen=left_out).means(scores)
-        figures = {f"{name}_map": value for name, value in means.items() if not np.isnan(value)}
+        means = dict(zip(("unseen_map", "seen_map"), scores.apart(left_out), strict=True)) | {"full_map": scores.mean()}
+        figures = {name: value for name, value in means.items() if not np.isnan(value)}
         return figures | {"unseen_triplets": float(len(left_out))}
 
     def _boxes(self, position: int) -> Detections:
-        every = self.truth.boxes
-        first, last = np.searchsorted(every.image, (position, position + 1))
-        return Detections(every.boxes[first:last], every.labels[first:last], crowd=every.crowd[first:last])
+        return self.truth.boxes.take(slice(*np.searchsorted(self.truth.box_images, (position, position + 1))))
 
 
 def _name(uri: str) -> str:
@@ -193,6 +187,6 @@ def _number(uri: str) -> str:
     return numbers[-1] if numbers else stem
 
 
-def _measured(evaluated: Evaluated) -> dict[str, float]:
+def _defined(figures: Iterable[Figure]) -> dict[str, float]:
     """The figures by name, without those that the test set does not define (NaN)."""
-    return {figure.name: figure.value for figure in evaluated.figures if not np.isnan(figure.value)}
+    return {figure.name: figure.value for figure in figures if not np.isnan(figure.value)}

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -26,17 +25,6 @@ POINT = "point"
 
 
 @dataclass(frozen=True)
-class VcocoRules:
-    """The rules that vsrl_eval fixes."""
-
-    overlap: float = 0.5
-    """Minimum IoU of persons, and of things."""
-    official: bool = False
-    """Whether the mean without "point" is computed as vsrl_eval does: it takes the first role of the third action from
-    the end for it, and divides by 24, whatever the actions are."""
-
-
-@dataclass(frozen=True)
 class VcocoScores:
     """Average precision per action and per role; NaN for actions that no person of the test set does."""
 
@@ -46,6 +34,8 @@ class VcocoScores:
     persons: Mapping[str, int]
     """Number of true persons per action"""
     official: bool = False
+    """Whether the mean without "point" is computed as vsrl_eval does: it takes the first role of the third action from
+    the end for it, and divides by 24, whatever the actions are."""
 
     @property
     def figures(self) -> dict[str, float]:
@@ -54,24 +44,23 @@ class VcocoScores:
         return {
             "role_1": self._without_point(self.scenario_1),
             "role_2": self._without_point(self.scenario_2),
-            "role_1_25": mean_of(_known(self.scenario_1)),
-            "role_2_25": mean_of(_known(self.scenario_2)),
-            "agent": mean_of(_known(self.agent)),
+            "role_1_25": mean_of(self.scenario_1.values()),
+            "role_2_25": mean_of(self.scenario_2.values()),
+            "agent": mean_of(self.agent.values()),
         }
 
     def _without_point(self, precision: Mapping[Role, float]) -> float:
         if not self.official:
-            return mean_of(_known({role: value for role, value in precision.items() if role[0] != POINT}))
+            return mean_of(value for role, value in precision.items() if role[0] != POINT)
         third = [*self.persons][-3] if len(self.persons) >= 3 else None
         left_out = [value for (action, _), value in precision.items() if action == third]
-        return (mean_of(_known(precision)) * 25 - (left_out[0] if left_out else float("nan"))) / 24
+        return (mean_of(precision.values()) * 25 - (left_out[0] if left_out else float("nan"))) / 24
 
 
 @dataclass(frozen=True)
 class VcocoMatches:
     """Which predictions are right."""
 
-    truth: VcocoTruth
     agents: Ranking
     """By action"""
     first: Ranking
@@ -81,25 +70,19 @@ class VcocoMatches:
 
     def scores(self, chosen: Integers | None = None) -> VcocoScores:
         """Returns the scores on the chosen images (positions; repeated ones count repeatedly), all by default."""
-        actions, roles = self.truth.actions, self.truth.roles
-        agents, first, second = (each.areas(chosen)[0].tolist() for each in (self.agents, self.first, self.second))
-        persons = self.agents.counted(chosen)[1].tolist()
-        return VcocoScores(
-            dict(zip(actions, agents, strict=True)),
-            dict(zip(roles, first, strict=True)),
-            dict(zip(roles, second, strict=True)),
-            dict(zip(actions, persons, strict=True)),
-            self.official,
-        )
+        agent, first, second = (each.precision(chosen) for each in (self.agents, self.first, self.second))
+        persons = dict(zip(self.agents.kinds, self.agents.counted(chosen)[1].tolist(), strict=True))
+        return VcocoScores(agent, first, second, persons, self.official)
 
 
-def match_vcoco(predicted: VcocoDetections, truth: VcocoTruth, rules: VcocoRules | None = None) -> VcocoMatches:
+def match_vcoco(
+    predicted: VcocoDetections, truth: VcocoTruth, *, official: bool = False, overlap: float = 0.5
+) -> VcocoMatches:
     """Decides which detections are right. Equal scores keep the order of the detections.
 
-    Predictions on images without a person, where vsrl_eval stops with an error, are wrong. Raises ValueError if a box
-    of a person is NaN.
+    `overlap`: minimum IoU of persons, and of things; `official`: as in `VcocoScores`. Predictions on images without a
+    person, where vsrl_eval stops with an error, are wrong. Raises ValueError if a box of a person is NaN.
     """
-    rules = rules or VcocoRules()
     for boxes in (predicted.agent_boxes, predicted.roles.subject_boxes):
         if unknown := int(np.isnan(boxes).any(axis=1).sum()):
             raise ValueError(f"{unknown} of {len(boxes)} detections have a person box with NaN")
@@ -107,31 +90,40 @@ def match_vcoco(predicted: VcocoDetections, truth: VcocoTruth, rules: VcocoRules
     bounds = np.searchsorted(predicted.roles.predicates[order], np.arange(len(truth.roles) + 1))
     # Sorted again, because relations are by ascending image.
     roles = [
-        _role(predicted.roles.take(np.sort(order[bounds[number] : bounds[number + 1]])), truth, number, rules)
+        _role(predicted.roles.take(np.sort(order[bounds[number] : bounds[number + 1]])), truth, number, overlap)
         for number in range(len(truth.roles))
     ]
-    actions = [truth.actions.index(action) for action, _ in truth.roles]
-    first, second = (_ranking([each[scenario] for each in roles], truth, actions) for scenario in (0, 1))
-    agents = _ranking(_agents(predicted, truth, rules), truth, range(len(truth.actions)))
-    return VcocoMatches(truth, agents, first, second, rules.official)
+    doing = [action for action, _ in truth.roles]
+    first, second = (_ranking([each[scenario] for each in roles], truth, truth.roles, doing) for scenario in (0, 1))
+    agents = _ranking(_agents(predicted, truth, overlap), truth, truth.actions, truth.actions)
+    return VcocoMatches(agents, first, second, official)
 
 
 _Ranked = tuple[Integers, Flags]
 """The predictions of one action or role that count, best first, up to the last right one: image, and whether right."""
 
 
-def _ranking(ranked: Sequence[_Ranked], truth: VcocoTruth, actions: Sequence[int]) -> Ranking:
+def _ranking(
+    ranked: Sequence[_Ranked], truth: VcocoTruth, kinds: Sequence[Role] | Sequence[str], actions: Sequence[str]
+) -> Ranking:
     """Joins the predictions of all actions or roles. Their truths are the persons who do the action of each."""
-    person, category = np.nonzero(truth.labels[:, actions] == 1)
+    person, category = _doing(truth, actions)
     bounds = np.append(0, np.cumsum([len(image) for image, _ in ranked]))
     image, right = (np.concatenate([each[part] for each in ranked]) for part in (0, 1))
-    return Ranking(truth.images, bounds, image, right, category, truth.image[person])
+    return Ranking(kinds, truth.images, bounds, image, right, category, truth.image[person])
 
 
-def _agents(predicted: VcocoDetections, truth: VcocoTruth, rules: VcocoRules) -> list[_Ranked]:
+def _doing(truth: VcocoTruth, actions: Sequence[str]) -> tuple[Integers, Integers]:
+    """Returns the persons who do an action, and its position in the list, by person."""
+    labels = truth.labels[:, np.array([truth.actions.index(action) for action in actions], np.int64)]
+    person, place = np.nonzero(labels == 1)
+    return person, place
+
+
+def _agents(predicted: VcocoDetections, truth: VcocoTruth, least: float) -> list[_Ranked]:
     person, overlap = _persons(predicted.agent_image, predicted.agent_boxes, truth)
     counted = _counted(person, truth)
-    close = (person >= 0) & (overlap >= rules.overlap)
+    close = (person >= 0) & (overlap >= least)
     rankings = []
     for action in range(len(truth.actions)):
         scores = predicted.agent_scores[:, action]
@@ -140,7 +132,7 @@ def _agents(predicted: VcocoDetections, truth: VcocoTruth, rules: VcocoRules) ->
     return rankings
 
 
-def _role(found: Relations, truth: VcocoTruth, number: int, rules: VcocoRules) -> tuple[_Ranked, _Ranked]:
+def _role(found: Relations, truth: VcocoTruth, number: int, least: float) -> tuple[_Ranked, _Ranked]:
     """Returns the ranking of a role in scenario 1 and 2."""
     action = truth.actions.index(truth.roles[number][0])
     found = found.take(~np.isnan(scores_of(found)))
@@ -149,9 +141,9 @@ def _role(found: Relations, truth: VcocoTruth, number: int, rules: VcocoRules) -
     counted = _counted(person, truth)
     if not len(truth.labels):
         return (_ranked(found.image, scores, counted, np.zeros(len(found), bool), person),) * 2
-    close = (person >= 0) & (overlap >= rules.overlap) & (truth.labels[person, action] == 1)
+    close = (person >= 0) & (overlap >= least) & (truth.labels[person, action] == 1)
     thing = truth.role_boxes[person, number]
-    same_thing = _overlaps(thing, found.object_boxes) >= rules.overlap
+    same_thing = _overlaps(thing, found.object_boxes) >= least
     has_none = np.isnan(thing).all(axis=1)
     says_none = np.isnan(found.object_boxes).all(axis=1) | (found.object_boxes == 0).all(axis=1)
     return (
@@ -191,54 +183,30 @@ def _overlaps(left: Floats, right: Floats) -> Floats:
     return aligned_iou(left, right, least=-1.0)
 
 
-def _known(precision: Mapping[str, float] | Mapping[Role, float]) -> list[float]:
-    """The values of actions or roles that some person of the test set does."""
-    return [value for value in precision.values() if not np.isnan(value)]
+THINGS = ("person", "thing", "nothing")
+"""The names in `as_relations`, as V-COCO's detections do not name things."""
 
 
-class VcocoRoles(NamedTuple):
-    """V-COCO's roles as relations, for what looks at single predictions: costs of errors, pairs, images.
+def as_relations(predicted: VcocoDetections, truth: VcocoTruth) -> tuple[Relations, Relations]:
+    """The roles of both as relations, for what looks at single predictions: costs of errors, pairs, images.
 
-    V-COCO's detections do not name things, so all have one name.
+    Only predictions that count are among them: with a score, and of annotated persons. Labels index `THINGS`, of which
+    an object without a box is "nothing"; predicates index `truth.roles`.
     """
-
-    predicted: Relations
-    """Only predictions that count: with a score, and of annotated persons"""
-    truth: Relations
-    objects: tuple[str, ...]
-    """Names that labels refer to"""
-    predicates: tuple[str, ...]
-    """Action and role"""
-
-    @classmethod
-    def of(cls, predicted: VcocoDetections, truth: VcocoTruth) -> VcocoRoles:
-        """Takes the roles of both. An object without a box is named "nothing"."""
-        found = predicted.roles
-        person, _ = _persons(found.image, found.subject_boxes, truth)
-        counted = _counted(person, truth) & ~np.isnan(scores_of(found))
-        found = found.take(counted)
-        none = (np.isnan(found.object_boxes) | (found.object_boxes == 0)).all(axis=1)
-        things = np.where(none[:, None], np.nan, found.object_boxes)
-        action_of = np.array([truth.actions.index(action) for action, _ in truth.roles], np.int64)
-        person, role = np.nonzero(truth.labels[:, action_of] == 1)
-        boxes = truth.role_boxes[person, role]
-        true = Relations(
-            images=truth.images,
-            image=truth.image[person],
-            subject_boxes=truth.boxes[person],
-            object_boxes=boxes,
-            subject_labels=np.zeros(len(person), np.int64),
-            object_labels=_labels(boxes),
-            predicates=role.astype(np.int64),
+    found = predicted.roles
+    person, _ = _persons(found.image, found.subject_boxes, truth)
+    found = found.take(_counted(person, truth) & ~np.isnan(scores_of(found)))
+    none = (np.isnan(found.object_boxes) | (found.object_boxes == 0)).all(axis=1)
+    found = replace(found, object_boxes=np.where(none[:, None], np.nan, found.object_boxes))
+    person, role = _doing(truth, [action for action, _ in truth.roles])
+    boxes = truth.boxes[person], truth.role_boxes[person, role]
+    true = Relations(truth.images, truth.image[person], *boxes, person, person, role)
+    labelled = (
+        replace(
+            each,
+            subject_labels=np.zeros(len(each), np.int64),
+            object_labels=np.where(np.isnan(each.object_boxes).all(axis=1), 2, 1).astype(np.int64),
         )
-        own = replace(
-            found,
-            object_boxes=things,
-            subject_labels=np.zeros(len(found), np.int64),
-            object_labels=_labels(things),
-        )
-        return cls(own, true, ("person", "thing", "nothing"), tuple(" ".join(role) for role in truth.roles))
-
-
-def _labels(boxes: Floats) -> Integers:
-    return np.where(np.isnan(boxes).all(axis=1), 2, 1).astype(np.int64)
+        for each in (found, true)
+    )
+    return next(labelled), next(labelled)

@@ -16,9 +16,10 @@ import numpy as np
 from pipeline.data.datasets.annotations import AnnotationError, as_id, as_number
 from pipeline.data.datasets.json_stream import stream_rows
 from pipeline.data.datasets.pairs import vcoco_predicate
+from pipeline.data.datasets.vcoco import AGENT
 from pipeline.evaluation.matching import pair_numbers
 from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
-from pipeline.evaluation.vcoco_truth import AGENT, Role, VcocoTruth
+from pipeline.evaluation.vcoco_truth import Role, VcocoTruth
 from tagger.english.predicates import canonical
 
 EXPECTED = "a list of detections with image_id, person_box, <action>_agent and <action>_<role>"
@@ -48,16 +49,15 @@ def read_vcoco_detections(path: Path, truth: VcocoTruth, allow_missing: bool = F
     position = {image_id: place for place, image_id in enumerate(truth.image_ids)}
     agents = [f"{action}_{AGENT}" for action in truth.actions]
     roles = [f"{action}_{role}" for action, role in truth.roles]
-    images, boxes, scores, things = array("q"), array("d"), array("d"), array("d")
+    images, numbers = array("q"), array("d")
     unknown: dict[Any, int] = {}
     for number, row in enumerate(stream_rows(path, EXPECTED)):
         try:
             image_id = as_id(row["image_id"])
-            boxes.extend(_numbers(row, "person_box", 4))
-            for name in agents:
-                scores.append(_number(row[name]))
+            numbers.extend(_numbers(row, "person_box", 4))
+            numbers.extend(_number(row[name]) for name in agents)
             for name in roles:
-                things.extend(_numbers(row, name, 5))
+                numbers.extend(_numbers(row, name, 5))
         except (KeyError, TypeError, ValueError) as error:
             raise AnnotationError(f"{path}: detection {number}: {error!r}; expected {EXPECTED}") from error
         place = position.get(image_id) if image_id is not None else None
@@ -72,10 +72,10 @@ def read_vcoco_detections(path: Path, truth: VcocoTruth, allow_missing: bool = F
         ids = [truth.image_ids[place] for place in lacking[:3]]
         raise AnnotationError(f"{path}: {len(lacking)} of {truth.images} images have no detection, e.g. {ids}")
     order = np.argsort(image, kind="stable")
-    persons = np.array(boxes).reshape(-1, 4)[order]
-    found = np.array(things).reshape(len(image), len(roles), 5)[order].reshape(-1, 5)
-    count = len(image) * len(roles)
-    none = np.zeros(count, np.int64)
+    columns = np.array(numbers).reshape(len(image), 4 + len(agents) + 5 * len(roles))[order]
+    persons, scores, things = np.split(columns, [4, 4 + len(agents)], axis=1)
+    found = things.reshape(-1, 5)
+    none = np.zeros(len(found), np.int64)
     return VcocoDetections(
         roles=Relations(
             images=truth.images,
@@ -89,7 +89,7 @@ def read_vcoco_detections(path: Path, truth: VcocoTruth, allow_missing: bool = F
         ),
         agent_image=image[order],
         agent_boxes=persons,
-        agent_scores=np.array(scores).reshape(len(image), len(agents))[order],
+        agent_scores=scores,
     )
 
 

@@ -13,14 +13,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.datasets.annotations import AnnotationError, as_four_numbers
-from pipeline.data.datasets.json_stream import stream_lists, stream_rows
+from pipeline.data.datasets.coco import EXPECTED as INSTANCES
+from pipeline.data.datasets.vcoco import EXPECTED as ACTIONS, VcocoAction, VcocoImage, join_instances, read_actions
 from pipeline.evaluation.relations import Floats, Integers
 
 Role = tuple[str, str]
 """Action and role, e.g. ("cut", "instr")."""
-AGENT = "agent"
-_ACTIONS = "V-COCO's list of actions with action_name, role_name, image_id, ann_id, label and role_object_id"
-_INSTANCES = "COCO instances with images, annotations and categories"
 
 
 @dataclass(frozen=True)
@@ -67,106 +65,57 @@ def read_vcoco_truth(actions: Path, instances: Path) -> VcocoTruth:
     annotation names a box that isn't there.
     """
     try:
-        verbs = list(stream_rows(actions, _ACTIONS))
-        # The public files have nested each id in a list of its own.
-        ids = list(dict.fromkeys(np.asarray(verbs[0]["image_id"], np.int64).reshape(-1).tolist()))
-        boxes = _Boxes(ids, instances)
-        return _truth([_Verb.of(verb) for verb in verbs], boxes, ids, actions)
+        return _truth([*read_actions(actions)], actions, instances)
     except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
-        raise AnnotationError(f"{actions} or {instances}: {error!r}; expected {_ACTIONS}, and {_INSTANCES}") from error
+        raise AnnotationError(f"{actions} or {instances}: {error!r}; expected {ACTIONS}, and {INSTANCES}") from error
 
 
-@dataclass(frozen=True)
-class _Verb:
-    """One action of V-COCO's file; row i of `objects` (roles without the agent) belongs to annotation `persons[i]`."""
-
-    name: str
-    roles: tuple[str, ...]
-    persons: Integers
-    label: Integers
-    objects: Integers
-
-    @classmethod
-    def of(cls, row: Mapping[str, Any]) -> _Verb:
-        names = list(row["role_name"])
-        # The file states the ids role by role.
-        ids = np.asarray(row["role_object_id"], np.int64).reshape(len(names), -1).T
-        others = [place for place, name in enumerate(names) if name != AGENT]
-        return cls(
-            name=str(row["action_name"]),
-            roles=tuple(names[place] for place in others),
-            persons=np.asarray(row["ann_id"], np.int64).reshape(-1),
-            label=np.asarray(row["label"], np.int64).reshape(-1),
-            objects=ids[:, others],
-        )
-
-
-class _Boxes:
-    """The usable boxes of the images, by annotation id, and the persons among them in the order of the file."""
-
-    def __init__(self, ids: list[int], path: Path) -> None:
-        position = {each: place for place, each in enumerate(ids)}
-        sizes: dict[int, tuple[float, float]] = {}
-        self.uris: dict[int, str] = {}
-        people: set[int] = set()
-        annotations: list[dict[str, Any]] = []
-        for kind, row in stream_lists(path, _INSTANCES, ("images", "annotations", "categories")):
-            if kind == "categories" and row["name"] == "person":
-                people.add(row["id"])
-            elif kind == "images" and int(row["id"]) in position:
-                sizes[int(row["id"])] = row["width"], row["height"]
-                self.uris[int(row["id"])] = str(row.get("file_name", row["id"]))
-            elif kind == "annotations" and int(row["image_id"]) in position and row.get("ignore") != 1:
-                annotations.append({name: row[name] for name in ("id", "image_id", "category_id", "bbox", "area")})
-        missing = [each for each in ids if each not in sizes]
-        if missing:
-            raise AnnotationError(f"{path}: lacks {len(missing)} of {len(ids)} images, e.g. {missing[:3]}")
-        self.clean: dict[int, tuple[float, ...]] = {}
-        self.persons: list[tuple[int, int]] = []
-        """Position of the image, and annotation id"""
-        for row in annotations:
-            image_id = int(row["image_id"])
-            box = _clean(row, *sizes[image_id])
-            if box is not None:
-                self.clean[int(row["id"])] = box
-                if row["category_id"] in people:
-                    self.persons.append((position[image_id], int(row["id"])))
-        self.persons.sort(key=lambda person: person[0])
-
-
-def _truth(verbs: list[_Verb], boxes: _Boxes, ids: list[int], path: Path) -> VcocoTruth:
-    person_ids = [annotation for _, annotation in boxes.persons]
-    place = {annotation: row for row, annotation in enumerate(person_ids)}
+def _truth(verbs: list[VcocoAction], actions: Path, instances: Path) -> VcocoTruth:
+    images = {int(image_id): VcocoImage() for _, image_id, *_ in verbs[0].rows}
+    categories = join_instances(images, instances, ("id", "category_id", "bbox", "area", "ignore"))
+    found = {image_id: image.entry for image_id, image in images.items() if image.entry is not None}
+    if missing := [image_id for image_id in images if image_id not in found]:
+        raise AnnotationError(f"{instances}: lacks {len(missing)} of {len(images)} images, e.g. {missing[:3]}")
+    clean: dict[int, tuple[float, ...]] = {}
+    image_of: dict[int, int] = {}
+    """Of a person, the position of the image"""
+    for position, (image_id, entry) in enumerate(found.items()):
+        for annotation in images[image_id].annotations:
+            box = _clean(annotation, entry["width"], entry["height"])
+            if box is not None and annotation["ignore"] != 1:
+                clean[int(annotation["id"])] = box
+                if categories.get(annotation["category_id"]) == "person":
+                    image_of[int(annotation["id"])] = position
+    place = {person: row for row, person in enumerate(image_of)}
     roles = tuple((verb.name, role) for verb in verbs for role in verb.roles)
-    annotated = set(verbs[0].persons.tolist())
-    labels = np.full((len(person_ids), len(verbs)), -1, np.int64)
-    labels[[row for row, annotation in enumerate(person_ids) if annotation in annotated]] = 0
-    role_boxes = np.full((len(person_ids), len(roles), 4), np.nan)
+    labels = np.full((len(place), len(verbs)), -1, np.int64)
+    labels[[place[int(person)] for person, *_ in verbs[0].rows if int(person) in place]] = 0
+    role_boxes = np.full((len(place), len(roles), 4), np.nan)
     first_role = 0
     for action, verb in enumerate(verbs):
-        for person, objects in zip(verb.persons[verb.label == 1], verb.objects[verb.label == 1], strict=True):
+        for person, _, label, things in verb.rows:
             row = place.get(int(person))
-            if row is None:
+            if row is None or label != 1:
                 continue
             labels[row, action] = 1
-            for offset, thing in enumerate(objects.tolist()):
-                if thing and thing not in boxes.clean:
+            for number, thing in enumerate(map(int, things), first_role):
+                if thing and thing not in clean:
                     raise AnnotationError(
-                        f"{path}: {verb.name} of person {person} names box {thing}, which is missing or empty"
+                        f"{actions}: {verb.name} of person {person} names box {thing}, which is missing or empty"
                     )
                 if thing:
-                    role_boxes[row, first_role + offset] = boxes.clean[thing]
+                    role_boxes[row, number] = clean[thing]
         first_role += len(verb.roles)
     return VcocoTruth(
-        images=len(ids),
+        images=len(images),
         actions=tuple(verb.name for verb in verbs),
         roles=roles,
-        image=np.array([image for image, _ in boxes.persons], np.int64),
-        boxes=np.array([boxes.clean[each] for each in person_ids], np.float64).reshape(-1, 4),
+        image=np.array([*image_of.values()], np.int64),
+        boxes=np.array([clean[person] for person in image_of], np.float64).reshape(-1, 4),
         labels=labels,
         role_boxes=role_boxes,
-        image_ids=tuple(ids),
-        uris=tuple(boxes.uris[image_id] for image_id in ids),
+        image_ids=tuple(images),
+        uris=tuple(str(entry.get("file_name", image_id)) for image_id, entry in found.items()),
     )
 
 

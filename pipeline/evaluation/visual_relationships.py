@@ -24,17 +24,8 @@ from pipeline.evaluation.matching import (
 from pipeline.evaluation.ranking import GroupRecall, Recalls, best_first, check_test_set, places
 from pipeline.evaluation.relations import Flags, Integers, Relations
 
-
-@dataclass(frozen=True)
-class VrdRules:
-    """The rules of the metric."""
-
-    limits: tuple[int, ...] = (50, 100)
-    """The K of R@K."""
-    predicates_per_pair: int | None = 1
-    """The k: how many predicates of a pair count. None counts all."""
-    overlap: float = 0.5
-    """Minimum IoU of boxes."""
+LIMITS = (50, 100)
+"""The K of R@K."""
 
 
 @dataclass(frozen=True)
@@ -54,28 +45,32 @@ class VrdMatches:
 
 
 def match_vrd(
-    predicted: Relations, truth: Relations, rules: VrdRules | None = None, seen: Integers | None = None
+    predicted: Relations,
+    truth: Relations,
+    predicates_per_pair: int | None = 1,
+    seen: Integers | None = None,
+    overlap: float = 0.5,
 ) -> VrdMatches:
     """Decides which truths are found. Raises ValueError as `check_test_set` does.
 
-    `seen` are M×3 triplets of the training set (subject label, object label, predicate).
+    `predicates_per_pair`: the k; None counts all predicates of a pair. `overlap`: minimum IoU of boxes. `seen` are M×3
+    triplets of the training set (subject label, object label, predicate).
     """
-    rules = rules or VrdRules()
     check_test_set(predicted, truth)
     ranked = best_first(predicted)
-    if rules.predicates_per_pair is not None:
-        ranked = ranked.take(places(pair_numbers(ranked)) < rules.predicates_per_pair)
+    if predicates_per_pair is not None:
+        ranked = ranked.take(places(pair_numbers(ranked)) < predicates_per_pair)
     place = places(ranked.image)
-    within = place < max(rules.limits)
+    within = place < max(LIMITS)
     ranked, place = ranked.take(within), place[within]
     relations, phrases = (
-        _found_at(candidates(ranked, truth, rules.overlap), place, len(truth))
+        _found_at(candidates(ranked, truth, overlap), place, len(truth))
         for candidates in (relation_candidates, phrase_candidates)
     )
     new = unseen_triplets(truth, seen)
 
     def shares(found: Integers, counted: Flags) -> GroupRecall:
-        return GroupRecall.of(truth.take(counted), np.arange(counted.sum()), found[counted], rules.limits)
+        return GroupRecall.of(truth.take(counted), np.arange(counted.sum()), found[counted], LIMITS)
 
     every = np.ones(len(truth), bool)
     return VrdMatches(

@@ -17,13 +17,13 @@ from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.evaluation import benchmark
 from pipeline.evaluation.anatomy import dissect
-from pipeline.evaluation.benchmark import RESAMPLES, Evaluated, Options
+from pipeline.evaluation.benchmark import RESAMPLES, Options, further_figures
 from pipeline.evaluation.bootstrap import resampled
 from pipeline.evaluation.comparison import ComparedModel, compare
 from pipeline.evaluation.detections.read import read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.published import published_test_set
-from pipeline.evaluation.relations import Integers, Relations
+from pipeline.evaluation.relations import Integers
 from pipeline.evaluation.summary import EvaluationSummary, summarise
 from pipeline.report.evaluation_images import EvaluatedImages
 from pipeline.report.evaluation_page import MARK, comparison_page, evaluation_markdown, evaluation_page
@@ -31,7 +31,6 @@ from pipeline.report.galleries import absence
 from pipeline.report.report_folder import meta_of
 from pipeline.report.variants import steps_of_seeds
 from pipeline.report.view import RunView
-from pipeline.runtime.plugins import load_plugin
 from pipeline.runtime.stage import dataset_of
 from storage.artifact import Artifact
 from storage.atomic import write_atomic
@@ -165,13 +164,17 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
     scored = set(pq.read_table(file, columns=["image_id"])["image_id"].to_pylist())
     positions = np.flatnonzero(np.isin(truth.image_ids, list(scored)))
     predicted, true = resampled(found.relations, positions), resampled(truth.relations, positions)
-    options = Options()
-    evaluated = benchmark.hico_det(predicted, true, truth.objects, truth.predicates, options)
+    options = Options(objects=truth.objects)
+    evaluated = benchmark.hico_det(predicted, true, truth.predicates, options)
     counted = evaluated.counted
     assert counted is not None
-    evaluated = _with_further(evaluated, predicted, true, truth, metrics)
     hico = published_test_set("hico-det")
     is_hico = hico is not None and not hico.difference(true.images, len(evaluated.classes))
+    further = further_figures(metrics, predicted, true, truth.objects, truth.predicates)
+    rules = "Scores follow HICO-DET's rules. Predicates are in the run's canonical form, which merges synonyms."
+    evaluated = replace(
+        evaluated, figures=evaluated.figures + further, rules=(rules, *(evaluated.rules if is_hico else ()))
+    )
     dissection = dissect(counted, true)
     summary = summarise(
         "hico-det" if is_hico else ", ".join(names),
@@ -181,10 +184,7 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
         truth.predicates,
         setting="NF" if is_hico else "zero-shot",
         suppression=options.suppression,
-        named_rules=options.named_rules("hico-det") if is_hico else (),
     )
-    rules = "Scores follow HICO-DET's rules. Predicates are in the run's canonical form, which merges synonyms."
-    summary = replace(summary, caveats=(rules, *summary.caveats))
 
     def read(position: int) -> Image:
         row = rows[positions[position]]
@@ -202,13 +202,3 @@ def _rows(run: Run, names: Sequence[str]) -> list[Mapping[str, Any]]:
     ingested = run.artifacts("ingest")
     partitions = [name for name in sorted(ingested) if dataset_of(name) in names]
     return [row for name in partitions for row in ingested[name].table("images").to_pylist()]
-
-
-def _with_further(
-    evaluated: Evaluated, predicted: Relations, true: Relations, truth: GroundTruth, metrics: Sequence[str]
-) -> Evaluated:
-    """Adds the metrics in `evaluate.metrics`, without intervals."""
-    options, figures = Options(resamples=0), evaluated.figures
-    for name in metrics:
-        figures += load_plugin("metrics", name)(predicted, true, truth.predicates, options).figures
-    return replace(evaluated, figures=figures)

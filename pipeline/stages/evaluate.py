@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -65,10 +64,7 @@ class EvaluateStage(Stage):
     schema = METRICS
     whole = True
     settings: EvaluateSettings
-
-    def __init__(self, settings: EvaluateSettings, image_folders: Mapping[str, Path | str] | None = None) -> None:
-        super().__init__(settings, image_folders)
-        self._unseen: frozenset[NameTriplet] | None = None
+    _unseen: frozenset[NameTriplet] | None = None
 
     def row_settings(self) -> dict[str, Any]:
         """The settings that change rows. V-COCO's files are in the key by content, not by path."""

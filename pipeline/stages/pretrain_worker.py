@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.network import Network
 from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.predictor import Predictor
-from pipeline.evaluation.relations import Interactions
+from pipeline.evaluation.relations import Relations
 from pipeline.evaluation.test_set import ScoredImage, TestSet
 from pipeline.training import worker
 from pipeline.training.config import TrainConfig
@@ -53,7 +54,7 @@ class ZeroShotCheck:
 def _arrays(scored: ScoredImage) -> dict[str, NDArray[Any]]:
     parts = {"relations": scored.relations, "boxes": scored.boxes}
     every = {f"{part}.{name}": array for part, held in parts.items() for name, array in vars(held).items()}
-    return {name: array for name, array in every.items() if array is not None}
+    return {name: array for name, array in every.items() if isinstance(array, np.ndarray)}
 
 
 def _scored(position: int, arrays: Arrays) -> ScoredImage:
@@ -61,7 +62,7 @@ def _scored(position: int, arrays: Arrays) -> ScoredImage:
         {name.removeprefix(part): array for name, array in arrays.items() if name.startswith(part)}
         for part in ("relations.", "boxes.")
     )
-    return ScoredImage(position, Interactions(**relations), Detections(**boxes))
+    return ScoredImage(position, Relations(images=1, **relations), Detections(**boxes))
 
 
 def main(path: Path) -> int:

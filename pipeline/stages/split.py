@@ -14,7 +14,6 @@ from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.evaluation.hico import TripletClass
 from pipeline.evaluation.splits import (
     PUBLISHED,
-    Split,
     published_split,
     read_interactions,
     read_positions,
@@ -121,12 +120,14 @@ class SplitStage(Stage):
         numbered = [TripletClass(places[s], places[o], places[p]) for s, p, o in every]
         instances = {number: counts[triplet] for number, triplet in zip(numbered, every, strict=True)}
         try:
-            split = self._split(settings.method, numbered, instances)
+            unseen = self._split(settings.method, numbered, instances)
         except (ValueError, AnnotationError) as error:
             raise FatalError(f"split.method = {settings.method}: {error}") from error
-        return frozenset((names[t.subject], names[t.predicate], names[t.object]) for t in split.unseen)
+        return frozenset((names[t.subject], names[t.predicate], names[t.object]) for t in unseen)
 
-    def _split(self, method: str, numbered: list[TripletClass], instances: dict[TripletClass, int]) -> Split:
+    def _split(
+        self, method: str, numbered: list[TripletClass], instances: dict[TripletClass, int]
+    ) -> frozenset[TripletClass]:
         if method in PUBLISHED:
             return published_split(method, numbered)
         if self.settings.positions is not None:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 from rlip_command import output_of, rlip
-from small_set import write_small_set
+from small_set import state_relations, write_small_set
 
 from pipeline.detection.detector import open_detector
 from pipeline.detection.settings import DetectSettings
@@ -40,7 +40,10 @@ counted = others:counted
 """
 MODULE = """
 import numpy as np
-from rlip.plugins import Box, Detections, Labels, LabellerPlugin, OpenLabeller, Reader, Relation, Settings, Stack
+from rlip.plugins import (
+    Box, Detections, Evaluated, Figure, Labels, LabellerPlugin, Measured, OpenLabeller, Reader, Relation, Settings,
+    Stack
+)
 
 class Lines(Reader):
     version, files = 1, {"annotations": "text"}
@@ -70,7 +73,10 @@ class Corner:
         return [Detections(np.array([[0.0, 0, 9, 9]]), np.array([0]), np.array([0.9])) for _ in images]
 
 def counted(predicted, truth, predicates, options):
-    raise NotImplementedError
+    def measured(chosen):
+        return Measured({"count": len(predicted) / len(truth)}, {}, {})
+    figure = Figure("count", f"relations of {predicates[0]} by a {options.objects[0]}", measured(None).figures["count"])
+    return Evaluated((figure,), (), lambda found, true, overlap=0.5: len(found) / len(true), "count", measured)
 counted.version = 5
 """
 
@@ -141,14 +147,40 @@ def test_a_broken_or_doubled_plugin_costs_a_message_when_it_is_used(example, on_
     assert done.exit_code == 1 and "registered by" in done.stderr and "broken" in done.stderr
 
 
-def test_formats_labellers_detectors_and_metrics_of_another_package_are_used_and_keyed(on_path, tmp_path):
-    recipe, site = write_small_set(tmp_path), tmp_path / "site"
+@pytest.fixture
+def others(on_path, tmp_path: Path) -> None:
+    """A package with a plug-in in each of further groups."""
+    site = tmp_path / "site"
     (site / "others-1.0.dist-info").mkdir(parents=True)
     (site / "others-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
     (site / "others-1.0.dist-info" / "entry_points.txt").write_text(OTHERS)
     (site / "others.py").write_text(MODULE)
-    (tmp_path / "list.txt").write_text(" ".join(path.name for path in sorted((tmp_path / "images").iterdir())))
     on_path(site)
+
+
+def test_a_metric_of_another_package_scores_detections_by_its_name(others, tmp_path):
+    write_small_set(tmp_path / "set")
+    state_relations(tmp_path / "set", 1, 2)
+    sides = {"person": [4, 4, 20, 30], "horse": [20, 10, 30, 30]}
+    boxes = [dict(zip("xywh", each, strict=True)) | {"category": name, "score": 1.0} for name, each in sides.items()]
+    pairs = [{"subject": 0, "object": 1, "predicate": "ride", "score": 0.9}]
+    row = {"image_id": 1, "uri": "000001.png", "width": 64, "height": 48, "boxes": boxes, "pairs": pairs}
+    (tmp_path / "found.json").write_text(json.dumps(row))
+    words = ("--ground-truth", tmp_path / "set/instances.json", "--file", f"relations={tmp_path}/set/relations.json")
+    words += ("--detections", tmp_path / "found.json", "--allow-missing", "--report", tmp_path / "report", "--json")
+    (figure,) = json.loads(output_of("evaluate", "counted", *words, "--format", "coco"))["figures"]
+    assert (figure["label"], figure["value"]) == ("relations of ride by a person", 0.5)
+    assert json.loads((tmp_path / "report/evaluation.json").read_text())["benchmark"] == "counted"
+    assert "name the layout of yours with --format" in rlip("evaluate", "counted", *words).stderr
+    assert (
+        "--rare: counted has no such rule, only hico-det" in rlip("evaluate", "counted", *words, "--rare", "r").stderr
+    )
+    assert "give one of 'hico-det', 'vcoco'" in rlip("evaluate", "count", *words).stderr
+
+
+def test_formats_labellers_detectors_and_metrics_of_another_package_are_used_and_keyed(others, tmp_path):
+    recipe = write_small_set(tmp_path)
+    (tmp_path / "list.txt").write_text(" ".join(path.name for path in sorted((tmp_path / "images").iterdir())))
     sets = ("data.sources.0.format=lines", "data.sources.0.annotations=list.txt", "tag.method=constant")
     words = ("run", recipe, "--direct", "--json", *(word for each in sets for word in ("--set", each)))
     assert "tag.options.score: Field required" in rlip(*words).stderr

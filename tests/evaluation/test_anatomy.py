@@ -53,7 +53,7 @@ def test_errors_are_those_of_the_predictions_that_hico_counts():
     predicted = relations([*impossible, (*TRUE, 0.8), (*TRUE, 0.7), (*other, 0.6)])
     validity = np.ones((6, 6))
     validity[1, 0] = 0
-    evaluated = hico_det(predicted, truth, names, names, Options(validity=validity, resamples=0))
+    evaluated = hico_det(predicted, truth, names, Options(objects=names, validity=validity, resamples=0))
     report = anatomy(dissect(evaluated.counted, truth), evaluated.score)
     assert report.score == evaluated.figures[0].value == pytest.approx(1.0)
     assert (report.right, sum(report.counts.values())) == (2, 0)

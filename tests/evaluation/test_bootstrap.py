@@ -43,8 +43,8 @@ NAMES = [str(number) for number in range(200)]
 SEEN = np.stack([np.zeros(300, np.int64), np.arange(300) % 80, np.arange(300) % 117], axis=1)
 Scored = Callable[[Relations, Relations, Options], Evaluated]
 BENCHMARKS: dict[str, tuple[Scored, Options]] = {
-    "HICO-DET": (lambda p, t, o: benchmark.hico_det(p, t, NAMES, NAMES, o), Options(known_object=True)),
-    "HICO-DET, official": (lambda p, t, o: benchmark.hico_det(p, t, NAMES, NAMES, o), Options(official=True)),
+    "HICO-DET": (lambda p, t, o: benchmark.hico_det(p, t, NAMES, o), Options(objects=NAMES, known_object=True)),
+    "HICO-DET, official": (lambda p, t, o: benchmark.hico_det(p, t, NAMES, o), Options(objects=NAMES, official=True)),
     "Open Images": (lambda p, t, o: benchmark.open_images(p, t, NAMES, o), Options(verified=np.array([[0, 199]]))),
     "Visual Genome": (lambda p, t, o: benchmark.visual_genome(p, t, NAMES, o), Options(seen=SEEN)),
     "Visual Genome, official": (lambda p, t, o: benchmark.visual_genome(p, t, NAMES, o), Options(official=True)),
@@ -97,8 +97,8 @@ def drawn_set(draws: np.random.Generator) -> HicoMatches:
     order = np.lexsort((-columns[3], columns[1]))
     of_truth = np.nonzero(truths)
     return HicoMatches(
+        kinds=tuple(TripletClass(0, number, 0) for number in range(CLASSES)),
         images=IMAGES,
-        triplets=tuple(TripletClass(0, number, 0) for number in range(CLASSES)),
         bounds=np.searchsorted(columns[1][order], np.arange(CLASSES + 1)),
         position=order, image=columns[0][order], right=columns[2][order],
         truth=np.repeat(of_truth[1], truths[of_truth]), truth_image=np.repeat(of_truth[0], truths[of_truth]),

@@ -22,7 +22,7 @@ NAMES = [f"name {number}" for number in range(117)]
 
 
 def hico(name: str, predicted: Relations, truth: Relations) -> ComparedModel:
-    return ComparedModel(name, hico_det(predicted, truth, NAMES, NAMES, Options(resamples=0)), predicted, truth)
+    return ComparedModel(name, hico_det(predicted, truth, NAMES, Options(objects=NAMES, resamples=0)), predicted, truth)
 
 
 def row(rows: tuple[Compared, ...], name: str) -> Compared:

@@ -88,7 +88,7 @@ def test_ground_truth_keeps_the_names_of_the_set_in_their_order(truth):
     assert relations.triplets.tolist() == [[1, 0, 0], [1, 2, 1]]
     assert relations.object_boxes.tolist() == [[5, 5, 9, 9]] * 2 and relations.scores is None
     assert np.bincount(truth.relations.image, minlength=3).tolist() == [1, 1, 0]
-    assert truth.boxes.image.tolist() == [0, 0, 1, 1] and truth.boxes.labels.tolist() == [1, 0, 1, 2]
+    assert truth.box_images.tolist() == [0, 0, 1, 1] and truth.boxes.labels.tolist() == [1, 0, 1, 2]
     assert [reject.reason for reject in truth.rejects] == ["box inverted", "relation without box"]
 
 

@@ -6,18 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 from pair_scenes import interactions
+from relation_rows import of_image
 
 from benchmarks.evaluation import plain_hico, plain_relations, synthetic
 from pipeline.evaluation.detections.read import read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.hico import HicoRules, HicoScores, TripletClass, counted, match_hico
-from pipeline.evaluation.relations import Interactions, Relations
+from pipeline.evaluation.relations import Relations
 from tests.data.toy_sets import save_json
 
 PERSON, BOX = [10.0, 10.0, 50.0, 90.0], [40.0, 60.0, 80.0, 95.0]
 
 
-def score(predicted: list[Interactions], truth: list[Interactions], rules: HicoRules | None = None) -> HicoScores:
+def score(predicted: list[Relations], truth: list[Relations], rules: HicoRules | None = None) -> HicoScores:
     return match_hico(Relations.of(predicted), Relations.of(truth), rules).scores()
 
 
@@ -38,7 +39,7 @@ def test_predictions_on_an_image_without_truth_count_as_wrong_unless_told_otherw
 
 
 def test_labels_stay_integers_where_an_image_without_relations_has_empty_lists():
-    none = Interactions(*(np.zeros((0, 4)),) * 2, *(np.array([]),) * 3)
+    none = of_image(*(np.zeros((0, 4)),) * 2, *(np.array([]),) * 3)
     joined = Relations.of([interactions([(PERSON, BOX, 0, 1, 2)]), none])
     assert {each.dtype for each in (joined.subject_labels, joined.object_labels, joined.predicates)} == {np.dtype(int)}
 

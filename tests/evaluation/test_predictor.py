@@ -115,7 +115,7 @@ def test_a_row_is_one_of_the_table(network):
     row = first.row(NAMES)
     assert set(row) <= set(DETECTIONS.names)
     pair = row["pairs"][0]
-    corner = first.interactions().object_boxes[0]
+    corner = first.relations().object_boxes[0]
     box = row["boxes"][pair["object"]]
     assert (box["x"] + box["w"], box["y"] + box["h"]) == pytest.approx((corner[2], corner[3]))
     assert pair["predicate"] in NAMES.predicates

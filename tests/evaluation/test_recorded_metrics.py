@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from relation_rows import best_of_pairs
+from relation_rows import best_of_pairs, of_image
 
 from pipeline.evaluation.hico import HicoRules, TripletClass, match_hico
 from pipeline.evaluation.open_images import OpenImagesRules, match_open_images
-from pipeline.evaluation.relations import Interactions, Relations
-from pipeline.evaluation.vcoco import VcocoRules, match_vcoco
+from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.vcoco import match_vcoco
 from pipeline.evaluation.vcoco_detections import read_vcoco_detections
 from pipeline.evaluation.vcoco_truth import read_vcoco_truth
 from tests.data.toy_sets import save_json
@@ -45,7 +45,7 @@ def given(recorded: dict, key: str) -> Relations:
         boxes = np.array([*truth["boxes"], [np.nan] * 4])
         labels = np.array([*truth["labels"], -1], np.int64)
         ends = rows[:, 0], rows[:, 1]
-        images.append(Interactions(boxes[ends[0]], boxes[ends[1]], labels[ends[0]], labels[ends[1]], rows[:, 2]))
+        images.append(of_image(boxes[ends[0]], boxes[ends[1]], labels[ends[0]], labels[ends[1]], rows[:, 2]))
     return Relations.of(images)
 
 
@@ -74,7 +74,7 @@ def test_vcoco_agrees_with_vsrl_eval(shared, tmp_path):
         save_json(tmp_path / f"{name}.json", recorded["inputs"][name])
     truth = read_vcoco_truth(tmp_path / "vcoco_annot.json", tmp_path / "coco.json")
     found = read_vcoco_detections(tmp_path / "detections.json", truth)
-    scores = match_vcoco(found, truth, VcocoRules(official=True)).scores()
+    scores = match_vcoco(found, truth, official=True).scores()
     expected = recorded["outputs"]["ap_in_action_role_order"]
     assert [*scores.agent.values()] == pytest.approx(expected["agent"], abs=1e-6)
     assert [*scores.scenario_1.values()] == pytest.approx(expected["scenario_1"], abs=1e-6)

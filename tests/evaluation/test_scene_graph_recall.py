@@ -14,7 +14,7 @@ from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.open_images import match_challenge, match_open_images
 from pipeline.evaluation.relations import Relations
 from pipeline.evaluation.scene_graph_recall import SceneGraphRules, match_scene_graphs
-from pipeline.evaluation.visual_relationships import VrdRules, match_vrd
+from pipeline.evaluation.visual_relationships import match_vrd
 from tests.data.toy_sets import save_json
 from tests.evaluation.test_detections_read import HICO, NAMES, row, write_parquet
 
@@ -150,8 +150,7 @@ def test_only_pairs_that_can_count_are_kept_and_the_others_change_no_figure(tmp_
     assert len(few.relations) < len(every.relations) / 3 == 400
     assert few.findings.faults == every.findings.faults and few.findings.faults[0].reason == "unknown predicate name"
     of_graphs = (SceneGraphRules(), SceneGraphRules(same_object=None), SceneGraphRules(official=True))
-    of_vrd = (VrdRules(predicates_per_pair=1), VrdRules(predicates_per_pair=None))
-    for match, rules in (*((match_scene_graphs, each) for each in of_graphs), *((match_vrd, each) for each in of_vrd)):
+    for match, rules in (*((match_scene_graphs, each) for each in of_graphs), (match_vrd, 1), (match_vrd, None)):
         found, expected = (
             match(each.relations, every.relations, rules, np.zeros((0, 3))).scores() for each in (few, every)
         )
@@ -167,10 +166,7 @@ def test_vrd_recall_is_of_all_truths_together():
 def test_vrd_counts_k_predicates_of_a_pair():
     truth = truths([(0, A, B, 0, 1, 0), (0, A, B, 0, 1, 1), (0, A, B, 0, 1, 2)])
     predicted = relations([(0, A, B, 0, 1, predicate, 0.9 - predicate / 10) for predicate in range(3)])
-    by_k = {
-        k: match_vrd(predicted, truth, VrdRules(predicates_per_pair=k)).scores().figures["relation R@50"]
-        for k in (1, 2, 70, None)
-    }
+    by_k = {k: match_vrd(predicted, truth, k).scores().figures["relation R@50"] for k in (1, 2, 70, None)}
     assert by_k == pytest.approx({1: 1 / 3, 2: 2 / 3, 70: 1.0, None: 1.0})
 
 

@@ -12,7 +12,6 @@ from pipeline.evaluation.hico import HicoScores, TripletClass
 from pipeline.evaluation.relations import Relations
 from pipeline.evaluation.splits import (
     PUBLISHED,
-    Split,
     published_split,
     read_interactions,
     read_positions,
@@ -37,11 +36,11 @@ def scores(**values: float) -> HicoScores:
 def test_published_lists_leave_out_rare_or_frequent_triplets_of_which_every_name_is_seen(shared, name):
     truth = json.loads((shared / "data" / "hico_det" / "ground_truth_800.json").read_text())
     triplets = [TripletClass(0, thing, verb) for _, thing, verb in truth["correspondence"]]
-    split = published_split(name, triplets)
-    assert len(split.unseen) == 120
+    unseen = published_split(name, triplets)
+    assert len(unseen) == 120
     rare = {triplets[hoi] for hoi in truth["rare"]}
-    assert split.unseen <= rare if name == "UC-RF" else split.unseen.isdisjoint(rare)
-    seen = set(triplets) - split.unseen
+    assert unseen <= rare if name == "UC-RF" else unseen.isdisjoint(rare)
+    seen = set(triplets) - unseen
     assert len({triplet.object for triplet in seen}) == 80
     assert len({triplet.predicate for triplet in seen}) == 117
 
@@ -51,7 +50,7 @@ def test_unseen_objects_and_verbs_occur_in_no_seen_triplet(shared):
     places = {name: place for place, name in enumerate(sorted({name for both in names for name in both}))}
     triplets = [TripletClass(0, places[thing], places[verb]) for verb, thing in names]
     for split, count, end in (("UO", 12, "object"), ("UV", 20, "predicate")):
-        unseen = published_split(split, triplets).unseen
+        unseen = published_split(split, triplets)
         new = {getattr(triplet, end) for triplet in unseen}
         assert len(new) == count and {t for t in triplets if getattr(t, end) in new} == unseen
     for split in ("UC-RF", "UC-NF", "UO", "UV"):
@@ -60,17 +59,13 @@ def test_unseen_objects_and_verbs_occur_in_no_seen_triplet(shared):
 
 
 def test_without_fine_tuning_every_triplet_is_unseen():
-    split = published_split("NF", TRIPLETS)
-    means = split.means(scores(t000=0.25, t001=0.75))
-    assert means["unseen"] == means["full"] == 0.5
-    assert np.isnan(means["seen"])
+    unseen, seen = scores(t000=0.25, t001=0.75).apart(published_split("NF", TRIPLETS))
+    assert unseen == 0.5 and np.isnan(seen)
 
 
-def test_means_of_unseen_seen_and_all_triplets():
-    split = Split(name="own", unseen=frozenset({TripletClass(0, 0, 0), TripletClass(0, 5, 5)}))
-    assert split.means(scores(t000=0.1, t001=0.4, t002=0.7)) == pytest.approx(
-        {"unseen": 0.1, "seen": 0.55, "full": 0.4}
-    )
+def test_means_of_unseen_and_seen_triplets():
+    unseen = {TripletClass(0, 0, 0), TripletClass(0, 5, 5)}
+    assert scores(t000=0.1, t001=0.4, t002=0.7).apart(unseen) == pytest.approx((0.1, 0.55))
 
 
 def test_classes_are_grouped_as_means_are():
@@ -78,9 +73,8 @@ def test_classes_are_grouped_as_means_are():
     box = np.tile([0.0, 0, 9, 9], (4, 1))
     truth = Relations(1, np.zeros(4, int), box, box, *np.array(kinds).T)
     rare, unseen = ({TripletClass(*kinds[place]) for place in places} for places in ((0, 1), (1, 2)))
-    split = Split(name="own", unseen=frozenset(unseen))
-    options = Options(rare=frozenset(rare), split=split, resamples=0)
-    found = hico_det(replace(truth, scores=np.ones(4)), truth, ["person", "cup"], ["hold", "lift"], options)
+    options = Options(objects=["person", "cup"], rare=frozenset(rare), unseen=frozenset(unseen), resamples=0)
+    found = hico_det(replace(truth, scores=np.ones(4)), truth, ["hold", "lift"], options)
     assert [each.group for each in found.classes] == [
         "rare, seen",
         "rare, unseen",
@@ -90,23 +84,23 @@ def test_classes_are_grouped_as_means_are():
 
 
 def test_rare_first_takes_the_fewest_instances_and_keeps_every_name_seen():
-    split = split_by_counts(COUNTS, 2, rare_first=True)
+    unseen = split_by_counts(COUNTS, 2, rare_first=True)
     # Object 2 occurs in a single triplet, so that one stays, though it is the rarest.
-    assert split.unseen == {TripletClass(0, 0, 1), TripletClass(0, 1, 0)}
+    assert unseen == {TripletClass(0, 0, 1), TripletClass(0, 1, 0)}
 
 
 def test_non_rare_first_takes_the_most_instances_and_equal_ones_as_given():
-    assert split_by_counts(COUNTS, 1, rare_first=False).unseen == {TripletClass(0, 1, 1)}
+    assert split_by_counts(COUNTS, 1, rare_first=False) == {TripletClass(0, 1, 1)}
     tied = dict.fromkeys(COUNTS, 4)
-    assert split_by_counts(tied, 1, rare_first=False).unseen == {TripletClass(0, 0, 0)}
-    assert split_by_counts(dict(reversed(tied.items())), 1, rare_first=False).unseen == {TripletClass(0, 1, 1)}
+    assert split_by_counts(tied, 1, rare_first=False) == {TripletClass(0, 0, 0)}
+    assert split_by_counts(dict(reversed(tied.items())), 1, rare_first=False) == {TripletClass(0, 1, 1)}
 
 
 def test_names_stay_seen_however_many_triplets_are_left_out():
     draws = np.random.default_rng(5)
     counts = {triplet: int(count) for triplet, count in zip(TRIPLETS, draws.geometric(0.05, 600), strict=True)}
-    split = split_by_counts(counts, 500, rare_first=True)
-    seen = [triplet for triplet in TRIPLETS if triplet not in split.unseen]
+    unseen = split_by_counts(counts, 500, rare_first=True)
+    seen = [triplet for triplet in TRIPLETS if triplet not in unseen]
     assert len({t.object for t in seen}) == 30 and len({t.predicate for t in seen}) == 20
     with pytest.raises(ValueError, match=r"600 triplets can't be left out, only 5\d\d"):
         split_by_counts(counts, 600, rare_first=True)
@@ -116,8 +110,7 @@ def test_names_stay_seen_however_many_triplets_are_left_out():
 def test_positions_of_unseen_triplets_are_read_from_a_file(tmp_path, text):
     (tmp_path / "unseen").write_text(text)
     positions = read_positions(tmp_path / "unseen")
-    split = split_of_positions("own", positions, TRIPLETS)
-    assert split.unseen == {TripletClass(0, 0, 3), TripletClass(0, 0, 0)}
+    assert split_of_positions("own", positions, TRIPLETS) == {TripletClass(0, 0, 3), TripletClass(0, 0, 0)}
 
 
 @pytest.mark.parametrize("text", ["3 zero", "[3, 0", "[3.5]", "[true]"])

@@ -4,13 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from relation_rows import A, B
+from relation_rows import A, B, of_image
 from run_builder import box
 from vcoco_files import files
 
 from pipeline.evaluation import test_set as evaluated
 from pipeline.evaluation.detection import Detections
-from pipeline.evaluation.relations import Interactions
 from pipeline.evaluation.test_set import ScoredImage
 from pipeline.evaluation.vcoco_truth import read_vcoco_truth
 from pipeline.stages.evaluate import EvaluateSettings, EvaluateStage, VcocoFiles
@@ -39,7 +38,7 @@ def found(test_set: evaluated.TestSet, position: int, predicate: str, thing: str
     names = test_set.names
     labels = [np.array([names.objects.index(name)]) for name in ("person", thing)]
     place = np.array([names.predicates.index(predicate)])
-    relation = Interactions(*(np.array([b], float) for b in boxes), *labels, predicates=place, scores=np.array([0.9]))
+    relation = of_image(*(np.array([b], float) for b in boxes), *labels, predicates=place, scores=np.array([0.9]))
     none = Detections(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0))
     return ScoredImage(position, relation, none)
 

@@ -14,7 +14,7 @@ from pipeline.data.datasets.pairs import vcoco_predicate
 from pipeline.evaluation.anatomy import dissect
 from pipeline.evaluation.bootstrap import resampled
 from pipeline.evaluation.relations import Relations, scores_of
-from pipeline.evaluation.vcoco import VcocoRoles, VcocoRules, VcocoScores, match_vcoco
+from pipeline.evaluation.vcoco import THINGS, VcocoScores, as_relations, match_vcoco
 from pipeline.evaluation.vcoco_detections import VcocoDetections, in_roles, read_vcoco_detections
 from pipeline.evaluation.vcoco_truth import VcocoTruth, read_vcoco_truth
 
@@ -97,7 +97,7 @@ def test_the_official_mean_without_point_leaves_out_the_third_action_from_the_en
     )  # fmt: skip
     roles = relations([(0, A, half(B), 0, 0, 0, 0.9), (0, A, B, 0, 0, 1, 0.9)])
     found = VcocoDetections(roles, np.array([0]), np.array([A]), np.full((1, 4), 0.5))
-    scores, official = (match_vcoco(found, truth, VcocoRules(official=each)).scores() for each in (False, True))
+    scores, official = (match_vcoco(found, truth, official=each).scores() for each in (False, True))
     assert scores.scenario_1 == official.scenario_1 == {("point", "instr"): 0.0, ("hold", "obj"): 1.0}
     assert means(scores, "") == (1.0, 1.0)
     assert means(official, "") == pytest.approx((11.5 / 24,) * 2)
@@ -293,9 +293,8 @@ def test_roles_are_relations_of_persons_that_count():
         (0, A, [0.9, 0], B, 0.9), (0, C, [0.9, 0], D, 0.8), (0, A, [0.9, 0], B, np.nan), (1, A, [0.9, 0], NOTHING, 0.7),
         images=2,
     )  # fmt: skip
-    roles = VcocoRoles.of(found, truth)
-    assert roles.predicates == ("hold obj",)
-    assert roles.predicted.scores.tolist() == [0.9, 0.7]
-    assert roles.predicted.image.tolist() == roles.truth.image.tolist() == [0, 1]
-    assert [roles.objects[label] for label in roles.truth.object_labels] == ["thing", "nothing"]
-    assert dissect(roles.predicted, roles.truth).right.all()
+    predicted, true = as_relations(found, truth)
+    assert predicted.scores.tolist() == [0.9, 0.7]
+    assert predicted.image.tolist() == true.image.tolist() == [0, 1]
+    assert [THINGS[label] for label in true.object_labels] == ["thing", "nothing"]
+    assert dissect(predicted, true).right.all()

@@ -12,10 +12,10 @@ from threading import Barrier
 import numpy as np
 import pytest
 import torch.distributed as dist
+from relation_rows import of_image
 from warm_process import WarmProcess
 
 from pipeline.evaluation.detection import Detections
-from pipeline.evaluation.relations import Interactions
 from pipeline.evaluation.test_set import ScoredImage
 from pipeline.stages.pretrain_worker import _arrays, _scored
 from pipeline.training.launch.launcher import launch
@@ -100,7 +100,7 @@ def test_scores_reach_the_other_processes_bit_by_bit():
     def image(position: int, pairs: int) -> ScoredImage:
         boxes = draw.random((3, pairs, 4)).astype(np.float32)
         labels = draw.integers(0, 9, (4, pairs))
-        relations = Interactions(boxes[0], boxes[1], *labels[:3], draw.random(pairs))
+        relations = of_image(boxes[0], boxes[1], *labels[:3], draw.random(pairs))
         return ScoredImage(position, relations, Detections(boxes[2], labels[3], draw.random(pairs).astype(np.float32)))
 
     images = [image(7, 5), image(2, 0)]
@@ -110,6 +110,6 @@ def test_scores_reach_the_other_processes_bit_by_bit():
         for part in ("relations", "boxes"):
             found, stated = vars(getattr(told, part)), vars(getattr(own, part))
             assert found.keys() == stated.keys()
-            for name, array in stated.items():
-                same = array is None or found[name].dtype == array.dtype
-                assert same and np.array_equal(found[name], array)
+            for name, value in stated.items():
+                same = not isinstance(value, np.ndarray) or found[name].dtype == value.dtype
+                assert same and np.array_equal(found[name], value)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, as_id, as_size, readable, shown
 from pipeline.data.datasets.coco import EXPECTED as COCO_INSTANCES
@@ -14,17 +15,79 @@ from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import NO_OBJECT, Box, Draft, ImageRecord, name_of, numbers_of
 from pipeline.runtime.stage import Rejected
 
-EXPECTED = "V-COCO: a list of actions {action_name, role_name, ann_id, image_id, role_object_id, label}"
+EXPECTED = "V-COCO's list of actions {action_name, role_name, ann_id, image_id, role_object_id, label}"
+AGENT = "agent"
+
+
+class VcocoAction(NamedTuple):
+    """One action of V-COCO's file, with a row for each person who may do it."""
+
+    name: str
+    roles: tuple[str, ...]
+    """Without the agent's"""
+    rows: list[tuple[Any, Any, Any, list[Any]]]
+    """Id of the person's annotation, image id, label (1: the person does it), and by role the id of a thing's
+    annotation, 0 for none"""
+
+
+def read_actions(path: Path) -> Iterator[VcocoAction]:
+    """Yields the actions of V-COCO's file, whose ids may be anything. Raises `AnnotationError` for unequal lists."""
+    for number, entry in enumerate(stream_rows(path, EXPECTED)):
+        where = f"{path}: action {number}"
+        if not isinstance(entry, dict) or not isinstance(entry.get("action_name"), str):
+            raise AnnotationError(f"{where}: has no action_name; expected {EXPECTED}")
+        action = readable(entry["action_name"])
+        roles = [readable(str(role)) for role in entry.get("role_name") or [AGENT]]
+        lists = [entry.get(name) for name in ("ann_id", "label", "image_id", "role_object_id")]
+        if not all(isinstance(listed, list) for listed in lists):
+            raise AnnotationError(f"{where} ({action}): ann_id, image_id, label or role_object_id is not a list")
+        people, labels, images, objects = map(_unnested, lists)
+        count = len(people)
+        if not len(labels) == len(images) == count or len(objects) != count * len(roles):
+            raise AnnotationError(
+                f"{where} ({action}): {count} people, {len(images)} images, {len(labels)} labels and "
+                f"{len(objects)} objects of {len(roles)} roles are inconsistent; download the file again"
+            )
+        # The file states the objects role by role, of which the first is the agent's.
+        by_row = (objects[count + place :: count] for place in range(count))
+        yield VcocoAction(action, tuple(roles[1:]), [*zip(people, images, labels, by_row, strict=True)])
 
 
 @dataclass
-class _Image:
+class VcocoImage:
     """One image while its actions are joined with its boxes. An action is (person, name, object or 0)."""
 
     actions: list[tuple[int, str, int]] = field(default_factory=list)
     entry: dict[str, Any] | None = None
     annotations: list[dict[str, Any]] = field(default_factory=list)
     rejects: list[Rejected] = field(default_factory=list)
+
+
+def join_instances(
+    images: Mapping[int, VcocoImage],
+    path: Path,
+    fields: Sequence[str],
+    report: Callable[[float], None] | None = None,
+) -> dict[int, str]:
+    """Adds entries of COCO's instances, and these fields of annotations, to V-COCO's images. Returns the categories."""
+    categories: dict[int, str] = {}
+    for name, entry in stream_lists(path, COCO_INSTANCES, ("images", "annotations", "categories"), report):
+        if not isinstance(entry, dict):
+            continue
+        if name == "categories":
+            category_id, text = as_id(entry.get("id")), entry.get("name")
+            if category_id is not None and isinstance(text, str) and text.strip():
+                categories[category_id] = readable(text.strip())
+            continue
+        image_id = as_id(entry.get("id" if name == "images" else "image_id"))
+        image = images.get(image_id) if image_id is not None else None
+        if image is None:
+            continue
+        if name == "images":
+            image.entry = image.entry or entry
+        else:
+            image.annotations.append({key: entry.get(key) for key in fields})
+    return categories
 
 
 class VcocoReader(Reader):
@@ -40,7 +103,8 @@ class VcocoReader(Reader):
 
     def _records(self) -> Iterator[ImageRecord]:
         images = self._actions()
-        categories = self._join(images)
+        fields = ("id", "category_id", "bbox", "iscrowd")
+        categories = join_instances(images, self.required_file("instances"), fields, self.report)
         self.objects = tuple(dict.fromkeys(name for _, name in sorted(categories.items())))
         for image_id in sorted(images):
             image = images.pop(image_id)
@@ -60,80 +124,30 @@ class VcocoReader(Reader):
         ]
         return replace(record, relations=relations, rejects=(*record.rejects, *without))
 
-    def _actions(self) -> dict[int, _Image]:
+    def _actions(self) -> dict[int, VcocoImage]:
         """Reads which person does what with which object, by image."""
-        path = self.annotation_file
-        images: dict[int, _Image] = {}
+        images: dict[int, VcocoImage] = {}
         names: list[str] = []
-        for number, entry in enumerate(stream_rows(path, EXPECTED)):
-            where = f"{path}: action {number}"
-            if not isinstance(entry, dict) or not isinstance(entry.get("action_name"), str):
-                raise AnnotationError(f"{where}: has no action_name; expected {EXPECTED}")
-            action = readable(entry["action_name"])
-            roles = [readable(str(role)) for role in entry.get("role_name") or ["agent"]]
-            lists = [entry.get(name) for name in ("ann_id", "label", "image_id", "role_object_id")]
-            if not all(isinstance(listed, list) for listed in lists):
-                raise AnnotationError(f"{where} ({action}): ann_id, image_id, label or role_object_id is not a list")
-            people, labels, images_of, objects = map(_unnested, lists)
-            count = len(people)
-            if not len(labels) == len(images_of) == count or len(objects) != count * len(roles):
-                raise AnnotationError(
-                    f"{where} ({action}): {count} people, {len(images_of)} images, {len(labels)} labels and "
-                    f"{len(objects)} objects of {len(roles)} roles are inconsistent; download the file again"
-                )
-            named = [f"{action} {role}" for role in roles[1:]] or [action]
+        for action in read_actions(self.annotation_file):
+            named = [f"{action.name} {role}" for role in action.roles] or [action.name]
             names += named
-            for place, (person, label, image_id) in enumerate(zip(people, labels, images_of, strict=True)):
-                self._add(
-                    images, (as_id(image_id), as_id(person), label), named, objects[count + place :: count], action
-                )
+            for *ids, label, objects in action.rows:
+                person, image_id = map(as_id, ids)
+                if image_id is None or person is None:
+                    lost = NO_IMAGE if image_id is None else image_id
+                    self.rejects.append(Rejected(lost, "relation malformed", shown([action.name, person, image_id])))
+                    continue
+                image = images.setdefault(image_id, VcocoImage())
+                for name, target in zip(named, objects or [0], strict=True) if label == 1 else ():
+                    object_id = as_id(target)
+                    if object_id is None:
+                        image.rejects.append(Rejected(image_id, "relation malformed", shown([name, target])))
+                    else:
+                        image.actions.append((person, name, object_id))
         self.predicates = tuple(dict.fromkeys(names))
         return images
 
-    def _add(
-        self, images: dict[int, _Image], row: tuple[int | None, int | None, Any], named: list[str], objects: list[Any],
-        action: str,
-    ) -> None:  # fmt: skip
-        """Adds the roles of one person's action. `objects`: the annotation ids by role, 0 for none."""
-        image_id, person, label = row
-        if image_id is None or person is None:
-            lost = NO_IMAGE if image_id is None else image_id
-            self.rejects.append(Rejected(lost, "relation malformed", shown([action, person, image_id])))
-            return
-        image = images.setdefault(image_id, _Image())
-        if label != 1:
-            return
-        for name, target in zip(named, objects or [0], strict=True):
-            object_id = as_id(target)
-            if object_id is None:
-                image.rejects.append(Rejected(image_id, "relation malformed", shown([name, target])))
-            else:
-                image.actions.append((person, name, object_id))
-
-    def _join(self, images: dict[int, _Image]) -> dict[int, str]:
-        """Adds entries and boxes of COCO to V-COCO's images. Returns the categories."""
-        path = self.required_file("instances")
-        categories: dict[int, str] = {}
-        for name, entry in stream_lists(path, COCO_INSTANCES, ("images", "annotations", "categories"), self.report):
-            if not isinstance(entry, dict):
-                continue
-            if name == "categories":
-                category_id, text = as_id(entry.get("id")), entry.get("name")
-                if category_id is not None and isinstance(text, str) and text.strip():
-                    categories[category_id] = readable(text.strip())
-                continue
-            image_id = as_id(entry.get("id" if name == "images" else "image_id"))
-            image = images.get(image_id) if image_id is not None else None
-            if image is None:
-                continue
-            if name == "images":
-                image.entry = image.entry or entry
-            else:
-                kept = ("id", "category_id", "bbox", "iscrowd")
-                image.annotations.append({key: entry.get(key) for key in kept})
-        return categories
-
-    def _record(self, image_id: int, image: _Image, categories: dict[int, str]) -> ImageRecord | None:
+    def _record(self, image_id: int, image: VcocoImage, categories: dict[int, str]) -> ImageRecord | None:
         entry = image.entry
         if entry is None:
             count = f"{len(image.actions)} actions; is `instances` the file of this split?"

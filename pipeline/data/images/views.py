@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,6 +25,15 @@ def to_pixels(image: Image.Image, longest: int) -> torch.Tensor:
         image = image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     values: NDArray[np.float32] = np.asarray(image, np.float32) / np.float32(255)
     return torch.from_numpy(((values - MEAN) / DEVIATION).transpose(2, 0, 1).copy())
+
+
+def passes(pixels: Sequence[torch.Tensor], most: int) -> Iterator[list[int]]:
+    """Yields the positions of images of one size, up to `most` at a time, which can share a pass without padding."""
+    by_shape: dict[torch.Size, list[int]] = {}
+    for place, tensor in enumerate(pixels):
+        by_shape.setdefault(tensor.shape, []).append(place)
+    for places in by_shape.values():
+        yield from (places[first : first + most] for first in range(0, len(places), most))
 
 
 def view_size(width: int, height: int, longest: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ labels, verb_scores, sub_ids, obj_ids}, as the networks of RLIPv2, QPIC and thei
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,17 +23,9 @@ from storage.errors import FatalError
 MATRIX_FIELDS = ("boxes", "labels", "verb_scores", "sub_ids", "obj_ids")
 
 
-class _Scored(NamedTuple):
-    """N boxes of an image, and P pairs of them with C scores each."""
-
-    boxes: Floats
-    """N×4 (left, top, right, bottom)"""
-    labels: Integers
-    scores: Floats
-    """P×C"""
-    subjects: Integers
-    objects: Integers
-    """P indices of boxes"""
+_Scored = tuple[Floats, Integers, Floats, Integers, Integers]
+"""N boxes of an image, N×4 (left, top, right, bottom), their labels, P×C scores of pairs of them, and for each pair the
+index of the subject's box and of the object's."""
 
 
 def read_score_matrices(
@@ -84,7 +76,7 @@ def _scored(entry: Any) -> _Scored | None:
         return None
     fits = labels.shape == (len(boxes),) and subjects.ndim == 1 and subjects.shape == objects.shape
     fits = fits and len(scores) == len(subjects) and (scores.ndim == 2 or not len(scores))
-    return _Scored(boxes, labels, scores, subjects, objects) if fits else None
+    return (boxes, labels, scores, subjects, objects) if fits else None
 
 
 def _permitted(allowed: NDArray[np.bool_], names: Sequence[str], truth: GroundTruth) -> NDArray[np.bool_]:
