@@ -244,6 +244,7 @@ def comparison_page(comparison: Comparison, *, home: str = "", stamp: str = "") 
         home=home,
         title=NAMES["benchmarks"].get(comparison.benchmark, comparison.benchmark),
         found=comparison,
+        columns=[*comparison.models, *(f"{name} − {comparison.models[0]}" for name in comparison.models[1:])],
         legend=[(name, line_style(number)) for number, name in enumerate(comparison.models)],
         charts=[
             (_chart("precision, all predictions in one ranking", comparison.models, by_recall), "recall"),
