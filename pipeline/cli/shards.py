@@ -32,7 +32,7 @@ from pipeline.interop.publish_shards import (
     index_files,
     listed_tars,
     loaders,
-    print_publish,
+    publish_shards,
 )
 from pipeline.interop.shard_samples import (
     MAX_LABELS_SIZE,
@@ -383,7 +383,13 @@ def publish(
 ) -> None:
     """Write a run's shards to a folder for release: tars, indexes, statistics, dataset card, Croissant, checksums."""
     run = find_run(existing_store(store), run_name)
-    print_publish(run, folder, step, license_, loaders(indexes or []), verdicts, as_json)
+    result = publish_shards(run, folder, step, license_, loaders(indexes or []), verdicts)
+    if as_json:
+        print(json.dumps(asdict(result)))
+        return
+    held = f"{counted(result.samples, 'sample')} in {counted(result.tars, 'tar')}, {counted(result.bytes, 'byte')}"
+    print(f"{folder}: {held}")
+    print(f"`rlip shards verify {folder}` checks a copy")
 
 
 def _each_once(paths: Iterable[Path]) -> Iterator[Path]:

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.interop.further_fields import PNG, FurtherFields, further_fields
+from pipeline.interop.further_fields import PNG, FurtherFields, further_fields, keeps_fields
 from pipeline.interop.json_writer import number, write_object
-from pipeline.interop.run_rows import RunRows, Tally, numbered_names, relations_of, size_fields
+from pipeline.interop.run_rows import RunRows, Tally, captions_of, numbered_names, relations_of, size_fields
 
 Annotations = Mapping[int, list[dict[str, Any]]]
 """Image id → the entries of its boxes, in stored order."""
 
 
+@keeps_fields
 def write_coco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `instances.json` and `captions.json` for each dataset.
 
@@ -32,7 +33,6 @@ def write_coco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> N
         if captions := list(_captions(rows, dataset, tally)):
             listed = {**stated.header, "images": instances["images"], "annotations": captions}
             write_object(place / "captions.json", listed.items())
-            tally.wrote["captions"] += len(captions)
 
 
 def coco_instances(
@@ -108,8 +108,6 @@ def _relations(
 def _captions(rows: RunRows, dataset: str, tally: Tally) -> Iterator[dict[str, Any]]:
     following = 1
     for image in rows.images(dataset, "captions"):
-        for caption in image.items("captions"):
-            tally.note("seed, log-probability and source of a caption", 1)
-            tally.note("boxes that a caption describes", caption["boxes"] is not None)
+        for caption in captions_of(image, tally):
             yield {"id": following, "image_id": image.image_id, "caption": caption["text"]}
             following += 1

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.interop.json_writer import number, write_list, write_object
-from pipeline.interop.run_rows import RunRows, Tally, note_unscored, numbered_names, size_fields, without_crowds
+from pipeline.interop.run_rows import RunRows, Tally, labelled_images, note_unscored, numbered_names, size_fields
 
 
 def write_hico(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
@@ -23,7 +23,7 @@ def write_hico(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> N
 def _elements(
     rows: RunRows, dataset: str, threshold: float, tally: Tally, objects: Mapping[str, int], verbs: Mapping[str, int]
 ) -> Iterator[dict[str, Any]]:
-    for row, boxes, relations in without_crowds(rows, dataset, threshold, tally):
+    for row, relations in labelled_images(rows, dataset, threshold, tally, crowds=False):
         note_unscored(row, relations, tally)
         yield {
             "file_name": row["uri"],
@@ -34,7 +34,7 @@ def _elements(
                     "bbox": [number(side) for side in (box["x"], box["y"], box["x"] + box["w"], box["y"] + box["h"])],
                     "category_id": objects[box["category"]],
                 }
-                for box in boxes
+                for box in row["boxes"]
             ],
             "hoi_annotation": [
                 {"subject_id": each["subject"], "object_id": each["object"], "category_id": verbs[each["predicate"]]}

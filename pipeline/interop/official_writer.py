@@ -17,7 +17,7 @@ from pipeline.interop.official_labels import (
     uri_by_id,
     write_frequencies,
 )
-from pipeline.interop.run_rows import NAMED_BY_ID, RunRows, Tally, without_crowds
+from pipeline.interop.run_rows import NAMED_BY_ID, RunRows, Tally, captions_of, labelled_images
 from pipeline.runtime.stage import dataset_of
 
 CAPTIONS, GRAPHS, CANDIDATES = "captions.json", "scene_graphs.json", "candidates.json"
@@ -68,9 +68,7 @@ def write_vg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> Non
 
 def _captions(rows: RunRows, dataset: str, tally: Tally) -> Iterator[tuple[str, Any]]:
     for image in rows.images(dataset, "captions"):
-        tally.note("seed, log-probability and source of a caption", len(image.items("captions")))
-        tally.note("boxes that a caption describes", sum(each["boxes"] is not None for each in image.items("captions")))
-        tally.wrote["captions"] += len(image.items("captions"))
+        captions_of(image, tally)
         yield write_captions(image.rows["captions"])
 
 
@@ -102,8 +100,8 @@ def _labels(rows: RunRows, dataset: str, place: Path, threshold: float, tally: T
 
     def elements() -> Iterator[dict[str, Any]]:
         is_vg = official == VISUAL_GENOME
-        for image, *labels in _elements(rows, dataset, official, threshold, tally):
-            element = writer.vg_element(image, *labels) if is_vg else writer.element(image, *labels)
+        for image, labels in _elements(rows, dataset, official, threshold, tally):
+            element = writer.vg_element(image, labels) if is_vg else writer.element(image, labels)
             relations.update(relation["predicate"] for relation in element["relationships"])
             objects.update(box["names"] for box in element["objects"])
             paths[str(image["image_id"])] = image["uri"]
@@ -118,8 +116,8 @@ def _labels(rows: RunRows, dataset: str, place: Path, threshold: float, tally: T
 
 def _elements(
     rows: RunRows, dataset: str, official: str, threshold: float, tally: Tally
-) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]]:
-    for row, boxes, relations in without_crowds(rows, dataset, threshold, tally):
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    for row, relations in labelled_images(rows, dataset, threshold, tally, crowds=False):
         tally.note("size and digest of an image", 1)
         tally.note("origin and calibration of a relation", sum("score" in relation for relation in relations))
         is_named = official == "o365" or row["uri"] == uri_by_id(
@@ -127,7 +125,7 @@ def _elements(
         )
         tally.note(NAMED_BY_ID, int(not is_named))
         if official == VISUAL_GENOME:
-            sides = [box[side] for box in boxes for side in "xywh"]
+            sides = [box[side] for box in row["boxes"] for side in "xywh"]
             tally.note("fraction of a pixel", sum(side != round(side) for side in sides))
             tally.note("score of a relation", sum("score" in relation for relation in relations))
-        yield row, boxes, relations
+        yield row, relations

@@ -7,7 +7,7 @@ import re
 import shutil
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.interop.dataset_card import Release, croissant, dataset_card
-from pipeline.runtime.wording import counted
 from storage.artifact import Artifact
 from storage.atomic import atomic_folder
 from storage.digests import digest_file
@@ -47,25 +46,6 @@ class Published:
     samples: int = 0
     bytes: int = 0
     files: list[str] = field(default_factory=list)
-
-
-def print_publish(
-    run: Run,
-    folder: Path,
-    step: str,
-    license_: str,
-    indexes: Sequence[LoaderIndex],
-    verdicts: Path | None = None,
-    as_json: bool = False,
-) -> None:
-    """Publishes a run's shards and prints what was written."""
-    result = publish_shards(run, folder, step, license_, indexes, verdicts)
-    if as_json:
-        print(json.dumps(asdict(result)))
-        return
-    held = f"{counted(result.samples, 'sample')} in {counted(result.tars, 'tar')}, {counted(result.bytes, 'byte')}"
-    print(f"{folder}: {held}")
-    print(f"`rlip shards verify {folder}` checks a copy")
 
 
 def publish_shards(

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.data.datasets.record import NO_OBJECT
 from pipeline.interop.coco_writer import coco_instances
-from pipeline.interop.further_fields import further_fields
+from pipeline.interop.further_fields import further_fields, keeps_fields
 from pipeline.interop.json_writer import write_list, write_object
 from pipeline.interop.run_rows import ImageRows, RunRows, Tally, numbered_names, relations_of
 
@@ -43,6 +43,7 @@ class _Action:
         }
 
 
+@keeps_fields
 def write_vcoco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `vcoco.json` and `instances.json` for each dataset.
 
