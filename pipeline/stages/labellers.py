@@ -96,6 +96,9 @@ class OpenLabeller:
 class LabellerPlugin(OpenedPlugin):
     """A registered labeller: the files it reads and how to open it. Creating it must be quick."""
 
+    verifies: ClassVar[bool] = True
+    """Whether it can give a second opinion: it needs no tagger, and looks at the image."""
+
     def __init__(self, settings: LabellerSettings) -> None:
         super().__init__(settings.options, settings.section)
         self.settings = settings
@@ -119,6 +122,7 @@ class Tagger(LabellerPlugin):
 
     imports = ("models.relation_tagger",)
     uses_gpu = True
+    verifies = False
 
     def open(self, taggers: Sequence[Artifact], worker: int) -> list[OpenLabeller]:
         """Loads one for each of the taggers."""
@@ -159,6 +163,8 @@ class Clip(LabellerPlugin):
 class Prior(LabellerPlugin):
     """Each candidate's prior. It is the score, and must not count as a tagger's."""
 
+    verifies = False
+
     def open(self, taggers: Sequence[Artifact], worker: int) -> list[OpenLabeller]:
         """Loads nothing."""
         return [OpenLabeller(BlindLabeller("prior", self.settings.floor), "prior", None, Stack(tagger=0.0))]
@@ -166,6 +172,8 @@ class Prior(LabellerPlugin):
 
 class Naive(LabellerPlugin):
     """Every candidate is a label."""
+
+    verifies = False
 
     def open(self, taggers: Sequence[Artifact], worker: int) -> list[OpenLabeller]:
         """Loads nothing."""
