@@ -59,7 +59,13 @@ BESIDE: Mapping[str, pa.Schema] = {
 }
 """Tables that a stage writes in addition to its main one, by name."""
 _LISTED = tomllib.loads(Path(__file__).with_name("column_sources.toml").read_text(encoding="utf-8"))
-SOURCES: Mapping[str, Mapping[str, Mapping[str, str]]] = _LISTED | {"shard_tagger": _LISTED["shard"]}
+SOURCES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
+    stage: {
+        table: {name: origins.replace("*", name) for origins, names in listed.items() for name in names.split()}
+        for table, listed in tables.items()
+    }
+    for stage, tables in (_LISTED | {"shard_tagger": _LISTED["shard"]}).items()
+}
 """Stage → table → column → columns of the tables that the stage reads, each as `table.column`."""
 
 
