@@ -7,7 +7,7 @@ import re
 import shutil
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
@@ -42,10 +42,10 @@ class Published:
     run: str
     step: str
     folder: str
-    tars: int = 0
-    samples: int = 0
-    bytes: int = 0
-    files: list[str] = field(default_factory=list)
+    tars: int
+    samples: int
+    bytes: int
+    files: list[str]
 
 
 def publish_shards(
@@ -71,7 +71,6 @@ def publish_shards(
             f"--license {license_!r}: name a licence as the Hugging Face hub does, e.g. cc-by-4.0 or unknown"
         )
     artifacts = _shards_of(run, step)
-    result = Published(run.name, step, str(folder))
     with translate_os_errors(f"writing {folder}"), atomic_folder(folder, replace=False) as aside:
         (aside / DATA).mkdir()
         tables, sizes, statistics = _put_tars(aside, artifacts)
@@ -84,14 +83,12 @@ def publish_shards(
         (aside / "README.md").write_text(dataset_card(release), encoding="utf-8")
         digests = {name: digest_file(aside / name) for name in [*tables, f"{STATISTICS}.parquet"]}
         (aside / "croissant.json").write_text(croissant(release, digests), encoding="utf-8")
-        result.files = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
-        lines = [f"{digests.get(name) or digest_file(aside / name)}  {name}\n" for name in result.files]
+        files = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
+        lines = [f"{digests.get(name) or digest_file(aside / name)}  {name}\n" for name in files]
         (aside / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
     _require_written(folder, "".join(lines))
-    result.tars, result.bytes = len(tables), sum(sizes.values())
-    result.samples = sum(len(set(index["key"].to_pylist())) for index in tables.values())
-    result.files.append(CHECKSUMS)
-    return result
+    samples = sum(len(set(index["key"].to_pylist())) for index in tables.values())
+    return Published(run.name, step, str(folder), len(tables), samples, sum(sizes.values()), [*files, CHECKSUMS])
 
 
 def _require_written(folder: Path, checksums: str) -> None:
