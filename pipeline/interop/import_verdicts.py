@@ -66,10 +66,13 @@ def import_verdicts(
     time = now()
     held = {relation for image, own in ours for relation in _relations(image, own)}
     return [
-        _verdict(run, own, reviewer, time, *each)
+        Verdict(
+            relation, kind, reviewer, time, *names, corrected_predicate=corrected, queue="import", run=run.name,
+            dataset=own.dataset, image_id=own.image_id,
+        )
         for image, own in ours
-        for each in _differences(image, own, held, additions_only)
-    ]
+        for relation, kind, corrected, names in _differences(image, own, held, additions_only)
+    ]  # fmt: skip
 
 
 def _images(run: Run) -> Mapping[tuple[str, str], _RunImage]:
@@ -154,16 +157,6 @@ def _differences(
     for relations in added.values():
         for relation in relations:
             yield relation, "accept", None, (categories[relation.subject], categories[relation.object])
-
-
-def _verdict(
-    run: Run, own: _RunImage, reviewer: str, time: str,
-    relation: JudgedRelation, kind: Kind, corrected: str | None, categories: tuple[str, str],
-) -> Verdict:  # fmt: skip
-    return Verdict(
-        relation, kind, reviewer, time, *categories, corrected_predicate=corrected, queue="import", run=run.name,
-        dataset=own.dataset, image_id=own.image_id,
-    )  # fmt: skip
 
 
 def _same(place: Box4, image: _RunImage) -> Box4 | None:

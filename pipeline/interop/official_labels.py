@@ -76,7 +76,7 @@ class ElementWriter:
     """Converts images to elements. Ids are unique within the file, like the authors'; imported images keep theirs."""
 
     def __init__(self, dataset: str) -> None:
-        """`dataset`: the authors' name of the dataset. Elements of `vg` do not state it."""
+        """`dataset`: the authors' name of the dataset. Elements of `vg` have a layout of their own."""
         self._dataset = dataset
         first = FIRST_IDS.get(dataset, 1)
         self._objects, self._relations = count(first), count(first)
@@ -84,7 +84,8 @@ class ElementWriter:
     def element(self, image: Mapping[str, Any], relations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Converts a row of `images` whose boxes are not crowds, and the relations between them, in these orders.
 
-        Pass the most confident relations first: the authors' loader keeps an image's first 100."""
+        Pass the most confident relations first: the authors' loader keeps an image's first 100. Those of Visual Genome
+        have whole pixels, empty synsets, and no confidence."""
         boxes = image["boxes"]
         own = [box["source_id"] for box in boxes]
         known = all(own_id is not None and own_id >= 0 for own_id in own) and len(set(own)) == len(own)
@@ -93,7 +94,7 @@ class ElementWriter:
         head: dict[str, Any] = {"image_id": image["image_id"]}
         if self._dataset != VISUAL_GENOME:
             head |= {"dataset": self._dataset, "data_split": official_split(self._dataset, image["split"])}
-        return head | {
+        element = head | {
             "objects": [
                 {
                     "object_id": object_id,
@@ -113,10 +114,8 @@ class ElementWriter:
                 for r in relations
             ],
         }
-
-    def vg_element(self, image: Mapping[str, Any], relations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Converts one image to the authors' Visual Genome layout: whole pixels, empty synsets, no confidence."""
-        element = self.element(image, relations)
+        if self._dataset != VISUAL_GENOME:
+            return element
         for box in element["objects"]:
             # With a side that rounds to 0, the box would be empty, and rejected when the file is read.
             box |= {side: round(box[side]) for side in "xy"} | {side: max(round(box[side]), 1) for side in "wh"}
@@ -125,7 +124,7 @@ class ElementWriter:
             {name: [] if name == "synsets" else relation[name] for name in _VG_RELATION}
             for relation in element["relationships"]
         ]
-        return {name: element[name] for name in ("image_id", "objects", "relationships")}
+        return element
 
 
 def _image_id(value: Any) -> tuple[int | None, str]:

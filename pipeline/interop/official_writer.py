@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.interop.json_writer import write_list, write_object
-from pipeline.interop.official_graphs import write_candidates, write_captions, write_graphs, write_groups
+from pipeline.interop.official_graphs import write_candidates, write_graphs, write_groups
 from pipeline.interop.official_labels import (
     VISUAL_GENOME,
     ElementWriter,
@@ -63,13 +63,12 @@ def write_vg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> Non
     for dataset in rows.ingested():
         writer = ElementWriter(VISUAL_GENOME)
         elements = _elements(rows, dataset, VISUAL_GENOME, threshold, tally)
-        write_list(folder / f"{dataset}.json", (writer.vg_element(*element) for element in elements))
+        write_list(folder / f"{dataset}.json", (writer.element(*element) for element in elements))
 
 
 def _captions(rows: RunRows, dataset: str, tally: Tally) -> Iterator[tuple[str, Any]]:
     for image in rows.images(dataset, "captions"):
-        captions_of(image, tally)
-        yield write_captions(image.rows["captions"])
+        yield str(image.image_id), [caption["text"] for caption in captions_of(image, tally)]
 
 
 def _graphs(rows: RunRows, dataset: str, tally: Tally) -> Iterator[tuple[str, Any]]:
@@ -99,9 +98,8 @@ def _labels(rows: RunRows, dataset: str, place: Path, threshold: float, tally: T
     relations, objects, paths = Counter[str](), Counter[str](), {}
 
     def elements() -> Iterator[dict[str, Any]]:
-        is_vg = official == VISUAL_GENOME
         for image, labels in _elements(rows, dataset, official, threshold, tally):
-            element = writer.vg_element(image, labels) if is_vg else writer.element(image, labels)
+            element = writer.element(image, labels)
             relations.update(relation["predicate"] for relation in element["relationships"])
             objects.update(box["names"] for box in element["objects"])
             paths[str(image["image_id"])] = image["uri"]

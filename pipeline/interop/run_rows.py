@@ -188,10 +188,17 @@ def _tables_of(step: str, artifact: Artifact) -> list[str]:
     return [TABLES[step], *extra]
 
 
-def relations_of(image: ImageRows, threshold: float, tally: Tally) -> list[dict[str, Any]]:
-    """Returns relations that score at least `threshold`, best first, or annotated ones if the image is not tagged."""
+def relations_of(
+    image: ImageRows, threshold: float, tally: Tally, *, objectless: bool = False
+) -> list[dict[str, Any]]:
+    """Returns relations that score at least `threshold`, best first, or annotated ones if the image is not tagged.
+
+    `objectless`: the format has a place for relations without an object, which only annotations have.
+    """
     if "relations" not in image.rows:
         annotated = image.items("images", "relations")
+        if objectless:
+            return annotated
         with_object = [relation for relation in annotated if relation["object"] != NO_OBJECT]
         tally.note("relation without object", len(annotated) - len(with_object))
         return with_object

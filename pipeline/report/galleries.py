@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
 from pipeline.data.images.folders import locate_image, open_folder
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.labels.kept_labels import ChoiceSettings
@@ -106,7 +104,8 @@ def _card(
     except BadImage as bad:
         return lay_out_card(anchor, sample, problem=str(bad))
     size = size if all(size) else image.size
-    save_image(image, folder / file)
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    image.save(folder / file, quality=85)
     return lay_out_card(anchor, sample, file, size)
 
 
@@ -268,12 +267,6 @@ def lay_out_card(
         arrows=tuple(_arrows(kinds, rects)),
         omitted={kind: max(0, len(found) - DRAWN[kind]) for kind, found in kinds.items()},
     )
-
-
-def save_image(image: Image.Image, path: Path) -> None:
-    """Saves an image for the report, with sides of at most `LONGEST_SIDE` pixels."""
-    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    image.save(path, quality=85)
 
 
 def _outlines(sample: SampleImage, rects: Sequence[Rect]) -> Iterator[tuple[Rect, str]]:

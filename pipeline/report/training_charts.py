@@ -32,21 +32,11 @@ class _Training:
     """The recorded metrics of one training run, by name."""
 
     stage: str
-    run: str
-    variant: str
-    """"" for a tagger."""
-    seed: str
+    name: str
+    """Run and variant, shared by all seeds; a tagger has no variant."""
+    label: str
+    """Run, variant and seed."""
     metrics: dict[str, Series]
-
-    @property
-    def name(self) -> str:
-        """Run and variant, shared by all seeds."""
-        return f"{self.run}, {self.variant}" if self.variant else self.run
-
-    @property
-    def label(self) -> str:
-        """Run, variant and seed."""
-        return f"{self.name} (seed {self.seed})" if self.seed else self.name
 
 
 def training_curves(runs: Sequence[Run]) -> list[Curves]:
@@ -71,7 +61,8 @@ def _trainings(run: Run) -> Iterator[_Training]:
         variant, _, seed = rest.partition(":")
         metrics = {each.name: each for artifact in run.artifacts(step).values() for each in series(artifact)}
         if metrics:
-            yield _Training(stage, run.name, variant, seed, metrics)
+            name = f"{run.name}, {variant}" if variant else run.name
+            yield _Training(stage, name, f"{name} (seed {seed})" if seed else name, metrics)
 
 
 def _curves(title: str, trainings: Sequence[_Training]) -> Curves:
