@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def _relations(
     annotations: Annotations,
     predicates: Mapping[str, int],
 ) -> Iterator[dict[str, Any]]:
-    following = 0
+    key = count()
     for image in rows.images(dataset, "images", "relations"):
         ids = [box["id"] for box in annotations.get(image.image_id, ())]
         for relation in relations_of(image, threshold, tally):
@@ -95,19 +96,17 @@ def _relations(
             tally.note("origin and calibration of a relation", int(is_scored))
             tally.wrote["relations"] += 1
             yield {
-                "id": following,
+                "id": next(key),
                 "subject_id": ids[relation["subject"]],
                 "predicate_id": predicates[relation["predicate"]] - 1,
                 "object_id": ids[relation["object"]],
                 "image_id": image.image_id,
                 **({"score": number(relation["score"])} if is_scored else {}),
             }
-            following += 1
 
 
 def _captions(rows: RunRows, dataset: str, tally: Tally) -> Iterator[dict[str, Any]]:
-    following = 1
+    key = count(1)
     for image in rows.images(dataset, "captions"):
         for caption in captions_of(image, tally):
-            yield {"id": following, "image_id": image.image_id, "caption": caption["text"]}
-            following += 1
+            yield {"id": next(key), "image_id": image.image_id, "caption": caption["text"]}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.interop.json_writer import number, write_list
-from pipeline.interop.run_rows import RunRows, Tally, labelled_images
+from pipeline.interop.run_rows import RunRows, Tally, corners_of, labelled_images
 
 
 def write_fiftyone(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
@@ -41,19 +41,14 @@ def _detections(found: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _box(row: Mapping[str, Any], box: Mapping[str, Any], place: int) -> dict[str, Any]:
-    corners = box["x"], box["y"], box["x"] + box["w"], box["y"] + box["h"]
-    return {**_detection(row, box["category"], corners), "index": place, "iscrowd": bool(box["crowd"])}
+    return {**_detection(row, box["category"], corners_of(box)), "index": place, "iscrowd": bool(box["crowd"])}
 
 
 def _relation(row: Mapping[str, Any], relation: Mapping[str, Any]) -> dict[str, Any]:
     """A relation as a detection around both of its boxes. `subject` and `object` are the `index` of these boxes."""
     ends = row["boxes"][relation["subject"]], row["boxes"][relation["object"]]
-    corners = (
-        min(end["x"] for end in ends),
-        min(end["y"] for end in ends),
-        max(end["x"] + end["w"] for end in ends),
-        max(end["y"] + end["h"] for end in ends),
-    )
+    lefts, tops, rights, bottoms = zip(*map(corners_of, ends), strict=True)
+    corners = min(lefts), min(tops), max(rights), max(bottoms)
     names = {"subject_category": ends[0]["category"], "object_category": ends[1]["category"]}
     score = {"confidence": number(relation["score"])} if "score" in relation else {}
     places = {"subject": relation["subject"], "object": relation["object"]}

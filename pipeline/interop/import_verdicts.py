@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -62,7 +62,12 @@ def import_verdicts(
         raise FatalError(
             f"{path}: none of its {len(annotated)} images (first: {first}) is in run {run.name!r}; name another run"
         )
-    _require_fit(path, run, ours)
+    boxes = [place in own.boxes for image, own in ours for _, place in image.boxes]
+    if boxes and sum(boxes) < FIT * len(boxes):
+        raise FatalError(
+            f"{path}: only {sum(boxes)} of its {len(boxes)} boxes match boxes of run {run.name!r}; it was made from a "
+            "different run, or for images of a different size"
+        )
     time = now()
     held = {relation for image, own in ours for relation in _relations(image, own)}
     return [
@@ -119,15 +124,6 @@ def _relations(image: AnnotatedImage, own: _RunImage) -> dict[JudgedRelation, No
         JudgedRelation(own.digest, places[subject], places[object_], predicate)
         for subject, predicate, object_ in image.relations
     )
-
-
-def _require_fit(path: Path, run: Run, images: Sequence[tuple[AnnotatedImage, _RunImage]]) -> None:
-    boxes = [place in own.boxes for image, own in images for _, place in image.boxes]
-    if boxes and sum(boxes) < FIT * len(boxes):
-        raise FatalError(
-            f"{path}: only {sum(boxes)} of its {len(boxes)} boxes match boxes of run {run.name!r}; it was made from a "
-            "different run, or for images of a different size"
-        )
 
 
 def _differences(

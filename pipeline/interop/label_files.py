@@ -54,9 +54,7 @@ def write_label_files(run: Run, folder: Path) -> LabelFiles:
     return LabelFiles(str(folder / JSON), str(folder / PARQUET), **tally.wrote)
 
 
-def _images(
-    rows: RunRows, scores: Mapping[tuple[str, int], Sequence[float]], tally: Tally
-) -> Iterator[dict[str, Any]]:
+def _images(rows: RunRows, scores: Mapping[tuple[str, int], Sequence[float]], tally: Tally) -> Iterator[dict[str, Any]]:
     for dataset in rows.datasets():
         for image in rows.images(dataset, "images", "captions", "relations"):
             yield _image(image, scores.get((dataset, image.image_id), ()), tally)

@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.evaluation.detections.table import is_rle
 from pipeline.interop.further_fields import PNG, further_fields, keeps_fields
 from pipeline.interop.json_writer import number, write_object
-from pipeline.interop.run_rows import RunRows, Tally, labelled_images, note_unscored, numbered_names, size_fields
+from pipeline.interop.run_rows import RunRows, Tally, corners_of, labelled_images, numbered_names, size_fields
 
 _IMAGE_FIELDS = (PNG, "coco_image_id")
 _HELD = frozenset(
@@ -41,7 +41,7 @@ def write_psg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> No
         numbers = {name: key for key, name in enumerate(things + stuff)}
         data: list[dict[str, Any]] = []
         test: list[str] = []
-        for row, relations in labelled_images(rows, dataset, threshold, tally):
+        for row, relations in labelled_images(rows, dataset, threshold, tally, scored=False):
             image_id, boxes = row["image_id"], row["boxes"]
             fields, further = stated.boxes(row, tally), stated.image(image_id)
             if png := next((own[PNG] for own in fields if PNG in own), None):
@@ -56,7 +56,6 @@ def write_psg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> No
                 further[PNG] = f"masks/{image_id}.png"
                 _write_masks(place / further[PNG], row, fields, segments, tally)
             tally.note("image without masks, which OpenPSG can't load", int(PNG not in further))
-            note_unscored(row, relations, tally)
             data.append(
                 {
                     "file_name": row["uri"],
@@ -83,8 +82,7 @@ def write_psg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> No
 
 def _corners(box: Mapping[str, Any]) -> list[float]:
     """The box as left, top, right, bottom, in whole numbers where possible, as PSG states them."""
-    sides = [number(side) for side in (box["x"], box["y"], box["x"] + box["w"], box["y"] + box["h"])]
-    return [int(side) if side.is_integer() else side for side in sides]
+    return [int(side) if side.is_integer() else side for side in map(number, corners_of(box))]
 
 
 def _write_masks(

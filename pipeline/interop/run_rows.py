@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,9 +188,7 @@ def _tables_of(step: str, artifact: Artifact) -> list[str]:
     return [TABLES[step], *extra]
 
 
-def relations_of(
-    image: ImageRows, threshold: float, tally: Tally, *, objectless: bool = False
-) -> list[dict[str, Any]]:
+def relations_of(image: ImageRows, threshold: float, tally: Tally, *, objectless: bool = False) -> list[dict[str, Any]]:
     """Returns relations that score at least `threshold`, best first, or annotated ones if the image is not tagged.
 
     `objectless`: the format has a place for relations without an object, which only annotations have.
@@ -231,12 +229,13 @@ def numbered_names(rows: RunRows, dataset: str, threshold: float) -> tuple[dict[
 
 
 def labelled_images(
-    rows: RunRows, dataset: str, threshold: float, tally: Tally, *, sized: bool = False, crowds: bool = True
-) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    rows: RunRows, dataset: str, threshold: float, tally: Tally, *, sized: bool = False, crowds: bool = True,
+    scored: bool = True,
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:  # fmt: skip
     """Yields each image's row of `images` and its relations, and counts images, boxes and relations.
 
     `sized`: only images of known size. Without `crowds`, the row lacks boxes that are crowds, and there are only the
-    relations between the others, re-indexed.
+    relations between the others, re-indexed. `scored`: the format has a place for scores and digests.
     """
     tally.wrote["images"] += 0
     for image in rows.images(dataset, "images", "relations"):
@@ -256,6 +255,9 @@ def labelled_images(
             tally.note("crowd box", len(row["boxes"]) - len(usable))
             tally.note("relation of a crowd box", len(relations) - len(kept))
             row["boxes"], relations = [row["boxes"][index] for index in usable], kept
+        if not scored:
+            tally.note("score, origin and calibration of a relation", sum("score" in each for each in relations))
+            tally.note("digest of an image", int(bool(row["digest"])))
         tally.wrote.update({"images": 1, "boxes": len(row["boxes"]), "relations": len(relations)})
         yield row, relations
 
@@ -269,10 +271,9 @@ def captions_of(image: ImageRows, tally: Tally) -> list[dict[str, Any]]:
     return captions
 
 
-def note_unscored(row: Mapping[str, Any], relations: Sequence[Mapping[str, Any]], tally: Tally) -> None:
-    """Counts what a layout without scores and digests loses of an image."""
-    tally.note("score, origin and calibration of a relation", sum("score" in relation for relation in relations))
-    tally.note("digest of an image", int(bool(row["digest"])))
+def corners_of(box: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """Returns the left, top, right and bottom of a box."""
+    return box["x"], box["y"], box["x"] + box["w"], box["y"] + box["h"]
 
 
 def size_fields(row: Mapping[str, Any]) -> dict[str, int]:

@@ -253,11 +253,7 @@ def lay_out_card(
     unit = WIDTH / size[0]
     rects = [Rect(box.x, box.y, box.w, box.h).scaled(unit) for box in sample.boxes]
     named = [(box.name, rect) for box, rect in zip(sample.boxes, rects, strict=True) if box.named]
-    kinds: dict[str, Sequence[ShownRelation]] = {
-        "kept": sample.kept,
-        "dropped": sample.dropped,
-        "missed": sample.missed,
-    }
+    kinds: dict[str, Sequence[ShownRelation]] = {kind: getattr(sample, kind) for kind in DRAWN}
     return Card(
         anchor=anchor,
         sample=sample,
@@ -270,7 +266,7 @@ def lay_out_card(
 
 
 def _outlines(sample: SampleImage, rects: Sequence[Rect]) -> Iterator[tuple[Rect, str]]:
-    """Yields boxes without a role first, so that the others are drawn over them. One with two roles has two outlines."""
+    """Yields boxes without a role first, so that the others are drawn over them. One with two roles has two."""
     subjects = {label.ends[0] for label in sample.kept}
     objects = {label.ends[1] for label in sample.kept}
     for place, rect in enumerate(rects):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,13 +17,13 @@ from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.evaluation import benchmark
 from pipeline.evaluation.anatomy import dissect
-from pipeline.evaluation.benchmark import RESAMPLES, Evaluated, Options
+from pipeline.evaluation.benchmark import RESAMPLES, Options
 from pipeline.evaluation.bootstrap import resampled
 from pipeline.evaluation.comparison import ComparedModel, compare
 from pipeline.evaluation.detections.read import read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.published import published_test_set
-from pipeline.evaluation.relations import Integers, Relations
+from pipeline.evaluation.relations import Integers
 from pipeline.evaluation.summary import EvaluationSummary, summarise
 from pipeline.report.evaluation_images import EvaluatedImages
 from pipeline.report.evaluation_page import MARK, comparison_page, evaluation_markdown, evaluation_page
@@ -156,7 +156,9 @@ def _first_seeds(run: Run) -> dict[str, tuple[str, Artifact]]:
 def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _Evaluation:
     """Scores the detections again as the stage did, and adds intervals and the cost of errors."""
     names: Sequence[str] = view.recipe.get("data", {}).get("test", ())
-    rows = _rows(view.run, names)
+    ingested = view.run.artifacts("ingest")
+    partitions = [name for name in sorted(ingested) if dataset_of(name) in names]  # in the stage's order
+    rows = [row for name in partitions for row in ingested[name].table("images").to_pylist()]
     truth = GroundTruth.of_rows(rows)
     file = artifact.file(_DETECTIONS)
     metrics = view.recipe.get("evaluate", {}).get("metrics", ())
@@ -169,7 +171,9 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
     evaluated = benchmark.hico_det(predicted, true, truth.objects, truth.predicates, options)
     counted = evaluated.counted
     assert counted is not None
-    evaluated = _with_further(evaluated, predicted, true, truth, metrics)
+    for name in metrics:  # without intervals
+        further = load_plugin("metrics", name)(predicted, true, truth.predicates, Options(resamples=0))
+        evaluated = replace(evaluated, figures=evaluated.figures + further.figures)
     hico = published_test_set("hico-det")
     is_hico = hico is not None and not hico.difference(true.images, len(evaluated.classes))
     dissection = dissect(counted, true)
@@ -195,20 +199,3 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
     titles = [truth.uris[position] for position in positions]
     images = EvaluatedImages(dissection, truth.objects, truth.predicates, titles, read, longest_side=LONGEST_SIDE)
     return _Evaluation(summary, images, ComparedModel(variant, evaluated, counted, true), positions)
-
-
-def _rows(run: Run, names: Sequence[str]) -> list[Mapping[str, Any]]:
-    """The rows of the test sets' images, in the stage's order."""
-    ingested = run.artifacts("ingest")
-    partitions = [name for name in sorted(ingested) if dataset_of(name) in names]
-    return [row for name in partitions for row in ingested[name].table("images").to_pylist()]
-
-
-def _with_further(
-    evaluated: Evaluated, predicted: Relations, true: Relations, truth: GroundTruth, metrics: Sequence[str]
-) -> Evaluated:
-    """Adds the metrics in `evaluate.metrics`, without intervals."""
-    options, figures = Options(resamples=0), evaluated.figures
-    for name in metrics:
-        figures += load_plugin("metrics", name)(predicted, true, truth.predicates, options).figures
-    return replace(evaluated, figures=figures)

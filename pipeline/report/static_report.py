@@ -22,9 +22,9 @@ from pipeline.report.report_folder import (
     ADVICE,
     MARK,
     STORE_MARK,
+    meta_of,
     report_fault,
     require_place,
-    stamp_of,
     store_address,
     write_digests,
 )
@@ -70,7 +70,7 @@ def write_report(
     further = [estimated] * bool(estimated) + ([] if human is None else [asdict(human)])
     stamp = digest_json([_VERSION, samples, seed, view.recipe, run_stamp(view.run), compared, *further])
     is_whole = not report_fault(folder)
-    if outcome is not None and not outcome.computed and stamp_of(page) == stamp and is_whole:
+    if outcome is not None and not outcome.computed and meta_of(page, MARK) == stamp and is_whole:
         return page
     require_place(view.run, folder)
     # A reused page gets a new digest, so it must be intact.

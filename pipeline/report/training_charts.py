@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.report.charts import Chart, Series, lay_out, line_style, series
+from pipeline.report.charts import Plot, Series, lay_out, line_style, series
 from pipeline.report.formatting import shown_name
 from pipeline.report.variants import steps_of_seeds
 from pipeline.stages.order import chain_order
@@ -23,8 +23,8 @@ class Curves:
     title: str
     legend: tuple[tuple[str, str, int], ...]
     """CSS classes, run and variant, and number of training runs (seeds) of each kind of line."""
-    main: tuple[Chart, ...]
-    others: tuple[Chart, ...]
+    main: tuple[Plot, ...]
+    others: tuple[Plot, ...]
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,6 @@ def _curves(title: str, trainings: Sequence[_Training]) -> Curves:
     )
 
 
-def _chart(metric: str, trainings: Sequence[_Training], styles: dict[str, str]) -> Chart:
+def _chart(metric: str, trainings: Sequence[_Training], styles: dict[str, str]) -> Plot:
     lines = [(t.label, styles[t.name], t.metrics[metric]) for t in trainings if metric in t.metrics]
     return lay_out(shown_name("training", metric), lines)
