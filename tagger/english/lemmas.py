@@ -70,6 +70,8 @@ _OVERRIDES = {
     "greens": "greens",
     "oxen": "ox",
     "veggies": "veggie",
+    "tshirt": "t-shirt",
+    "tshirts": "t-shirt",
 }
 
 _DRINKS = words("wine shot beer champagne water drinking martini cocktail juice")

@@ -105,9 +105,12 @@ class Extraction:
         return around if verb is None or pronoun.dep_ in _SUBJECTS else around + self._subjects.of(verb)
 
     def _revise(self, layer: Layer) -> None:
-        """Replaces the rules' triplets by the layer's."""
-        revised = {}
+        """Replaces the rules' triplets by the layer's, unless a pronoun relates the two nouns."""
+        said = self._said_by_pronoun | {(object_, subject) for subject, object_ in self._said_by_pronoun}
+        revised = {key: triplet for key, triplet in self.found.items() if key[:2] in said}
         for option in layer.relations(self.doc, self.mentions, self.nouns(), self.found):
+            if (option.subject, option.object) in said:
+                continue
             triplet = option.triplet
             if triplet is None:
                 meant = ImpliedRelation(canonical(option.predicate), False, REWORDED if option.reworded else "learned")
@@ -233,15 +236,22 @@ class Extraction:
             return
         objects = self.mentions.referents(front)
         prepositions = [child for child in verb.rights if child.dep_ in ("prep", "prt", "advmod")]
-        if not prepositions and not is_copula:
+        before = next((child for child in verb.lefts if child.dep_ == "prep" and self._governs_relative(child)), None)
+        if before is not None:
+            self._emit(subjects, (verb.i, verb.i + 1), objects, "relative-object", f"{verb.text} {before.text}")
+        elif not prepositions and not is_copula:
             self._emit(subjects, self._verb_range(verb), objects, "relative-object")
-        elif len(prepositions) == 1 and prepositions[0].i == verb.i + 1 and not list(prepositions[0].children):
+        elif len(prepositions) == 1 and prepositions[0].i == verb.i + 1 and not list(prepositions[0].rights):
             start = verb.i + is_copula
             self._emit(subjects, (start, verb.i + 2), objects, "relative-object")
 
+    def _governs_relative(self, preposition: Token) -> bool:
+        """Whether it is the "on" of "the sand on which she walks"."""
+        return any(map(self.mentions.is_relative, preposition.rights))
+
     def _fronted(self, verb: Token) -> Token | None:
         own = [child for child in verb.lefts if child.dep_ in _SUBJECTS and not self.mentions.is_relative(child)]
-        if verb.dep_ == "relcl" and own and self.mentions.is_noun(verb.head):
+        if verb.dep_ in ("relcl", "acl") and own and self.mentions.is_noun(verb.head):
             return verb.head
         # Without "that", the model reads both nouns as subjects.
         is_fronted = len(own) == 2 and verb.dep_ == "ROOT" and self.mentions.is_noun(own[0])
@@ -292,7 +302,8 @@ class Extraction:
         return is_in_hand and canonical(verb.lower_) in _HOLDING
 
     def _adjoins(self, verb: Token, start: int) -> bool:
-        return all(self.doc[position].pos_ in ("ADV", "ADP", "PART") for position in range(verb.i + 1, start))
+        between = self.doc[verb.i + 1 : start]
+        return all(word.pos_ in ("ADV", "ADP", "PART") and word.lower_ != "side" for word in between)
 
     def _emit_phrase(self, subjects: list[Token], start: int, phrase: Phrase, rule: str) -> None:
         if phrase.object is None:
@@ -303,8 +314,16 @@ class Extraction:
             self._said_by_pronoun |= {(object_.i, subject.i) for subject in subjects for object_ in objects}
         self._emit(subjects, (start, phrase.end), objects, rule)
 
-    def _emit(self, subjects: Sequence[Token], predicate: tuple[int, int], objects: Sequence[Token], rule: str) -> None:
-        words = self.doc[predicate[0] : predicate[1]].text
+    def _emit(
+        self,
+        subjects: Sequence[Token],
+        predicate: tuple[int, int],
+        objects: Sequence[Token],
+        rule: str,
+        words: str = "",
+    ) -> None:
+        """Adds a relation; `words` say what its predicate's token range can't."""
+        words = words or self.doc[predicate[0] : predicate[1]].text
         for subject in subjects:
             for object_ in objects:
                 if subject == object_ and (rule != "reciprocal" or len(subjects) > 1):

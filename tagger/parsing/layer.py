@@ -187,8 +187,8 @@ def form_choices(doc: Doc, mentions: Mentions) -> tuple[list[int], list[list[str
             elif doc[start].pos_ not in _DESCRIBING:
                 break
             starts.append(start)
-        # What "glasses" means depends on more than one word.
-        if len(starts) == 1 or noun.lower_ == "glasses" or (ruled := mentions.lemma(noun)) in _names():
+        # What "glasses" and "one" mean depends on more than the words before them.
+        if len(starts) == 1 or noun.lower_ in ("glasses", "one", "ones") or (ruled := mentions.lemma(noun)) in _names():
             continue
         options = [phrase_lemma(doc[start : noun.i + 1].text) or noun.lower_ for start in starts]
         if known_lemmas(joined := options[1].replace(" ", "").replace("-", ""), "NOUN"):

@@ -33,8 +33,17 @@ _CATEGORY_HEADS = frozenset(noun_lemma(name.split()[-1]) for name in COCO) - _AL
 def repair(doc: Doc) -> None:
     """Corrects the tree in place: participles read as nouns, category names not read as nouns, tools read as parts."""
     for before, token in pairwise(doc):
+        if _is_place_of_it(token, before):
+            token.head = before
+    for before, token in pairwise(doc):
         if _is_hidden_gerund(token, before):
             _make_clause(token, before)
+        elif _is_auxiliary_of_noun(token, before):
+            _make_main_verb_of_possession(token, before)
+        elif (fronted := _fronted_object(token)) is not None:
+            _make_fronted(fronted, token)
+        elif _is_side_by_side(before):
+            _make_adverb(before)
         elif _is_after_reciprocal(token, before):
             _detach_clause(token, before.nbor(-2))
         elif token.dep_ == "acl" and token.pos_ == "NOUN" and token.lower_ in GERUNDS:
@@ -51,12 +60,16 @@ def repair(doc: Doc) -> None:
             _make_object(token)
         elif _is_split_name(token, before) or _is_split_compound(token, before):
             _make_head(token, before)
-        elif _is_place_of_it(token, before) or _is_about_it(token, before):
+        elif _is_about_it(token, before):
             token.head = before
         elif _is_tool_of_verb(token):
             token.head = token.head.head
         elif _is_last_noun(token, before) or _is_hidden_noun(token, before) or _is_hidden_name(token, before):
             _make_noun(token)
+        elif _is_thing_in_ing(token, before) or _is_pronoun_one(token, before):
+            token.pos_ = "NOUN"
+        elif _is_split_tool(before, token):
+            _make_head(token, before)
 
 
 def _is_hidden_gerund(token: Token, before: Token) -> bool:
@@ -65,7 +78,7 @@ def _is_hidden_gerund(token: Token, before: Token) -> bool:
         return False
     if before.head != token:
         is_of_same = before.head == token.head and token.dep_ in _MODIFIERS and token.head.i > token.i
-        return is_of_same and token.lower_ in GERUNDS and noun_lemma(before.lower_) in ANIMATE
+        return is_of_same and token.lower_ in GERUNDS and noun_lemma(before.lower_) in ANIMATE | GARMENTS
     is_verb = token.tag_ == "VBG" or token.lower_ in GERUNDS
     return is_verb and (before.pos_ in ("NOUN", "PROPN") or noun_lemma(before.lower_) in _NAMES)
 
@@ -92,6 +105,60 @@ def _detach_clause(gerund: Token, preposition: Token) -> None:
         child.head = preposition
     gerund.head, gerund.dep_, gerund.pos_ = preposition, "advcl", "VERB"
     noun.head, noun.dep_ = gerund, "dobj"
+
+
+def _is_auxiliary_of_noun(token: Token, before: Token) -> bool:
+    """Detects "the bird has beak" with "has" read as the auxiliary of "beak"."""
+    is_bare = before.dep_ == "aux" and before.head == token and token.dep_ == "ROOT" and token.tag_ in ("NN", "NNS")
+    return is_bare and before.lower_ in ("has", "have", "had")
+
+
+def _make_main_verb_of_possession(noun: Token, verb: Token) -> None:
+    for child in [child for child in noun.children if child.i < verb.i]:
+        child.head = verb
+    verb.head = verb
+    noun.head, noun.dep_ = verb, "dobj"
+    verb.dep_, verb.pos_ = "ROOT", "VERB"
+
+
+def _fronted_object(subject: Token) -> Token | None:
+    """Returns the stool in "stool man is sitting on", read as a modifier of "man"."""
+    verb, last = subject.head, subject.doc[-1]
+    if last.pos_ == "PUNCT" and last.i > 0:
+        last = last.nbor(-1)
+    is_stranded = last.lower_ in PLACES and last.i == verb.i + 1 and last.head == verb
+    if not is_stranded or [child.dep_ for child in verb.lefts if child.dep_ != "aux"] != ["nsubj"]:
+        return None
+    return next((child for child in subject.lefts if child.pos_ == "NOUN" and child.dep_ in _MODIFIERS), None)
+
+
+def _make_fronted(noun: Token, subject: Token) -> None:
+    for child in [child for child in subject.lefts if child.i < noun.i]:
+        child.head = noun
+    noun.head, noun.dep_ = subject.head, "nsubj"
+
+
+def _is_side_by_side(side: Token) -> bool:
+    """Detects "side by side", which names no side, unless nothing is left that it describes."""
+    phrase = side.doc[side.i : side.i + 3]
+    if phrase.text.lower() != "side by side" or any(word.is_ancestor(side) for word in phrase[1:]):
+        return False
+    return side.head != side or _is_behind_its_noun(side)
+
+
+def _is_behind_its_noun(side: Token) -> bool:
+    return side.i > 0 and side.nbor(-1).head == side and side.nbor(-1).pos_ in ("NOUN", "PROPN")
+
+
+def _make_adverb(side: Token) -> None:
+    by, last = side.nbor(), side.nbor(2)
+    if _is_behind_its_noun(side):
+        _take_place(side.nbor(-1), side)
+    for child in [child for word in (side, by, last) for child in word.children if child.i > last.i]:
+        child.head = side.head
+    by.head, last.head = side, by
+    side.dep_, by.dep_, last.dep_ = "advmod", "prep", "pobj"
+    side.pos_ = last.pos_ = "ADV"
 
 
 def _is_hidden_verb(token: Token, before: Token) -> bool:
@@ -172,11 +239,12 @@ def _is_split_list(token: Token) -> bool:
 
 
 def _is_hidden_object(token: Token) -> bool:
-    """Detects "going down a slope" with "a slope" read as an adverbial, not as the object of "down"."""
-    if token.dep_ != "npadvmod" or token.pos_ != "NOUN" or token.left_edge.i == 0:
+    """Detects "going down a slope" with "a slope" read as the verb's adverbial or object, not as that of "down"."""
+    if token.dep_ not in ("npadvmod", "dobj") or token.pos_ != "NOUN" or token.left_edge.i == 0:
         return False
     preposition = token.left_edge.nbor(-1)
-    return preposition.dep_ in ("prep", "prt") and preposition.head == token.head and not list(preposition.children)
+    labels = ("prep", "prt") if token.dep_ == "npadvmod" else ("prep",)
+    return preposition.dep_ in labels and preposition.head == token.head and not list(preposition.children)
 
 
 def _make_object(token: Token) -> None:
@@ -243,6 +311,23 @@ def _is_tool_of_verb(token: Token) -> bool:
         return False
     is_kept = verb_lemma(token.head.head.lower_) in _KEEPING
     return not is_kept and any(child.dep_ == "pobj" and noun_lemma(child.lower_) in TOOLS for child in token.rights)
+
+
+def _is_thing_in_ing(token: Token, before: Token) -> bool:
+    """Detects "a cake with white frosting" with "frosting" read as a verb."""
+    is_object = token.tag_ == "VBG" and token.dep_ in ("pobj", "dobj") and before.pos_ in ("ADJ", "DET")
+    return is_object and all(child.dep_ == "prep" for child in token.rights)
+
+
+def _is_pronoun_one(token: Token, before: Token) -> bool:
+    """Detects "a red car next to a blue one"."""
+    return token.lower_ in ("one", "ones") and token.pos_ != "NOUN" and before.pos_ == "ADJ"
+
+
+def _is_split_tool(gerund: Token, noun: Token) -> bool:
+    """Detects "pizza on cutting board" read as on cutting it: nothing is on an activity."""
+    is_inner = gerund.dep_ == "pcomp" and gerund.head == gerund.nbor(-1) and gerund.head.lower_ in PLACES - {"by"}
+    return is_inner and gerund.tag_ == "VBG" and noun.dep_ == "dobj" and noun.head == gerund and noun.tag_ == "NN"
 
 
 def _is_last_noun(token: Token, before: Token) -> bool:

@@ -19,7 +19,7 @@ _TRANSPARENT = words(
     "group bunch pair couple herd flock pack crowd lot number variety assortment collection row line pile stack "
     "team set piece slice type kind close closeup picture photo photograph image view shot portrait painting "
     "dozen hundred part patch bit chunk cluster clump bunch bouquet bundle roll range layer droplet drop pane hint "
-    "sheet strip string series array mass heap pack mound half body game match ball bag pitcher trio duo stalk bed"
+    "pad sheet strip string series array mass heap pack mound half body game match ball bag pitcher trio duo stalk bed"
 )
 # "a statue of a dog" is no dog.
 _DEPICTIONS = words("statue sculpture figurine painting drawing sketch portrait poster mural carving sticker logo")
@@ -75,7 +75,7 @@ class Mentions:
 
     def is_noun(self, token: Token) -> bool:
         """Whether the token can be subject or object: a noun, if not negated, or a pronoun for an unnamed person."""
-        if token.pos_ in ("NOUN", "PROPN"):
+        if token.pos_ in ("NOUN", "PROPN") and self._doc[token.i : token.i + 2].text not in RECIPROCALS:
             return any(letter.isalpha() for letter in token.text) and not self._is_negated(token)
         return token.pos_ == "PRON" and (token.lower_ in _INDEFINITE or (token.i == 0 and token.lower_ in _UNNAMED))
 
@@ -117,6 +117,8 @@ class Mentions:
         """Returns the singular head noun with compound words and lexical adjectives ("hot dog", "tennis racket")."""
         if token.i in self.forms:
             return self.forms[token.i]
+        if token.lower_ in ("one", "ones") and (named := self._antecedent_of_one(token)) is not None:
+            return self.lemma(named)
         if token.pos_ == "PRON":
             return _UNNAMED.get(token.lower_, "person")
         counted = any(child.dep_ == "nummod" for child in token.lefts) or self._is_followed_by_of(token)
@@ -132,6 +134,11 @@ class Mentions:
             position -= 1
         return phrase_lemma(phrase) or token.lower_
 
+    def _antecedent_of_one(self, one: Token) -> Token | None:
+        """Returns the car in "a red car next to a blue one"."""
+        nouns = (word for word in reversed(self._doc[: one.i]) if word.dep_ not in _DESCRIBING and self.is_noun(word))
+        return next(nouns, None) if one.pos_ == "NOUN" else None
+
     def count(self, token: Token) -> int:
         """Returns how many the noun means: its number word, 1 for a singular, 0 for a plural without a number."""
         if token.i in self._named:
@@ -145,6 +152,8 @@ class Mentions:
             holder = noun_lemma(token.head.head.lower_)
             if holder == "couple" or (holder == "pair" and self.is_animate(token)):
                 return 2
+            if holder in NUMBERS:
+                return NUMBERS[holder]
         is_several = token.tag_ in ("NNS", "NNPS") or any(child.lower_ in SEVERAL for child in token.lefts)
         return 0 if is_several else 1
 
@@ -230,6 +239,11 @@ class Mentions:
 
     def _is_followed_by_of(self, token: Token) -> bool:
         return token.i + 1 < len(self._doc) and self._doc[token.i + 1].lower_ == "of"
+
+    def of_part(self, part: Token) -> list[Token]:
+        """Returns the boys in "one of the boys"."""
+        objects = (noun for child in part.rights if child.lower_ == "of" for noun in self._of_objects(child))
+        return [noun for noun in objects if self.is_noun(noun)]
 
     def _of_objects(self, preposition: Token) -> Iterator[Token]:
         for child in preposition.rights:
@@ -321,6 +335,8 @@ class Phrases:
         for child in head.rights:
             if child.dep_ in ("prep", "agent"):
                 yield from self._followed(child, child.i)
+            elif self._doc[child.i : child.i + 3].text.lower() == "side by side":
+                yield Phrase(child.i, child.i + 3, None)
             elif child.dep_ in ("advmod", "acomp", "amod", "prt", "oprd", "acl") and child.pos_ in (
                 "ADV",
                 "ADJ",
@@ -466,7 +482,7 @@ class Subjects:
 
     def _referents(self, noun: Token, verb: Token) -> list[Token]:
         if not self._mentions.is_noun(noun):
-            return self.antecedents(noun) if self._mentions.is_personal(noun) else []
+            return self.antecedents(noun) if self._mentions.is_personal(noun) else self._mentions.of_part(noun)
         members = self._mentions.coordinated(noun)
         if noun.i < verb.i:
             members = [member for member in members if member.i < verb.i]
