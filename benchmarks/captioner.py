@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from benchmarks.harness import Row, parser, run
-from pipeline.captioning.captioner import find_captioner
 from pipeline.captioning.settings import CaptionSettings
 from scenes.names import CANONICAL, SYMMETRIC, WORLD_CATEGORIES
 from scenes.scene import render
@@ -44,7 +43,7 @@ def parsed(texts: Sequence[str]) -> list[Named]:
 def measure(given: Namespace) -> Iterator[Row]:
     torch.set_num_threads(1)
     scenes = [make_scene(SEED, i) for i in range(given.scenes)]
-    captioner = find_captioner(CaptionSettings(model="scenes/weights/captioner", draws=DRAWS)).open()
+    captioner = CaptionSettings(model="scenes/weights/captioner", draws=DRAWS).plugin.open()
     drawn = captioner.caption([render(scene) for scene in scenes], range(given.scenes))
     stated = parsed([caption.text for captions in drawn for caption in captions])
     total = right = planted = found = 0

@@ -1,6 +1,6 @@
 """Rehearses the whole chain at scale: `python -m benchmarks.rehearsal` (`--images 1820000`: Objects365's size, hours).
 
-Only networks are replaced, inside the same stage classes: the captioner by a stand-in behind LAVIS's pipes
+Only networks are replaced, inside the same stage classes: the captioner by a stand-in behind LAVIS's pipe
 (`rehearsal_captioner.py`), the tagger by the method "prior". The pre-training takes two steps with a tiny network,
 since only what comes before and between steps depends on the number of images. For each size:
 
@@ -79,7 +79,7 @@ def write_world(folder: Path, images: int) -> Path:
     model.mkdir()
     torch.save({"model": {"nothing": torch.zeros(1)}}, model / "captioner.pth")
     (model / "vocab.txt").write_text("\n".join(COCO_CATEGORIES))
-    (model / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{rehearsal_captioner.__file__}"\n')
+    (model / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{rehearsal_captioner.__file__}" "$3"\n')
     (model / "python").chmod(0o755)
     training = LONG_TRAINING.replace("steps = 100000", "steps = 2\nprocesses = 1").replace('"none"', '"pseudo"')
     recipe.write_text(_RECIPE.format(folder=folder, root=_ROOT) + training)

@@ -1,4 +1,4 @@
-"""Stands in for LAVIS behind the pipes of `pipeline/captioning/lavis_worker.py`: reads pixels, answers drawn captions.
+"""Stands in for LAVIS behind the pipe of `pipeline/captioning/lavis_worker.py`: reads pixels, answers drawn captions.
 
 Started by path with `python -I`. The vocabulary is a list of nouns, the most frequent first. The words of a caption
 follow from the first random number that came with it.
@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import sys
 from array import array
+from contextlib import suppress
 from itertools import accumulate
+from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -29,12 +31,11 @@ def caption(number: float, nouns: list[str], shares: list[float]) -> dict[str, A
 
 
 def main() -> None:
-    source, sink = sys.stdin.buffer, sys.stdout.buffer
+    channel = Connection(int(sys.argv[1]))
     nouns: list[str] = []
     shares: list[float] = []
-    while len(length := source.read(8)) == 8:
-        header = json.loads(source.read(int.from_bytes(length, "little")))
-        payload = source.read(header["bytes"])
+    while True:
+        header, payload = json.loads(channel.recv_bytes()), channel.recv_bytes()
         answer: dict[str, Any] = {"side": SIDE}
         if "vocabulary" in header:
             nouns = Path(header["vocabulary"]).read_text().split("\n")
@@ -43,10 +44,9 @@ def main() -> None:
             noise, draws = array("d", payload[header["images"] * header["side"] ** 2 * 3 :]), header["draws"]
             made = [caption(number, nouns, shares) for number in noise[:: header["steps"]]]
             answer = {"captions": [made[start : start + draws] for start in range(0, len(made), draws)]}
-        text = json.dumps({**answer, "bytes": 0}).encode()
-        sink.write(len(text).to_bytes(8, "little") + text)
-        sink.flush()
+        channel.send_bytes(json.dumps(answer).encode())
 
 
 if __name__ == "__main__":
-    main()
+    with suppress(EOFError):
+        main()

@@ -101,6 +101,9 @@ DETECTIONS = pa.schema({
 Scores of detected boxes are here, in the order of the boxes of `images`: in that table they would change all its bytes.
 """
 
+DETECTIONS_FILE = "detections.parquet"
+"""The file of such a table."""
+
 REJECTED = pa.schema({"image_id": LONG, "stage": TEXT, "reason": TEXT, "value": TEXT})
 """Quarantined rows: what was rejected, by which stage, why, and the offending value as text."""
 

@@ -7,6 +7,7 @@ Legend: B images, R draws, N live rows, G captions of one image, T positions, S 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,29 @@ LONGEST = 128
 """Maximum number of tokens that are read of a caption."""
 
 
-class BlipCaptioner:
+class _Blip:
+    """A BLIP of transformers on the device of a worker, with its tokenizer and what encodes its images."""
+
+    def _load(self, kind: Any, folder: Path, settings: CaptionSettings, worker: int) -> tuple[Any, list[str]]:
+        """Returns the model of this kind, of which nothing keeps the weights as they are, and the names it lacks."""
+        from transformers import AutoTokenizer
+
+        self._device = choose_device(settings.device, worker)
+        dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+        # Loading a pickle could run code.
+        model, loading = kind.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
+        )
+        model.eval().to(self._device)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self._text = model.config.text_config
+        self.pixels = Pixels(folder, model.config.vision_config.image_size, self._device, dtype)
+        self.side: int = self.pixels.side
+        self._encoder = ImageEncoder(model.vision_model)
+        return model, sorted(loading["missing_keys"])
+
+
+class BlipCaptioner(_Blip):
     """Captions with a `BlipForConditionalGeneration`, on the device of worker number `worker`.
 
     Raises `FatalError` when weights, tokenizer or prompt don't fit, or the device does not exist.
@@ -37,27 +60,15 @@ class BlipCaptioner:
     needs_images = True
 
     def __init__(self, settings: CaptionSettings, worker: int = 0) -> None:
-        from transformers import AutoTokenizer, BlipForConditionalGeneration
+        from transformers import BlipForConditionalGeneration
         from transformers.utils import logging
 
         quiet: Any = logging.disable_progress_bar
         quiet()
         self._settings = settings
         self.rejects: list[Rejected] = []
-        folder = find_model(settings.model, settings.hub)
-        self._device = choose_device(settings.device, worker)
-        dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
-        # Loading a pickle could run code.
-        model: Any = BlipForConditionalGeneration.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=dtype
-        )
-        model.eval().to(self._device)
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._text = model.config.text_config
+        model, _ = self._load(BlipForConditionalGeneration, find_model(settings.model, settings.hub), settings, worker)
         self._prompt = self._prompt_tokens()
-        self.pixels = Pixels(folder, model.config.vision_config.image_size, self._device, dtype)
-        self.side: int = self.pixels.side
-        self._encoder = ImageEncoder(model.vision_model)
         self._decoder = TextDecoder(model.text_decoder, settings.max_length)
         self._end: int = self._text.sep_token_id
 
@@ -149,7 +160,7 @@ class BlipCaptioner:
         return [self._text.bos_token_id, *words]
 
 
-class MatchScorer:
+class MatchScorer(_Blip):
     """Scores how well captions fit their image, with a `BlipForImageTextRetrieval` (CapFilt; BLIP, section 3.3).
 
     The image is encoded, and its attention keys are computed, once for all its captions.
@@ -159,30 +170,18 @@ class MatchScorer:
     """
 
     def __init__(self, settings: CaptionSettings, worker: int = 0) -> None:
-        from transformers import AutoTokenizer, BlipForImageTextRetrieval
+        from transformers import BlipForImageTextRetrieval
 
         folder = find_model(settings.filter, settings.hub, setting="filter")
-        dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
-        load: Any = BlipForImageTextRetrieval.from_pretrained
-        model, loading = load(
-            folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
-        )
-        missing = sorted(loading["missing_keys"])
+        model, missing = self._load(BlipForImageTextRetrieval, folder, settings, worker)
         if missing:
             raise FatalError(
                 f"{folder}: not a BlipForImageTextRetrieval: it lacks {missing[:3]} (setting: filter). "
                 "Use a model with a matching head, e.g. Salesforce/blip-itm-large-coco"
             )
-        self._device = choose_device(settings.device, worker)
-        model.to(self._device)
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        text = model.config.text_config
         known = self._tokenizer.get_vocab()
         # Published tokenizers lack BLIP's two additions: [DEC], the begin token, followed by [ENC].
-        self._first = known.get("[ENC]", text.bos_token_id + 1)
-        self.pixels = Pixels(folder, model.config.vision_config.image_size, self._device, dtype)
-        self.side: int = self.pixels.side
-        self._encoder = ImageEncoder(model.vision_model)
+        self._first = known.get("[ENC]", self._text.bos_token_id + 1)
         self._embeddings = model.text_encoder.embeddings
         self._layers = [TextLayer(layer) for layer in model.text_encoder.encoder.layer]
         self._head = packed(model.itm_head)

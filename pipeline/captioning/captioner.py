@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 from pipeline.captioning.settings import CaptionSettings
-from pipeline.runtime.plugins import OpenedPlugin, load_plugin
+from pipeline.runtime.plugins import OpenedPlugin
 from pipeline.runtime.stage import Rejected
 
 # For types alone: a command that only reads a store must not wait for torch.
@@ -64,12 +63,9 @@ class Captioner(Protocol):
 class CaptionerPlugin(OpenedPlugin):
     """A registered captioner: the files it reads and how to open it. Creating it must be quick."""
 
+    settings: CaptionSettings
     batches_at_once: ClassVar[int] = 1
     """Concurrent calls of `caption`, each in a thread: several for a captioner that waits for a server."""
-
-    def __init__(self, settings: CaptionSettings) -> None:
-        super().__init__(settings.options, "caption")
-        self.settings = settings
 
     def faults(self) -> Iterator[tuple[str, str]]:
         """Faults of existing files, for `rlip doctor`: the setting that names the file, and the fault."""
@@ -80,19 +76,11 @@ class CaptionerPlugin(OpenedPlugin):
         """Loads it in worker `worker`, counted from 0. Raises `FatalError` if its files or GPU are missing."""
 
 
-def find_captioner(settings: CaptionSettings) -> CaptionerPlugin:
-    """The captioner that the settings name. Raises `FatalError` if its package is broken."""
-    plugin: CaptionerPlugin = load_plugin("captioners", settings.captioner)(settings)
-    return plugin
-
-
 def merge(captions: Sequence[Caption]) -> list[Caption]:
     """Merge equal texts of the same boxes: keep the first draw, with the number of draws that have the text."""
-    counts: Counter[tuple[Any, ...]] = Counter()
-    for caption in captions:
-        counts[caption.text, caption.boxes] += caption.times
-    first: dict[tuple[Any, ...], Caption] = {}
+    merged: dict[tuple[Any, ...], Caption] = {}
     for caption in captions:
         key = caption.text, caption.boxes
-        first.setdefault(key, caption._replace(times=counts[key]))
-    return list(first.values())
+        known = merged.get(key)
+        merged[key] = caption if known is None else known._replace(times=known.times + caption.times)
+    return list(merged.values())

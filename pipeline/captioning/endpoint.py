@@ -40,16 +40,16 @@ class OpenAi(CaptionerPlugin):
 
     version = 1
     Options = EndpointOptions
+    options: EndpointOptions
     batches_at_once = 3
 
     def files(self) -> dict[str, Path]:
         """The file of the prompt."""
-        assert isinstance(self.options, EndpointOptions)
         return named_files("caption.options", {"prompt_file": self.options.prompt_file})
 
     def open(self, worker: int = 0) -> EndpointCaptioner:
         """Opens the journal."""
-        assert isinstance(self.options, EndpointOptions) and self.settings.answers is not None, "a recipe resolves it"
+        assert self.settings.answers is not None, "a recipe resolves it"
         return EndpointCaptioner(self.options, self.settings.answers)
 
 

@@ -1,11 +1,12 @@
-"""BLIP in salesforce-lavis, which needs libraries of 2023: a worker in its own environment, fed through pipes."""
+"""BLIP in salesforce-lavis, which needs libraries of 2023: a worker in its own environment, fed through a pipe."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
+from multiprocessing import Pipe
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -16,7 +17,6 @@ import torch
 from pipeline.captioning.captioner import Caption, ImageInput
 from pipeline.captioning.decoding import STEPS, uniforms
 from pipeline.captioning.lavis_weights import read_weights
-from pipeline.captioning.lavis_worker import Pipe
 from pipeline.captioning.model_folder import find_lavis_model, find_lavis_python
 from pipeline.captioning.network import CLIP_DEVIATION, CLIP_MEAN, squared
 from pipeline.captioning.settings import CaptionSettings
@@ -128,39 +128,38 @@ class _Worker:
 
     def __init__(self, python: Path) -> None:
         # A file, since a pipe that nobody reads would block the worker once it is full
-        self._errors = TemporaryFile()  # noqa: SIM115 - closed by `end`
-        self._process = subprocess.Popen(
-            [python, "-I", WORKER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
-        )
-        assert self._process.stdin and self._process.stdout
-        self._pipe = Pipe(self._process.stdout, self._process.stdin)  # type: ignore[arg-type]
+        self._output = TemporaryFile()  # noqa: SIM115 - closed by `end`
+        self._channel, theirs = Pipe()
+        with theirs:
+            self._process = subprocess.Popen(
+                [python, "-I", WORKER, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=self._output,
+                env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
+            )
 
     def ask(self, header: dict[str, Any], payload: bytes = b"") -> dict[str, Any]:
         """Send a message and wait for the answer. Raises `_Died` when none will come."""
         try:
-            self._pipe.write(header, payload)
-            message = self._pipe.read()
-        except OSError:
-            message = None
-        if message is None:
-            raise _Died(self._how_it_ended())
-        return message[0]
+            self._channel.send_bytes(json.dumps(header).encode())
+            self._channel.send_bytes(payload)
+            answer: dict[str, Any] = json.loads(self._channel.recv_bytes())
+            return answer
+        except (EOFError, OSError):
+            raise _Died(self._how_it_ended()) from None
 
     def end(self) -> None:
         """Kill the process if it is alive, and wait for its end."""
         self._process.kill()
         self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._errors):
-            with suppress(OSError):  # the last message can no longer be flushed
-                stream.close()  # type: ignore[union-attr]
+        self._channel.close()
+        self._output.close()
 
     def _how_it_ended(self) -> str:
         code = self._process.wait()
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").splitlines()[-20:]
+        self._output.seek(0)
+        lines = self._output.read().decode(errors="replace").splitlines()[-20:]
         end = f"signal {-code}" if code < 0 else f"exit code {code}"
         return f"{end}; its stderr: {chr(10).join(lines) or 'nothing'}"

@@ -1,24 +1,24 @@
-"""Captions with LAVIS in its own environment: a process that reads batches from stdin and writes captions to stdout.
+"""Captions with LAVIS in its own environment: a process that reads batches from a pipe and answers with captions.
 
-It is run by path with `python -I`, so that nothing of this repository is importable; it imports LAVIS, PyTorch,
-transformers and the standard library. A message is 8 bytes (the length of the header), the header in JSON, and `bytes`
-bytes of payload. The first message holds weights and settings, each later one a batch of images with their draws'
-noise.
+It is run by path with `python -I` and its end of the pipe, so that nothing of this repository is importable; it imports
+LAVIS, PyTorch, transformers and the standard library. A message is a header in JSON, then bytes; an answer is JSON. The
+first message holds weights and settings, each later one a batch of images with their draws' noise.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from importlib.machinery import PathFinder
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -158,44 +158,25 @@ def caption(model: Any, pixels_13HW: Tensor, noise_RT: Tensor, settings: dict[st
     return captions
 
 
-class Pipe:
-    """Messages over two byte streams."""
-
-    def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
-        self._source, self._sink = source, sink
-
-    def read(self) -> tuple[dict[str, Any], bytes] | None:
-        """Read the next header and payload. Returns None at the end of the stream."""
-        length = self._source.read(8)
-        if len(length) < 8:
-            return None
-        header = json.loads(self._source.read(int.from_bytes(length, "little")))
-        return header, self._source.read(header["bytes"])
-
-    def write(self, header: dict[str, Any], payload: bytes = b"") -> None:
-        """Send one message."""
-        text = json.dumps({**header, "bytes": len(payload)}).encode()
-        self._sink.write(len(text).to_bytes(8, "little") + text + payload)
-        self._sink.flush()
-
-
-def serve(pipe: Pipe) -> None:
-    """Answer messages until stdin ends. A message that fails is answered with its error; later ones may succeed."""
+def serve(channel: Connection) -> None:
+    """Answer messages until the other end closes. One that fails is answered with its error; later ones may succeed."""
     model: Any = None
     settings: dict[str, Any] = {}
-    while (message := pipe.read()) is not None:
-        header, payload = message
+    while True:
+        header, payload = json.loads(channel.recv_bytes()), channel.recv_bytes()
+        answer: dict[str, Any]
         try:
             if model is None:
                 settings = header
                 # Products that are split over threads round differently.
                 torch.set_num_threads(1)
                 model = build(Path(header["weights"]), Path(header["vocabulary"]), header["prompt"])
-                pipe.write({"side": model.visual_encoder.patch_embed.img_size[0]})
+                answer = {"side": model.visual_encoder.patch_embed.img_size[0]}
             else:
-                pipe.write({"captions": _batch(model, header, payload, settings)})
+                answer = {"captions": _batch(model, header, payload, settings)}
         except Exception:
-            pipe.write({"error": traceback.format_exc(limit=-3)})
+            answer = {"error": traceback.format_exc(limit=-3)}
+        channel.send_bytes(json.dumps(answer).encode())
 
 
 def _batch(model: Any, header: dict[str, Any], payload: bytes, settings: dict[str, Any]) -> list[list[dict[str, Any]]]:
@@ -210,8 +191,5 @@ def _batch(model: Any, header: dict[str, Any], payload: bytes, settings: dict[st
 
 
 if __name__ == "__main__":
-    # What LAVIS and its libraries print must not mix with the answers.
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    serve(Pipe(sys.stdin.buffer, answers))
+    with suppress(EOFError):
+        serve(Connection(int(sys.argv[1])))

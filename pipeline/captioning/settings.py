@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from pipeline.runtime.devices import best_precision
-from pipeline.runtime.plugins import PluginOptions, RequireName
-from pipeline.runtime.settings import Settings, data_file, file_read, runtime
+from pipeline.runtime.plugins import PluginOptions, PluginSettings, RequireName
+from pipeline.runtime.settings import data_file, file_read, runtime
 
 Decoding = Literal["nucleus", "beam"]
 KINDS = ("image", "box", "pair")
@@ -17,8 +16,12 @@ KINDS = ("image", "box", "pair")
 REGION_SETTINGS = {"of", "max_regions", "context"}
 
 
-class CaptionSettings(Settings):
+class CaptionSettings(PluginSettings):
     """How images are captioned. Defaults are the authors': ten nucleus draws per image (docs/labels.md, Decoding)."""
+
+    section: ClassVar[str] = "caption"
+    group: ClassVar[str] = "captioners"
+    named_by: ClassVar[str] = "captioner"
 
     captioner: Annotated[str, AfterValidator(RequireName("captioners"))] = "blip"
     """What makes captions. blip: BLIP in transformers; lavis: BLIP in LAVIS; recorded: files of captions; openai: a
@@ -120,8 +123,6 @@ class CaptionSettings(Settings):
         return self
 
     def planned(self) -> Self:
-        """The same settings, with the precision that "auto" stands for on this machine."""
-        if self.precision != "auto":
-            return self
-        precision = "float32" if self.captioner == "lavis" else best_precision(self.device)
-        return self.model_copy(update={"precision": precision})
+        """As for every stage, but LAVIS computes in float32 alone."""
+        is_fixed = self.captioner == "lavis" and self.precision == "auto"
+        return self.model_copy(update={"precision": "float32"}) if is_fixed else super().planned()

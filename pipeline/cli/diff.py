@@ -19,9 +19,9 @@ from pipeline.cli.explain import ends_of
 from pipeline.cli.options import STORE, AsJson, StorePath, VerdictsFolder
 from pipeline.cli.why import causes_of
 from pipeline.labels.audit_sample import RIGHT, WRONG
-from pipeline.labels.kept_labels import ChoiceSettings, choice_or_all, kept_labels
+from pipeline.labels.kept_labels import ChoiceSettings, choice_or_all, judged_artifact
 from pipeline.labels.label_overrides import Overrides, overrides_of
-from pipeline.labels.labelled_partitions import candidates, images_with_boxes, require_same_boxes
+from pipeline.labels.labelled_partitions import images_with_boxes, require_same_boxes
 from pipeline.labels.verdict_log import VerdictLog, folder_to_read
 from pipeline.labels.verdict_summary import outcome_of, run_precision
 from pipeline.labels.verdicts import JudgedRelation, StandingVerdicts, box4
@@ -35,6 +35,7 @@ from storage.errors import FatalError
 from storage.open_store import existing_store
 from storage.runs import Run, find_run
 from storage.store import Store
+from tagger.english.predicates import canonical
 
 MIN_SCORE_CHANGE = 0.01
 """Scores that differ by less than this count as equal."""
@@ -361,7 +362,7 @@ def _kept(tagged: Artifact | None, choice: ChoiceSettings, settled: Overrides | 
     """The labels that a run keeps of these images of a partition."""
     if tagged is None:
         return set()
-    kept = kept_labels(tagged.table("relations"), candidates(tagged), choice, settled)
+    kept = judged_artifact(tagged, choice, settled).kept()
     return {
         (image_id, label.subject, label.predicate, label.object)
         for image_id in ids & kept.keys()
@@ -434,7 +435,8 @@ def _scores(run: Run, other: Run, digests: Collection[str]) -> Scores:
                 continue
             image = rows[row["image_id"]]
             boxes = [box4(box) for box in image["boxes"]]
-            for label in row["relations"]:
+            # Nobody can judge a predicate without a word, such as "the".
+            for label in (each for each in row["relations"] if canonical(each["predicate"])):
                 ends = boxes[label["subject"]], boxes[label["object"]]
                 relation = JudgedRelation(image["digest"], *ends, label["predicate"])
                 scores[relation] = max(label["score"], scores.get(relation, 0.0))

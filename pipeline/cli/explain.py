@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -17,19 +16,16 @@ from rich.text import Text
 
 from pipeline.cli.options import STORE, AsJson, StorePath
 from pipeline.data.datasets.annotations import readable
-from pipeline.labels.kept_labels import (
-    ACCEPTED,
-    added_labels,
-    choice_of,
-    judged_labels,
-    recorded_choice,
-    with_added_images,
-)
+from pipeline.labels.kept_labels import choice_of, ranked_labels, recorded_choice
 from pipeline.labels.label_overrides import overrides_of
+from pipeline.labels.label_rows import stated_by
 from pipeline.labels.labelled_partitions import (
     candidates,
-    dropped,
+    candidates_of_image,
+    dropped_of_image,
     images_with_boxes,
+    items_of_image,
+    of_image,
     opinions,
     partition_artifacts,
     require_same_boxes,
@@ -40,7 +36,6 @@ from storage.errors import FatalError
 from storage.open_store import existing_store
 from storage.runs import Run, find_run, runs_of
 from storage.store import Store
-from storage.tables import RELATION
 from tagger.english.predicates import canonical
 
 _PARTS = {
@@ -109,28 +104,35 @@ def trace_of(run: Run, image: str) -> ImageTrace:
     if found.images is not None and found.tagged is not None:
         require_same_boxes(found.images, found.tagged)
     captioned, parsed = found.label_sources()
-    texts, triplets = _items(captioned, "captions", image_id), _items(parsed, "triplets", image_id)
+    texts, triplets = items_of_image(captioned, "captions", image_id), items_of_image(parsed, "triplets", image_id)
     labels = _labels(run, at.get("tag"), image_id)
-    mentions, said = _mentions(at.get("tag"), image_id), opinions(at.get("verify"), at["tag"]) if "tag" in at else {}
+    said = opinions(at.get("verify"), at["tag"]) if "tag" in at else {}
+    mentions: dict[tuple[int, str, int], list[dict[str, Any]]] = {}
+    for pair in candidates_of_image(at.get("tag"), image_id):
+        mentions.setdefault(ends_of(pair), []).append(pair)
     return ImageTrace(
         run=run.name,
         partition=partition,
         image=row,
-        captions=_items(at.get("caption"), "captions", image_id),
+        captions=items_of_image(at.get("caption"), "captions", image_id),
         captioner=at["caption"].manifest.terms["weights"] if "caption" in at else {},
         tagger=next(iter(at["tag"].manifest.terms["inputs"].get("tagger", [])), None) if "tag" in at else None,
         labels=[
             {
                 **label,
-                "words": words,
-                "caption": _caption(texts, words),
+                "words": words or {},
+                "caption": caption,
                 "mentions": mentions.get(ends_of(label), []),
                 "opinion": said.get((image_id, label["subject"], label["object"], canonical(label["predicate"]))),
             }
             for label in labels
-            for words in (triplets[label["triplet"]] if 0 <= label["triplet"] < len(triplets) else {},)
+            for words, caption in (stated_by(label, triplets, texts),)
         ],
-        dropped=_dropped(at.get("tag"), triplets, image_id),
+        dropped=[
+            {**triplets[row["triplet"]], "reason": row["reason"], "value": row["value"]}
+            for row in dropped_of_image(at.get("tag"), image_id)
+            if row["triplet"] < len(triplets)
+        ],
         shards=[
             place for step in sorted(at) if step.startswith("shard:") for place in _places(step, at[step], image_id)
         ],
@@ -165,56 +167,18 @@ def _find(run: Run, image: str) -> tuple[str, dict[str, Any]]:
     raise FatalError(f"{image!r} names {len(matches)} images: {names}; name one of them")
 
 
-def _items(artifact: Artifact | None, table: str, image_id: int) -> list[dict[str, Any]]:
-    """The items of an image in a table; none if the step or the row of the image is missing."""
-    if artifact is None:
-        return []
-    rows = artifact.table(table).filter(pc.field("image_id") == image_id).to_pylist()
-    return [item for row in rows for item in row[table]]
-
-
 def _labels(run: Run, tagged: Artifact | None, image_id: int) -> list[dict[str, Any]]:
     """The relations of an image, best first, with why they are not kept; then those that reviewers added."""
-    labels, choice = _items(tagged, "relations", image_id), choice_of(run)
-    by_score = partial(sorted, key=lambda label: -label["score"])
-    if tagged is None or choice is None:
-        return by_score(label | {"not_kept": None, "confidence": label["score"]} for label in labels)
-    of_image = pc.field("image_id") == image_id
-    settled = overrides_of(run).get(tagged.manifest.partition)
-    relations = with_added_images(tagged.table("relations"), settled)
-    rows = relations.filter(of_image), candidates(tagged).filter(of_image)
-    judged = judged_labels(*rows, choice, settled)
-    verdicts = judged.get(image_id, ())
-    unscored = dict.fromkeys((field.name for field in RELATION), None)
-    return by_score(
-        label | {"not_kept": v.reason, "confidence": v.confidence} for label, v in zip(labels, verdicts, strict=True)
-    ) + [
-        unscored
-        | {"subject": subject, "predicate": predicate, "object": object_, "triplet": -1}
-        | {"not_kept": None, "confidence": ACCEPTED}
-        for row in rows[0].to_pylist()
-        for subject, object_, predicate in added_labels(row, choice, settled)
-    ]
-
-
-def _dropped(tagged: Artifact | None, triplets: list[dict[str, Any]], image_id: int) -> list[dict[str, Any]]:
-    lost = dropped(tagged) if tagged is not None else None
-    rows = [] if lost is None else lost.filter(pc.field("image_id") == image_id).to_pylist()
+    if tagged is None:
+        return []
+    relations, proposed = (of_image(table, image_id) for table in (tagged.table("relations"), candidates(tagged)))
+    settled = overrides_of(run).get(tagged.manifest.partition, {})
+    own = {number: of_image for number, of_image in settled.items() if number == image_id}
     return [
-        {**triplets[row["triplet"]], "reason": row["reason"], "value": row["value"]}
-        for row in rows
-        if row["triplet"] < len(triplets)
+        label | {"not_kept": verdict.reason, "confidence": verdict.confidence}
+        for _, labels in ranked_labels(relations, proposed, choice_of(run), own)
+        for label, verdict in labels
     ]
-
-
-def _mentions(artifact: Artifact | None, image_id: int) -> dict[tuple[int, str, int], list[dict[str, Any]]]:
-    """The candidates of an image by subject, predicate and object: one for each mention that may refer to the pair."""
-    mentions: dict[tuple[int, str, int], list[dict[str, Any]]] = {}
-    if artifact is not None:
-        for row in candidates(artifact).filter(pc.field("image_id") == image_id).to_pylist():
-            for pair in row["pairs"]:
-                mentions.setdefault(ends_of(pair), []).append(pair)
-    return mentions
 
 
 def ends_of(label: Mapping[str, Any]) -> tuple[int, str, int]:
@@ -222,16 +186,10 @@ def ends_of(label: Mapping[str, Any]) -> tuple[int, str, int]:
     return label["subject"], label["predicate"], label["object"]
 
 
-def _caption(captions: list[dict[str, Any]], words: Mapping[str, Any]) -> dict[str, Any] | None:
-    place = words.get("caption", -1)
-    return captions[place] if 0 <= place < len(captions) else None
-
-
 def _places(step: str, artifact: Artifact, image_id: int) -> Iterator[dict[str, Any]]:
     settings = artifact.manifest.terms["settings"]
     choice = recorded_choice(settings).in_words() if "threshold" in settings else None
-    index = artifact.table("shards")
-    for row in index.filter(pc.field("image_id") == image_id).to_pylist():
+    for row in of_image(artifact.table("shards"), image_id).to_pylist():
         yield {"step": step, "artifact": artifact.key, "labels": choice, **row}
 
 

@@ -1,6 +1,6 @@
 """Partitions a dataset once and stores the partition map. New images append partitions, so existing ones never change.
 
-A recipe takes all images of a dataset, a seeded share of them, or those on a list (`ImageSelection`).
+A recipe takes all images of a dataset, a seeded share of them, or those on a list (`selected_images`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -62,11 +61,14 @@ def partition_dataset(
     # and the content where a path is new.
     listed = source.listed_in
     place = str(listed.absolute()) if isinstance(listed, Path) else listed
-    sample = ImageSelection.of(source, index)
-    taken = frozenset(sample.image_ids)
-    part = f"-{sample.name}" if sample.name else ""
+    selected, sample = selected_images(source, index)
+    taken = frozenset(selected)
+    part = f"-{sample}" if sample else ""
     # New annotations replace the index. Most of them state what the earlier ones did.
-    digests = PartitionDigests(index.folder.with_name(f"{source.name}-{DIGESTS}"))
+    cache, digests = index.folder.with_name(f"{source.name}-{DIGESTS}"), _Digests(digests={})
+    with suppress(OSError, FatalError):
+        digests = read_json(cache, _Digests)
+    cached = dict(digests.digests)
 
     def partition_of(number: int, image_ids: Sequence[int]) -> Partition:
         present = tuple(image_id for image_id in index.present(image_ids) if image_id in taken)
@@ -76,7 +78,7 @@ def partition_dataset(
         indexed = files and digest_json([files, index.folder.name])
         digest = digests.find(number, indexed)
         if digest is None:
-            counted = index.lost if number == 0 and not sample.name else []
+            counted = index.lost if number == 0 and not sample else []
             lost = [[reject.image_id, reject.reason, reject.value] for reject in counted]
             stated = files and digest_json([files, source.split, index.digest(present), lost])
             digest = digests.find(number, stated)
@@ -87,7 +89,7 @@ def partition_dataset(
                 ]
                 digest = digest_json([source.name, source.split, described, lost])
             if stated and indexed:
-                digests.keep(number, (stated, indexed), digest)
+                digests.digests[str(number)] = (stated, indexed, digest)
         return Partition(f"{source.name}/{number:04d}", present, digest)
 
     path = store.root / PARTITION_MAPS / f"{source.name}-{digest_json(place)[:12]}{part}.json"
@@ -95,13 +97,15 @@ def partition_dataset(
     if not stored.partitions and path.parent.is_dir():
         names = partition_maps_of((other.name for other in path.parent.iterdir()), source.name, re.escape(part))
         stored = _map_of_moved([path.with_name(name) for name in names], taken, partition_of) or stored
-    extended = extend_partitions(stored.partitions, sample.image_ids, size)
+    extended = extend_partitions(stored.partitions, selected, size)
     partitions = [partition_of(number, image_ids) for number, image_ids in enumerate(extended)]
     now = PartitionMap(partitions=extended, contents=[partition.digest for partition in partitions])
     if now != before:
         with suppress(FatalError):  # planning needs no store that can be written; a run requires one before it plans
             store.put(path, sealed_json(now.model_dump()))
-    digests.save()
+    if digests.digests != cached:
+        with suppress(OSError):  # a folder that is not writable: the next plan reads the files again
+            write_atomic(cache, sealed_json(digests.model_dump()))
     yield from partitions
 
 
@@ -154,34 +158,14 @@ def _map_of_moved(
 
 
 class _Digests(BaseModel):
+    """Cached digests by partition number, each after the stamps of what it follows from."""
+
     digests: dict[str, tuple[str, ...]]
-
-
-class PartitionDigests:
-    """Cached digests by partition number, each valid while a stamp of what it follows from stays the same."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._known: dict[str, tuple[str, ...]] = {}
-        with suppress(OSError, FatalError):
-            self._known = read_json(path, _Digests).digests
-        self._changed = False
 
     def find(self, number: int, stamp: str | None) -> str | None:
         """The cached digest of a partition; None if it has no such stamp."""
-        *stamps, digest = self._known.get(str(number), ("",))
+        *stamps, digest = self.digests.get(str(number), ("",))
         return digest if stamp in stamps else None
-
-    def keep(self, number: int, stamps: tuple[str, ...], digest: str) -> None:
-        """Caches the digest of a partition."""
-        self._known[str(number)] = (*stamps, digest)
-        self._changed = True
-
-    def save(self) -> None:
-        """Writes new digests. If the folder is not writable, the next plan reads the files again."""
-        if self._changed:
-            with suppress(OSError):
-                write_atomic(self._path, sealed_json({"digests": self._known}))
 
 
 def damaged_digests(indexes: Path) -> Iterator[tuple[Path, str]]:
@@ -226,33 +210,25 @@ def _stamp(refs: Iterable[ImageRef], rest: Any) -> str | None:
     return found.hexdigest() if newest < began - _SETTLED_NS else None
 
 
-@dataclass(frozen=True)
-class ImageSelection:
-    """The images of a dataset that a recipe takes, in the order of the annotation file."""
+def selected_images(source: DataSource, index: RecordIndex) -> tuple[tuple[int, ...], str]:
+    """Chooses the images of a source that a recipe takes, in the order of the annotation file.
 
-    image_ids: tuple[int, ...]
-    name: str
-    """A short digest of how they were chosen; "" for a whole dataset, whose partition map has no such suffix."""
-
-    @classmethod
-    def of(cls, source: DataSource, index: RecordIndex) -> ImageSelection:
-        """Chooses the images of a source.
-
-        `share` takes those whose sha256 of seed and id is smallest, so that the choice depends on nothing else, smaller
-        shares are part of larger ones, and new images change few others. Raises `FatalError` for a list that names no
-        image, or one that the dataset lacks.
-        """
-        ids = tuple(index.ids.tolist())
-        if source.only is not None:
-            taken = _listed(source.only, source.name, index)
-            name = digest_json(sorted(taken))
-        elif source.share is not None:
-            count = max(1, round(source.share * len(ids)))
-            taken = frozenset(sorted(ids, key=lambda image_id: (_rank(source.seed, image_id), image_id))[:count])
-            name = digest_json([source.share, source.seed])
-        else:
-            return cls(ids, "")
-        return cls(tuple(image_id for image_id in ids if image_id in taken), name[:12])
+    Returns them with a short digest of how they were chosen, "" for a whole dataset, whose partition map has no such
+    suffix. `share` takes those whose sha256 of seed and id is smallest, so that the choice depends on nothing else,
+    smaller shares are part of larger ones, and new images change few others. Raises `FatalError` for a list that names
+    no image, or one that the dataset lacks.
+    """
+    ids = tuple(index.ids.tolist())
+    if source.only is not None:
+        taken = _listed(source.only, source.name, index)
+        name = digest_json(sorted(taken))
+    elif source.share is not None:
+        count = max(1, round(source.share * len(ids)))
+        taken = frozenset(sorted(ids, key=lambda image_id: (_rank(source.seed, image_id), image_id))[:count])
+        name = digest_json([source.share, source.seed])
+    else:
+        return ids, ""
+    return tuple(image_id for image_id in ids if image_id in taken), name[:12]
 
 
 def _rank(seed: int, image_id: int) -> bytes:

@@ -141,4 +141,6 @@ def open_detector(settings: DetectSettings, worker: int = 0) -> OpenDetector:
     """
     files = find_detector(settings)
     keep_freed_memory()
-    return OpenDetector(load_plugin("detectors", files.kind).open(files, settings, worker), settings)
+    kind = load_plugin("detectors", files.kind)
+    # This project's own are loaded as they are created.
+    return OpenDetector(getattr(kind, "open", kind)(files, settings, worker), settings)

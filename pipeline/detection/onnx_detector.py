@@ -19,7 +19,7 @@ from PIL import Image
 from pipeline.data.datasets.annotations import read_json, read_text
 from pipeline.data.images.views import DEVIATION, MEAN
 from pipeline.detection.settings import DetectSettings
-from pipeline.detection.weights_files import NAMES_SUFFIX, PIPELINE, DetectorFiles, FileDetector
+from pipeline.detection.weights_files import NAMES_SUFFIX, PIPELINE, DetectorFiles
 from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.relations import Floats, Integers
 from pipeline.runtime.devices import choose_device
@@ -162,7 +162,7 @@ _Layout = _Ultralytics | _RfDetr | _Mmdeploy
 ValueError for what has another form."""
 
 
-class OnnxDetector(FileDetector):
+class OnnxDetector:
     """A graph whose outputs have one of the known layouts. It sees one image per pass."""
 
     def __init__(self, files: DetectorFiles, settings: DetectSettings, worker: int) -> None:

@@ -11,7 +11,7 @@ from models.weights import load
 from models.weights_file import WeightsError
 from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.detection.settings import DetectSettings
-from pipeline.detection.weights_files import DetectorFiles, FileDetector
+from pipeline.detection.weights_files import DetectorFiles
 from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.predictor import Names, Predictor
 from pipeline.runtime.devices import choose_device
@@ -23,7 +23,7 @@ PREDICATES = ("on",)
 """The predicates in its texts. A network needs at least one, and no box is chosen by its predicates."""
 
 
-class OwnDetector(FileDetector):
+class OwnDetector:
     """A pre-trained network with the names of objects as its texts, which are encoded once."""
 
     def __init__(self, files: DetectorFiles, settings: DetectSettings, worker: int) -> None:
@@ -34,14 +34,10 @@ class OwnDetector(FileDetector):
             network = load(weights, tokenizer)
         except (WeightsError, ConfigError, OSError) as error:
             raise FatalError(f"detect.weights: {error}") from error
-        names, image_size = _names_and_size(files, settings)
-        network, self.names, self._batch = (
-            network.to(choose_device(settings.device, worker)),
-            names,
-            settings.batch_size,
-        )
+        self.names, image_size = _names_and_size(files, settings)
+        self._batch, network = settings.batch_size, network.to(choose_device(settings.device, worker))
         try:
-            self._predictor = Predictor(network, Names(names, PREDICATES), image_size, per_image=1)
+            self._predictor = Predictor(network, Names(self.names, PREDICATES), image_size, per_image=1)
         except FatalError as error:
             raise FatalError(f"detect.weights = {weights}: {error}") from error
 

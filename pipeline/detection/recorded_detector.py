@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline.data.datasets.annotations import as_id, shown
 from pipeline.data.datasets.json_stream import stream_lists
 from pipeline.detection.settings import DetectSettings
-from pipeline.detection.weights_files import DetectorFiles, FileDetector
+from pipeline.detection.weights_files import DetectorFiles
 from pipeline.evaluation.detection import Detections
 from storage.errors import FatalError
 
@@ -22,7 +22,7 @@ EXPECTED = (
 )
 
 
-class RecordedDetector(FileDetector):
+class RecordedDetector:
     """The boxes of a file. Images are found by their file name, where either side may have more folders before it."""
 
     def __init__(self, files: DetectorFiles, settings: DetectSettings, worker: int) -> None:

@@ -13,7 +13,7 @@ from models.torch_file import read_torch_file
 from models.weights_file import WeightsError
 from pipeline.detection.settings import DetectSettings
 from pipeline.detection.transformers_detector import to_detections
-from pipeline.detection.weights_files import DetectorFiles, FileDetector
+from pipeline.detection.weights_files import DetectorFiles
 from pipeline.evaluation.detection import Detections
 from pipeline.runtime.devices import choose_device
 from storage.errors import FatalError
@@ -21,7 +21,7 @@ from storage.errors import FatalError
 _NO_NAMES = frozenset({"__background__", "N/A"})
 
 
-class TorchvisionDetector(FileDetector):
+class TorchvisionDetector:
     """A detector of torchvision. Its file keeps the name that torchvision gives it, which identifies the network."""
 
     def __init__(self, files: DetectorFiles, settings: DetectSettings, worker: int) -> None:

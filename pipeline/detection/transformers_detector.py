@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 
 from pipeline.detection.settings import DetectSettings
-from pipeline.detection.weights_files import DetectorFiles, FileDetector
+from pipeline.detection.weights_files import DetectorFiles
 from pipeline.evaluation.detection import Detections
 from pipeline.runtime.devices import choose_device
 from storage.errors import FatalError
 
 
-class TransformersDetector(FileDetector):
+class TransformersDetector:
     """A model of `AutoModelForObjectDetection` with its image processor, from a local folder."""
 
     def __init__(self, files: DetectorFiles, settings: DetectSettings, worker: int) -> None:

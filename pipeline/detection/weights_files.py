@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from models.weights_file import WeightsError, is_own, read_config
 from pipeline.data.hub import hub_folder
@@ -37,19 +35,6 @@ class DetectorFiles:
     """The folder of a transformers model, of fixed or any names; else the weights file, or that of recorded boxes."""
     files: dict[str, Path]
     """Every file that is read, by name."""
-
-
-class FileDetector(ABC):
-    """A detector of this project, which is loaded as it is created."""
-
-    @abstractmethod
-    def __init__(self, files: DetectorFiles, settings: DetectSettings, worker: int) -> None:
-        """Loads it in worker `worker`, counted from 0. Raises `FatalError` if its files can't be used."""
-
-    @classmethod
-    def open(cls, files: DetectorFiles, settings: DetectSettings, worker: int) -> Self:
-        """Loads it. Raises `FatalError` as the constructor does."""
-        return cls(files, settings, worker)
 
 
 def find_detector(settings: DetectSettings) -> DetectorFiles:

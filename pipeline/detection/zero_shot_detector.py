@@ -13,13 +13,13 @@ from PIL import Image
 
 from pipeline.detection.settings import DetectSettings
 from pipeline.detection.transformers_detector import load_model, to_detections
-from pipeline.detection.weights_files import DetectorFiles, FileDetector
+from pipeline.detection.weights_files import DetectorFiles
 from pipeline.evaluation.detection import Detections
 from pipeline.runtime.devices import choose_device
 from storage.errors import FatalError
 
 
-class ZeroShotDetector(FileDetector):
+class ZeroShotDetector:
     """A model of `AutoModelForZeroShotObjectDetection`, from a local folder, and the names that it looks for."""
 
     def __init__(self, files: DetectorFiles, settings: DetectSettings, worker: int) -> None:

@@ -35,6 +35,15 @@ class Detections:
         order = order[kept(self.labels[order], [self.boxes[order]], [1.0], threshold)]
         return Detections(self.boxes[order], self.labels[order], self.scores[order])
 
+    def rows(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """Returns column `boxes` of a row of the `detections` table."""
+        assert self.scores is not None
+        sides = np.concatenate([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], axis=1)
+        return [
+            dict(zip("xywh", box, strict=True), category=names[label], score=score)
+            for box, label, score in zip(sides.tolist(), self.labels, self.scores.tolist(), strict=True)
+        ]
+
 
 def average_precision_50(predictions: Sequence[Detections], truths: Sequence[Detections]) -> dict[int, float]:
     """Returns AP50 per label that the ground truth has outside crowds.

@@ -91,18 +91,12 @@ class Found:
 
     def row(self, names: Names) -> dict[str, Any]:
         """Returns columns `boxes` and `pairs` of a row of the `detections` table."""
-        assert self.boxes.scores is not None
-        sides = np.concatenate([self.boxes.boxes[:, :2], self.boxes.boxes[:, 2:] - self.boxes.boxes[:, :2]], axis=1)
-        boxes = [
-            dict(zip("xywh", box, strict=True), category=names.objects[label], score=score)
-            for box, label, score in zip(sides.tolist(), self.boxes.labels, self.boxes.scores.tolist(), strict=True)
-        ]
         columns = (self.subjects.tolist(), self.objects.tolist(), self.predicates, self.scores.tolist())
         pairs = [
             {"subject": subject, "object": object_, "predicate": names.predicates[predicate], "score": score}
             for subject, object_, predicate, score in zip(*columns, strict=True)
         ]
-        return {"boxes": boxes, "pairs": pairs}
+        return {"boxes": self.boxes.rows(names.objects), "pairs": pairs}
 
 
 class Predictor:

@@ -18,7 +18,7 @@ from pipeline.runtime.stage import dataset_of
 from storage.atomic import atomic_folder
 from storage.errors import FatalError, translate_os_errors
 from storage.runs import Run
-from storage.tables import write_table
+from storage.tables import DETECTIONS_FILE, write_table
 
 JSON, PARQUET = "labels.json", "labels.parquet"
 
@@ -88,6 +88,6 @@ def _scores(run: Run) -> dict[tuple[str, int], list[float]]:
     return {
         (dataset_of(partition), row["image_id"]): [box["score"] for box in row["boxes"]]
         for partition, artifact in images_with_boxes(run).items()
-        if "detections.parquet" in artifact.manifest.files
+        if DETECTIONS_FILE in artifact.manifest.files
         for row in artifact.table("detections").to_pylist()
     }

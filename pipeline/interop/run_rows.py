@@ -10,15 +10,14 @@ from typing import Any
 
 from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.data.datasets.record import NO_OBJECT
-from pipeline.labels.kept_labels import added_labels, choice_of, kept_labels, with_added_images
+from pipeline.labels.kept_labels import choice_of, judged_artifact, shown
 from pipeline.labels.label_funnel import most_frequent_first
 from pipeline.labels.label_overrides import overrides_of
-from pipeline.labels.labelled_partitions import CANDIDATES_FILE, candidates, images_with_boxes, require_same_boxes
+from pipeline.labels.labelled_partitions import CANDIDATES_FILE, images_with_boxes, require_same_boxes
 from pipeline.runtime.stage import Rejected, dataset_of
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.runs import Run
-from tagger.labelling.label_choice import shown
 
 NAMES = "names"
 """Document of a run that is made of annotations: the set's own object names and predicates, in the order of its ids."""
@@ -145,24 +144,22 @@ class RunRows:
 
     def _kept(self, tagged: Artifact) -> Iterator[dict[str, Any]]:
         """The rows of `relations`, reduced to the kept labels, with their confidence as score."""
-        settled = self._settled.get(tagged.manifest.partition)
-        relations = with_added_images(tagged.table("relations"), settled)
-        kept = kept_labels(relations, candidates(tagged), self.choice, settled) if self.choice is not None else {}
-        for row in relations.to_pylist():
-            row["not_kept"] = 0
-            if self.choice is not None:
-                considered = len(row["relations"]) + len(added_labels(row, self.choice, settled))
-                row["relations"] = [
-                    {
-                        "subject": label.subject,
-                        "predicate": label.predicate,
-                        "object": label.object,
-                        "score": label.confidence,
-                    }
-                    for label in kept[row["image_id"]]
-                ]
-                row["not_kept"] = considered - len(row["relations"])
-            yield row
+        if self.choice is None:
+            yield from (row | {"not_kept": 0} for row in tagged.table("relations").to_pylist())
+            return
+        judged = judged_artifact(tagged, self.choice, self._settled.get(tagged.manifest.partition))
+        kept = judged.kept()
+        for row in judged.relations.to_pylist():
+            relations = [
+                {
+                    "subject": label.subject,
+                    "predicate": label.predicate,
+                    "object": label.object,
+                    "score": label.confidence,
+                }
+                for label in kept[row["image_id"]]
+            ]
+            yield row | {"relations": relations, "not_kept": len(row["relations"]) - len(relations)}
 
 
 def _unlabelled(run: Run, ingested: Mapping[str, Artifact], tagged: Mapping[str, Artifact]) -> set[str]:

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.labels.flat_list import Indices, ranks_within
 from pipeline.labels.verdicts import JudgedRelation
 from storage.digests import canonical_json
 
 Numbers = NDArray[np.float64]
-Indices = NDArray[np.int64]
 
 RIGHT, WRONG, UNSURE, UNJUDGED = 1, 0, -1, -2
 FREQUENCY_BANDS = ("frequent", "middle", "rare")
@@ -212,7 +212,7 @@ def audit_order(strata: AuditStrata, numbers: Numbers) -> Indices:
     It begins with two labels of each stratum and continues in proportion to the strata's sizes, at `REFUSED_RATE` where
     the verifier refuses.
     """
-    rank = _ranks(strata, numbers)
+    rank = ranks_within((strata.stratum,), (numbers,))
     weights = strata.sizes * np.array([REFUSED_RATE if each is False else 1.0 for each in strata.accepted])
     # In this order, strata get their labels as parties get seats by the Sainte-Laguë method, which favours no size.
     share = (rank + 0.5) / weights[strata.stratum] if len(rank) else np.zeros(0)
@@ -235,7 +235,7 @@ def audit_precision(
     within each member's share, as every member follows the order alone. A stratum's verdicts share the weight of all
     its labels equally. `predicates` (N) and `blind` (N) are counted for the labels whose verdicts count.
     """
-    rank = _ranks(strata, numbers)
+    rank = ranks_within((strata.stratum,), (numbers,))
     seats = np.zeros(len(outcomes), np.int64) if seats is None else seats
     counted = np.zeros(len(outcomes), bool)
     order = np.lexsort((rank, seats, strata.stratum))
@@ -322,15 +322,6 @@ def _stratified_interval(known: Sequence[StratumCount], total: int) -> tuple[flo
     )
     effective = middle * (1 - middle) / variance if variance > 0 else math.inf
     return precision, *wilson_interval(precision, effective)
-
-
-def _ranks(strata: AuditStrata, numbers: Numbers) -> Indices:
-    """The rank of each label in its stratum's order, (N)."""
-    order = np.lexsort((numbers, strata.stratum))
-    starts = np.concatenate([[0], np.cumsum(strata.sizes)[:-1]]) if len(strata.sizes) else np.zeros(0)
-    found = np.empty(len(order), np.int64)
-    found[order] = np.arange(len(order)) - starts.astype(np.int64)[strata.stratum[order]]
-    return found
 
 
 def _number(content: bytes, salt: bytes) -> float:

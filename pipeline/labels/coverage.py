@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.labels.flat_list import FlatList, Indices
-from pipeline.labels.kept_labels import ChoiceSettings, added_labels, judged_columns, with_added_images
+from pipeline.labels.flat_list import FlatList, Indices, rows_of
+from pipeline.labels.kept_labels import JudgedLabels
 from pipeline.labels.label_funnel import most_frequent_first
-from pipeline.labels.label_overrides import Overrides
-from pipeline.labels.labelled_partitions import candidates
-from storage.artifact import Artifact
 from tagger.audit.coverage import (
     PAIR_BINS,
     VG_PREDICATES,
@@ -70,11 +66,8 @@ class LabelCoverage:
 
 @dataclass
 class CoverageCount:
-    """Collects a `LabelCoverage` over the partitions of one dataset; `choice` decides which labels are kept."""
+    """Collects a `LabelCoverage` over the partitions of one dataset."""
 
-    choice: ChoiceSettings
-    overrides: Mapping[str, Overrides] = field(default_factory=dict)
-    """Partition → overrides settled by reviewers."""
     _codes: dict[str, int] = field(default_factory=dict)
     _kept: Counter[str] = field(default_factory=Counter)
     _given: Counter[str] = field(default_factory=Counter)
@@ -85,33 +78,21 @@ class CoverageCount:
     _given_per_image: list[Indices] = field(default_factory=list)
     _bins: Indices = field(default_factory=lambda: np.zeros((2, len(PAIR_BINS), 2), np.int64))
 
-    def add(self, images: pa.Table, tagged: Artifact, triplets: pa.Table | None) -> None:
-        """Add a partition: its rows of `images`, its artifact of stage `tag`, and its triplets if the run has them."""
-        settled = self.overrides.get(tagged.manifest.partition)
-        boxes, proposed = _Boxes.of(images), candidates(tagged)
-        scored = with_added_images(tagged.table("relations"), settled)
-        reason = judged_columns(scored, proposed, self.choice, settled).reason
-        further = [
-            {
-                "image_id": row["image_id"],
-                "relations": [{"subject": s, "predicate": p, "object": o} for s, o, p in added],
-            }
-            for row in (scored.to_pylist() if settled else ())
-            if (added := added_labels(row, self.choice, settled))
-        ]
-        every = pa.concat_tables([scored, pa.Table.from_pylist(further, scored.schema)])
-        labels = self._located(every, "relations", images, boxes)
-        # Labels that reviewers added follow the scored ones. None has a reason to be left out.
-        kept = labels.where(np.append(reason.is_null(), np.ones(len(labels.image) - len(reason), bool)))
-        naive = self._located(proposed, "pairs", images, boxes)
-        every_given = self._located(images, "relations", images, boxes)
-        is_tagged = pc.is_in(images["image_id"], value_set=scored["image_id"]).to_numpy()
-        is_counted = is_tagged & (boxes.number > 0)
-        given = every_given.where(every_given.inside & is_tagged[every_given.image]).distinct(boxes, len(self._codes))
-        self._count(self._kept, kept.coded.predicate)
-        self._count(self._given, given.coded.predicate)
-        self._count(self._scored, labels.coded.predicate[: len(reason)])
-        self._count(self._candidates, naive.coded.predicate)
+    def add(self, images: pa.Table, judged: JudgedLabels, triplets: pa.Table | None) -> None:
+        """Add a partition: its rows of `images`, its labels, and its triplets if the run has them."""
+        boxes = FlatList.of(images, "boxes")
+        labels = self._coded(judged.relations, "relations", images, boxes)
+        kept = labels.where(np.asarray(judged.reason.is_null()))
+        naive = self._coded(judged.candidates, "pairs", images, boxes)
+        every_given = self._coded(images, "relations", images, boxes)
+        is_tagged = pc.is_in(images["image_id"], value_set=judged.relations["image_id"]).to_numpy()
+        is_counted = is_tagged & (np.bincount(boxes.row, minlength=len(images)) > 0)
+        given = every_given.where((every_given.subject >= 0) & is_tagged[every_given.image])
+        given = given.distinct(len(boxes), len(self._codes))
+        self._count(self._kept, kept.predicate)
+        self._count(self._given, given.predicate)
+        self._count(self._scored, labels.predicate[~judged.is_added])
+        self._count(self._candidates, naive.predicate)
         if triplets is None:
             self._triplets = None
         elif self._triplets is not None:
@@ -123,8 +104,8 @@ class CoverageCount:
         is_audited = np.append(given_per_image > 0, False)
         symmetric = [self._codes[name] for name in SYMMETRIC if name in self._codes]
         for place, found in enumerate((kept, naive)):
-            audited = found.where(found.inside & is_audited[found.image])
-            self._bins[place] += bin_counts(boxes.xywh, audited.coded, given.coded, symmetric)
+            audited = found.where((found.subject >= 0) & is_audited[found.image])
+            self._bins[place] += bin_counts(boxes.xywh(), audited, given, symmetric)
 
     def coverage(self) -> LabelCoverage | None:
         """The coverage of everything added so far; None if nothing was added."""
@@ -149,65 +130,23 @@ class CoverageCount:
         reasons = most_frequent_first(Counter(each.reason for each in missing))
         return PredicateList(name, len(every), len(missing), reasons, tuple(missing[:MAX_MISSING]))
 
-    def _located(self, table: pa.Table, column: str, images: pa.Table, boxes: _Boxes) -> _Located:
+    def _coded(self, table: pa.Table, column: str, images: pa.Table, boxes: FlatList) -> CodedLabels:
+        """The labels of a nested column. Images that were ingested again with fewer boxes may lack some of theirs."""
         items = FlatList.of(table, column)
-        rows = pc.index_in(table["image_id"], value_set=images["image_id"]).fill_null(-1).to_numpy().astype(np.int64)
-        image = rows[items.row]
-        subject, object_ = (items.numbers(name).astype(np.int64) for name in ("subject", "object"))
-        number, start = np.append(boxes.number, 0)[image], np.append(boxes.start, 0)[image]
-        inside = (np.minimum(subject, object_) >= 0) & (np.maximum(subject, object_) < number)
-        return _Located(
-            image, CodedLabels(start + subject, start + object_, self._predicates(items, "predicate")), inside
-        )
+        image = rows_of(images, table)[items.row]
+        starts = boxes.starts(len(images) + 1)
+        number = np.append(np.diff(starts), 0)[image]
+        ends = np.stack(items.ends())
+        is_inside = (ends.min(axis=0) >= 0) & (ends.max(axis=0) < number)
+        subject, object_ = np.where(is_inside, starts[image] + ends, -1)
+        return CodedLabels(image, subject, object_, self._predicates(items, "predicate"))
 
     def _predicates(self, items: FlatList, name: str) -> Indices:
         """The codes of the items' canonical predicates; each distinct text is converted once."""
-        encoded = pc.dictionary_encode(items.fields.field(name))
-        forms = [canonical(text) for text in encoded.dictionary.to_pylist()]
-        codes = np.array([self._codes.setdefault(form, len(self._codes)) for form in forms], np.int64)
-        found: Indices = codes[encoded.indices.to_numpy(zero_copy_only=False)]
-        return found
+        texts, text = items.coded(name)
+        codes = np.array([self._codes.setdefault(canonical(each), len(self._codes)) for each in texts], np.int64)
+        return codes[text]
 
     def _count(self, counter: Counter[str], predicates: Indices) -> None:
         counts = np.bincount(predicates, minlength=len(self._codes)).tolist()
         counter.update({form: counts[code] for form, code in self._codes.items() if counts[code]})
-
-
-@dataclass(frozen=True)
-class _Boxes:
-    """The B boxes of I images in one sequence; `number` and `start` (I): an image's number of boxes and first box."""
-
-    xywh: npt.NDArray[np.float64]
-    number: Indices
-    start: Indices
-
-    @classmethod
-    def of(cls, images: pa.Table) -> _Boxes:
-        boxes = FlatList.of(images, "boxes")
-        number = np.bincount(boxes.row, minlength=len(images))
-        xywh = np.stack([boxes.numbers(name).astype(np.float64) for name in ("x", "y", "w", "h")], axis=1)
-        return cls(xywh, number, np.cumsum(number) - number)
-
-
-@dataclass(frozen=True)
-class _Located:
-    """N labels with the row of their image (N; -1: none) and whether both boxes are among the image's boxes (N).
-
-    Labels are outside if their images were ingested again with fewer boxes after tagging.
-    """
-
-    image: Indices
-    coded: CodedLabels
-    inside: npt.NDArray[np.bool_]
-
-    def where(self, chosen: npt.NDArray[np.bool_]) -> _Located:
-        return _Located(self.image[chosen], self.coded.where(chosen), self.inside[chosen])
-
-    def distinct(self, boxes: _Boxes, predicates: int) -> _Located:
-        first = np.unique(self.coded.keys(len(boxes.xywh), predicates), return_index=True)[1]
-        chosen = np.zeros(len(self.image), bool)
-        chosen[first] = True
-        return self.where(chosen)
-
-    def per_image(self, images: int) -> Indices:
-        return np.bincount(self.image[self.image >= 0], minlength=images)

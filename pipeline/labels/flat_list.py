@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -44,12 +45,55 @@ class FlatList:
         found: npt.NDArray[Any] = self.fields.field(field).to_numpy(zero_copy_only=False)
         return found
 
+    def ends(self) -> tuple[Indices, Indices]:
+        """Subject and object of every item, a relation or pair."""
+        return self.numbers("subject").astype(np.int64), self.numbers("object").astype(np.int64)
+
+    def coded(self, field: str) -> tuple[list[str], Indices]:
+        """The distinct texts of a field, and for every item the index of its text."""
+        encoded = self.fields.field(field).dictionary_encode()
+        return encoded.dictionary.to_pylist(), np.asarray(encoded.indices, np.int64)
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> FlatList:
+        """The items for which `chosen` (N) is true."""
+        return self if chosen.all() else FlatList(self.row[chosen], self.fields.filter(pa.array(chosen)))
+
     def each(self, *fields: str) -> Iterator[tuple[Any, ...]]:
         """Row and fields of every item, as Python values."""
         return zip(self.row.tolist(), *map(self.values, fields), strict=True)
 
+    def starts(self, rows: int) -> Indices:
+        """The index of the first item of each of the table's first `rows` images, or of the next one that has any."""
+        return np.searchsorted(self.row, np.arange(rows), side="left")
+
     def by_row(self, rows: int) -> list[slice]:
         """The slice of items for each of the table's `rows` images."""
-        ends = np.searchsorted(self.row, np.arange(rows), side="right")
-        starts = np.searchsorted(self.row, np.arange(rows), side="left")
-        return [slice(int(start), int(end)) for start, end in zip(starts, ends, strict=True)]
+        return [slice(start, end) for start, end in pairwise(self.starts(rows + 1).tolist())]
+
+    def xywh(self) -> npt.NDArray[np.float64]:
+        """Top-left corner and size of every item, a box (N, 4)."""
+        return np.stack([self.numbers(side).astype(np.float64) for side in "xywh"], axis=1)
+
+
+def rows_of(images: pa.Table, table: pa.Table) -> Indices:
+    """Row of `table` → row of `images` with the same image id; -1 for an image that was not ingested again."""
+    places = pc.index_in(table["image_id"], value_set=images["image_id"]).fill_null(-1)
+    found: Indices = places.to_numpy().astype(np.int64)
+    return found
+
+
+def ranks_within(groups: Sequence[Indices], order: Sequence[npt.NDArray[Any]]) -> Indices:
+    """The rank of each of N items in its group, from 0 (N). Items with equal values of all `groups` (N) are a group.
+
+    Items are ranked by the arrays of `order` (N), the first of which counts first, and then as they are given.
+    """
+    # The last key of `lexsort` counts first, and it is stable.
+    ranked = np.lexsort((*reversed(order), *reversed(groups)))
+    is_first = np.zeros(len(ranked), bool)
+    is_first[:1] = True
+    for values in groups:
+        is_first[1:] |= values[ranked][1:] != values[ranked][:-1]
+    places = np.arange(len(ranked))
+    found = np.empty(len(ranked), np.int64)
+    found[ranked] = places - np.maximum.accumulate(np.where(is_first, places, 0))
+    return found

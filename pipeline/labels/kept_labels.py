@@ -5,9 +5,10 @@ A label that is not kept has a reason, so that every label can be accounted for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -15,18 +16,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.labels.flat_list import FlatList
-from pipeline.labels.label_overrides import ImageOverrides, Named, Overrides
-from pipeline.labels.labelled_partitions import packed_labels
+from pipeline.labels.flat_list import FlatList, ranks_within
+from pipeline.labels.label_overrides import ImageOverrides, Overrides
+from pipeline.labels.labelled_partitions import candidates, packed_labels
 from pipeline.runtime.settings import Settings
 from pipeline.training.sample import SampleRelation, strongest
+from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.runs import Run
 from tagger.english.predicates import canonical
 from tagger.labelling.calibration import Calibration, PlattScaling
-from tagger.labelling.label_choice import LACKING, Judged, LabelChoice, NotKept, shown
-from tagger.pair import Pair
-from tagger.relation import Relation
+from tagger.pair import NO_MENTION
 
 
 class ChoiceSettings(Settings):
@@ -75,11 +75,6 @@ class ChoiceSettings(Settings):
             if (other := named.setdefault(canonical(name), name)) != name:
                 raise ValueError(f"{other!r} and {name!r} are one predicate; give one threshold for both")
         return values
-
-    def choice(self) -> LabelChoice:
-        """The rule to apply to each image."""
-        thresholds = {canonical(name): least for name, least in self.thresholds.items()}
-        return LabelChoice(self.confidence, self.rule, self.threshold, thresholds, self.per_pair)
 
     def fitted_calibration(self) -> Calibration | None:
         """The calibration that replaces the tagger's; None where the settings have none or do not use any."""
@@ -138,48 +133,113 @@ KeptLabels = Mapping[int, tuple[SampleRelation, ...]]
 """Image id → its kept labels, each with canonical predicate and confidence."""
 
 
-UNREADABLE = "no canonical predicate"
-REPEATED = "the same label in other words is kept"
-OVER_PER_IMAGE = "over the limit per image"
-REJECTED_BY_REVIEWER = "rejected by a reviewer"
+class NotKept(StrEnum):
+    """Why a scored label is not kept. The first reason that applies counts."""
+
+    REJECTED_BY_REVIEWER = "rejected by a reviewer"
+    LESS_LIKELY = "another pair of its mention is likelier"
+    BELOW_THRESHOLD = "below the threshold"
+    OVER_PER_PAIR = "over the limit per pair"
+    UNREADABLE = "no canonical predicate"
+    REPEATED = "the same label in other words is kept"
+    OVER_PER_IMAGE = "over the limit per image"
+
+
+LACKING = {
+    "probability": "labels of earlier versions have no probability; run `tag` again",
+    "calibrated": "labels are not calibrated; train the tagger with held_out > 0",
+}
+"""Measure → why labels lack it, and what to do."""
 ACCEPTED, REJECTED = 1.0, 0.0
 """Confidences of labels that reviewers accepted and rejected, which rank them among the others."""
 NO_OVERRIDES = ImageOverrides()
 
 
+def shown(confidence: float) -> float:
+    """A confidence as it is shown, stored and compared with thresholds: .9 where a 32-bit table holds .89999998."""
+    return round(confidence, 6)
+
+
+class Judged(NamedTuple):
+    """The confidence of a label; `reason` is None when it is kept."""
+
+    confidence: float
+    reason: str | None = None
+
+
+ImageLabels = tuple[int, list[tuple[dict[str, Any], Judged]]]
+"""The id of an image, and its labels with the verdicts on them."""
+
+
+@dataclass(frozen=True)
+class JudgedLabels:
+    """The verdicts on the N labels of a partition, in their order: `reason` (N) is null for kept labels.
+
+    `relations`: the rows of that table. Labels that reviewers say are right and the tagger has not scored are the last
+    of their image and have no score; an image that the tagger rejected has a row if it got such a label.
+    """
+
+    relations: pa.Table
+    candidates: pa.Table
+    confidence: NDArray[np.float64]
+    reason: pa.Array
+    is_added: NDArray[np.bool_]
+    """Whether reviewers added the label (N)."""
+
+    def verdicts(self) -> Iterator[Judged]:
+        """The verdict on each label."""
+        return map(Judged, self.confidence.tolist(), self.reason.to_pylist())
+
+    def by_image(self) -> Iterator[ImageLabels]:
+        """Yields the labels of each image."""
+        verdicts = self.verdicts()
+        for row in self.relations.to_pylist():
+            # The labels come first, so that no verdict is taken when they end.
+            yield row["image_id"], list(zip(row["relations"], verdicts, strict=False))
+
+    def kept(self) -> KeptLabels:
+        """The kept labels."""
+        ambiguities = {row["image_id"]: _ambiguities(row["pairs"]) for row in self.candidates.to_pylist()}
+        found: dict[int, tuple[SampleRelation, ...]] = {}
+        for image_id, labels in self.by_image():
+            clear = ambiguities.get(image_id, {})
+            kept = [
+                # No caption states a label that reviewers added.
+                _sample_relation(label, one.confidence, clear if label["score"] is not None else {})
+                for label, one in labels
+                if one.reason is None
+            ]
+            found[image_id] = tuple(sorted(kept, key=lambda r: (r.subject, r.object, r.predicate)))
+        return found
+
+
 def kept_labels(
     relations: pa.Table, candidates: pa.Table, settings: ChoiceSettings, overrides: Overrides | None = None
 ) -> KeptLabels:
-    """Chooses the labels to keep from a partition's `relations`, as `judged_labels` does.
+    """The labels of a partition's `relations` that `judged_labels` keeps."""
+    return judged_labels(relations, candidates, settings, overrides).kept()
 
-    Labels that reviewers have added and the tagger has not scored come with them.
+
+def judged_artifact(tagged: Artifact, settings: ChoiceSettings, overrides: Overrides | None = None) -> JudgedLabels:
+    """Judges the labels of an artifact of stage `tag` as `judged_labels` does."""
+    return judged_labels(tagged.table("relations"), candidates(tagged), settings, overrides)
+
+
+def ranked_labels(
+    relations: pa.Table, candidates: pa.Table, settings: ChoiceSettings | None, overrides: Overrides | None
+) -> Iterator[ImageLabels]:
+    """Yields images as `JudgedLabels.by_image` does: by descending score, then the labels that reviewers added.
+
+    `settings`: None keeps every label, with its score as its confidence.
     """
-    relations = with_added_images(relations, overrides)
-    rows = relations.to_pylist()
-    ambiguities = {row["image_id"]: _ambiguities(row["pairs"]) for row in candidates.to_pylist()}
-    found: dict[int, tuple[SampleRelation, ...]] = {}
-    for row, judged in zip(rows, judged_labels(relations, candidates, settings, overrides).values(), strict=True):
-        clear = ambiguities.get(row["image_id"], {})
-        kept = [
-            SampleRelation(
-                label["subject"],
-                label["object"],
-                canonical(label["predicate"]),
-                one.confidence,
-                surface=label["predicate"],
-                ambiguity=clear.get((label["subject"], label["object"], label["predicate"])),
-                triplet=_known(label["triplet"]),
-                caption=_known(label["caption"]),
-            )
-            for label, one in zip(row["relations"], judged, strict=True)
-            if one.reason is None
-        ]
-        kept += [
-            SampleRelation(subject, object_, predicate, ACCEPTED, surface=predicate)
-            for subject, object_, predicate in added_labels(row, settings, overrides)
-        ]
-        found[row["image_id"]] = tuple(sorted(kept, key=lambda r: (r.subject, r.object, r.predicate)))
-    return found
+    judged: Iterator[ImageLabels]
+    if settings is None:
+        rows = relations.to_pylist()
+        judged = ((row["image_id"], [(one, Judged(one["score"])) for one in row["relations"]]) for row in rows)
+    else:
+        judged = judged_labels(relations, candidates, settings, overrides).by_image()
+    for image_id, labels in judged:
+        yield image_id, sorted(labels, key=lambda pair: (pair[0]["score"] is None, -(pair[0]["score"] or 0.0)))
 
 
 def naive_labels(candidates: pa.Table, limit: int) -> KeptLabels:
@@ -190,176 +250,162 @@ def naive_labels(candidates: pa.Table, limit: int) -> KeptLabels:
     found: dict[int, tuple[SampleRelation, ...]] = {}
     for row in candidates.to_pylist():
         clear = _ambiguities(row["pairs"])
-        labels = [
-            SampleRelation(
-                pair["subject"],
-                pair["object"],
-                canonical(pair["predicate"]),
-                surface=pair["predicate"],
-                ambiguity=clear[pair["subject"], pair["object"], pair["predicate"]],
-                triplet=_known(pair["triplet"]),
-            )
-            for pair in row["pairs"]
-        ]
+        labels = [_sample_relation(pair, 1.0, clear) for pair in row["pairs"]]
         found[row["image_id"]] = strongest([label for label in labels if label.predicate], limit)
     return found
 
 
-def _known(number: int | None) -> int | None:
-    """A number of the relations table, where -1 and null stand for none."""
-    return None if number is None or number < 0 else number
+def _sample_relation(
+    label: Mapping[str, Any], confidence: float, clear: Mapping[tuple[int, int, str], int]
+) -> SampleRelation:
+    """A label or pair of the tables, where -1 and null stand for no triplet and caption. `clear`: `_ambiguities`."""
+    triplet, caption = (
+        None if number is None or number < 0 else number for number in (label["triplet"], label.get("caption"))
+    )
+    predicate = label["predicate"]
+    return SampleRelation(
+        label["subject"], label["object"], canonical(predicate), confidence, predicate, clear.get(_named(label)),
+        triplet, caption,
+    )  # fmt: skip
+
+
+def _named(label: Mapping[str, Any]) -> tuple[int, int, str]:
+    return label["subject"], label["object"], label["predicate"]
 
 
 def _ambiguities(pairs: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int, str], int]:
     """Label → the number of pairs that its clearest mention may mean."""
     found: dict[tuple[int, int, str], int] = {}
     for pair in pairs:
-        label = pair["subject"], pair["object"], pair["predicate"]
-        found[label] = min(pair["ambiguity"], found.get(label, pair["ambiguity"]))
+        found[_named(pair)] = min(pair["ambiguity"], found.get(_named(pair), pair["ambiguity"]))
     return found
-
-
-def with_added_images(relations: pa.Table, overrides: Overrides | None) -> pa.Table:
-    """The table `relations` with an empty row for each image that the tagger rejected and reviewers gave a label."""
-    known = set(relations["image_id"].to_pylist()) if overrides else set()
-    added = [image_id for image_id, of_image in (overrides or {}).items() if of_image.right and image_id not in known]
-    rows = [{"image_id": image_id, "relations": []} for image_id in sorted(added)]
-    return pa.concat_tables([relations, pa.Table.from_pylist(rows, relations.schema)]) if rows else relations
-
-
-def added_labels(row: Mapping[str, Any], settings: ChoiceSettings, overrides: Overrides | None) -> list[Named]:
-    """The kept labels of an image, a row of `relations`, that reviewers say are right and the tagger has not scored."""
-    right = (overrides or {}).get(row["image_id"], NO_OVERRIDES).right
-    scored = {(r["subject"], r["object"], canonical(r["predicate"])) for r in row["relations"]} if right else set()
-    return sorted(right - scored)[: settings.max_relations]
-
-
-@dataclass(frozen=True)
-class JudgedColumns:
-    """The verdicts on the N labels of a table `relations`, in its order: `reason` (N) is null for kept labels."""
-
-    confidence: NDArray[np.float64]
-    reason: pa.Array
 
 
 def judged_labels(
     relations: pa.Table, candidates: pa.Table, settings: ChoiceSettings, overrides: Overrides | None = None
-) -> Mapping[int, Sequence[Judged]]:
-    """The verdicts of `judged_columns` by image id."""
-    found = judged_columns(relations, candidates, settings, overrides)
-    every = list(map(Judged, found.confidence.tolist(), found.reason.to_pylist()))
-    parts = FlatList.of(relations, "relations").by_row(len(relations))
-    return {image_id: every[part] for image_id, part in zip(relations["image_id"].to_pylist(), parts, strict=True)}
-
-
-def judged_columns(
-    relations: pa.Table, candidates: pa.Table, settings: ChoiceSettings, overrides: Overrides | None = None
-) -> JudgedColumns:
+) -> JudgedLabels:
     """Judges each label of a partition's `relations`; only rule "best" reads `candidates`.
 
     `overrides` come before all settings except `max_relations`. A label that reviewers rejected takes no place of
     another. Raises `FatalError` when the labels lack a value that the settings require.
     """
+    overrides = overrides or {}
+    relations = _with_added(relations, settings, overrides)
     labels = FlatList.of(relations, "relations")
-    coded = labels.fields.field("predicate").dictionary_encode()
-    names, surface = coded.dictionary.to_pylist(), np.asarray(coded.indices, np.int64)
-    most = np.full(len(relations), settings.max_relations)
-    readable = [canonical(name) for name in names]
-    if settings.rule == "best" or settings.per_pair is not None or settings.fitted_calibration() or overrides:
-        rows = relations.to_pylist()
-        judged = _judged_by_image(rows, candidates, settings, overrides or {})
-        rounded = np.array([shown(one.confidence) for one in judged], np.float64)
-        reason = np.array([one.reason or "" for one in judged], object)
-        for place, row in enumerate(rows):
-            most[place] -= len(added_labels(row, settings, overrides))
-    else:
-        # The same rules as `LabelChoice`, in a tenth of the time: these settings judge each label alone.
-        # numpy rounds in binary, Python the decimal value: the last digit would differ now and then.
-        rounded = np.array([shown(value) for value in _confidence(labels, settings).tolist()], np.float64)
-        thresholds = settings.choice().thresholds
-        least = np.array([thresholds.get(name, settings.threshold) for name in readable], np.float64)
-        reason = np.full(len(labels), "", object)
-        reason[rounded < least[surface]] = str(NotKept.BELOW_THRESHOLD)
+    texts, text = labels.coded("predicate")
+    right, wrong = _settled(relations["image_id"].to_pylist(), labels, overrides)
+    is_added = np.asarray(labels.fields.field("score").is_null())
+    left = ~(wrong | is_added)
+    confidence, reason = np.full(len(labels), REJECTED), np.full(len(labels), NotKept.REJECTED_BY_REVIEWER, object)
+    confidence[left], reason[left] = _judged_by_rules(relations, labels.where(left), candidates, settings)
+    confidence[right], reason[right] = ACCEPTED, ""
+    readable = [canonical(name) for name in texts]
+    # Numbers in the alphabetical order of the canonical names.
     order = {name: place for place, name in enumerate(sorted(set(readable)))}
-    predicate = np.array([order[name] for name in readable], np.int64)[surface]
+    predicate = np.array([order[name] for name in readable], np.int64)[text]
     if "" in order:
-        reason[(reason == "") & (predicate == order[""])] = UNREADABLE
-    _choose_distinct(labels, predicate, rounded, most, reason)
-    return JudgedColumns(rounded, pa.array([text or None for text in reason.tolist()], pa.string()))
+        reason[(reason == "") & (predicate == order[""])] = NotKept.UNREADABLE
+    kept = np.flatnonzero((reason == "") & ~is_added)
+    row, *named = (values[kept] for values in (labels.row, *labels.ends(), predicate))
+    # Of equally confident ones the first counts.
+    is_repeated = ranks_within((row, *named), (-confidence[kept],)) > 0
+    reason[kept[is_repeated]] = NotKept.REPEATED
+    kept, row, *named = (values[~is_repeated] for values in (kept, row, *named))
+    most = settings.max_relations - np.bincount(labels.row[is_added], minlength=len(relations))
+    reason[kept[ranks_within((row,), (-confidence[kept], *named)) >= most[row]]] = NotKept.OVER_PER_IMAGE
+    reasons = pa.array([why or None for why in reason.tolist()], pa.string())
+    return JudgedLabels(relations, candidates, confidence, reasons, is_added)
 
 
-def _judged_by_image(
-    rows: Sequence[Mapping[str, Any]], candidates: pa.Table, settings: ChoiceSettings, overrides: Overrides
-) -> list[Judged]:
-    """Judges labels by rules that compare an image's labels; reviewers' verdicts decide the labels that have one."""
-    pairs: dict[int, list[Pair]] = {}
-    if settings.rule == "best":
-        for row in candidates.to_pylist():
-            pairs[row["image_id"]] = [Pair(**pair) for pair in row["pairs"]]
-    choice, names = settings.choice(), [each.name for each in fields(Relation)]
-    fitted = settings.fitted_calibration()
-    judged: list[Judged] = []
+def _with_added(relations: pa.Table, settings: ChoiceSettings, overrides: Overrides) -> pa.Table:
+    """The table `relations` with the labels that reviewers say are right and the tagger has not scored."""
+    right = {image_id: of_image.right for image_id, of_image in overrides.items() if of_image.right}
+    if not right:
+        return relations
+    rows = relations.to_pylist()
+    rejected = right.keys() - {row["image_id"] for row in rows}
+    rows += [{"image_id": image_id, "relations": []} for image_id in sorted(rejected)]
     for row in rows:
-        labels = [Relation(**{name: values[name] for name in names}) for values in row["relations"]]
-        if fitted:
-            labels = [replace(r, calibrated=fitted.probability(r.predicate, r.score)) for r in labels]
-        of_image = overrides.get(row["image_id"], NO_OVERRIDES)
-        named = [(label.subject, label.object, canonical(label.predicate)) for label in labels]
-        left = [place for place, name in enumerate(named) if name not in of_image.wrong]
-        try:
-            by_rule = choice.judge([labels[place] for place in left], pairs.get(row["image_id"], []))
-        except ValueError as error:
-            raise FatalError(str(error)) from error
-        by_place = dict(zip(left, by_rule, strict=True))
-        for place, name in enumerate(named):
-            rejected = Judged(REJECTED, REJECTED_BY_REVIEWER)
-            judged.append(Judged(ACCEPTED) if name in of_image.right else by_place.get(place, rejected))
-    return judged
+        scored = {(r["subject"], r["object"], canonical(r["predicate"])) for r in row["relations"]}
+        row["relations"] += [
+            {"subject": subject, "predicate": predicate, "object": object_, "triplet": -1}
+            for subject, object_, predicate in sorted(right.get(row["image_id"], frozenset()) - scored)
+        ][: settings.max_relations]
+    return pa.Table.from_pylist(rows, relations.schema)
+
+
+def _settled(
+    image_ids: Sequence[int], labels: FlatList, overrides: Overrides
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Whether reviewers say that each label is right (N), and that it is wrong (N)."""
+    right, wrong = np.zeros((2, len(labels)), bool)
+    for place, (row, *ends, name) in enumerate(labels.each("subject", "object", "predicate") if overrides else ()):
+        of_image, named = overrides.get(image_ids[row], NO_OVERRIDES), (*ends, canonical(name))
+        right[place], wrong[place] = named in of_image.right, named in of_image.wrong
+    return right, wrong
+
+
+def _judged_by_rules(
+    relations: pa.Table, labels: FlatList, candidates: pa.Table, settings: ChoiceSettings
+) -> tuple[NDArray[np.float64], NDArray[np.object_]]:
+    """Confidences (N) of some labels of `relations`, and why rules without reviewers leave them out (N), "" if kept."""
+    exact = _confidence(labels, settings)
+    # numpy rounds in binary, Python the decimal value: the last digit would differ now and then.
+    confidence = np.array([shown(value) for value in exact.tolist()], np.float64)
+    texts, text = labels.coded("predicate")
+    thresholds = {canonical(name): least for name, least in settings.thresholds.items()}
+    least = np.array([thresholds.get(canonical(name), settings.threshold) for name in texts], np.float64)
+    reason = np.full(len(labels), "", object)
+    reason[confidence < least[text]] = NotKept.BELOW_THRESHOLD
+    if settings.rule == "best":
+        reason[~_are_likeliest(relations, labels, candidates, exact)] = NotKept.LESS_LIKELY
+    if settings.per_pair is not None:
+        kept = np.flatnonzero(reason == "")
+        alphabetical = np.argsort(np.argsort(np.array(texts, object)))[text]
+        of_pair = [values[kept] for values in (labels.row, *labels.ends())]
+        ranks = ranks_within(of_pair, (-exact[kept], alphabetical[kept]))
+        reason[kept[ranks >= settings.per_pair]] = NotKept.OVER_PER_PAIR
+    return confidence, reason
 
 
 def _confidence(labels: FlatList, settings: ChoiceSettings) -> NDArray[np.float64]:
     """The confidence of each label, not rounded (N)."""
     name = settings.confidence
-    measure, posterior = labels.fields.field(name), labels.fields.field("posterior")
-    if measure.null_count:
+    posterior = labels.fields.field("posterior")
+    if fitted := settings.fitted_calibration():
+        scored = zip(labels.values("predicate"), labels.values("score"), strict=True)
+        confidence = np.array([fitted.probability(*each) for each in scored], np.float64)
+    elif labels.fields.field(name).null_count:
         raise FatalError(f"shard.confidence = {name!r}: {LACKING[name]}, or use 'score'")
-    confidence: NDArray[np.float64] = np.asarray(measure, np.float64)
+    else:
+        confidence = labels.numbers(name).astype(np.float64)
+    if settings.rule != "all" and pc.any(pc.and_(labels.fields.field("proposed"), pc.is_null(posterior))).as_py():
+        raise FatalError(f"shard.rule = {settings.rule!r}: labels have no posteriors; run `tag` again, or use 'all'")
     if settings.rule == "posterior":
-        if pc.any(pc.and_(labels.fields.field("proposed"), pc.is_null(posterior))).as_py():
-            raise FatalError("shard.rule = 'posterior': labels have no posteriors; run `tag` again, or use 'all'")
         # If no mention proposed the label for this pair, no mention can mean it: its posterior is 0.
         confidence = confidence * np.asarray(pc.fill_null(posterior, 0.0), np.float64)
     return confidence
 
 
-def _choose_distinct(
-    labels: FlatList,
-    predicate: NDArray[np.int64],
-    confidence: NDArray[np.float64],
-    most: NDArray[np.int64],
-    reason: NDArray[np.object_],
-) -> None:
-    """Leaves out all but the most confident of equal labels, and those over the limit of their image.
-
-    `predicate`: numbers in the alphabetical order of the canonical names; `most`: the limit of each row of the table;
-    `reason`: "" for labels that are kept, and changed in place.
-    """
-    kept = np.flatnonzero(reason == "")
-    if not len(kept):
-        return
-    row = labels.row[kept]
-    ends = [labels.numbers(end).astype(np.int64)[kept] for end in ("subject", "object")]
-    names = (ends[0], ends[1], predicate[kept])
-    best_first = -confidence[kept]
-    # Of equally confident ones the first counts; lexsort is stable.
-    order = np.lexsort((best_first, names[2], names[1], names[0], row))
-    same = np.ones(len(kept) - 1, bool)
-    for values in (row, *names):
-        same &= values[order][1:] == values[order][:-1]
-    reason[kept[order[1:][same]]] = REPEATED
-    distinct = order[np.concatenate([[True], ~same])]
-    ranked = distinct[
-        np.lexsort((*(values[distinct] for values in reversed(names)), best_first[distinct], row[distinct]))
-    ]
-    starts = np.searchsorted(row[ranked], row[ranked], side="left")
-    reason[kept[ranked[np.arange(len(ranked)) - starts >= most[row[ranked]]]]] = OVER_PER_IMAGE
+def _are_likeliest(
+    relations: pa.Table, labels: FlatList, candidates: pa.Table, confidence: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Whether each label is among the likeliest of a mention, as many as the mention means (N)."""
+    images = relations["image_id"].to_numpy()[labels.row].tolist()
+    named = list(zip(images, *map(labels.values, ("subject", "predicate", "object")), strict=True))
+    ranked = {
+        label: (-(posterior or 0.0), -own, label)
+        for label, posterior, own in zip(named, labels.values("posterior"), confidence.tolist(), strict=True)
+    }
+    best: set[tuple[Any, ...]] = set()
+    for row in candidates.to_pylist():
+        meant: dict[int, float] = {}
+        members: dict[int, list[tuple[Any, ...]]] = {}
+        for pair in row["pairs"]:
+            if (mention := pair["mention"]) != NO_MENTION:
+                meant[mention] = meant.get(mention, 0.0) + pair["prior"]
+                label = row["image_id"], pair["subject"], pair["predicate"], pair["object"]
+                members.setdefault(mention, []).extend([label] if label in ranked else ())
+        for mention, scored in members.items():
+            best.update(sorted(scored, key=ranked.__getitem__)[: max(1, round(meant[mention]))])
+    return np.array([label in best for label in named], bool)

@@ -6,13 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.flat_list import FlatList
-from pipeline.labels.kept_labels import UNLIMITED, ChoiceSettings, judged_labels, kept_labels
+from pipeline.labels.image_facts import facts_by_image
+from pipeline.labels.kept_labels import UNLIMITED, ChoiceSettings, judged_labels
 from pipeline.labels.label_overrides import Overrides
 from pipeline.labels.labelled_partitions import candidates
 from pipeline.runtime.stage import dataset_of
@@ -105,8 +107,6 @@ RULES: tuple[dict[str, Any], ...] = (
     ),
 )
 """Settings of every rule."""
-_FACT = ("subject", "predicate", "object")
-"""Fields of a `Fact`."""
 _NO_LIMITS = {"threshold": 0.0, "thresholds": {}, "per_pair": None, "max_relations": UNLIMITED}
 
 
@@ -172,7 +172,8 @@ class LabelCount:
     learned_from: bool | None = False
     _truth: list[set[Fact]] = field(default_factory=list)
     _relations: list[list[Relation]] = field(default_factory=list)
-    _confidences: list[list[float]] = field(default_factory=list)
+    _ranked: list[list[Relation]] = field(default_factory=list)
+    """The same labels, each with its confidence as its score."""
     _pairs: list[list[Pair]] = field(default_factory=list)
     _kept: list[set[Fact]] = field(default_factory=list)
     _tables: list[tuple[pa.Table, pa.Table]] = field(default_factory=list)
@@ -180,27 +181,26 @@ class LabelCount:
 
     def add(self, images: pa.Table, tagged: Artifact) -> None:
         """Add a partition: its rows of `images` and the artifact of its stage `tag`."""
-        given = _by_image(images, "relations", *_FACT)
-        if not any(given.values()):
+        audited = images.filter(pc.greater(pc.list_value_length(images["relations"]), 0))["image_id"]
+        if not len(audited):
             return  # Labels of a set that gives no relations can't be judged, and there may be millions.
-        audited = pa.array([image_id for image_id, facts in given.items() if facts], pa.int64())
         labels, proposed = (
             table.filter(pc.is_in(table["image_id"], audited))
             for table in (tagged.table("relations"), candidates(tagged))
         )
         self._tables.append((labels, proposed))
-        settled = self.overrides.get(tagged.manifest.partition)
-        relations = _by_image(labels, "relations", *(each.name for each in fields(Relation)))
-        pairs = _by_image(proposed, "pairs", *(each.name for each in fields(Pair)))
-        kept = kept_labels(labels, proposed, self.choice, settled)
-        judged = judged_labels(labels, proposed, self.choice, settled)
-        for image_id, own in relations.items():
-            truth = {(subject, canonical(p), object_) for subject, p, object_ in given[image_id]}
-            self._truth.append({fact for fact in truth if fact[1]})
-            self._relations.append([_relation(values) for values in own])
-            self._confidences.append([one.confidence for one in judged[image_id]])
-            self._pairs.append([_pair(values) for values in pairs.get(image_id, ())])
-            self._kept.append({(r.subject, r.predicate, r.object) for r in kept[image_id]})
+        truth = facts_by_image(images, "relations")
+        pairs = {row["image_id"]: row["pairs"] for row in proposed.to_pylist()}
+        judged = judged_labels(labels, proposed, self.choice, self.overrides.get(tagged.manifest.partition))
+        own = dict(judged.by_image())
+        for image_id in labels["image_id"].to_pylist():
+            self._truth.append(truth.get(image_id, set()))
+            scored = [(_relation(label), one) for label, one in own[image_id] if label["score"] is not None]
+            self._relations.append([relation for relation, _ in scored])
+            self._ranked.append([replace(relation, score=one.confidence) for relation, one in scored])
+            self._pairs.append([_pair(row) for row in pairs.get(image_id, ())])
+            kept = (label for label, one in own[image_id] if one.reason is None)
+            self._kept.append({(r["subject"], canonical(r["predicate"]), r["object"]) for r in kept})
 
     def rules(self) -> tuple[RuleScores, ...]:
         """Scores every rule on everything added so far, except rules that need what the labels lack."""
@@ -209,14 +209,14 @@ class LabelCount:
         for rule in RULES:
             choice = ChoiceSettings.model_validate(rule | _NO_LIMITS)
             with suppress(FatalError):
-                judged = [each for tables in self._tables for each in judged_labels(*tables, choice).values()]
+                judged = chain.from_iterable(judged_labels(*tables, choice).verdicts() for tables in self._tables)
                 left = [
                     [
-                        replace(label, score=one.confidence)
-                        for label, one in zip(*of_image, strict=True)
+                        replace(r, score=one.confidence)
+                        for r, one in zip(of_image, judged, strict=False)
                         if not one.reason
                     ]
-                    for of_image in zip(self._relations, judged, strict=True)
+                    for of_image in self._relations
                 ]
                 curve = label_curve(left, self._truth, reachable)
                 found.append(RuleScores(choice.rule_in_words(), *curve.best_f1(), curve.precision_at()))
@@ -224,11 +224,7 @@ class LabelCount:
 
     def audit(self) -> LabelAudit:
         """Audits everything added so far."""
-        ranked = [
-            [replace(label, score=confidence) for label, confidence in zip(*of_image, strict=True)]
-            for of_image in zip(self._relations, self._confidences, strict=True)
-        ]
-        found = audit(ranked, self._pairs, self._truth)
+        found = audit(self._ranked, self._pairs, self._truth)
         right = [
             holds((r.subject, r.predicate, r.object), facts)
             for of_image, facts in zip(self._relations, self._truth, strict=True)
@@ -245,7 +241,7 @@ class LabelCount:
             prior=self._scores(found.prior, [_facts(pairs, self.choice.threshold) for pairs in self._pairs]),
             score_error=calibration_error([relation.score for relation in labels], right),
             probability_error=calibration_error(probabilities, right) if len(probabilities) == len(labels) else None,
-            predicates=audit_predicates(ranked, self._pairs, self._truth, self._kept),
+            predicates=audit_predicates(self._ranked, self._pairs, self._truth, self._kept),
             learned_from=self.learned_from,
         )
 
@@ -260,15 +256,15 @@ class LabelCount:
         )
 
 
-def _pair(values: tuple[Any, ...]) -> Pair:
+def _pair(row: Mapping[str, Any]) -> Pair:
     # Tables of earlier versions have no mentions: missing fields take their defaults.
-    known = {each.name: value for each, value in zip(fields(Pair), values, strict=True) if value is not None}
-    return Pair(**known | {"predicate": canonical(known["predicate"])})
+    known = {name: value for name, value in row.items() if value is not None}
+    return Pair(**known | {"predicate": canonical(row["predicate"])})
 
 
-def _relation(values: tuple[Any, ...]) -> Relation:
-    found = Relation(*values)
-    return replace(found, predicate=canonical(found.predicate))
+def _relation(row: Mapping[str, Any]) -> Relation:
+    values = {each.name: row[each.name] for each in fields(Relation)}
+    return Relation(**values | {"predicate": canonical(row["predicate"])})
 
 
 def _facts(pairs: Sequence[Pair], least: float = 0.0) -> set[Fact]:
@@ -277,11 +273,9 @@ def _facts(pairs: Sequence[Pair], least: float = 0.0) -> set[Fact]:
 
 
 def _by_image(table: pa.Table, column: str, *names: str) -> Mapping[int, Sequence[tuple[Any, ...]]]:
-    """Image id → items of a nested column, as tuples of the fields `names`; None for fields that older tables lack."""
+    """Image id → items of a nested column, as tuples of the fields `names`."""
     items = FlatList.of(table, column)
-    present = {field.name for field in items.fields.type}
-    lacking = [None] * len(items)
-    every = list(zip(*(items.values(name) if name in present else lacking for name in names), strict=True))
+    every = list(zip(*map(items.values, names), strict=True))
     parts = items.by_row(len(table))
     return {image_id: every[part] for image_id, part in zip(table["image_id"].to_pylist(), parts, strict=True)}
 
@@ -327,7 +321,8 @@ class CaptionCount:
 
     def add(self, images: pa.Table, triplets: pa.Table) -> None:
         """Add a partition. Rows of the two tables are matched by image id."""
-        boxes, given = _by_image(images, "boxes", "category"), _by_image(images, "relations", *_FACT)
+        boxes = _by_image(images, "boxes", "category")
+        given = _by_image(images, "relations", "subject", "predicate", "object")
         self._vocabulary.update(category for of_image in boxes.values() for (category,) in of_image)
         if not any(given.values()):
             return
@@ -365,17 +360,8 @@ class CaptionCount:
 
 def _confirmed(predicate: str, subjects: Set[str], objects: Set[str], given: Set[Named]) -> Set[Named]:
     """The ground-truth relations that a triplet states whose nouns mean these categories."""
-    return {
-        relation
-        for relation in given
-        if relation[1] == predicate and any(s in subjects and o in objects for s, o in _directions(relation))
-    }
-
-
-def _directions(relation: Named) -> list[tuple[str, str]]:
-    subject, predicate, object_ = relation
-    both = [(subject, object_), (object_, subject)]
-    return both if predicate in SYMMETRIC else both[:1]
+    stated = {(subject, predicate, object_) for subject in subjects for object_ in objects}
+    return given & (stated | {fact[::-1] for fact in stated} if predicate in SYMMETRIC else stated)
 
 
 def _stated(triplets: pa.Table) -> Mapping[int, list[Named]]:

@@ -6,15 +6,14 @@ Counts add up: those of a run are the sums of its partitions' counts.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.flat_list import FlatList
-from pipeline.labels.kept_labels import ChoiceSettings, added_labels, judged_columns, with_added_images
-from pipeline.labels.label_overrides import Overrides
+from pipeline.labels.kept_labels import JudgedLabels
 from pipeline.labels.labelled_partitions import CANDIDATES_FILE, LabelledPartition, candidates, dropped, is_made_from
 from storage.artifact import Artifact
 from tagger.english.predicates import canonical
@@ -69,46 +68,24 @@ class PredicateCount:
     given: int
 
 
-@dataclass
-class LabelTally:
-    """The counts of one or more partitions."""
+class LabelTally(Counter[tuple[str, str | None]]):
+    """The counts of one or more partitions: of (level, None), and of (level, reason) its losses.
 
-    numbers: Counter[str] = field(default_factory=Counter)
-    """Level → count. A level that no partition has reached is absent, not 0. `unexplained` counts partitions whose
-    tagger's version did not record the fate of triplets."""
-    parts: dict[str, Counter[str]] = field(default_factory=dict)
-    """Level → reason → losses; for `kept` and `given`: predicate → labels."""
+    For `kept` and `given`, labels by predicate. A level that no partition has reached is absent, not 0. `unexplained`
+    counts partitions whose tagger's version did not record the fate of triplets.
+    """
 
-    def add(self, other: LabelTally) -> None:
-        """Add the counts of other partitions."""
-        self.numbers.update(other.numbers)
-        for level, counts in other.parts.items():
-            self.parts.setdefault(level, Counter()).update(counts)
-
-    def rows(self) -> Iterator[tuple[str, str | None, int]]:
-        """The counts as rows: level, reason or predicate (None for the level itself), number."""
-        yield from ((level, None, number) for level, number in self.numbers.items())
-        yield from ((level, name, number) for level, counts in self.parts.items() for name, number in counts.items())
-
-    @classmethod
-    def of_rows(cls, rows: Iterable[tuple[str, str | None, int]]) -> LabelTally:
-        """The sum of rows from `rows`."""
-        found = cls()
-        for level, name, number in rows:
-            if name is None:
-                found.numbers[level] += number
-            else:
-                found.parts.setdefault(level, Counter())[name] += number
-        return found
+    def _parts(self, level: str) -> dict[str, int]:
+        return {name: number for (of, name), number in self.items() if of == level and name is not None}
 
     def funnel(self) -> LabelFunnel:
         """The funnel of the counts. A level's losses are known once any partition has reached the next level."""
-        there = self.numbers
+        there = {level: number for (level, name), number in self.items() if name is None}
         explained = "scored" in there and not there.get("unexplained")
         known = {"images": "captions" in there, "captions": "triplets" in there, "triplets": explained}
-        lost = {name: self.parts[name] for name in LEVELS if name in self.parts and known.get(name, True)}
+        lost = {level: self._parts(level) for level in LEVELS if known.get(level, True)}
         triplets = there.get("triplets")
-        dropped = lost.get("triplets", Counter()).total()
+        dropped = sum(lost.get("triplets", {}).values())
         return LabelFunnel(
             **{name: there.get(name) for name in (*LEVELS, "added", "kept")},
             grounded=triplets - dropped if explained and triplets is not None else None,
@@ -120,7 +97,7 @@ class LabelTally:
         """The canonical predicates of kept or ground-truth relations, most kept labels first."""
         totals: dict[str, list[int]] = {}
         for place, level in enumerate((_KEPT, _GIVEN)):
-            for predicate, count in self.parts.get(level, {}).items():
+            for predicate, count in self._parts(level).items():
                 totals.setdefault(canonical(predicate), [0, 0])[place] += count
         ranked = sorted(totals.items(), key=lambda item: (-item[1][0], -item[1][1], item[0]))
         return tuple(PredicateCount(predicate, *counts) for predicate, counts in ranked)
@@ -131,63 +108,53 @@ def most_frequent_first(counts: Mapping[str, int]) -> dict[str, int]:
     return dict(sorted(((name, n) for name, n in counts.items() if n), key=lambda each: (-each[1], each[0])))
 
 
-def label_tally(found: LabelledPartition, choice: ChoiceSettings, settled: Overrides | None) -> LabelTally:
-    """Counts the labels of one partition."""
-    if found.tagged is None:
-        return partition_tally(found, ())
-    relations = with_added_images(found.tagged.table("relations"), settled)
-    judged = judged_columns(relations, candidates(found.tagged), choice, settled)
-    added = (
-        [name for row in relations.to_pylist() for *_, name in added_labels(row, choice, settled)] if settled else []
-    )
-    return partition_tally(found, judged.reason.to_pylist(), added)
+def label_tally(found: LabelledPartition, judged: JudgedLabels | None) -> LabelTally:
+    """Counts the labels of one partition; `judged`: None if it is not tagged."""
+    if judged is None:
+        return partition_tally(found, (), ())
+    predicates = FlatList.of(judged.relations, "relations").values("predicate")
+    return partition_tally(found, predicates, judged.reason.to_pylist(), int(judged.is_added.sum()))
 
 
-def partition_tally(found: LabelledPartition, judged: Sequence[str | None], added: Sequence[str] = ()) -> LabelTally:
-    """Counts the labels of one partition.
+def partition_tally(
+    found: LabelledPartition, predicates: Sequence[str], reasons: Sequence[str | None], added: int = 0
+) -> LabelTally:
+    """Counts the labels of one partition by their predicates, and the `reasons` why they are not kept; None if kept.
 
-    `judged`: why each is not kept, in their order; None if it is. `added`: predicates of labels that reviewers added.
+    `added`: how many of them reviewers added.
     """
-    tally, captioned, parsed, tagged = LabelTally(), found.captioned, found.parsed, found.tagged
+    captioned, parsed, tagged = found.captioned, found.parsed, found.tagged
+    numbers: dict[str, int] = {}
+    parts: dict[str, Counter[str]] = {}
     if found.images is not None:
         table = found.images.table("images")
-        tally.numbers["images"] = found.images.manifest.counts.rows_out
-        tally.parts["given"] = Counter(FlatList.of(table, "relations").values("predicate"))
-        tally.parts["images"] = _uncaptioned(table, captioned)
+        numbers["images"] = found.images.manifest.counts.rows_out
+        parts[_GIVEN] = Counter(FlatList.of(table, "relations").values("predicate"))
+        parts["images"] = _uncaptioned(table, captioned)
     if captioned is not None:
-        tally.numbers["captions"] = len(FlatList.of(captioned.table("captions"), "captions"))
-        tally.parts["captions"] = _silent(captioned, parsed)
+        numbers["captions"] = len(FlatList.of(captioned.table("captions"), "captions"))
+        parts["captions"] = _silent(captioned, parsed)
     if parsed is not None:
-        tally.numbers["triplets"] = len(FlatList.of(parsed.table("triplets"), "triplets"))
-        tally.parts["triplets"] = _ungrounded(parsed, tagged)
+        numbers["triplets"] = len(FlatList.of(parsed.table("triplets"), "triplets"))
+        parts["triplets"] = _ungrounded(parsed, tagged)
     if tagged is not None:
-        _count_labels(tally, tagged, judged, added)
+        proposed = FlatList.of(tagged.table("relations"), "relations").values("proposed")
+        alone = proposed.count(False)
+        if CANDIDATES_FILE in tagged.manifest.files:
+            stated = list(FlatList.of(candidates(tagged), "pairs").each("subject", "object", "predicate"))
+            numbers["candidates"], distinct = len(stated), len(set(stated))
+            below = distinct - (len(proposed) - alone)
+            parts["candidates"] = Counter({REPEATED: len(stated) - distinct, BELOW_FLOOR: below})
+        kept = Counter(name for name, reason in zip(predicates, reasons, strict=True) if reason is None)
+        numbers |= {"scored": len(proposed), "unproposed": alone, "added": added, "kept": kept.total()}
+        numbers["unexplained"] = int(dropped(tagged) is None)
+        parts["scored"] = Counter(reason for reason in reasons if reason is not None)
+        parts[_KEPT] = Counter()
+        for predicate, number in kept.items():
+            parts[_KEPT][canonical(predicate)] += number
+    tally = LabelTally({(level, None): number for level, number in numbers.items()})
+    tally.update({(level, name): number for level, counts in parts.items() for name, number in counts.items()})
     return tally
-
-
-def _count_labels(tally: LabelTally, tagged: Artifact, judged: Sequence[str | None], added: Sequence[str]) -> None:
-    labels = FlatList.of(tagged.table("relations"), "relations")
-    alone = labels.values("proposed").count(False)
-    if CANDIDATES_FILE in tagged.manifest.files:
-        stated = list(FlatList.of(candidates(tagged), "pairs").each("subject", "object", "predicate"))
-        proposed, distinct = len(stated), len(set(stated))
-        tally.numbers["candidates"] = proposed
-        tally.parts["candidates"] = Counter(
-            {REPEATED: proposed - distinct, BELOW_FLOOR: distinct - (len(labels) - alone)}
-        )
-    kept = Counter(p for p, reason in zip(labels.values("predicate"), judged, strict=True) if reason is None)
-    kept.update(added)
-    tally.numbers.update(
-        scored=len(labels),
-        unproposed=alone,
-        added=len(added),
-        kept=kept.total(),
-        unexplained=int(dropped(tagged) is None),
-    )
-    tally.parts["scored"] = Counter(reason for reason in judged if reason is not None)
-    tally.parts["kept"] = Counter()
-    for predicate, number in kept.items():
-        tally.parts["kept"][canonical(predicate)] += number
 
 
 def _uncaptioned(images: pa.Table, captioned: Artifact | None) -> Counter[str]:

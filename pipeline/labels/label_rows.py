@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pipeline.labels.kept_labels import (
-    ACCEPTED,
-    ChoiceSettings,
-    added_labels,
-    choice_of,
-    choice_or_all,
-    judged_labels,
-    kept_labels,
-    with_added_images,
-)
+from pipeline.labels.kept_labels import ChoiceSettings, Judged, choice_of, choice_or_all, judged_artifact, ranked_labels
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.labelled_partitions import candidates, opinions, tagged_partitions
 from pipeline.labels.verdicts import JudgedRelation, box4
@@ -25,7 +16,6 @@ from storage.errors import FatalError
 from storage.runs import Run
 from storage.tables import FLAG, FLOAT, LONG, TEXT
 from tagger.english.predicates import canonical
-from tagger.labelling.label_choice import Judged
 
 _BOX = {"category": TEXT, **dict.fromkeys("xywh", FLOAT)}
 
@@ -52,20 +42,11 @@ def flat_labels(run: Run) -> Iterator[pa.Table]:
         rows = {row["image_id"]: row for row in images.table("images").to_pylist()}
         captioned, parsed = found.label_sources()
         texts, triplets = _items(captioned, "captions"), _items(parsed, "triplets")
-        own = settled.get(found.name)
-        relations = with_added_images(tagged.table("relations"), own)
-        judged = {} if choice is None else judged_labels(relations, candidates(tagged), choice, own)
         flat: list[dict[str, Any]] = []
-        for row in relations.to_pylist():
-            image_id, labels = row["image_id"], row["relations"]
-            verdicts = judged.get(image_id, [Judged(label["score"]) for label in labels])
-            every = sorted(zip(labels, verdicts, strict=True), key=lambda pair: -pair[0]["score"])
-            for subject, object_, predicate in () if choice is None else added_labels(row, choice, own):
-                label = {"subject": subject, "predicate": predicate, "object": object_, "score": None, "triplet": -1}
-                every.append((label, Judged(ACCEPTED)))
-            for label, verdict in every:
-                words = _at(triplets.get(image_id, []), label["triplet"])
-                caption = _at(texts.get(image_id, []), words["caption"]) if words else None
+        every = ranked_labels(tagged.table("relations"), candidates(tagged), choice, settled.get(found.name))
+        for image_id, labels in every:
+            for label, verdict in labels:
+                words, caption = stated_by(label, triplets.get(image_id, []), texts.get(image_id, []))
                 flat.append(_row(rows[image_id], label, verdict, words, caption))
         yield pa.Table.from_pylist(flat, schema=LABELS)
 
@@ -100,8 +81,13 @@ def _items(artifact: Artifact | None, table: str) -> dict[int, list[dict[str, An
     return {row["image_id"]: row[table] or [] for row in artifact.table(table).to_pylist()}
 
 
-def _at(items: list[dict[str, Any]], place: int) -> dict[str, Any] | None:
-    return items[place] if 0 <= place < len(items) else None
+def stated_by(
+    label: Mapping[str, Any], triplets: Sequence[dict[str, Any]], captions: Sequence[dict[str, Any]]
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The triplet that a label comes from, and its caption, of those of the image; None where there is none."""
+    words = triplets[label["triplet"]] if 0 <= label["triplet"] < len(triplets) else None
+    place = -1 if words is None else words["caption"]
+    return words, captions[place] if 0 <= place < len(captions) else None
 
 
 NO_THRESHOLD = {"threshold": 0.0, "thresholds": {}}
@@ -140,7 +126,7 @@ def reviewable_labels(
     if not run.artifacts("tag"):
         raise FatalError(f"run {run.name!r} has no artifacts of step 'tag': there are no labels to judge")
     for found, images, tagged in tagged_partitions(run):
-        kept = kept_labels(tagged.table("relations"), candidates(tagged), choice)
+        kept = judged_artifact(tagged, choice).kept()
         said = opinions(found.verified, tagged)
         for row in images.table("images").to_pylist():
             boxes = row["boxes"]

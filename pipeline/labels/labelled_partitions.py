@@ -94,6 +94,34 @@ def candidates(tagged: Artifact) -> pa.Table:
     return tagged.table("candidates") if CANDIDATES_FILE in tagged.manifest.files else CANDIDATES.empty_table()
 
 
+def of_image(table: pa.Table, image_id: int) -> pa.Table:
+    """The rows of an image."""
+    return table.filter(pc.field("image_id") == image_id)
+
+
+def items_of_image(
+    artifact: Artifact | None, table: str, image_id: int, column: str | None = None
+) -> list[dict[str, Any]]:
+    """The items of an image in a table; none without the artifact or a row of the image.
+
+    `column`: the nested column, if not named like the table.
+    """
+    rows = [] if artifact is None else of_image(artifact.table(table), image_id).to_pylist()
+    return [item for row in rows for item in row[column or table] or ()]
+
+
+def dropped_of_image(tagged: Artifact | None, image_id: int) -> list[dict[str, Any]]:
+    """The image's rows of `dropped`; none if they were not recorded."""
+    lost = None if tagged is None else dropped(tagged)
+    return [] if lost is None else of_image(lost, image_id).to_pylist()
+
+
+def candidates_of_image(tagged: Artifact | None, image_id: int) -> list[dict[str, Any]]:
+    """The candidate pairs of an image."""
+    rows = [] if tagged is None else of_image(candidates(tagged), image_id).to_pylist()
+    return [pair for row in rows for pair in row["pairs"] or ()]
+
+
 def opinions(verified: Artifact | None, tagged: Artifact) -> dict[tuple[int, int, int, str], float]:
     """What the verifier says of labels, by image id, both boxes and canonical predicate; empty if it judged others."""
     if verified is None or not is_made_from(verified, "relations", tagged):

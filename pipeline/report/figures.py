@@ -14,7 +14,7 @@ from pipeline.captioning.recorded import RecordedCaptioner
 from pipeline.labels.audit_sample import AuditPrecision
 from pipeline.labels.coverage import CoverageCount, LabelCoverage
 from pipeline.labels.flat_list import FlatList
-from pipeline.labels.kept_labels import ChoiceSettings
+from pipeline.labels.kept_labels import ChoiceSettings, JudgedLabels, judged_artifact
 from pipeline.labels.label_audit import CaptionAudit, CaptionCount, LabelAudit, LabelCount, learned_from
 from pipeline.labels.label_funnel import LabelFunnel, LabelTally, PredicateCount, label_tally
 from pipeline.labels.label_overrides import Overrides, overrides_of
@@ -148,8 +148,9 @@ def count_labels(run: Run, datasets: Sequence[str], choice: ChoiceSettings) -> t
     counts = {dataset: AuditCount(dataset, choice, settled, learned[dataset]) for dataset in datasets}
     for partition, artifacts in partition_artifacts(run, datasets).items():
         found = artifacts.held()
-        tally.add(label_tally(found, choice, settled.get(partition)))
-        counts[dataset_of(partition)].add(found)
+        judged = None if found.tagged is None else judged_artifact(found.tagged, choice, settled.get(partition))
+        tally.update(label_tally(found, judged))
+        counts[dataset_of(partition)].add(found, judged)
     return tally, tuple(counts.values())
 
 
@@ -162,12 +163,12 @@ class AuditCount:
         self.dataset = dataset
         self.digests: list[pa.ChunkedArray] = []
         """Of the images that the run has, by partition."""
-        self.labels, self.covered = LabelCount(choice, settled, learned), CoverageCount(choice, settled)
+        self.labels, self.covered = LabelCount(choice, settled, learned), CoverageCount()
         self._has_truth, self._is_tagged, self._is_parsed = False, False, False
         self._captions = CaptionCount()
 
-    def add(self, found: LabelledPartition) -> None:
-        """Add a partition."""
+    def add(self, found: LabelledPartition, judged: JudgedLabels | None) -> None:
+        """Add a partition with its labels, if it is tagged."""
         self._is_tagged |= found.tagged is not None
         self._is_parsed |= found.parsed is not None
         if found.images is None:
@@ -176,9 +177,9 @@ class AuditCount:
         self.digests.append(images["digest"])
         self._has_truth = self._has_truth or len(FlatList.of(images, "relations")) > 0
         triplets = None if found.parsed is None else found.parsed.table("triplets")
-        if found.tagged is not None:
+        if found.tagged is not None and judged is not None:
             self.labels.add(images, found.tagged)
-            self.covered.add(images, found.tagged, triplets)
+            self.covered.add(images, judged, triplets)
         if triplets is not None:
             self._captions.add(images, triplets)
 

@@ -38,6 +38,7 @@ from storage.atomic import write_atomic
 from storage.digests import digest_json
 from storage.errors import PipelineError
 from storage.runs import Run
+from storage.tables import DETECTIONS_FILE
 
 IMAGES = 3
 """Maximum number of best and of worst images."""
@@ -45,7 +46,6 @@ LONGEST_SIDE = 400
 """Longest side of these images, in pixels."""
 _VERSION = 2
 """Incremented whenever the page of the same evaluation would look different."""
-_DETECTIONS = "detections.parquet"
 HOME = "../index.html"
 """The run's report, from these pages."""
 
@@ -148,7 +148,7 @@ def _first_seeds(run: Run) -> dict[str, tuple[str, Artifact]]:
     for variant, steps in steps_of_seeds(run, "evaluate").items():
         for step in steps:
             artifact = next(iter(run.artifacts(step).values()), None)
-            if artifact is not None and _DETECTIONS in artifact.manifest.files:
+            if artifact is not None and DETECTIONS_FILE in artifact.manifest.files:
                 found.setdefault(variant or step, (step, artifact))
     return found
 
@@ -160,7 +160,7 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
     partitions = [name for name in sorted(ingested) if dataset_of(name) in names]  # in the stage's order
     rows = [row for name in partitions for row in ingested[name].table("images").to_pylist()]
     truth = GroundTruth.of_rows(rows)
-    file = artifact.file(_DETECTIONS)
+    file = artifact.file(DETECTIONS_FILE)
     metrics = view.recipe.get("evaluate", {}).get("metrics", ())
     found = read_detections(file, truth, allow_missing=True)
     # The stage does not score unreadable images.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.labels.kept_labels import ChoiceSettings, KeptLabels, judged_labels, kept_labels
+from pipeline.labels.kept_labels import ChoiceSettings, KeptLabels, judged_labels
 from pipeline.labels.label_overrides import Overrides, overrides_of
 from pipeline.labels.labelled_partitions import LabelledPartition, candidates, partition_artifacts
 from pipeline.training.sample import SampleRelation
@@ -97,11 +97,11 @@ def _samples(
         captions = _by_id(_of(found.captioned.table("captions"), ids), "captions")
     if found.tagged is not None:
         labels, proposed = _of(found.tagged.table("relations"), ids), _of(candidates(found.tagged), ids)
-        relations, pairs = _by_id(labels, "relations"), _by_id(proposed, "pairs")
-        chosen = kept_labels(labels, proposed, choice, settled)
-        for image_id, verdicts in judged_labels(labels, proposed, choice, settled).items():
-            for relation, one in zip(relations[image_id], verdicts, strict=True):
-                relation["confidence"] = one.confidence
+        judged, pairs = judged_labels(labels, proposed, choice, settled), _by_id(proposed, "pairs")
+        chosen = judged.kept()
+        for image_id, its in judged.by_image():
+            scored = ((label, one) for label, one in its if label["score"] is not None)
+            relations[image_id] = [label | {"confidence": one.confidence} for label, one in scored]
     for row in images.to_pylist():
         image_id = row["image_id"]
         texts = [caption["text"] for caption in captions.get(image_id, [])]

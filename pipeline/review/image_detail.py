@@ -8,11 +8,15 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
-from pipeline.labels.labelled_partitions import candidates, dropped
+from pipeline.labels.labelled_partitions import (
+    LabelledPartition,
+    candidates,
+    candidates_of_image,
+    dropped_of_image,
+    items_of_image,
+    of_image,
+)
 from pipeline.labels.verdicts import box4
 from pipeline.review.index import ReviewIndex
 from pipeline.review.labels import Label, labels_of_images
@@ -89,7 +93,7 @@ class ImageDetails:
 
     def __init__(self, index: ReviewIndex) -> None:
         self._index = index
-        self._tables = lru_cache(_PARTITIONS)(self._read)
+        self._partitions = lru_cache(_PARTITIONS)(self._read)
 
     def find(self, number: int) -> ImageDetail | None:
         """The image with this number in the index; None if there is none."""
@@ -97,20 +101,20 @@ class ImageDetails:
         if not rows:
             return None
         place = rows[0]
-        tables, part = self._tables(place["part"], self._index.generation), self._index.partition(place["part"])
-        if tables is None or part is None:
+        part, image_id = self._partitions(place["part"], self._index.generation), place["image_id"]
+        if part is None:
             return None
-        image_id = place["image_id"]
-        captions, triplets, scored = (
-            _items(tables, name, name, image_id) for name in ("captions", "triplets", "relations")
-        )
+        captioned, parsed = part.label_sources()
+        captions = items_of_image(part.captioned, "captions", image_id)
+        triplets = items_of_image(parsed if captioned is part.captioned else None, "triplets", image_id)
+        scored = items_of_image(part.tagged, "relations", image_id)
         labels = labels_of_images(self._index, [number])
-        lost = {row["triplet"]: (row["reason"], row["value"]) for row in _all(tables.get("dropped"), image_id)}
+        lost = {row["triplet"]: (row["reason"], row["value"]) for row in dropped_of_image(part.tagged, image_id)}
         return ImageDetail(
             number=number,
             **{name: place[name] for name in ("dataset", "image_id", "uri", "digest", "width", "height")},
             partition=part.name,
-            boxes=_items(tables, "images", "boxes", image_id),
+            boxes=items_of_image(part.images, "images", image_id, "boxes"),
             captions=[{**row, "pieces": pieces(row["text"], at, triplets)} for at, row in enumerate(captions)],
             triplets=[{**row, "lost": lost.get(at)} for at, row in enumerate(triplets)],
             labels=labels,
@@ -119,10 +123,10 @@ class ImageDetails:
                 for label in labels
                 if label.place < len(scored) and (scored[label.place]["triplet"] or 0) >= 0
             },
-            unscored=[*_unscored(_items(tables, "candidates", "pairs", image_id), scored)],
+            unscored=[*_unscored(candidates_of_image(part.tagged, image_id), scored)],
             given=[
                 (r["subject"], canonical(r["predicate"]), r["object"])
-                for r in _items(tables, "images", "relations", image_id)
+                for r in items_of_image(part.images, "images", image_id, "relations")
             ],
             quarantined=self._index.rows(
                 "SELECT step, reason, value FROM quarantined WHERE part = $part AND image_id = $image_id",
@@ -135,46 +139,20 @@ class ImageDetails:
 
         Raises `FatalError` if the labels lack a value that the choice requires.
         """
-        part = number >> PART_BITS
         labels = labels_of_images(self._index, [number])
-        tables = self._tables(part, self._index.generation) if labels else None
-        if tables is None:
+        part = self._partitions(number >> PART_BITS, self._index.generation) if labels else None
+        if part is None or part.tagged is None:
             return {}
-        relations = _only(tables["relations"], labels[0].image_id)
-        judged = judged_labels(relations, _only(tables["candidates"], labels[0].image_id), choice)
-        reasons = [one.reason for one in judged[labels[0].image_id]]
+        tables = part.tagged.table("relations"), candidates(part.tagged)
+        relations, proposed = (of_image(table, labels[0].image_id) for table in tables)
+        judged = judged_labels(relations, proposed, choice)
+        reasons = judged.reason.to_pylist()
         return {label.number: reasons[label.place] for label in labels}
 
-    def _read(self, part: int, generation: int) -> dict[str, pa.Table] | None:
-        """The tables of a partition, as long as the generation of the index is this one."""
+    def _read(self, part: int, generation: int) -> LabelledPartition | None:
+        """The artifacts of a partition, as long as the generation of the index is this one."""
         found = self._index.partition(part)
-        if found is None or found.images is None:
-            return None
-        tables = {"images": found.images.table("images")}
-        if found.captioned is not None:
-            tables["captions"] = found.captioned.table("captions")
-        captioned, parsed = found.label_sources()
-        if parsed is not None and captioned is found.captioned:
-            tables["triplets"] = parsed.table("triplets")
-        if found.tagged is not None:
-            tables |= {"relations": found.tagged.table("relations"), "candidates": candidates(found.tagged)}
-            if (lost := dropped(found.tagged)) is not None:
-                tables["dropped"] = lost
-        return tables
-
-
-def _only(table: pa.Table, image_id: int) -> pa.Table:
-    return table.filter(pc.equal(table["image_id"], image_id))
-
-
-def _all(table: pa.Table | None, image_id: int) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = [] if table is None else _only(table, image_id).to_pylist()
-    return found
-
-
-def _items(tables: Mapping[str, pa.Table], table: str, column: str, image_id: int) -> list[dict[str, Any]]:
-    """An image's items in a column; empty if there are none."""
-    return next((row[column] or [] for row in _all(tables.get(table), image_id)), [])
+        return None if found is None or found.images is None else found.held()
 
 
 def _unscored(pairs: Sequence[Mapping[str, Any]], scored: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:

@@ -131,7 +131,7 @@ def label_facts(index: ReviewIndex) -> LabelFacts:
 
 def _facts_of(index: ReviewIndex) -> LabelFacts:
     counts = index.rows("SELECT level, name, sum(number)::BIGINT AS number FROM counts GROUP BY ALL")
-    tally = LabelTally.of_rows((row["level"], row["name"], row["number"]) for row in counts)
+    tally = LabelTally({(row["level"], row["name"]): row["number"] for row in counts})
     given = {each.predicate: each.given for each in tally.predicates()}
     predicates = [
         PredicateFacts(

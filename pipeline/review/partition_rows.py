@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,14 +9,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.audit_sample import AUDIT_SEED, permanent_numbers_of
-from pipeline.labels.flat_list import FlatList
-from pipeline.labels.kept_labels import ChoiceSettings, judged_columns
+from pipeline.labels.flat_list import FlatList, rows_of
+from pipeline.labels.image_facts import facts_by_image
+from pipeline.labels.kept_labels import ChoiceSettings, judged_artifact
 from pipeline.labels.label_funnel import partition_tally
 from pipeline.labels.labelled_partitions import LabelledPartition, candidates, opinions, require_same_boxes
 from pipeline.runtime.stage import dataset_of
 from storage.artifact import Artifact
 from storage.tables import FLAG, FLOAT, INT, LONG, TEXT
-from tagger.audit.labels import SYMMETRIC, Fact, holds, unordered
+from tagger.audit.labels import SYMMETRIC, agreement, holds, unordered_ends
 from tagger.english.predicates import canonical
 
 DOUBLE = pa.float64()
@@ -61,8 +61,7 @@ def partition_rows(part: int, found: LabelledPartition, choice: ChoiceSettings) 
     scored = kept = np.zeros(len(images), np.int32)
     if found.tagged is not None:
         require_same_boxes(found.images, found.tagged)
-        rows = _rows_of(images, found.tagged.table("relations"))
-        relations = _relations(part, images, rows, found.tagged, found.verified, choice)
+        relations = _relations(part, images, found.tagged, found.verified, choice)
         at = np.asarray(relations["image"]) - (part << PART_BITS)
         scored = np.bincount(at, minlength=len(images)).astype(np.int32)
         kept = np.bincount(at[np.asarray(relations["kept"])], minlength=len(images)).astype(np.int32)
@@ -94,111 +93,58 @@ def _sizes(images: pa.Table) -> dict[str, pa.ChunkedArray]:
 
 
 def _relations(
-    part: int,
-    images: pa.Table,
-    rows: np.ndarray[Any, Any],
-    tagged: Artifact,
-    verified: Artifact | None,
-    choice: ChoiceSettings,
+    part: int, images: pa.Table, tagged: Artifact, verified: Artifact | None, choice: ChoiceSettings
 ) -> pa.Table:
-    """The scored labels. `rows`: row of `relations` → row of `images`."""
+    """The scored labels."""
     table = tagged.table("relations")
     labels = FlatList.of(table, "relations")
-    row = rows[labels.row]
-    starts = np.searchsorted(labels.row, np.arange(len(table)), side="left")
-    ends = {end: labels.numbers(end).astype(np.int64) for end in ("subject", "object")}
+    row = rows_of(images, table)[labels.row]
+    ends = dict(zip(("subject", "object"), labels.ends(), strict=True))
     boxes = FlatList.of(images, "boxes")
-    first_box = np.searchsorted(boxes.row, np.arange(len(images)), side="left")
-    predicates = _canonical(labels)
-    judged = judged_columns(table, candidates(tagged), choice)
+    texts, text = labels.coded("predicate")
+    predicates = pa.array([canonical(each) for each in texts], pa.string()).take(pa.array(text))
+    given, said = facts_by_image(images, "relations"), opinions(verified, tagged)
+    ids = table["image_id"].to_numpy()[labels.row].tolist()
+    facts = list(zip(ids, ends["subject"].tolist(), predicates.to_pylist(), ends["object"].tolist(), strict=True))
+    opinion = [said.get((i, s, o, p)) for i, s, p, o in facts] if said else [None] * len(facts)
+    correct = [holds((s, p, o), given[i]) if i in given else None for i, s, p, o in facts]
+    judged = judged_artifact(tagged, choice)
     kept = np.asarray(judged.reason.is_null())
-    box = {end: first_box[row] + index for end, index in ends.items()}
+    first_box = boxes.starts(len(images))[row]
+    box = {end: first_box + index for end, index in ends.items()}
     score = labels.fields.field("score")
     columns: dict[str, Any] = {
         "relation": (part << PART_BITS) + np.arange(len(labels), dtype=np.int64),
         "image": (part << PART_BITS) + row,
-        "place": np.arange(len(labels)) - starts[labels.row],
+        "place": np.arange(len(labels)) - labels.starts(len(table))[labels.row],
         **ends,
         "predicate": predicates,
         "score": score,
         "probability": pc.coalesce(*(labels.fields.field(name) for name in ("probability", "calibrated")), score),
         "proposed": labels.fields.field("proposed"),
-        "opinion": _opinions(images["image_id"], row, ends, predicates, opinions(verified, tagged)),
+        "opinion": pa.array(opinion, FLOAT),
         "confidence": judged.confidence,
         "kept": kept,
         "reason": judged.reason,
-        "correct": _correct(images, row, ends, predicates.to_pylist()),
+        "correct": pa.array(correct, FLAG),
     }
     for end, index in box.items():
         of_end = boxes.fields.take(pa.array(index))
         columns[f"{end}_category"] = of_end.field("category")
         columns |= {f"{end}_{side}": of_end.field(side) for side in "xywh"}
-    columns["number"] = _numbers(images["digest"].take(pa.array(row)), boxes.fields, box, predicates, kept)
-    return pa.table([columns[name] for name in RELATIONS.names], RELATIONS.names).cast(RELATIONS)
-
-
-def _numbers(
-    digests: pa.ChunkedArray,
-    boxes: pa.StructArray,
-    ends: Mapping[str, np.ndarray[Any, Any]],
-    predicates: pa.Array,
-    kept: np.ndarray[Any, Any],
-) -> pa.Array:
-    """The places of the kept labels in random audits. `digests`: of each label's image; `ends`: rows of `boxes`."""
+    # Only kept labels have a place in random audits.
     places = np.flatnonzero(kept)
-    sides = np.stack([np.asarray(boxes.field(side), np.float64) for side in "xywh"], axis=1)
-    found = np.zeros(len(kept))
-    found[places] = permanent_numbers_of(
-        digests.take(pa.array(places)).to_pylist(),
-        sides,
-        ends["subject"][places],
-        ends["object"][places],
+    numbers = np.zeros(len(kept))
+    numbers[places] = permanent_numbers_of(
+        images["digest"].take(pa.array(row[places])).to_pylist(),
+        boxes.xywh(),
+        box["subject"][places],
+        box["object"][places],
         predicates.take(pa.array(places)).to_pylist(),
         AUDIT_SEED,
     )
-    return pa.array(found, mask=~kept)
-
-
-def _opinions(
-    image_ids: pa.ChunkedArray,
-    row: np.ndarray[Any, Any],
-    ends: Mapping[str, np.ndarray[Any, Any]],
-    predicates: pa.Array,
-    said: Mapping[tuple[int, int, int, str], float],
-) -> pa.Array:
-    """What a verifier says of each label; null where it says nothing. `row`: of each label's image."""
-    if not said:
-        return pa.nulls(len(row), pa.float32())
-    columns = image_ids.take(pa.array(row)), pa.array(ends["subject"]), pa.array(ends["object"]), predicates
-    labels = zip(*(column.to_pylist() for column in columns), strict=True)
-    return pa.array([said.get(label) for label in labels], pa.float32())
-
-
-def _canonical(labels: FlatList) -> pa.Array:
-    """The canonical predicate of every label; each distinct predicate is looked up once."""
-    coded = labels.fields.field("predicate").dictionary_encode()
-    names = pa.array([canonical(name) for name in coded.dictionary.to_pylist()], pa.string())
-    return names.take(coded.indices)
-
-
-def _correct(
-    images: pa.Table, row: np.ndarray[Any, Any], ends: Mapping[str, np.ndarray[Any, Any]], predicates: list[str]
-) -> pa.Array:
-    """Whether each label is a ground-truth relation of its image, in either direction for a symmetric predicate."""
-    given: dict[int, set[Fact]] = {}
-    for at, subject, name, other in FlatList.of(images, "relations").each("subject", "predicate", "object"):
-        if predicate := canonical(name):
-            given.setdefault(at, set()).add((subject, predicate, other))
-    if not given:
-        return pa.nulls(len(row), pa.bool_())
-    labels = zip(row.tolist(), ends["subject"].tolist(), predicates, ends["object"].tolist(), strict=True)
-    return pa.array([holds((s, p, o), given[at]) if at in given else None for at, s, p, o in labels], pa.bool_())
-
-
-def _rows_of(images: pa.Table, table: pa.Table) -> np.ndarray[Any, Any]:
-    """Row of `table` → row of `images` with the same image id; -1 for an image that was not ingested again."""
-    place = {image_id: row for row, image_id in enumerate(images["image_id"].to_pylist())}
-    return np.array([place.get(image_id, -1) for image_id in table["image_id"].to_pylist()], np.int64)
+    columns["number"] = pa.array(numbers, mask=~kept)
+    return pa.table([columns[name] for name in RELATIONS.names], RELATIONS.names).cast(RELATIONS)
 
 
 def _texts(images: pa.Table, captioned: Artifact | None) -> pa.Array:
@@ -207,7 +153,7 @@ def _texts(images: pa.Table, captioned: Artifact | None) -> pa.Array:
         return pa.nulls(len(images), pa.string())
     table = captioned.table("captions")
     texts: dict[int, list[str]] = {}
-    rows = _rows_of(images, table)
+    rows = rows_of(images, table)
     for row, text in FlatList.of(table, "captions").each("text"):
         texts.setdefault(int(rows[row]), []).append(text.replace("\n", " "))
     return pa.array(["\n".join(texts[row]) if row in texts else None for row in range(len(images))], pa.string())
@@ -247,11 +193,10 @@ TABLES = {"images": IMAGES, "relations": RELATIONS, "quarantined": QUARANTINED, 
 
 def partition_counts(part: int, found: LabelledPartition, relations: pa.Table) -> dict[str, pa.Table]:
     """The rows of `counts` and `scores`. `relations`: the partition's labels, as `partition_rows` has them."""
-    judged = relations["reason"].to_pylist()
-    tally = partition_tally(found, judged)
+    tally = partition_tally(found, relations["predicate"].to_pylist(), relations["reason"].to_pylist())
     if found.images is not None and found.tagged is not None:
-        tally.numbers.update(_audited(found.images, found.tagged))
-    rows = [{"part": part, "level": level, "name": name, "number": number} for level, name, number in tally.rows()]
+        tally.update({(level, None): number for level, number in _audited(found.images, found.tagged).items()})
+    rows = [{"part": part, "level": level, "name": name, "number": n} for (level, name), n in tally.items()]
     scored = [_binned(part, measure, relations, measure) for measure in ("score", "probability")]
     scored.append(_binned(part, "fact", _facts(relations), "score"))
     return {"counts": pa.Table.from_pylist(rows, schema=COUNTS), "scores": pa.concat_tables(scored)}
@@ -277,9 +222,9 @@ def _binned(part: int, measure: str, labels: pa.Table, column: str) -> pa.Table:
 def _facts(relations: pa.Table) -> pa.Table:
     """The distinct labels of images with ground-truth relations, each with its highest score."""
     judged = relations.filter(pc.is_valid(relations["correct"]))
-    ends = np.asarray(judged["subject"], np.int64), np.asarray(judged["object"], np.int64)
-    turned = np.isin(np.asarray(judged["predicate"].to_pylist(), object), list(SYMMETRIC)) & (ends[1] < ends[0])
-    first, second = np.where(turned, ends[1], ends[0]), np.where(turned, ends[0], ends[1])
+    is_symmetric = pc.is_in(judged["predicate"], pa.array(sorted(SYMMETRIC))).to_numpy()
+    subject, object_ = (np.asarray(judged[end], np.int64) for end in ("subject", "object"))
+    first, second = unordered_ends(subject, object_, is_symmetric)
     keys = {"image": judged["image"], "first": first, "second": second, "predicate": judged["predicate"]}
     table = pa.table({**keys, **{name: judged[name] for name in ("score", "kept", "correct")}})
     highest = table.group_by(list(keys)).aggregate([("score", "max"), ("kept", "max"), ("correct", "max")])
@@ -288,25 +233,13 @@ def _facts(relations: pa.Table) -> pa.Table:
 
 def _audited(images: Artifact, tagged: Artifact) -> dict[str, int]:
     """Counts over the tagged images with ground-truth relations, by the rules of `LabelAudit`."""
-    rows = images.table("images")
-    ids = tagged.table("relations")["image_id"]
-    given = _distinct(rows, "relations", within=ids)
-    audited = {image_id for image_id, *_ in given}
-    proposed = {fact for fact in _distinct(candidates(tagged), "pairs") if fact[0] in audited} if audited else set()
+    given = facts_by_image(images.table("images"), "relations")
+    audited = [image_id for image_id in tagged.table("relations")["image_id"].to_pylist() if image_id in given]
+    proposed = facts_by_image(candidates(tagged), "pairs") if audited else {}
+    naive = agreement([proposed.get(image_id, set()) for image_id in audited], [given[each] for each in audited])
     return {
         "audited images": len(audited),
-        "audited given": len(given),
-        "audited proposed": len(proposed),
-        "audited reachable": len(given & proposed),
+        "audited given": naive.truths,
+        "audited proposed": naive.kept,
+        "audited reachable": naive.right,
     }
-
-
-def _distinct(table: pa.Table, column: str, within: pa.ChunkedArray | None = None) -> set[tuple[int, int, str, int]]:
-    """Image id and fact of the items of a nested column, canonical and in one direction where that is the same."""
-    ids = table["image_id"].to_pylist()
-    wanted = None if within is None else set(within.to_pylist())
-    found = set()
-    for row, subject, name, other in FlatList.of(table, column).each("subject", "predicate", "object"):
-        if (predicate := canonical(name)) and (wanted is None or ids[row] in wanted):
-            found.add((ids[row], *unordered((subject, predicate, other))))
-    return found

@@ -59,17 +59,11 @@ def exchange(device: torch.device) -> CheckOutcome:
     rates, sums = zip(*_by_rank(_exchange, device), strict=True)
     count = len(rates)
     figure = f"{min(rates):.3g} GB/s over {count} processes by {'NCCL' if is_gpu(device) else 'gloo'}"
-    if set(sums) != {count * (count + 1) / 2}:
-        return CheckOutcome(
-            f"{figure}, sums {sorted(set(sums))}",
-            "wrong",
-            "run nccl-tests, and look for NCCL_ variables in the environment",
-        )
-    if is_gpu(device) and min(rates) < 5:
-        return CheckOutcome(
-            figure, "slow", "GPUs exchange data through the host: look at `nvidia-smi topo -m` and NCCL_P2P_DISABLE"
-        )
-    return CheckOutcome(figure)
+    is_right, is_fast = set(sums) == {count * (count + 1) / 2}, min(rates) >= 5 or not is_gpu(device)
+    outcome = CheckOutcome(figure if is_right else f"{figure}, sums {sorted(set(sums))}")
+    outcome = outcome.unless(is_right, "wrong", "run nccl-tests, and look for NCCL_ variables in the environment")
+    slow = "GPUs exchange data through the host: look at `nvidia-smi topo -m` and NCCL_P2P_DISABLE"
+    return outcome.unless(is_fast, "slow", slow)
 
 
 def _exchange(ranks: Ranks) -> list[float]:
@@ -201,13 +195,10 @@ def versions(device: torch.device) -> CheckOutcome:
         known.append(f"driver {subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()}")
     known += [f"CUDA {torch.version.cuda}", f"cuDNN {torch.backends.cudnn.version()}"]  # type: ignore[no-untyped-call]
     known.append(f"{gpu.name}, sm_{number[0]}{number[1]}, {gpu.total_memory / 2**30:.0f} GiB")
-    figure = ", ".join(known)
     # Compiled code runs on GPUs of its major version alone.
-    if all(int(name.partition("_")[2].rstrip("af")) // 10 != number[0] for name in torch.cuda.get_arch_list()):
-        return CheckOutcome(
-            figure, "wrong", f"install a build of torch for this GPU; this one has {torch.cuda.get_arch_list()}"
-        )
-    return CheckOutcome(figure)
+    runs = any(int(name.partition("_")[2].rstrip("af")) // 10 == number[0] for name in torch.cuda.get_arch_list())
+    advice = f"install a build of torch for this GPU; this one has {torch.cuda.get_arch_list()}"
+    return CheckOutcome(", ".join(known)).unless(runs, "wrong", advice)
 
 
 def products(device: torch.device) -> CheckOutcome:
@@ -218,11 +209,9 @@ def products(device: torch.device) -> CheckOutcome:
         with tf32(is_rounded):
             rates[name] = product_rate(device, dtype) / 1e12
     figure = ", ".join(f"{name} {rate:.3g} TFLOP/s" for name, rate in rates.items())
-    if is_gpu(device) and rates["bf16"] < 2 * rates["fp32"]:
-        return CheckOutcome(
-            figure, "slow", "bf16 should be several times fp32: look for other work on the GPU, and at its clocks"
-        )
-    return CheckOutcome(figure)
+    is_fast = not is_gpu(device) or rates["bf16"] >= 2 * rates["fp32"]
+    slow = "bf16 should be several times fp32: look for other work on the GPU, and at its clocks"
+    return CheckOutcome(figure).unless(is_fast, "slow", slow)
 
 
 def copies(device: torch.device) -> CheckOutcome:
@@ -241,13 +230,8 @@ def copies(device: torch.device) -> CheckOutcome:
     launch = seconds(partial(one.add_, 1), device)
     figure = ", ".join(f"{name} {rate / 1e9:.3g} GB/s" for name, rate in rates.items())
     figure += f", {launch * 1e6:.3g} µs to start an operation"
-    if is_gpu(device) and launch > 2e-5:
-        return CheckOutcome(
-            figure,
-            "slow",
-            "starting an operation takes more than 20 µs: is the host's CPU busy or idling at a low clock?",
-        )
-    return CheckOutcome(figure)
+    slow = "starting an operation takes more than 20 µs: is the host's CPU busy or idling at a low clock?"
+    return CheckOutcome(figure).unless(not is_gpu(device) or launch <= 2e-5, "slow", slow)
 
 
 READS: dict[str, Check] = {

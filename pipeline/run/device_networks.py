@@ -198,9 +198,8 @@ def compilation(device: torch.device) -> CheckOutcome:
             work.predict()
     graphs, breaks = utils.counters["stats"]["unique_graphs"], sum(utils.counters["graph_break"].values())
     figure = f"{graphs} graphs for {SIZES} sizes, {breaks} breaks"
-    if graphs > SIZES or breaks:
-        return CheckOutcome(figure, "slow", "leave `compile = false`: the time goes into compiling")
-    return CheckOutcome(figure)
+    is_fine = graphs <= SIZES and not breaks
+    return CheckOutcome(figure).unless(is_fine, "slow", "leave `compile = false`: the time goes into compiling")
 
 
 def captioning(device: torch.device) -> CheckOutcome:
@@ -271,9 +270,9 @@ def _by_batch(
     waits = _waits(work, max(rates), sides, reader, device)
     figure = ", ".join(f"{rate:.3g} images/s at batch {batch}" for batch, rate in rates.items())
     figure += f", {waits:.0%} of the time spent waiting for JPEGs"
-    if is_gpu(device) and waits > MOST_WAITING:
-        return CheckOutcome(figure, "slow", "raise run.workers, so that more processes read images for a GPU")
-    return CheckOutcome(figure)
+    is_fed = not is_gpu(device) or waits <= MOST_WAITING
+    slow = "raise run.workers, so that more processes read images for a GPU"
+    return CheckOutcome(figure).unless(is_fed, "slow", slow)
 
 
 def _waits(

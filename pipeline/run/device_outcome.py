@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -30,12 +30,14 @@ class CheckOutcome:
     advice: str = ""
     """What to do, if anything."""
 
+    def unless(self, is_fine: bool, state: State, advice: str) -> CheckOutcome:
+        """This outcome, or if something isn't fine, and nothing before it wasn't either, what that means."""
+        return self if is_fine or self.state != "ok" else replace(self, state=state, advice=advice)
+
 
 def judged(is_right: bool, figure: str, suspect: str) -> CheckOutcome:
     """An outcome that is ok, or wrong; then `suspect` is what to look at first."""
-    if is_right:
-        return CheckOutcome(figure)
-    return CheckOutcome(figure, "wrong", f"see whether {suspect} is wrong, then {REPORT}")
+    return CheckOutcome(figure).unless(is_right, "wrong", f"see whether {suspect} is wrong, then {REPORT}")
 
 
 class Absent(Exception):
@@ -92,12 +94,13 @@ def memory_rate(device: torch.device) -> float:
 
 def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """The largest difference of any pair of tensors, as a share of the largest value that was expected there."""
-    return max(
-        float((one.detach().cpu().float() - other.float()).abs().max() / other.abs().max().clamp_min(1e-6))
-        if other.numel()
-        else 0.0
+    shares = (
+        (one.detach().cpu().float() - other.float()).abs().max() / other.abs().max().clamp_min(1e-6)
         for one, other in zip(found, expected, strict=True)
+        if other.numel()
     )
+    # Python's max would lose NaN behind a number.
+    return float(torch.stack([torch.zeros(()), *shares]).max())
 
 
 def compared(

@@ -157,10 +157,7 @@ def reading(kind: AttentionSizes, dtype: torch.dtype, device: torch.device) -> C
     figure += f", grid_sample {1e3 * plain:.3g} ms, fast differs by {off:.1e}"
     if is_gpu(device):
         figure += "".join(f", {kernel}: {choice}" for kernel, picks in chosen().items() for choice in picks.values())
-    if not is_right or off > near:
-        return CheckOutcome(
-            figure, "wrong", f"set {OFF} in the environment, which reads with grid_sample, and {REPORT}"
-        )
-    if is_gpu(device) and ours > plain:
-        return CheckOutcome(figure, "slow", f"{OFF} in the environment reads with grid_sample; {REPORT}")
-    return CheckOutcome(figure)
+    wrong = f"set {OFF} in the environment, which reads with grid_sample, and {REPORT}"
+    outcome = CheckOutcome(figure).unless(is_right and off <= near, "wrong", wrong)
+    slow = f"{OFF} in the environment reads with grid_sample; {REPORT}"
+    return outcome.unless(not is_gpu(device) or ours <= plain, "slow", slow)

@@ -16,7 +16,6 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from pipeline.captioning.captioner import CaptionerPlugin, find_captioner
 from pipeline.captioning.model_folder import model_fault
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.data.catalogue import where_to_get
@@ -30,21 +29,20 @@ from pipeline.run.networks import Finding, networks
 from pipeline.run.recipe import Recipe
 from pipeline.runtime.chat_endpoint import ChatOptions, models_of
 from pipeline.runtime.devices import has_bfloat16
-from pipeline.runtime.engines.ray import RayNode, brief, connect, live_nodes, look_around, room_for
+from pipeline.runtime.engines.ray import RayNode, brief, connect, live_nodes, look_around, room_for, run_on
 from pipeline.runtime.execute import installed_version
+from pipeline.runtime.plugins import PluginSettings
 from pipeline.runtime.stage import GIB
 from pipeline.stages.caption import CaptionStage
 from pipeline.stages.import_tagger import ImportTaggerStage
-from pipeline.stages.labellers import LabellerPlugin, LabellerSettings, find_labeller
 from pipeline.stages.overlap import OverlapStage
 from pipeline.stages.parse import ParseStage
 from pipeline.stages.tag import CandidateSettings, open_candidates
 from pipeline.training.config import MODEL, VOCABULARY
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.trackers import require_extras
-from pipeline.training.vocabulary import is_tokenizer
+from pipeline.training.vocabulary import TrainedNames, is_tokenizer
 from storage.errors import FatalError, PipelineError
-from storage.json_files import read_json
 from storage.open_store import is_remote
 from tagger.matching import AuthorsFileError, is_spoken_of, read_paraphrases
 
@@ -218,7 +216,7 @@ def _source_of(path: Path | str) -> str:
 
 
 def _captioner(settings: Any) -> Iterator[Finding]:
-    for setting, fault in find_captioner(settings).faults():
+    for setting, fault in settings.plugin.faults():
         yield Finding("missing", setting, fault)
     filter_ = Path(settings.filter)
     if settings.filter and filter_.is_dir() and (what := model_fault(filter_)):
@@ -228,15 +226,10 @@ def _captioner(settings: Any) -> Iterator[Finding]:
 def _endpoint_options(context: RunContext) -> Iterator[tuple[str, ChatOptions]]:
     """Section and options of each step that asks an endpoint."""
     for step in context.steps:
-        plugin: CaptionerPlugin | LabellerPlugin
-        if isinstance(step.settings, CaptionSettings):
-            section, plugin = "caption", find_captioner(step.settings)
-        elif isinstance(step.settings, LabellerSettings):
-            section, plugin = step.settings.section, find_labeller(step.settings)
-        else:
-            continue
-        if isinstance(plugin.options, ChatOptions):
-            yield section, plugin.options
+        if isinstance(step.settings, PluginSettings):
+            options = step.settings.plugin.options
+            if isinstance(options, ChatOptions):
+                yield step.settings.section, options
 
 
 def _endpoints(context: RunContext) -> Iterator[Finding]:
@@ -341,8 +334,8 @@ def usual_texts(context: RunContext) -> Iterator[Finding]:
         with suppress(FatalError):  # `_weights` reports missing files
             files = step.stage(step.settings).files()
             if VOCABULARY in files:
-                known = read_json(files[VOCABULARY], dict[str, Any])
-                if known.get("objects") or known.get("predicates"):
+                known = TrainedNames.read(files[VOCABULARY])
+                if known.objects or known.predicates:
                     continue
             lost = (
                 f"no {VOCABULARY} with names is next to {files[MODEL]}, so images' lists of texts lack the names and "
@@ -380,10 +373,10 @@ def _accelerator() -> Finding:
     return absent
 
 
-def stated_ranges(package: str = "rlip", extras: Iterable[str] = ()) -> list[Requirement]:
-    """The requirements of an installed package, including some of its extras; empty if it is not installed."""
+def stated_ranges(extras: Iterable[str] = ()) -> list[Requirement]:
+    """The requirements of rlip, including some of its extras; empty if it is not installed."""
     try:
-        lines = distribution(package).requires or []
+        lines = distribution("rlip").requires or []
     except PackageNotFoundError:
         return []
     environments = [{"extra": extra} for extra in ("", *extras)]
@@ -470,18 +463,12 @@ def _room(context: RunContext, nodes: Sequence[RayNode]) -> Iterator[Finding]:
 
 def _views(context: RunContext, ray: Any, nodes: Sequence[RayNode]) -> Iterator[Finding]:
     """Ask every node for its version of rlip, and whether it sees the folder of the run and a store in a folder."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     probes: list[Path] = []
     try:
         if not is_remote(context.recipe.store):
             probes.append(context.store.root / "pending" / f".probe-{uuid.uuid4().hex}")
             probes[0].touch()
-        look, pinned = ray.remote(num_cpus=0, max_retries=0)(look_around), NodeAffinitySchedulingStrategy
-        running = [
-            look.options(scheduling_strategy=pinned(node.id, soft=False)).remote((Path.cwd(), *probes))
-            for node in nodes
-        ]
+        running = [run_on(ray, node, 0, 0, look_around, (Path.cwd(), *probes)) for node in nodes]
         ray.wait(running, num_returns=len(running), timeout=PROBE_SECONDS)
         for node, task in zip(nodes, running, strict=True):
             yield from _answer(ray, f"node {node.ip}", task, probes)

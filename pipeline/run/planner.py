@@ -121,12 +121,10 @@ class Planner:
         if step.stage.audit is Stage.audit and not limit:
             return
         made = self.done[step.name]
-        tables = {
-            table: self._whole(step, table, steps)
-            if step.stage.whole
-            else [self.done[self._writer(steps, part)][part] for part in made]
-            for table, steps in step.reads.items()
-        }
+        if step.stage.whole:
+            tables = self._whole(step, step.reads)
+        else:
+            tables = {t: [self.done[self._writer(s, part)][part] for part in made] for t, s in step.reads.items()}
         tables[step.stage.writes] = list(made.values())
         contents = {table: [artifact.content for artifact in artifacts] for table, artifacts in tables.items()}
         stamp = digest_json([step.stage.audit_version, limit, step.settings.model_dump(mode="json"), contents])
@@ -139,7 +137,7 @@ class Planner:
 
     def uses(self, step: Step) -> dict[str, tuple[Path, ...]]:
         """Folders of the artifacts that the stage of the step is opened with, by table."""
-        return _folders({table: self._whole(step, table, steps) for table, steps in step.uses.items()})
+        return _folders(self._whole(step, step.uses))
 
     def blocked(self, step: Step) -> str:
         """Why a step can't be planned: a failed check of a partition that it needs as a whole; "" if none failed."""
@@ -173,7 +171,7 @@ class Planner:
         stage = step.stage(step.settings)
         settings = stage.row_settings()
         weights = {role: self.context.digest(path) for role, path in stage.files().items()}
-        uses = {table: self._whole(step, table, steps) for table, steps in step.uses.items()}
+        uses = self._whole(step, step.uses)
         before = self.context.run.keys(step.name) if step.stage.row_wise else {}
         for partition, inputs in self._partitions(step, stage, without):
             digests = {table: [artifact.content for artifact in found] for table, found in {**inputs, **uses}.items()}
@@ -190,7 +188,7 @@ class Planner:
     ) -> Iterator[tuple[Partition, dict[str, list[Artifact]]]]:
         """Yield each partition of a step with the artifacts that it reads."""
         if step.stage.whole:
-            every = {table: self._whole(step, table, steps) for table, steps in step.reads.items()}
+            every = self._whole(step, step.reads)
             taken = {table: [a for a in found if stage.takes(table, a)] for table, found in every.items()}
             # If it takes nothing, the stage itself says what it lacks.
             yield Partition(WHOLE, (), ""), {table: found or every[table] for table, found in taken.items()}
@@ -220,14 +218,17 @@ class Planner:
         covered = {step.name: step.datasets for step in self.context.steps}
         return next(name for name in reversed(steps) if dataset_of(partition) in covered[name])
 
-    def _whole(self, step: Step, table: str, steps: tuple[str, ...]) -> list[Artifact]:
-        wanted = step.from_datasets.get(table)
-        return [
-            artifact
-            for name in steps
-            for partition, artifact in self.done[name].items()
-            if wanted is None or dataset_of(partition) in wanted
-        ]
+    def _whole(self, step: Step, tables: Mapping[str, tuple[str, ...]]) -> dict[str, list[Artifact]]:
+        """Table → the artifacts of all partitions of the datasets that the step reads."""
+        return {
+            table: [
+                artifact
+                for name in steps
+                for partition, artifact in self.done[name].items()
+                if (wanted := step.from_datasets.get(table)) is None or dataset_of(partition) in wanted
+            ]
+            for table, steps in tables.items()
+        }
 
 
 @dataclass(frozen=True)

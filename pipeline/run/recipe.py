@@ -15,15 +15,14 @@ from pipeline.detection.settings import DetectSettings
 from pipeline.report.view import REPORTS
 from pipeline.runtime.logs import LogFormat
 from pipeline.runtime.settings import Address, Settings, file_read, runtime
-from pipeline.stages.caption import CaptionStage
-from pipeline.stages.detect import DetectStage
 from pipeline.stages.evaluate import EvaluateSettings
 from pipeline.stages.ingest import IngestSettings
+from pipeline.stages.order import STAGES
 from pipeline.stages.parse import ParseSettings
 from pipeline.stages.shard import FROM_CAPTIONS, ShardSettings, ShardStage
 from pipeline.stages.split import SplitSettings
-from pipeline.stages.tag import TagSettings, TagStage
-from pipeline.stages.verify import VerifySettings, VerifyStage
+from pipeline.stages.tag import TagSettings
+from pipeline.stages.verify import VerifySettings
 from pipeline.training.config import MODEL
 from pipeline.training.settings import TaggerSettings, TrainingSettings
 from scenes import SAMPLE_WEIGHTS
@@ -254,14 +253,9 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _plugins_have_these_options(self) -> Recipe:
-        stages = (
-            (self.caption, CaptionStage),
-            (self.detect, DetectStage),
-            (self.tag, TagStage),
-            (self.verify, VerifyStage),
-        )
-        for section, stage in stages:
-            if section is not None and section.options:
+        for stage in STAGES:
+            section: Any = getattr(self, stage.name, None)
+            if getattr(section, "options", None):
                 stage(section).row_settings()
         return self
 

@@ -140,18 +140,15 @@ class Rehearsal:
         figure += "".join(
             f"; {waits / STEPS:g} waits per step at {line}" for line, waits in ran.measured["waits"].items()
         )
-        return CheckOutcome(figure, *(("slow", "raise num_workers") if values["data_wait"] > MOST_WAITING else ()))
+        return CheckOutcome(figure).unless(values["data_wait"] <= MOST_WAITING, "slow", "raise num_workers")
 
     def _again(self, device: torch.device) -> CheckOutcome:
         ran = self._run({"checkpoint_every": STEPS})
         seconds, size = ran.summary.checkpoint_wait / 2, bytes_in_words(ran.checkpoint_bytes / 2)
         figure = f"after {2 * STEPS} steps; {seconds:.2g} s for a checkpoint of {size}"
         self._repeats = ran.weights == self._needed.weights
-        if self._repeats:
-            return CheckOutcome(f"the same weights {figure}")
-        return CheckOutcome(
-            f"different weights {figure}", "wrong", f"resumed runs will differ in their last bits; {REPORT}"
-        )
+        outcome = CheckOutcome(f"{'the same' if self._repeats else 'different'} weights {figure}")
+        return outcome.unless(self._repeats, "wrong", f"resumed runs will differ in their last bits; {REPORT}")
 
     def _killed(self, device: torch.device) -> CheckOutcome:
         ran = self._run({"checkpoint_every": STEPS // 2, "restarts": 1}, dies_after=STEPS)
@@ -160,9 +157,9 @@ class Rehearsal:
             return CheckOutcome(figure, "wrong", f"its checkpoint was lost; {REPORT}")
         if not self._repeats:
             return CheckOutcome(f"{figure}; weights are not compared, since they differ without it too")
-        if ran.weights != self._needed.weights:
-            return CheckOutcome(f"{figure}, different weights at the end", "wrong", REPORT)
-        return CheckOutcome(f"{figure}, the same weights at the end")
+        is_same = ran.weights == self._needed.weights
+        figure += f", {'the same' if is_same else 'different'} weights at the end"
+        return CheckOutcome(figure).unless(is_same, "wrong", REPORT)
 
     def _variant(self, name: str, value: Any, device: torch.device) -> CheckOutcome:
         """Tries a setting on top of the best ones, to which it belongs from then on if it is faster."""
@@ -187,9 +184,9 @@ class Rehearsal:
         with without_kernels():
             ran = self._run(self._best_changes)
         figure, is_near = f"{self._beside(ran)}; the loss differs by {self._far(ran):.2%}", self._far(ran) <= NEAR_BF16
-        if is_near and ran.speed <= GAIN * (self._best or self._needed).speed:
-            return CheckOutcome(figure)
-        return CheckOutcome(figure, "slow" if is_near else "wrong", f"set {OFF} in the environment, and {REPORT}")
+        is_slower = ran.speed <= GAIN * (self._best or self._needed).speed
+        advice = f"set {OFF} in the environment, and {REPORT}"
+        return CheckOutcome(figure).unless(is_near, "wrong", advice).unless(is_slower, "slow", advice)
 
     def _fragmented(self, device: torch.device) -> CheckOutcome:
         """Trains for longer, on views of changing sizes, which fragment the memory."""
@@ -197,9 +194,9 @@ class Rehearsal:
             raise Absent("not measured: PyTorch counts the memory of GPUs only")
         ran = self._run({**self._best_changes, "steps": LONG})
         figure, allocated = f"{ran} after {LONG} steps", ran.tracked["memory_gib"]
-        if ran.measured["reserved_gib"] <= MOST_RESERVED * allocated:
-            return CheckOutcome(figure)
-        return CheckOutcome(figure, "slow", "set PYTORCH_ALLOC_CONF=expandable_segments:True in the environment")
+        is_whole = ran.measured["reserved_gib"] <= MOST_RESERVED * allocated
+        advice = "set PYTORCH_ALLOC_CONF=expandable_segments:True in the environment"
+        return CheckOutcome(figure).unless(is_whole, "slow", advice)
 
     def _largest(self, device: torch.device) -> CheckOutcome:
         """Trains on the largest views with the best settings, which are given up if that fails."""

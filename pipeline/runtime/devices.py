@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from storage.errors import FatalError
 
@@ -35,11 +35,6 @@ def choose_device(setting: str, number: int = 0) -> torch.device:
             "to 'auto' or 'cpu'; `rlip doctor` says why a GPU can't be used"
         )
     return torch.device("cuda", int(index) if index else number % count)
-
-
-def best_precision(setting: str) -> Literal["float32", "bfloat16"]:
-    """The fastest precision of the device that `setting` selects: what `precision = "auto"` stands for."""
-    return "bfloat16" if has_bfloat16(setting) else "float32"
 
 
 def has_bfloat16(setting: str) -> bool:

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict, ValidationError
 
 from pipeline.runtime.settings import Settings
+from pipeline.runtime.stage import Resources, Stage
 from storage.errors import FatalError, did_you_mean
 
 
@@ -118,9 +119,10 @@ class OpenedPlugin(ABC):
     uses_gpu: ClassVar[bool] = False
     """Whether it runs on the device of setting `device`, or always on the CPU."""
 
-    def __init__(self, options: PluginOptions, section: str) -> None:
-        """Raises `FatalError` for options that it does not have."""
-        self.options = options_of(self, options, f"{section}.options")
+    def __init__(self, settings: Any) -> None:
+        """Raises `FatalError` for options that it does not have. `settings`: those of its stage."""
+        self.settings = settings
+        self.options = options_of(self, settings.options, f"{settings.section}.options")
 
     def row_settings(self) -> dict[str, Any]:
         """Further settings for the key."""
@@ -129,3 +131,47 @@ class OpenedPlugin(ABC):
     def files(self) -> dict[str, Path]:
         """Files or folders whose content is part of the key, by role. Raises `FatalError` when one is missing."""
         return {}
+
+
+class PluginSettings(Settings):
+    """Settings of a stage whose work a captioner or labeller does."""
+
+    section: ClassVar[str]
+    """The recipe's section of these settings."""
+    group: ClassVar[str]
+    """The plug-in's group, e.g. "captioners"."""
+    named_by: ClassVar[str]
+    """The setting that names the plug-in."""
+
+    @property
+    def plugin(self) -> Any:
+        """The plug-in. Raises `FatalError` if its package is broken, or it lacks an option."""
+        return load_plugin(self.group, getattr(self, self.named_by))(self)
+
+
+class PluginStage(Stage):
+    """A stage whose work a captioner or labeller does."""
+
+    uses_gpu = True
+
+    @property
+    def plugin(self) -> OpenedPlugin:
+        """The plug-in that the settings name. Raises `FatalError` as they do."""
+        plugin: OpenedPlugin = self.settings.plugin
+        return plugin
+
+    def row_settings(self) -> dict[str, Any]:
+        """The settings that change rows, with those of the plug-in."""
+        return super().row_settings() | self.plugin.row_settings()
+
+    def files(self) -> dict[str, Path]:
+        """The files of the plug-in. Raises `FatalError` if one is missing."""
+        return self.plugin.files()
+
+    def imports(self) -> tuple[str, ...]:
+        """The modules of the plug-in."""
+        return self.plugin.imports
+
+    def resources(self) -> Resources:
+        """The resources of one worker."""
+        return Resources.on(self.settings.device if self.plugin.uses_gpu else "cpu", self.files().values())

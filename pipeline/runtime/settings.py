@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from pipeline.runtime.devices import best_precision
+from pipeline.runtime.devices import has_bfloat16
 from storage.errors import FatalError
 
 
@@ -56,7 +56,8 @@ class Settings(BaseModel):
         such as the precision that "auto" stands for on this machine."""
         if getattr(self, "precision", None) != "auto":
             return self
-        return self.model_copy(update={"precision": best_precision(str(getattr(self, "device", "cpu")))})
+        fastest = "bfloat16" if has_bfloat16(str(getattr(self, "device", "cpu"))) else "float32"
+        return self.model_copy(update={"precision": fastest})
 
     def with_paths(self, mark: PathMark, find: Callable[[str, str | Path], str | Path], section: str = "") -> Self:
         """These settings with what `find` makes of the dotted name and value of each path in a field with this mark."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import combinations, islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -14,14 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pyarrow as pa
 from PIL import Image, ImageDraw
 
-from pipeline.captioning.captioner import Caption, ImageInput, find_captioner, merge
+from pipeline.captioning.captioner import Caption, Captioner, ImageInput, merge
 from pipeline.captioning.captioners import Blip
 from pipeline.captioning.model_folder import find_model
 from pipeline.captioning.settings import REGION_SETTINGS, CaptionSettings
 from pipeline.data.images.folders import locate_image
-from pipeline.data.images.opening import BadImage, read_ahead, read_image
+from pipeline.data.images.opening import BadImage, done_ahead, read_ahead, read_image
 from pipeline.data.images.refs import ImageRef
 from pipeline.runtime.chat_endpoint import tokens_taken
+from pipeline.runtime.plugins import PluginStage
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Resources, Stage
 from storage.tables import CAPTIONS, IMAGE_CAPTIONS
@@ -39,7 +38,7 @@ _AFTER = {"merge_draws", "match_at_least"}
 """Settings that apply to every captioner."""
 
 
-class CaptionStage(Stage):
+class CaptionStage(PluginStage):
     """Captions the images in one partition that have a box, or their boxes. One without captions keeps an empty
     list."""
 
@@ -47,7 +46,6 @@ class CaptionStage(Stage):
     version = 4
     reads = ("images",)
     writes = "captions"
-    uses_gpu = True
     loads = "the captioner"
     schema = IMAGE_CAPTIONS
     row_wise = True
@@ -60,27 +58,25 @@ class CaptionStage(Stage):
 
     def row_settings(self) -> dict[str, Any]:
         """The settings that change captions: those of the captioner, those that apply to all, and the filter's."""
-        own = find_captioner(self.settings).row_settings()
         applied = {"captioner", *_AFTER, *(REGION_SETTINGS if self.settings.crops else ())}
         if self.settings.filter:
             applied.add("precision")
-        return self.settings.model_dump(mode="json", include=applied) | own
+        return self.settings.model_dump(mode="json", include=applied) | self.plugin.row_settings()
 
     def files(self) -> dict[str, Path]:
         """The files of the captioner and of the filter. Raises `FatalError` if one is missing."""
-        settings, found = self.settings, find_captioner(self.settings).files()
+        settings, found = self.settings, super().files()
         if settings.filter:
             found["filter"] = find_model(settings.filter, settings.hub, setting="filter")
         return found
 
     def resources(self) -> Resources:
-        """The resources of one worker."""
-        uses_gpu = self.settings.filter or find_captioner(self.settings).uses_gpu
-        return Resources.on(self.settings.device if uses_gpu else "cpu", self.files().values())
+        """The resources of one worker. A filter uses the device in any case."""
+        return Stage.resources(self) if self.settings.filter else super().resources()
 
     def imports(self) -> tuple[str, ...]:
         """The modules of the captioner, and BLIP's if one filters."""
-        return (*find_captioner(self.settings).imports, *(Blip.imports if self.settings.filter else ()))
+        return (*super().imports(), *(Blip.imports if self.settings.filter else ()))
 
     def decisive(self, table: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """The image and whether it has a box. Boxes themselves count only if they are captioned."""
@@ -89,7 +85,7 @@ class CaptionStage(Stage):
 
     def open(self, uses: Inputs) -> None:
         """Load the captioner, and the filter if the settings name one."""
-        self._captioner = find_captioner(self.settings).open(self.worker)
+        self._captioner: Captioner = self.settings.plugin.open(self.worker)
         self._scorer: MatchScorer | None = None
         if self.settings.filter:
             from pipeline.captioning.blip import MatchScorer  # loads torch, which recorded captions don't need
@@ -134,22 +130,11 @@ class CaptionStage(Stage):
 
     def _captioned(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, list[list[Caption]]]]:
         """Each batch with its captions, in order. A captioner that waits for a server has several batches at once."""
-        together = find_captioner(self.settings).batches_at_once
+        together = self.settings.plugin.batches_at_once
         if together == 1:
-            yield from ((batch, self._drawn(batch)) for batch in batches)
-            return
-        pool, waiting = ThreadPoolExecutor(together), deque[tuple[Batch, Future[list[list[Caption]]]]]()
-        try:
-            for batch in batches:
-                waiting.append((batch, pool.submit(self._drawn, batch)))
-                if len(waiting) == together:
-                    first, captions = waiting.popleft()
-                    yield first, captions.result()
-            for first, captions in waiting:
-                yield first, captions.result()
-        finally:
-            # After an error, nobody needs the captions that are still under way.
-            pool.shutdown(wait=False, cancel_futures=True)
+            return ((batch, self._drawn(batch)) for batch in batches)
+        # After an error, nobody needs the captions that are still under way.
+        return done_ahead(lambda batch: (batch, self._drawn(batch)), batches, together, together, waits=False)
 
     def _regions(
         self, rows: list[dict[str, Any]], made: dict[int, list[dict[str, Any]]], rejected: list[Rejected]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
@@ -13,12 +13,8 @@ from pipeline.data.images.opening import BadImage, read_ahead, read_image
 from pipeline.detection.settings import DetectSettings
 from pipeline.runtime.plugins import load_plugin, options_of, plugin_terms
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
-from storage.tables import DETECTIONS, IMAGES, write_table
+from storage.tables import DETECTIONS, DETECTIONS_FILE, IMAGES, write_table
 
-if TYPE_CHECKING:
-    from pipeline.detection.detector import NamedBoxes
-
-DETECTIONS_FILE = "detections.parquet"
 _CHUNK = 4
 """Batches whose images are in memory together, so that images of equal size can share a forward pass."""
 
@@ -84,7 +80,8 @@ class DetectStage(Stage):
             ]
             found = self._detector.detect([image for _, image in readable], [row["uri"] for row, _ in readable])
             for (row, _), named in zip(readable, found, strict=True):
-                detected.append(row | {"boxes": _boxes(named, self._detector.categories), "pairs": []})
+                boxes = [box | {"crowd": False, "source_id": -1} for box in named.boxes.rows(self._detector.categories)]
+                detected.append(row | {"boxes": boxes, "pairs": []})
                 others += named.other_names
             report(len(detected) + len(rejected), len(rows))
         # Both tables come from the same rows: a schema takes the fields it has, and IMAGES has no score.
@@ -97,23 +94,3 @@ class DetectStage(Stage):
         """Count the boxes, and the images without any."""
         counts = [len(boxes) for boxes in table["boxes"].to_pylist()]
         return {"boxes": sum(counts), "images without boxes": counts.count(0)}
-
-
-def _boxes(named: NamedBoxes, categories: tuple[str, ...]) -> list[dict[str, Any]]:
-    found = named.boxes
-    assert found.scores is not None
-    return [
-        {
-            "category": categories[label],
-            "x": left,
-            "y": top,
-            "w": right - left,
-            "h": bottom - top,
-            "crowd": False,
-            "source_id": -1,
-            "score": score,
-        }
-        for (left, top, right, bottom), label, score in zip(
-            found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True
-        )
-    ]

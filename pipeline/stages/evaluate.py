@@ -17,7 +17,7 @@ from pipeline.stages.split import NameTriplet, unseen_triplets
 from pipeline.training.config import MODEL, VOCABULARY
 from storage.artifact import REMOVE_ARTIFACT
 from storage.json_files import read_json
-from storage.tables import METRICS
+from storage.tables import DETECTIONS_FILE, METRICS
 
 
 class VcocoFiles(Settings):
@@ -106,7 +106,7 @@ class EvaluateStage(Stage):
         network = load(weights.file(MODEL), weights.folder).to(choose_device(self.settings.device, self.worker))
         test_set = TestSet(inputs.table("images").to_pylist(), self.image_folders)
         settings, names = self.settings, test_set.names
-        file = work / "detections.parquet"
+        file = work / DETECTIONS_FILE
         scored = []
         with DetectionsWriter(file) as writer:
             predictor = Predictor(

@@ -12,7 +12,7 @@ from pipeline.runtime.settings import Settings, file_read, runtime
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
 from pipeline.training.config import MODEL, VOCABULARY
 from pipeline.training.settings import CALIBRATION
-from pipeline.training.vocabulary import is_tokenizer, tokenizer_files
+from pipeline.training.vocabulary import tokenizer_files, tokenizer_of
 from storage.errors import FatalError
 from storage.open_store import existing_store
 from storage.runs import find_run
@@ -50,13 +50,8 @@ class ImportTaggerStage(Stage):
         found = _files(settings.weights, settings.store)
         if "tokenizer.json" in found or {"vocab.json", "merges.txt"} <= found.keys():
             return found
-        if settings.tokenizer is None or not is_tokenizer(settings.tokenizer):
-            raise FatalError(
-                f"tag.weights = {settings.weights}: no tokenizer is next to {found[MODEL]} (tokenizer.json, or "
-                "vocab.json and merges.txt); copy its files there, or set train_tagger.tokenizer to its folder, e.g. "
-                "of roberta-base"
-            )
-        return found | tokenizer_files(settings.tokenizer)
+        named, (beside, *_) = f"tag.weights = {settings.weights}", found.values()
+        return found | tokenizer_of(beside, settings.tokenizer, named, "train_tagger.tokenizer")
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Copy the files. Weights alone know no names; then images are scaled as the settings say."""

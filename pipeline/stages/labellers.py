@@ -6,32 +6,34 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
 from pydantic import AfterValidator, Field
 
 from pipeline.runtime.devices import choose_device
-from pipeline.runtime.plugins import OpenedPlugin, PluginOptions, RequireName, load_plugin
+from pipeline.runtime.plugins import OpenedPlugin, PluginOptions, PluginSettings, RequireName
 from pipeline.runtime.processes import keep_freed_memory
-from pipeline.runtime.settings import Settings, file_read, runtime
+from pipeline.runtime.settings import file_read, runtime
 from pipeline.training.config import MODEL, VOCABULARY
 from pipeline.training.settings import CALIBRATION
+from pipeline.training.vocabulary import TrainedNames
 from storage.artifact import REMOVE_ARTIFACT, Artifact
 from storage.digests import digest_file
 from storage.errors import FatalError
-from storage.json_files import read_json
-from tagger.labelling.blind_labeller import BlindLabeller
+from tagger.labelling.blind_labeller import BlindLabeller, Way
 from tagger.labelling.calibration import Calibration, Stack
 
 if TYPE_CHECKING:
     from tagger.labelling.tagging_image import Labels, TaggingImage
 
 
-class LabellerSettings(Settings):
+class LabellerSettings(PluginSettings):
     """How candidates are scored."""
 
     section: ClassVar[str] = "tag"
-    """The recipe's section of these settings."""
+    group: ClassVar[str] = "labellers"
+    named_by: ClassVar[str] = "method"
+
     method: Annotated[str, AfterValidator(RequireName("labellers"))] = "tagger"
     """What scores candidates. tagger: the Relation Tagger; clip: a CLIP model on the rectangle around both boxes; vlm:
     a vision-language model behind an HTTP endpoint, by forced choice (docs/labels.md); prior: boxes and names alone;
@@ -96,12 +98,9 @@ class OpenLabeller:
 class LabellerPlugin(OpenedPlugin):
     """A registered labeller: the files it reads and how to open it. Creating it must be quick."""
 
+    settings: LabellerSettings
     verifies: ClassVar[bool] = True
     """Whether it can give a second opinion: it needs no tagger, and looks at the image."""
-
-    def __init__(self, settings: LabellerSettings) -> None:
-        super().__init__(settings.options, settings.section)
-        self.settings = settings
 
     @abstractmethod
     def open(self, taggers: Sequence[Artifact], worker: int) -> list[OpenLabeller]:
@@ -111,24 +110,17 @@ class LabellerPlugin(OpenedPlugin):
         """
 
 
-def find_labeller(settings: LabellerSettings) -> LabellerPlugin:
-    """The labeller that the settings name. Raises `FatalError` if its package is broken."""
-    plugin: LabellerPlugin = load_plugin("labellers", settings.method)(settings)
-    return plugin
-
-
 class Tagger(LabellerPlugin):
-    """The Relation Tagger."""
+    """The Relation Tagger, of stage `tag` alone."""
 
+    settings: TaggerLabellerSettings
     imports = ("models.relation_tagger",)
     uses_gpu = True
     verifies = False
 
     def open(self, taggers: Sequence[Artifact], worker: int) -> list[OpenLabeller]:
         """Loads one for each of the taggers."""
-        assert isinstance(self.settings, TaggerLabellerSettings), "only stage tag has taggers"
-        found = [_calibration(tagger) for tagger in taggers]
-        known = [each for each in found if each is not None]
+        known = [found for tagger in taggers if (found := _calibration(tagger)) is not None]
         calibration = Calibration.mean(known) if known else None
         return [_tagger(self.settings, tagger, calibration, worker) for tagger in taggers]
 
@@ -160,24 +152,23 @@ class Clip(LabellerPlugin):
         return [OpenLabeller(labeller, f"clip {folder.name}", None, Stack())]
 
 
-class Prior(LabellerPlugin):
-    """Each candidate's prior. It is the score, and must not count as a tagger's."""
-
-    verifies = False
-
-    def open(self, taggers: Sequence[Artifact], worker: int) -> list[OpenLabeller]:
-        """Loads nothing."""
-        return [OpenLabeller(BlindLabeller("prior", self.settings.floor), "prior", None, Stack(tagger=0.0))]
-
-
 class Naive(LabellerPlugin):
     """Every candidate is a label."""
 
     verifies = False
+    way: Way = "naive"
+    stack = Stack()
 
     def open(self, taggers: Sequence[Artifact], worker: int) -> list[OpenLabeller]:
         """Loads nothing."""
-        return [OpenLabeller(BlindLabeller("naive", self.settings.floor), "naive", None, Stack())]
+        return [OpenLabeller(BlindLabeller(self.way, self.settings.floor), self.way, None, self.stack)]
+
+
+class Prior(Naive):
+    """Each candidate's prior. It is the score, and must not count as a tagger's."""
+
+    way: Way = "prior"
+    stack = Stack(tagger=0.0)
 
 
 def _calibration(tagger: Artifact) -> Calibration | None:
@@ -198,7 +189,7 @@ def _tagger(
 
     assert settings.precision != "auto", "a run plans its settings"
     keep_freed_memory()
-    vocabulary = read_json(artifact.file(VOCABULARY), dict[str, Any], REMOVE_ARTIFACT)
+    vocabulary = TrainedNames.read(artifact.file(VOCABULARY), REMOVE_ARTIFACT)
     weights = artifact.file(MODEL)
     try:
         tagger = load(weights, artifact.folder)
@@ -206,8 +197,8 @@ def _tagger(
             raise WeightsError(f"contains weights of {type(tagger).__name__}, not of a Relation Tagger")
         labeller = TaggerLabeller(
             tagger.to(choose_device(settings.device, worker)),
-            settings.categories or vocabulary["objects"][: settings.category_texts],
-            vocabulary["predicates"][: settings.predicate_texts],
+            settings.categories or vocabulary.objects[: settings.category_texts],
+            vocabulary.predicates[: settings.predicate_texts],
             calibration,
             settings.predicates,
             settings.floor,
@@ -218,4 +209,4 @@ def _tagger(
     except (WeightsError, FloatingPointError, ValueError) as error:
         raise FatalError(f"tagger {artifact.key[:12]}: {error}; remove {artifact.folder} and run again") from error
     stack = calibration.stack if calibration is not None else Stack()
-    return OpenLabeller(labeller, digest_file(weights), vocabulary["image_size"], stack)
+    return OpenLabeller(labeller, digest_file(weights), vocabulary.image_size, stack)

@@ -7,7 +7,7 @@ of runs in a store reveal.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -139,45 +139,31 @@ def _overlaps(trained: pa.Table, tests: pa.Table, distance: int) -> Iterator[dic
 
     An image id is meaningful only within a dataset: datasets number their images independently.
     """
-    test_rows = tests.to_pylist()
-    by_digest: dict[str, list[int]] = {}
-    by_id: dict[tuple[str, int], list[int]] = {}
-    for number, test in enumerate(test_rows):
-        by_digest.setdefault(test["digest"], []).append(number)
-        by_id.setdefault((test["dataset"], test["image_id"]), []).append(number)
-    near = _near(trained, tests, distance)
-    for position in _candidates(trained, tests, near):
-        image = trained.slice(position, 1).to_pylist()[0]
-        bits = near.get(position, {})
-        matches = dict.fromkeys(bits, NEAR_DUPLICATE)
-        matches |= dict.fromkeys(by_id.get((image["dataset"], image["image_id"]), ()), SAME_ID)
-        matches |= dict.fromkeys(by_digest.get(image["digest"], ()), SAME_BYTES)
-        for number, how in sorted(matches.items()):
-            yield {
-                "dataset": image["dataset"],
-                "image_id": image["image_id"],
-                "test_dataset": test_rows[number]["dataset"],
-                "test_image_id": test_rows[number]["image_id"],
-                "how": how,
-                "distance": bits[number] if how == NEAR_DUPLICATE else None,
-            }
+    found = {pair: (NEAR_DUPLICATE, bits) for pair, bits in _near(trained, tests, distance).items()}
+    own, others = (table.append_column("place", pa.array(range(len(table)), pa.int64())) for table in (trained, tests))
+    for how, keys in ((SAME_ID, ["dataset", "image_id"]), (SAME_BYTES, ["digest"])):
+        columns = [*keys, "place"]
+        pairs = own.select(columns).join(others.select(columns), keys, join_type="inner", right_suffix=" in tests")
+        places = (pairs[name].to_pylist() for name in ("place", "place in tests"))
+        found |= dict.fromkeys(zip(*places, strict=True), (how, None))
+    for (place, test), (how, bits) in sorted(found.items()):
+        (image,), (other,) = trained.slice(place, 1).to_pylist(), tests.slice(test, 1).to_pylist()
+        yield {
+            "dataset": image["dataset"],
+            "image_id": image["image_id"],
+            "test_dataset": other["dataset"],
+            "test_image_id": other["image_id"],
+            "how": how,
+            "distance": bits,
+        }
 
 
-def _candidates(trained: pa.Table, tests: pa.Table, near: Collection[int]) -> list[int]:
-    """Positions of the training images that may overlap, so that not every row becomes a Python object."""
-    same_bytes = pc.is_in(trained["digest"], tests["digest"].combine_chunks())
-    same_set = pc.is_in(trained["dataset"], tests["dataset"].combine_chunks())
-    return sorted({*np.flatnonzero(pc.or_(same_bytes, same_set)).tolist(), *near})
-
-
-def _near(trained: pa.Table, tests: pa.Table, distance: int) -> dict[int, dict[int, int]]:
-    """Position of a training image → position of an evaluation image → number of bits where their hashes differ."""
-    near: dict[int, dict[int, int]] = {}
+def _near(trained: pa.Table, tests: pa.Table, distance: int) -> dict[tuple[int, int], int | None]:
+    """Places of a training and an evaluation image → number of bits where their hashes differ."""
     images, others = (np.flatnonzero(table["phash"].is_valid()) for table in (trained, tests))
     hashes, other_hashes = (table["phash"].drop_null().to_numpy() for table in (trained, tests))
-    for i, j, bits in near_duplicates(hashes, other_hashes, distance):
-        near.setdefault(int(images[i]), {})[int(others[j])] = bits
-    return near
+    near = near_duplicates(hashes, other_hashes, distance)
+    return {(int(images[i]), int(others[j])): bits for i, j, bits in near}
 
 
 def _in_words(row: dict[str, Any]) -> str:

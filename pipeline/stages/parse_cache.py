@@ -67,8 +67,8 @@ class ParseCache:
             for text in texts:
                 own = (self._parser, _digest(text))
                 for row in connection.execute(f"{_SELECT} WHERE parser = ? AND text = ?", own):
-                    with suppress(_Damaged):
-                        found[text] = _read(*row)
+                    if (parse := _read(*row)) is not None:
+                        found[text] = parse
             return found
 
         return self._use(look_up)
@@ -132,20 +132,14 @@ def cache_fault(path: Path) -> str:
             (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
             if found != "ok":
                 return str(found)
-            for row in connection.execute(_SELECT):
-                _read(*row)
-    except _Damaged:
-        return "the parse of a caption does not match its checksum"
+            if any(_read(*row) is None for row in connection.execute(_SELECT)):
+                return "the parse of a caption does not match its checksum"
     except sqlite3.Error as error:
         if not _is_damage(error, path):
             raise FatalError(f"{path}: {error}; let no other process write it, then try again") from error
         # A cache of earlier versions, to which the table is added on use.
         return "" if "no such table" in str(error) else str(error)
     return ""
-
-
-class _Damaged(Exception):
-    """A parse that does not match its checksum."""
 
 
 def _is_damage(error: sqlite3.Error, path: Path) -> bool:
@@ -166,14 +160,11 @@ def _packed(parser: bytes, text: bytes, triplets: Sequence[Triplet]) -> bytes:
     return xxh3_128_digest(parser + text + packed) + packed
 
 
-def _read(parser: Any, text: Any, checked: Any) -> list[Triplet]:
-    """The parse that `_packed` was given. Raises `_Damaged` for anything else, whatever a file may hold."""
-    if not all(isinstance(value, bytes) for value in (parser, text, checked)):
-        raise _Damaged
-    packed = checked[_CHECK_BYTES:]
-    if xxh3_128_digest(parser + text + packed) != checked[:_CHECK_BYTES]:
-        raise _Damaged
-    try:
-        return [Triplet(*row) for row in _ROWS.validate_json(zlib.decompress(packed), strict=True)]
-    except (zlib.error, ValueError) as error:
-        raise _Damaged from error
+def _read(parser: Any, text: Any, checked: Any) -> list[Triplet] | None:
+    """The parse that `_packed` was given; None for anything else, whatever a file may hold."""
+    # Values of other types than bytes have no length or sum.
+    with suppress(TypeError, ValueError, zlib.error):
+        packed = checked[_CHECK_BYTES:]
+        if xxh3_128_digest(parser + text + packed) == checked[:_CHECK_BYTES]:
+            return [Triplet(*row) for row in _ROWS.validate_json(zlib.decompress(packed), strict=True)]
+    return None

@@ -16,9 +16,10 @@ from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.labels.labelled_partitions import CANDIDATES_FILE
 from pipeline.runtime.chat_endpoint import tokens_taken
+from pipeline.runtime.plugins import PluginStage
 from pipeline.runtime.settings import Settings, file_read
-from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Resources, Stage, named_files
-from pipeline.stages.labellers import LabellerSettings, OpenLabeller, TaggerLabellerSettings, find_labeller
+from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, named_files
+from pipeline.stages.labellers import OpenLabeller, TaggerLabellerSettings
 from pipeline.training.settings import fold_of
 from storage.errors import FatalError
 from storage.tables import CANDIDATES, DROPPED, RELATIONS, write_table
@@ -27,7 +28,7 @@ from tagger.candidates.cooccurrence import cooccurrence_candidates, read_cooccur
 from tagger.candidates.grounding import ground
 from tagger.candidates.official import official_candidates
 from tagger.candidates.source import Candidates, CandidateSource
-from tagger.labelling.label_choice import with_probabilities
+from tagger.labelling.posteriors import with_probabilities
 from tagger.matching import (
     AuthorsFileError,
     NounReader,
@@ -81,31 +82,7 @@ class TagSettings(CandidateSettings, TaggerLabellerSettings):
     """Where candidates come from and how they are scored. Section `shard` chooses the labels to train on."""
 
 
-class LabellingStage(Stage):
-    """A stage that opens a labeller."""
-
-    uses_gpu = True
-    settings: LabellerSettings
-
-    def row_settings(self) -> dict[str, Any]:
-        """The settings that change labels, with those of a labeller of another package."""
-        return super().row_settings() | find_labeller(self.settings).row_settings()
-
-    def files(self) -> dict[str, Path]:
-        """The files of the labeller."""
-        return find_labeller(self.settings).files()
-
-    def imports(self) -> tuple[str, ...]:
-        """The modules of the labeller."""
-        return find_labeller(self.settings).imports
-
-    def resources(self) -> Resources:
-        """The resources of one worker."""
-        device = self.settings.device if find_labeller(self.settings).uses_gpu else "cpu"
-        return Resources.on(device, self.files().values())
-
-
-class TagStage(LabellingStage):
+class TagStage(PluginStage):
     """Makes the scored relations of one partition.
 
     `candidates.parquet` holds every pair considered, `dropped.parquet` every triplet that led to none, with the reason.
@@ -129,7 +106,7 @@ class TagStage(LabellingStage):
     def open(self, uses: Inputs) -> None:
         """Load the source of candidates and the labeller. Raises `FatalError` when one cannot be used."""
         self._candidates = open_candidates(self.settings)
-        self._open = find_labeller(self.settings).open(uses.by_table.get("tagger", ()), self.worker)
+        self._open = self.settings.plugin.open(uses.by_table.get("tagger", ()), self.worker)
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Score the partition's candidates; images that cannot be read or scored go to quarantine."""

@@ -11,10 +11,10 @@ from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from pipeline.labels.kept_labels import ChoiceSettings, kept_labels
 from pipeline.runtime.chat_endpoint import tokens_taken
-from pipeline.runtime.plugins import RequireName, load_plugin
+from pipeline.runtime.plugins import PluginStage, RequireName, load_plugin
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress
-from pipeline.stages.labellers import LabellerSettings, find_labeller
-from pipeline.stages.tag import LabellingStage, tagging_image
+from pipeline.stages.labellers import LabellerSettings
+from pipeline.stages.tag import tagging_image
 from pipeline.training.sample import SampleRelation
 from storage.tables import OPINIONS
 from tagger.pair import Pair
@@ -30,6 +30,7 @@ class VerifySettings(LabellerSettings):
     floor: float = Field(0.0, ge=0, le=1)
     """Minimum probability of an opinion; a label without one counts as not verified."""
     _kept: ChoiceSettings = PrivateAttr(ChoiceSettings())
+    """Which labels the run keeps."""
 
     @model_validator(mode="before")
     @classmethod
@@ -44,11 +45,6 @@ class VerifySettings(LabellerSettings):
         made._kept = kept
         return made
 
-    @property
-    def kept(self) -> ChoiceSettings:
-        """Which labels the run keeps."""
-        return self._kept
-
     def row_settings(self) -> dict[str, Any]:
         """The settings that change opinions, the choice of labels among them."""
         kept = self._kept.model_dump(mode="json", include=set(ChoiceSettings.model_fields))
@@ -61,7 +57,7 @@ class VerifySettings(LabellerSettings):
         return self
 
 
-class VerifyStage(LabellingStage):
+class VerifyStage(PluginStage):
     """Scores the kept labels of one partition again. Opinions of images that can't be read or scored go to
     quarantine."""
 
@@ -75,12 +71,12 @@ class VerifyStage(LabellingStage):
 
     def open(self, uses: Inputs) -> None:
         """Loads the labeller. Raises `FatalError` when it can't be used."""
-        (self._opened,) = find_labeller(self.settings).open((), self.worker)
+        (self._opened,) = self.settings.plugin.open((), self.worker)
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Asks about the labels of each image that has any."""
         tagged = inputs.artifact("relations")
-        kept = kept_labels(tagged.table("relations"), tagged.table("candidates"), self.settings.kept)
+        kept = kept_labels(tagged.table("relations"), tagged.table("candidates"), self.settings._kept)
         rows = [row for row in inputs.table("images").to_pylist() if kept.get(row["image_id"])]
         size = self._opened.image_size
         images = [tagging_image(row, _pairs(kept[row["image_id"]]), size, self.image_folders) for row in rows]

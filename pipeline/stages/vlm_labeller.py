@@ -70,16 +70,16 @@ class Vlm(LabellerPlugin):
 
     version = 3
     Options = VlmOptions
+    options: VlmOptions
 
     def files(self) -> dict[str, Path]:
         """The file of usual predicates."""
-        assert isinstance(self.options, VlmOptions)
         return named_files(f"{self.settings.section}.options", {"usual": self.options.usual})
 
     def open(self, taggers: Sequence[Artifact], worker: int) -> list[OpenLabeller]:
         """Opens the journal and reads the usual predicates."""
         options, section, journal = self.options, self.settings.section, self.settings.answers
-        assert isinstance(options, VlmOptions) and journal is not None, "a recipe resolves it"
+        assert journal is not None, "a recipe resolves it"
         try:
             usual = {} if options.usual is None else read_cooccurrence(options.usual)
         except AuthorsFileError as error:

@@ -34,8 +34,8 @@ from tagger.audit.labels import SYMMETRIC
 from tagger.box import Box
 from tagger.candidates.grounding import pair_priors
 from tagger.labelling.calibration import USUAL_SUPPORT, Calibration, Parts, Stack, calibration_error, features
-from tagger.labelling.label_choice import posteriors
 from tagger.labelling.labeller import TextList
+from tagger.labelling.posteriors import posteriors
 from tagger.pair import Pair
 
 MAX_IMAGES = 500

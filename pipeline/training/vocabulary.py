@@ -78,12 +78,7 @@ class LabelCounts:
     def most_frequent(self, present: Iterable[str], budget: int) -> tuple[str, ...]:
         """Returns up to `budget` names in order of frequency: first the most frequent present ones, then others."""
         here = set(present)
-        known = [name for name in self.names if name in here]
-        chosen = {*known, *self.names} if len(self.names) <= budget else set(known[:budget])
-        for name in self.names:
-            if len(chosen) >= budget:
-                break
-            chosen.add(name)
+        chosen = set(sorted(self.names, key=lambda name: name not in here)[:budget])
         return tuple(name for name in self.names if name in chosen)
 
 
@@ -134,9 +129,9 @@ class TrainedNames:
     predicates: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, path: Path) -> TrainedNames:
+    def read(cls, path: Path, remedy: str = "copy it again from the folder of the trained weights") -> TrainedNames:
         """Reads a file that anyone may have written. Raises `FatalError` for what `Vocabulary.save` would not write."""
-        return read_json(path, cls, "copy it again from the folder of the trained weights")
+        return read_json(path, cls, remedy)
 
 
 def index_by_name(names: Sequence[str]) -> dict[str, int]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
 
+from tagger.audit.labels import Indices, unordered_ends
 from tagger.english.predicates import canonical
 
-Indices = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating]
 
 VG_PREDICATES = (
@@ -95,27 +95,35 @@ object. Direction: where the object's centre lies as seen from the subject's, al
 
 @dataclass(frozen=True)
 class CodedLabels:
-    """N labels of many images. `subject` and `object` (N) count the boxes of all images in one sequence.
+    """N labels of many images, by the rows of these: `image` (N), -1 for an image without one.
 
+    `subject` and `object` (N) count the boxes of all images in one sequence; -1: the image lacks one of the two.
     `predicate` (N) holds codes of canonical predicates, from 0.
     """
 
+    image: Indices
     subject: Indices
     object: Indices
     predicate: Indices
 
-    def where(self, chosen: npt.NDArray[np.bool_]) -> CodedLabels:
-        """The labels for which `chosen` (N) is true."""
-        return CodedLabels(self.subject[chosen], self.object[chosen], self.predicate[chosen])
+    def where(self, chosen: npt.NDArray[np.bool_] | Indices) -> CodedLabels:
+        """The labels for which `chosen` (N) is true, or which have these indices."""
+        return CodedLabels(*(getattr(self, each.name)[chosen] for each in fields(self)))
+
+    def distinct(self, boxes: int, predicates: int, symmetric: Collection[int] = ()) -> CodedLabels:
+        """The first of the labels with each of the `keys`."""
+        return self.where(np.unique(self.keys(boxes, predicates, symmetric), return_index=True)[1])
+
+    def per_image(self, images: int) -> Indices:
+        """The number of labels of each image."""
+        return np.bincount(self.image[self.image >= 0], minlength=images)
 
     def keys(self, boxes: int, predicates: int, symmetric: Collection[int] = ()) -> Indices:
         """One number per label (N), equal for equal labels; the directions of a `symmetric` predicate are equal, too.
 
         `boxes` and `predicates` are how many there are in all.
         """
-        swapped = np.isin(self.predicate, list(symmetric)) & (self.object < self.subject)
-        first = np.where(swapped, self.object, self.subject)
-        second = np.where(swapped, self.subject, self.object)
+        first, second = unordered_ends(self.subject, self.object, np.isin(self.predicate, list(symmetric)))
         return (first * boxes + second) * predicates + self.predicate
 
 
@@ -177,9 +185,10 @@ def bin_counts(boxes_xywh: Floats, labels: CodedLabels, truth: CodedLabels, symm
     once, in the direction that comes first in `labels`.
     """
     predicates = 1 + max((int(each.predicate.max()) for each in (labels, truth) if len(each.predicate)), default=0)
-    keys, first = np.unique(labels.keys(len(boxes_xywh), predicates, symmetric), return_index=True)
-    right = np.isin(keys, truth.keys(len(boxes_xywh), predicates, symmetric))
-    bins = pair_bins(boxes_xywh, labels.subject[first], labels.object[first])
+    among = len(boxes_xywh), predicates, symmetric
+    found = labels.distinct(*among)
+    right = np.isin(found.keys(*among), truth.keys(*among))
+    bins = pair_bins(boxes_xywh, found.subject, found.object)
     counts = [np.bincount(each.ravel(), minlength=len(PAIR_BINS)) for each in (bins, bins[right])]
     return np.stack(counts, axis=1).astype(np.int64)
 

@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tagger.labelling.blind_labeller import blind_labels
 from tagger.labelling.calibration import calibration_error
 from tagger.pair import Pair
@@ -17,6 +20,7 @@ REVERSED = "(the other way round)"
 SYMMETRIC = frozenset({"next to"})
 """Canonical predicates that hold in both directions."""
 
+Indices = NDArray[np.int64]
 Fact = tuple[int, str, int]
 """(subject box, canonical predicate, object box)"""
 
@@ -25,6 +29,12 @@ def unordered(fact: Fact) -> Fact:
     """The fact in the direction that stands for both if its predicate is symmetric."""
     subject, predicate, object_ = fact
     return (object_, predicate, subject) if predicate in SYMMETRIC and object_ < subject else fact
+
+
+def unordered_ends(subject: Indices, object_: Indices, is_symmetric: NDArray[np.bool_]) -> tuple[Indices, Indices]:
+    """The ends of N facts (N), each in the direction of `unordered`."""
+    is_turned = is_symmetric & (object_ < subject)
+    return np.where(is_turned, object_, subject), np.where(is_turned, subject, object_)
 
 
 def holds(fact: Fact, facts: Collection[Fact]) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from tagger.box import Box
 from tagger.categories.names import without_case
 from tagger.english.predicates import canonical
-from tagger.labelling.label_choice import distinct_labels
+from tagger.labelling.posteriors import distinct_labels
 from tagger.labelling.tagging_image import TaggingImage
 from tagger.relation import Relation
 

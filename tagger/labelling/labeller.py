@@ -28,7 +28,7 @@ from models.predictions import check_finite
 from models.relation_tagger import PairQueries, RelationTagger
 from tagger.box import Box
 from tagger.labelling.calibration import Calibration
-from tagger.labelling.label_choice import distinct_labels
+from tagger.labelling.posteriors import distinct_labels
 from tagger.labelling.tagging_image import Labels, Problem, TaggingImage
 from tagger.relation import Relation
 

@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from pipeline.captioning.blip import BlipCaptioner
-from pipeline.captioning.captioner import Caption, find_captioner
+from pipeline.captioning.captioner import Caption
 from pipeline.captioning.lavis import LavisCaptioner
 from pipeline.captioning.lavis_weights import convert, to_transformers
 from pipeline.captioning.settings import CaptionSettings
@@ -147,9 +147,10 @@ def test_a_worker_that_dies_of_a_batch_is_tried_twice(one_blip, tmp_path):
     """A process that loads, then dies on every batch: the error names the images and is retryable."""
     dying = tmp_path / "python"
     dying.write_text(
-        "#!/bin/sh\nhead -c 8 >/dev/null\n"
-        'printf \'\\034\\000\\000\\000\\000\\000\\000\\000{"side": 8, "bytes":      0}\'\n'
-        f"echo started >>{tmp_path}/starts\nsleep 0.2\necho 'out of memory' >&2\nkill -9 $$\n"
+        f"#!{sys.executable}\nimport os, sys\nfrom multiprocessing.connection import Connection\n"
+        "channel = Connection(int(sys.argv[3]))\nchannel.recv_bytes(), channel.recv_bytes()\n"
+        f"open('{tmp_path}/starts', 'a').write('started\\n')\nchannel.send_bytes(b'{{\"side\": 8}}')\n"
+        "channel.recv_bytes()\nprint('out of memory', file=sys.stderr, flush=True)\nos.kill(os.getpid(), 9)\n"
     )
     dying.chmod(0o755)
     captioner = LavisCaptioner(settings(one_blip, dying))
@@ -171,7 +172,7 @@ def test_what_lacks_is_named_with_the_way_out(one_blip, tmp_path):
     with pytest.raises(FatalError, match=r"(?s)no such file \(setting: lavis_python\).*make lavis-env"):
         LavisCaptioner(settings(one_blip, tmp_path / "nowhere"))
     with pytest.raises(FatalError, match=r"one BLIP checkpoint.*vocab\.txt"):
-        find_captioner(settings((tmp_path, tmp_path), tmp_path / "nowhere")).open()
+        settings((tmp_path, tmp_path), tmp_path / "nowhere").plugin.open()
     with pytest.raises(ValidationError, match="'lavis' supports float32 only"):
         settings(one_blip, tmp_path, precision="bfloat16")
 

@@ -10,7 +10,6 @@ import pytest
 from pydantic import ValidationError
 from run_builder import captions
 
-from pipeline.captioning.captioner import find_captioner
 from pipeline.captioning.recorded import RecordedCaptioner
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.interop.export_run import export_run
@@ -49,7 +48,7 @@ def texts(captioner: RecordedCaptioner, image_id: int) -> list[str]:
 )
 def test_layouts_of_files(tmp_path, content, expected):
     settings = CaptionSettings(captioner="recorded", recorded=(written(tmp_path, "a.json", content),))
-    captioner = find_captioner(settings).open()
+    captioner = settings.plugin.open()
     assert not captioner.needs_images
     assert [(c.text, c.draw, c.source, c.seed) for c in captioner.caption([], [3])[0]] == expected
 

@@ -8,7 +8,7 @@ from data.toy_sets import save_json, save_picture
 
 from pipeline.data.datasets.record_index import open_index
 from pipeline.data.datasets.source import DataSource
-from pipeline.data.partitioning import ImageSelection, partition_dataset
+from pipeline.data.partitioning import partition_dataset, selected_images
 from pipeline.runtime.stage import Inputs
 from pipeline.stages.ingest import IngestSettings, IngestStage
 from storage.errors import FatalError
@@ -34,7 +34,7 @@ def source(folder: Path, **part) -> DataSource:
 
 def taken(folder: Path, **part) -> tuple[int, ...]:
     chosen = source(folder, **part)
-    return ImageSelection.of(chosen, open_index(chosen, folder / "indexes")).image_ids
+    return selected_images(chosen, open_index(chosen, folder / "indexes"))[0]
 
 
 def test_a_share_is_stable_nested_and_of_its_size(folder):
@@ -50,7 +50,7 @@ def test_a_share_is_stable_nested_and_of_its_size(folder):
 def test_each_part_of_a_dataset_has_a_partition_map_of_its_own(folder):
     parts = [{}, {"share": 0.1}, {"share": 0.5}, {"share": 0.1, "seed": 1}]
     index = open_index(source(folder), folder / "indexes")
-    assert len({ImageSelection.of(source(folder, **part), index).name for part in parts}) == len(parts)
+    assert len({selected_images(source(folder, **part), index)[1] for part in parts}) == len(parts)
 
 
 def test_rows_without_a_record_do_not_count_in_a_part_of_the_dataset(folder):

@@ -1,6 +1,7 @@
 """Labels judged as columns, and permanent numbers made from columns, are those of loops over images and labels."""
 
-from dataclasses import fields, replace
+from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -9,21 +10,12 @@ import pytest
 from run_builder import relation
 
 from pipeline.labels.audit_sample import permanent_numbers, permanent_numbers_of
-from pipeline.labels.kept_labels import (
-    OVER_PER_IMAGE,
-    REPEATED,
-    UNREADABLE,
-    ChoiceSettings,
-    judged_columns,
-    judged_labels,
-)
+from pipeline.labels.kept_labels import ChoiceSettings, Judged, NotKept, judged_labels
 from pipeline.labels.verdicts import JudgedRelation
 from storage.errors import FatalError
 from storage.tables import CANDIDATES, RELATIONS
 from tagger.english.predicates import canonical
-from tagger.labelling.label_choice import Judged, NotKept
 from tagger.pair import Pair
-from tagger.relation import Relation
 
 PREDICATES = ("riding", "rides", "is riding", "on", "on top of", "the", "next to", "hold")
 """Several words for one canonical predicate, and one that has none."""
@@ -58,31 +50,51 @@ def drawn(seed: int, **values: Any) -> tuple[pa.Table, pa.Table]:
 
 
 def judged_one_by_one(relations: pa.Table, candidates: pa.Table, choice: ChoiceSettings) -> list[Judged]:
-    """The verdicts by loops: those of the tagger's rules, then names, repetitions and the limit of each image."""
-    pairs = {row["image_id"]: [Pair(**pair) for pair in row["pairs"]] for row in candidates.to_pylist()}
-    names = [field.name for field in fields(Relation)]
+    """The verdicts by loops: by confidence, mention and pair, then names, repetitions and the limit of each image."""
+    pairs = {row["image_id"]: row["pairs"] for row in candidates.to_pylist()}
     fitted = choice.fitted_calibration()
+    thresholds = {canonical(name): least for name, least in choice.thresholds.items()}
     every: list[Judged] = []
     for row in relations.to_pylist():
-        labels = [Relation(**{name: label[name] for name in names}) for label in row["relations"]]
-        if fitted is not None:
-            labels = [replace(r, calibrated=fitted.probability(canonical(r.predicate), r.score)) for r in labels]
-        judged = choice.choice().judge(labels, pairs[row["image_id"]])
-        judged = [Judged(round(one.confidence, 6), one.reason) for one in judged]
+        labels, judged = row["relations"], []
+        exact = [
+            r[choice.confidence] if fitted is None else fitted.probability(r["predicate"], r["score"]) for r in labels
+        ]
+        if choice.rule == "posterior":
+            exact = [value * (label["posterior"] or 0.0) for value, label in zip(exact, labels, strict=True)]
+        names = [(label["subject"], label["predicate"], label["object"]) for label in labels]
+        weights = {n: (-(r["posterior"] or 0.0), -own, n) for n, r, own in zip(names, labels, exact, strict=True)}
+        likeliest: set[tuple[int, str, int]] = set()
+        for mention in {pair["mention"] for pair in pairs[row["image_id"]]}:
+            of_mention = [pair for pair in pairs[row["image_id"]] if pair["mention"] == mention]
+            members = [(pair["subject"], pair["predicate"], pair["object"]) for pair in of_mention]
+            number = max(1, round(sum(pair["prior"] for pair in of_mention)))
+            likeliest.update(sorted((n for n in members if n in weights), key=weights.__getitem__)[:number])
+        for name, value in zip(names, exact, strict=True):
+            is_below = round(value, 6) < thresholds.get(canonical(name[1]), choice.threshold)
+            reason = NotKept.BELOW_THRESHOLD if is_below else None
+            reason = NotKept.LESS_LIKELY if choice.rule == "best" and name not in likeliest else reason
+            judged.append(Judged(round(value, 6), reason))
+        counts: Counter[tuple[int, int]] = Counter()
+        for place in sorted(range(len(labels)), key=lambda place: (-exact[place], names[place][1])):
+            if choice.per_pair is not None and judged[place].reason is None:
+                counts[names[place][::2]] += 1
+                if counts[names[place][::2]] > choice.per_pair:
+                    judged[place] = judged[place]._replace(reason=NotKept.OVER_PER_PAIR)
         best: dict[tuple[int, int, str], int] = {}
         for place, label in enumerate(labels):
-            name = label.subject, label.object, canonical(label.predicate)
+            name = label["subject"], label["object"], canonical(label["predicate"])
             if judged[place].reason is None and not name[2]:
-                judged[place] = judged[place]._replace(reason=UNREADABLE)
+                judged[place] = judged[place]._replace(reason=NotKept.UNREADABLE)
             if judged[place].reason is not None:
                 continue
             first = best.setdefault(name, place)
             better = first if judged[first].confidence >= judged[place].confidence else place
             for each in {first, place} - {better}:
-                judged[each] = judged[each]._replace(reason=REPEATED)
+                judged[each] = judged[each]._replace(reason=NotKept.REPEATED)
             best[name] = better
         for name in sorted(best, key=lambda name: (-judged[best[name]].confidence, *name))[choice.max_relations :]:
-            judged[best[name]] = judged[best[name]]._replace(reason=OVER_PER_IMAGE)
+            judged[best[name]] = judged[best[name]]._replace(reason=NotKept.OVER_PER_IMAGE)
         every += judged
     return every
 
@@ -99,13 +111,13 @@ def test_columns_hold_what_judging_image_by_image_finds(settings, seed):
     relations, candidates = drawn(seed)
     choice = ChoiceSettings.model_validate(settings)
     wanted = judged_one_by_one(relations, candidates, choice)
-    found = judged_columns(relations, candidates, choice)
+    found = judged_labels(relations, candidates, choice)
     assert found.reason.to_pylist() == [one.reason for one in wanted]
     assert found.confidence.tolist() == [one.confidence for one in wanted]
     assert len(set(found.reason.to_pylist())) > 1
-    by_image = judged_labels(relations, candidates, choice)
+    by_image = dict(found.by_image())
     assert [*by_image] == relations["image_id"].to_pylist()
-    assert [one for of_image in by_image.values() for one in of_image] == wanted
+    assert [one for of_image in by_image.values() for _, one in of_image] == wanted
 
 
 @pytest.mark.parametrize(
@@ -116,7 +128,7 @@ def test_a_value_that_the_labels_lack_is_named(settings, lacking):
     tables = drawn(0, **{lacking: None})
     for more in ({}, {"per_pair": 2}):
         with pytest.raises(FatalError, match=f"shard.*{lacking}"):
-            judged_columns(*tables, ChoiceSettings.model_validate(settings | more))
+            judged_labels(*tables, ChoiceSettings.model_validate(settings | more))
 
 
 @pytest.mark.parametrize("more", [{}, {"per_pair": 100}])
@@ -124,7 +136,7 @@ def test_a_threshold_holds_for_every_wording_of_its_predicate(more):
     relations, candidates = drawn(0)
     choice = ChoiceSettings.model_validate({"threshold": 0.0, "thresholds": {"rides": 1.0}} | more)
     names = [label["predicate"] for row in relations.to_pylist() for label in row["relations"]]
-    below = judged_columns(relations, candidates, choice).reason.to_pylist()
+    below = judged_labels(relations, candidates, choice).reason.to_pylist()
     assert {name for name, reason in zip(names, below, strict=True) if reason == NotKept.BELOW_THRESHOLD} == {
         "riding", "rides", "is riding",
     }  # fmt: skip
@@ -139,8 +151,78 @@ def test_a_label_whose_shown_confidence_is_the_threshold_is_kept(confidence, mor
     row = {"image_id": 1, "tagger": "t", "relations": [relation(0, "ride", 1, confidence)]}
     relations = pa.Table.from_pylist([row], schema=RELATIONS)
     choice = ChoiceSettings.model_validate({"confidence": "score", "threshold": confidence} | more)
-    found = judged_columns(relations, CANDIDATES.empty_table(), choice)
+    found = judged_labels(relations, CANDIDATES.empty_table(), choice)
     assert (found.confidence.tolist(), found.reason.to_pylist()) == ([confidence], [None])
+
+
+# "a man rides a horse" may mean (0, 2) or (1, 2); "two men next to a dog" means two of three possible pairs.
+PAIRS = [
+    Pair(0, 2, "ride", 0, 2, mention=0, prior=0.5),
+    Pair(1, 2, "ride", 0, 2, mention=0, prior=0.5),
+    *(Pair(man, 3, "next to", 1, 3, mention=1, prior=2 / 3) for man in (0, 1, 2)),
+]
+
+
+def scored(subject: int, predicate: str, object_: int, score: float, posterior: float | None = 1.0) -> dict[str, Any]:
+    own = {"posterior": posterior, "probability": score, "calibrated": score / 2, "proposed": True, "triplet": 0}
+    return {"subject": subject, "predicate": predicate, "object": object_, "score": score, **own}
+
+
+LABELS = [
+    scored(0, "ride", 2, 0.8, 0.9), scored(1, "ride", 2, 0.3, 0.1), scored(0, "next to", 3, 0.5, 0.9),
+    scored(1, "next to", 3, 0.4, 0.8), scored(2, "next to", 3, 0.3, 0.3),
+]  # fmt: skip
+
+
+def judged(labels: list[dict[str, Any]] = LABELS, pairs: list[Pair] = PAIRS, **settings: Any) -> list[Judged]:
+    relations = pa.Table.from_pylist([{"image_id": 1, "relations": labels}], schema=RELATIONS)
+    row = {"image_id": 1, "pairs": [asdict(pair) for pair in pairs]}
+    candidates = pa.Table.from_pylist([row], schema=CANDIDATES)
+    return [
+        *judged_labels(relations, candidates, ChoiceSettings(**{"confidence": "probability"} | settings)).verdicts()
+    ]
+
+
+def kept(labels: list[dict[str, Any]] = LABELS, **settings: Any) -> list[tuple[int, str, int]]:
+    verdicts = zip(labels, judged(labels, **settings), strict=True)
+    return [(r["subject"], r["predicate"], r["object"]) for r, one in verdicts if one.reason is None]
+
+
+def test_all_above_the_threshold():
+    assert len(kept(threshold=0.3)) == 5
+    assert kept(threshold=0.4) == [(0, "ride", 2), (0, "next to", 3), (1, "next to", 3)]
+    assert kept(threshold=0.4, thresholds={"ride": 0.9, "next to": 0.45}) == [(0, "next to", 3)]
+
+
+def test_best_keeps_as_many_of_a_mention_as_it_means():
+    assert kept(rule="best", threshold=0.3) == [(0, "ride", 2), (0, "next to", 3), (1, "next to", 3)]
+
+
+def test_posterior_weighs_confidences():
+    found = judged(confidence="score", rule="posterior", threshold=0.3)
+    assert [one.confidence for one in found if one.reason is None] == pytest.approx([0.72, 0.45, 0.32])
+
+
+def test_most_labels_of_a_pair():
+    both = [scored(0, "on", 1, 0.4), scored(0, "ride", 1, 0.9), scored(1, "on", 0, 0.3)]
+    assert kept(both, threshold=0.3, per_pair=1) == [(0, "ride", 1), (1, "on", 0)]
+
+
+@pytest.mark.parametrize("rule", ["best", "posterior"])
+def test_labels_without_posteriors_are_not_taken_for_unlikely_ones(rule):
+    with pytest.raises(FatalError, match="no posteriors"):
+        judged([scored(0, "on", 1, 0.9, None)], [], confidence="score", rule=rule)
+    [found] = judged([scored(0, "on", 1, 0.9, None) | {"proposed": False}], [], confidence="score", rule=rule)
+    assert found.reason is not None
+
+
+def test_every_label_that_is_not_kept_has_the_reason():
+    labels = [*LABELS, scored(0, "above", 2, 0.5), scored(0, "on", 2, 0.1)]
+    pairs = [*PAIRS, Pair(0, 2, "above", 2, 1, mention=2, prior=1.0), Pair(0, 2, "on", 3, 1, mention=3, prior=1.0)]
+    assert [one.reason for one in judged(labels, pairs, rule="best", threshold=0.45, per_pair=1)] == [
+        None, NotKept.LESS_LIKELY, None, NotKept.BELOW_THRESHOLD, NotKept.LESS_LIKELY, NotKept.OVER_PER_PAIR,
+        NotKept.BELOW_THRESHOLD,
+    ]  # fmt: skip
 
 
 def test_a_recipe_that_names_a_rule_or_a_measure_keeps_its_former_defaults():
@@ -157,7 +239,7 @@ def test_a_recipe_that_names_a_rule_or_a_measure_keeps_its_former_defaults():
 
 
 def test_no_labels_are_no_columns():
-    found = judged_columns(RELATIONS.empty_table(), CANDIDATES.empty_table(), ChoiceSettings())
+    found = judged_labels(RELATIONS.empty_table(), CANDIDATES.empty_table(), ChoiceSettings())
     assert (len(found.confidence), len(found.reason)) == (0, 0)
 
 

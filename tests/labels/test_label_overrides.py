@@ -8,7 +8,7 @@ from run_builder import TWO_PEOPLE, pairs, relations
 
 from pipeline.cli.explain import trace_of
 from pipeline.interop.run_rows import RunRows
-from pipeline.labels.kept_labels import REJECTED_BY_REVIEWER, ChoiceSettings, judged_labels, kept_labels
+from pipeline.labels.kept_labels import ChoiceSettings, NotKept, judged_labels, kept_labels
 from pipeline.labels.label_overrides import (
     Overrides,
     SettledVerdicts,
@@ -68,8 +68,8 @@ def test_verdicts_come_before_scores(images):
     overrides, homeless = placed(images, standing)
     assert [each for each in kept(None) if each[1] == "ride"] == [(0, "ride", 2, 0.9)]
     assert [each for each in kept(overrides) if each[1] == "ride"] == [(1, "ride", 2, 1.0)]
-    judged = judged_labels(LABELS, PAIRS, ChoiceSettings(threshold=0.2), overrides)[7]
-    assert [one.reason for one in judged] == [REJECTED_BY_REVIEWER, None, None]
+    judged = [*judged_labels(LABELS, PAIRS, ChoiceSettings(threshold=0.2), overrides).verdicts()]
+    assert [one.reason for one in judged] == [NotKept.REJECTED_BY_REVIEWER, None, None]
     # Among the other labels, it ranks last.
     assert [one.confidence for one in judged] == [0.0, 1.0, 0.3]
     assert homeless == 0

@@ -12,7 +12,7 @@ from rlip_command import rlip
 from models import deformable_attention
 from pipeline.run import device_doctor, device_networks
 from pipeline.run.device_doctor import CHECKS, examine_device, outcome_of
-from pipeline.run.device_outcome import CheckOutcome
+from pipeline.run.device_outcome import CheckOutcome, compared
 
 CPU = torch.device("cpu")
 
@@ -75,6 +75,12 @@ def test_outputs_unlike_the_recorded_ones_are_wrong(monkeypatch):
     read = deformable_attention.read_on_cpu
     monkeypatch.setattr(deformable_attention, "read_on_cpu", lambda *inputs: read(*inputs) * 1.001)
     assert outcome_of(CHECKS["ParSeD"], CPU).state == "wrong"
+
+
+def test_a_result_that_is_no_number_is_wrong_behind_one_that_is_near():
+    near, none = torch.tensor([1.0]), torch.tensor([torch.nan])
+    assert not compared([near, none], [near, none], [near * 1.001, near])[0]
+    assert compared([near], [near], [near])[0]
 
 
 def test_waits_are_the_share_of_the_time_without_images(monkeypatch):

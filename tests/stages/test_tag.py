@@ -14,7 +14,6 @@ from run_builder import TWO_PEOPLE, RunBuilder, artifact, captions, triplets
 from models.rlip import RLIP
 from models.weights import load, save
 from pipeline.runtime.stage import Inputs
-from pipeline.stages.labellers import find_labeller
 from pipeline.stages.tag import TagSettings, TagStage, open_candidates
 from pipeline.stages.verify import VerifySettings
 from pipeline.training.settings import fold_of
@@ -158,8 +157,8 @@ def test_baselines_label_the_same_candidates_without_a_tagger(inputs, weights, t
 @pytest.mark.parametrize(("section", "of"), [("tag", TagSettings), ("verify", VerifySettings)])
 def test_clip_needs_its_folder_in_the_section_that_asks_for_it(section, of, tmp_path):
     with pytest.raises(FatalError, match=rf"^{section}\.clip = None: method 'clip' needs a folder"):
-        find_labeller(of(method="clip")).files()
-    empty = find_labeller(of(method="clip", clip=tmp_path))
+        of(method="clip").plugin.files()
+    empty = of(method="clip", clip=tmp_path).plugin
     assert empty.files()["clip"] == tmp_path
     with pytest.raises(FatalError, match=rf"^{section}\.clip = .*: not a transformers CLIP model"):
         empty.open((), 0)

@@ -80,7 +80,7 @@ def test_repair_removes_damaged_caches_and_no_records(tmp_path, capsys):
     cache, cut = tmp_path / "parses.sqlite", tmp_path / "cuts" / "toys.json"
     cache.write_bytes(b"no database" * 100)
     (tmp_path / "indexes" / "toys").mkdir(parents=True)
-    (tmp_path / "indexes" / "toys" / "seal").write_bytes(b"x")
+    (tmp_path / "indexes" / "toys" / "records.parquet").write_bytes(b"x")
     with pytest.raises(FatalError, match="--repair"):
         verify(None, repair=False, store=tmp_path, as_json=True)
     assert len(json.loads(capsys.readouterr().out)["files"]) == 2 and cache.exists()

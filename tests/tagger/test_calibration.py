@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tagger.labelling.calibration import Calibration, Parts, PlattScaling, Stack, calibration_error, features
-from tagger.labelling.label_choice import with_probabilities
+from tagger.labelling.posteriors import with_probabilities
 from tagger.pair import Pair
 from tagger.relation import Relation
 

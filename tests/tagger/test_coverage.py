@@ -32,7 +32,7 @@ def box(size: tuple[float, float], right: float = 0.0, down: float = 0.0) -> tup
 def labels(*found: tuple[int, int, int]) -> CodedLabels:
     """Labels from (subject, predicate, object)."""
     columns = np.array(found, np.int64).reshape(-1, 3).T
-    return CodedLabels(columns[0], columns[2], columns[1])
+    return CodedLabels(np.zeros(len(found), np.int64), columns[0], columns[2], columns[1])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,8 @@ def test_the_first_node_runs_the_recipe_and_the_others_join_it_until_it_ends(tmp
             job.send_signal(sent)
         assert job.wait(30) == code
     finally:
-        os.killpg(job.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # everything that it started may have ended
+            os.killpg(job.pid, signal.SIGKILL)
     told = _lines(tmp_path / "told")
     assert told[2:] == last, "only the time limit puts the job back into the queue, after a checkpoint"
     joined, run = sorted(told[:2])

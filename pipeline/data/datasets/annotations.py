@@ -12,6 +12,7 @@ from storage.errors import FatalError
 
 NO_IMAGE = -1
 """Image id of a reject whose own id cannot be read."""
+_KINDS = {"{": "object", "[": "list", '"': "string", "t": "boolean", "f": "boolean", "n": "null"}
 _LEAST, _MOST = -(2**63), 2**63 - 1
 MAX_NAME = 1024
 """Characters of a file name with its folders, as in object stores."""
@@ -94,7 +95,8 @@ def explained(path: Path, expected: str) -> Iterator[None]:
 def rows(content: Any, path: Path, expected: str) -> list[Any]:
     """Returns `content` if it is a list. Raises `AnnotationError` otherwise."""
     if not isinstance(content, list):
-        raise AnnotationError(f"{path}: contains a JSON {_kind(content)}; expected {expected}")
+        kind = "object" if isinstance(content, dict) else kind_of(json.dumps(content)[0])
+        raise AnnotationError(f"{path}: contains a JSON {kind}; expected {expected}")
     return content
 
 
@@ -162,6 +164,6 @@ def readable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-def _kind(value: Any) -> str:
-    names = {dict: "object", list: "list", str: "string", bool: "boolean", type(None): "null"}
-    return names.get(type(value), "number")
+def kind_of(opening: str) -> str:
+    """The kind of a JSON value by its first character."""
+    return _KINDS.get(opening, "number")

@@ -16,7 +16,7 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.datasets.annotations import AnnotationError, explained, read_json, rows
+from pipeline.data.datasets.annotations import AnnotationError, explained, kind_of, read_json, rows
 
 CHUNK = 2**22
 """Characters read at a time."""
@@ -29,7 +29,6 @@ _EXPONENT = 2
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
-_KINDS = {"{": "object", "[": "list", '"': "string", "t": "boolean", "f": "boolean", "n": "null"}
 _decode = json.JSONDecoder().raw_decode
 _decode_huge = json.JSONDecoder(parse_int=float).raw_decode
 
@@ -73,7 +72,7 @@ def stream_lists(
             elif name in others:
                 yield name, text.value()
             elif wanted:
-                raise AnnotationError(f"{path}: field {name!r} is a JSON {_kind(text.peek())}; expected {expected}")
+                raise AnnotationError(f"{path}: field {name!r} is a JSON {kind_of(text.peek())}; expected {expected}")
             elif text.peek() == "{":
                 for _ in text.fields():
                     text.value()
@@ -98,7 +97,7 @@ def _object(path: Path, expected: str, report: Callable[[float], None] | None = 
         opening = text.peek()
         if opening != "{":
             # Other values than lists are parsed, so that an invalid one is reported as such.
-            kind = "list" if opening == "[" else _kind(json.dumps(read_json(path, expected))[0])
+            kind = "list" if opening == "[" else kind_of(json.dumps(read_json(path, expected))[0])
             raise AnnotationError(f"{path}: contains a JSON {kind}; expected {expected}")
         yield text
         text.end()
@@ -224,7 +223,3 @@ class _Text:
         error.colno += self._column if error.lineno == 1 else 0
         error.lineno += self._line
         return error
-
-
-def _kind(opening: str) -> str:
-    return _KINDS.get(opening, "number")

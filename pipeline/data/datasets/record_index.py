@@ -1,30 +1,29 @@
 """Caches a source's records on disk by image, so that annotation files are parsed only once.
 
 An index folder is named by a digest of its inputs, appears atomically and is only a cache: a damaged one is rebuilt
-when it is read, and it may be deleted at any time. Its file `records` holds one JSON line per image, `names` the names
-of images, `lost` the rejected rows without a record, and `places.npy` five numbers per image: its id, where line and
-name begin, and the XXH3 of each, which is compared whenever one is read. `seal` is the XXH3 of `places.npy` and `lost`.
+when it is read, and it may be deleted at any time. Its file `records.parquet` holds a row per image, with the rejected
+rows without a record in its metadata, and `seal` the XXH3 of its bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
 import tempfile
 import time
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from xxhash import xxh3_64_digest, xxh3_128_digest
+import pyarrow as pa
+import pyarrow.parquet as pq
+from xxhash import xxh3_128
 
 from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.bare_images import image_names
@@ -40,95 +39,75 @@ from storage.digests import digest_file, digest_json
 from storage.disk import LOCAL
 from storage.errors import translate_os_errors
 
-_FILES = ("records", "names", "places.npy", "lost", "seal")
+_RECORDS, _SEAL = "records.parquet", "seal"
+_ROWS = pa.schema({"image_id": pa.int64(), "name": pa.string(), "values": pa.binary()})
+"""`values`: those of a record as a JSON array, in a line."""
+_GROUP = 1000
+"""Images that are written, and so read, together."""
 
 
 class DamagedIndex(Exception):
     """A file of an index is missing or does not match its checksum."""
 
 
-class IndexFiles:
-    """The files of a stored index. Raises `DamagedIndex` here and wherever something is read."""
+class IndexFile:
+    """A stored index. Raises `DamagedIndex` here and wherever something is read."""
 
     def __init__(self, folder: Path) -> None:
         try:
-            numbers, lost, seal = ((folder / name).read_bytes() for name in ("places.npy", "lost", "seal"))
-            self._records, self._names = ((folder / name).open("rb") for name in ("records", "names"))
+            if (folder / _SEAL).read_bytes() != _seal(folder):
+                raise DamagedIndex(f"{_RECORDS} does not match its checksum")
         except OSError as error:
             raise DamagedIndex(f"{Path(error.filename).name}: {error.strerror}") from error
-        if _seal(numbers, lost) != seal:
-            raise DamagedIndex("places.npy or lost does not match its checksum")
-        places: npt.NDArray[np.int64] = np.load(io.BytesIO(numbers), allow_pickle=False)
-        self.ids = places[0, :-1]
-        self.lost: list[list[Any]] = json.loads(lost)
+        # Pages have checksums of their own, which are compared whenever one is read.
+        self._file = pq.ParquetFile(folder / _RECORDS, page_checksum_verification=True)
+        self.ids = self._file.read(["image_id"])["image_id"].to_numpy()
+        self.lost: list[list[Any]] = json.loads(self._file.metadata.metadata[b"lost"])
         """Image id, reason and value of each reject."""
-        self._starts, self._name_starts, self._checks, self._name_checks = places[1:]
 
-    def line(self, position: int) -> bytes:
-        """The values of a record, as a JSON array."""
-        return _read(self._records, self._starts, self._checks, position)
-
-    def name(self, position: int) -> str:
-        """The name of an image."""
-        return _read(self._names, self._name_starts, self._name_checks, position).decode()
-
-    def require_whole(self) -> None:
-        """Read everything once."""
-        for position in range(len(self.ids)):
-            self.line(position)
-            self.name(position)
-        for file, starts in ((self._records, self._starts), (self._names, self._name_starts)):
-            if os.fstat(file.fileno()).st_size != starts[-1]:
-                raise DamagedIndex(f"{Path(file.name).name}: its size changed since it was written")
+    def rows(self, columns: Sequence[str], positions: Sequence[int]) -> list[tuple[Any, ...]]:
+        """The values of these columns at these positions, in their order."""
+        groups, own = np.unique(np.asarray(positions, np.int64) // _GROUP, return_inverse=True)
+        try:
+            read = self._file.read_row_groups(groups.tolist(), columns=[*columns], use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            raise DamagedIndex(f"{_RECORDS}: {error}") from error
+        found = read.take(own * _GROUP + np.asarray(positions, np.int64) % _GROUP)
+        return list(zip(*(found[name].to_pylist() for name in columns), strict=True))
 
 
 def write_index(reader: Reader, folder: Path) -> None:
     """Write the files of an index into an empty folder, and sync them."""
-    places = array("q")
-    with (folder / "records").open("wb", 2**20) as records, (folder / "names").open("wb", 2**20) as names:
-        start = name_start = 0
-        for record in reader.read():
-            line, name = _line(record), reader.name(record).encode()
-            places.extend((record.image_id, start, name_start, _check(line), _check(name)))
-            start += records.write(line)
-            name_start += names.write(name)
-        places.extend((0, start, name_start, 0, 0))
-    columns = np.frombuffer(places, np.int64).reshape(-1, 5).T
-    np.save(folder / "places.npy", np.ascontiguousarray(columns), allow_pickle=False)
-    lost = json.dumps([[reject.image_id, reject.reason, reject.value] for reject in reader.rejects]).encode()
-    (folder / "lost").write_bytes(lost)
-    (folder / "seal").write_bytes(_seal((folder / "places.npy").read_bytes(), lost))
-    for file in _FILES:
-        LOCAL.sync_file(folder / file)
+    records = reader.read()
+    with pq.ParquetWriter(folder / _RECORDS, _ROWS, compression="zstd", write_page_checksum=True) as file:
+        while batch := [
+            {"image_id": each.image_id, "name": reader.name(each), "values": _line(each)}
+            for each in islice(records, _GROUP)
+        ]:
+            file.write_table(pa.Table.from_pylist(batch, schema=_ROWS))
+        lost = [[reject.image_id, reject.reason, reject.value] for reject in reader.rejects]
+        file.add_key_value_metadata({"lost": json.dumps(lost)})
+    (folder / _SEAL).write_bytes(_seal(folder))
+    for name in (_RECORDS, _SEAL):
+        LOCAL.sync_file(folder / name)
 
 
 def damaged_indexes(indexes: Path) -> Iterator[tuple[Path, str]]:
     """Read every index in a folder of indexes. Yields each folder with what is wrong with it, "" where nothing is.
 
-    Indexes of earlier versions have no seal. They are never read again, so they are skipped.
+    Indexes of earlier versions have other files. They are never read again, so they are skipped.
     """
-    for seal in sorted(indexes.glob("*/seal")):
+    for records in sorted(indexes.glob(f"*/{_RECORDS}")):
         try:
-            IndexFiles(seal.parent).require_whole()
-            yield seal.parent, ""
+            IndexFile(records.parent)
+            yield records.parent, ""
         except DamagedIndex as damage:
-            yield seal.parent, str(damage)
+            yield records.parent, str(damage)
 
 
-def _read(file: BinaryIO, starts: npt.NDArray[np.int64], checks: npt.NDArray[np.int64], position: int) -> bytes:
-    start = int(starts[position])
-    data = os.pread(file.fileno(), int(starts[position + 1]) - start, start)
-    if _check(data) != checks[position]:
-        raise DamagedIndex(f"{Path(file.name).name}: the data at byte {start:,} does not match its checksum")
-    return data
-
-
-def _check(data: bytes) -> int:
-    return int.from_bytes(xxh3_64_digest(data), "little", signed=True)
-
-
-def _seal(numbers: bytes, lost: bytes) -> bytes:
-    return xxh3_128_digest(xxh3_128_digest(numbers) + xxh3_128_digest(lost))
+def _seal(folder: Path) -> bytes:
+    with (folder / _RECORDS).open("rb") as file:
+        return hashlib.file_digest(file, xxh3_128).digest()
 
 
 def _line(record: ImageRecord) -> bytes:
@@ -138,12 +117,11 @@ def _line(record: ImageRecord) -> bytes:
     return json.dumps(values).encode("ascii") + b"\n"
 
 
-T = TypeVar("T")
-
 LAYOUT = 3
-"""Incremented whenever this module changes what is written, which gives every partition another digest."""
-READERS = 4
-"""Incremented whenever readers read other records from the same files, so that indexes are built again."""
+"""Incremented whenever the values of a record are written otherwise, which gives every partition another digest."""
+READERS = 5
+"""Incremented whenever readers read other records from the same files, or an index has other files, so that indexes are
+built again."""
 _READ_WHOLE_BELOW = 2**23
 """Annotation files below this size in bytes are digested by content, larger ones by inode, size and times."""
 _SPARED_SECONDS = 86_400.0
@@ -159,13 +137,13 @@ class RecordIndex:
         self._reader = reader
         self._rebuild = rebuild
         try:
-            self._files = IndexFiles(folder)
+            self._file = IndexFile(folder)
         except DamagedIndex:
             self._reopen()
-        self.ids = self._files.ids
+        self.ids = self._file.ids
         self._order = np.argsort(self.ids, kind="stable")
         self._sorted = self.ids[self._order]
-        self.lost = [Rejected(*row) for row in self._files.lost]
+        self.lost = [Rejected(*row) for row in self._file.lost]
         """Rejected rows without a record: no usable id or file name, a duplicate, or an unknown image."""
 
     def present(self, image_ids: Sequence[int]) -> tuple[int, ...]:
@@ -178,24 +156,22 @@ class RecordIndex:
 
     def records(self, image_ids: Sequence[int]) -> Iterator[ImageRecord]:
         """Yields the records of images that are present, in the given order."""
-        for position in self._positions(image_ids):
-            yield self._record(position)
+        return self._records(self._positions(image_ids))
 
     def names(self) -> Iterator[tuple[int, str]]:
         """Yields each image's id with its name, in file order."""
-        for position, image_id in enumerate(self.ids.tolist()):
-            yield image_id, self._name(position)
+        yield from self._rows(("image_id", "name"), range(len(self.ids)))
 
     def refs(self, image_ids: Sequence[int]) -> Iterator[ImageRef]:
         """Yields the image locations of `records` without reading the boxes."""
-        for position in self._positions(image_ids):
-            yield self._reader.place(self._name(position))
+        for (name,) in self._rows(("name",), self._positions(image_ids)):
+            yield self._reader.place(name)
 
     def digest(self, image_ids: Sequence[int]) -> str:
         """Digest of the records of images that are present, and of their names, in the given order."""
         found = hashlib.sha256(f"{LAYOUT}\n".encode())
-        for position in self._positions(image_ids):
-            found.update(f"{self._name(position)}\n".encode() + self._line(position))
+        for name, line in self._rows(("name", "values"), self._positions(image_ids)):
+            found.update(f"{name}\n".encode() + line)
         return found.hexdigest()
 
     def require_one_image(self) -> None:
@@ -203,8 +179,7 @@ class RecordIndex:
         self._reader.require_one(self)
 
     def __iter__(self) -> Iterator[ImageRecord]:
-        for position in range(len(self.ids)):
-            yield self._record(position)
+        return self._records(range(len(self.ids)))
 
     def _positions(self, image_ids: Sequence[int]) -> list[int]:
         wanted = np.asarray(image_ids, np.int64)
@@ -218,33 +193,31 @@ class RecordIndex:
 
     def _reopen(self) -> None:
         self._rebuild()
-        self._files = IndexFiles(self.folder)
+        self._file = IndexFile(self.folder)
 
-    def _checked(self, read: Callable[[IndexFiles], T]) -> T:
-        """What is read from the files. Damaged ones are rebuilt, with the same content."""
-        try:
-            return read(self._files)
-        except DamagedIndex:
-            self._reopen()
-            return read(self._files)
+    def _rows(self, columns: Sequence[str], positions: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+        """What is read from the file. A damaged one is rebuilt, with the same content."""
+        for start in range(0, len(positions), _GROUP):
+            part = positions[start : start + _GROUP]
+            try:
+                found = self._file.rows(columns, part)
+            except DamagedIndex:
+                self._reopen()
+                found = self._file.rows(columns, part)
+            yield from found
 
-    def _name(self, position: int) -> str:
-        return self._checked(lambda files: files.name(position))
-
-    def _line(self, position: int) -> bytes:
-        return self._checked(lambda files: files.line(position))
-
-    def _record(self, position: int) -> ImageRecord:
-        image_id, width, height, boxes, relations, rejects, unpublished = json.loads(self._line(position))
-        record = self._reader.record(
-            image_id,
-            self._reader.place(self._name(position)),
-            (width, height),
-            (Box(*box) for box in boxes),
-            (AnnotatedRelation(*relation) for relation in relations),
-            (Rejected(image_id, reason, value) for reason, value in rejects),
-        )
-        return self._reader.sized(replace(record, unpublished=True) if unpublished else record)
+    def _records(self, positions: Sequence[int]) -> Iterator[ImageRecord]:
+        for name, line in self._rows(("name", "values"), positions):
+            image_id, width, height, boxes, relations, rejects, unpublished = json.loads(line)
+            record = self._reader.record(
+                image_id,
+                self._reader.place(name),
+                (width, height),
+                (Box(*box) for box in boxes),
+                (AnnotatedRelation(*relation) for relation in relations),
+                (Rejected(image_id, reason, value) for reason, value in rejects),
+            )
+            yield self._reader.sized(replace(record, unpublished=True) if unpublished else record)
 
 
 def is_indexed(source: DataSource, folder: Path | None) -> bool:

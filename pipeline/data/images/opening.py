@@ -11,7 +11,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
 from itertools import islice
@@ -327,6 +327,7 @@ def fingerprint(
     return hashlib.sha256(_limited_bytes(ref, limits) if data is None else data).hexdigest()
 
 
+Item = TypeVar("Item")
 Read = TypeVar("Read")
 
 
@@ -341,23 +342,29 @@ def read_ahead(
     At most `ahead` images are held in addition to the current one. Decoding and resizing release the GIL. Any exception
     other than `BadImage` is raised here, in the turn of its image. Closing the iterator early leaves nothing running.
     """
-    left = iter(places)
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
+
+    def read_or_error(place: ImageRef) -> Read | BadImage:
+        try:
+            return read(place)
+        except BadImage as bad:
+            return bad
+
+    return done_ahead(read_or_error, places, threads, ahead)
+
+
+def done_ahead(
+    work: Callable[[Item], Read], items: Iterable[Item], threads: int, ahead: int, waits: bool = True
+) -> Iterator[Read]:
+    """Yields what `work` makes of each item in threads, in the order of `items`, up to `ahead` items ahead.
+
+    `waits`: whether an early end waits for the work under way.
+    """
+    left, pool = iter(items), ThreadPoolExecutor(threads, thread_name_prefix="images")
     try:
-        waiting: deque[Future[Read | BadImage]] = deque()
-        for place in islice(left, max(1, ahead)):
-            waiting.append(pool.submit(_read_or_error, read, place))
+        waiting = deque(pool.submit(work, item) for item in islice(left, max(1, ahead)))
         while waiting:
             found = waiting.popleft().result()
-            for place in islice(left, 1):
-                waiting.append(pool.submit(_read_or_error, read, place))
+            waiting.extend(pool.submit(work, item) for item in islice(left, 1))
             yield found
     finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _read_or_error(read: Callable[[ImageRef], Read], place: ImageRef) -> Read | BadImage:
-    try:
-        return read(place)
-    except BadImage as bad:
-        return bad
+        pool.shutdown(waits, cancel_futures=True)

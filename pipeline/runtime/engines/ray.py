@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,6 +204,15 @@ def look_around(paths: tuple[Path, ...]) -> tuple[str, list[Path]]:
     return installed_version("rlip"), [path for path in paths if not path.exists()]
 
 
+def run_on(ray: Any, node: RayNode, cpus: float, gpus: float, function: Callable[..., object], *given: object) -> Any:
+    """Start a task on exactly this node. Ray would repeat that of a lost node on its own, beyond any limit of ours."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    pinned = NodeAffinitySchedulingStrategy(node.id, soft=False)
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, scheduling_strategy=pinned)(function)
+    return task.remote(*given)
+
+
 def connect(address: str) -> Any:
     """The module `ray`, connected to the cluster whose head is at `address` (HOST:PORT). A second call costs nothing.
 
@@ -211,7 +220,8 @@ def connect(address: str) -> Any:
     """
     ray = _import_ray()
     if ray.is_initialized():
-        if _port(ray.get_runtime_context().gcs_address) == _port(address):
+        # The port tells two clusters apart where one machine has several names.
+        if split_address(ray.get_runtime_context().gcs_address)[1] == split_address(address)[1]:
             return ray
         ray.shutdown()
     _require_answer(address)
@@ -305,8 +315,3 @@ def brief(error: BaseException) -> str:
     """The last line of what Ray says, which has the reason, without its advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else repr(error))[:300]
-
-
-def _port(address: str) -> str:
-    """The port, which tells two clusters apart where one machine has several names."""
-    return address.rpartition(":")[2]

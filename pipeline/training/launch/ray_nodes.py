@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.runtime.engines.ray import RayNode, live_nodes
+from pipeline.runtime.engines.ray import live_nodes, run_on
 from pipeline.training.launch.agent import FINISHED, join
 from storage.errors import FatalError, RetryableError
 
@@ -50,7 +50,7 @@ def lend_nodes(ray: Any, address: str, folder: Path, nodes: int, stay: bool = Fa
     others = [node for node in live_nodes(ray) if node.id != own and node.cpus]
     if len(others) < nodes:
         raise FatalError(f"the Ray cluster has {len(others)} nodes besides this one, but {nodes} must join")
-    running = [_start(ray, node, address, folder, stay) for node in others[:nodes]]
+    running = [run_on(ray, node, node.cpus, node.gpus, join, address, folder, stay) for node in others[:nodes]]
     try:
         yield running
     finally:
@@ -58,16 +58,3 @@ def lend_nodes(ray: Any, address: str, folder: Path, nodes: int, stay: bool = Fa
             ray.cancel(task, force=False)
         with suppress(ray.exceptions.RayError):
             ray.wait(running, num_returns=len(running), timeout=LEAVING_SECONDS)
-
-
-def _start(ray: Any, node: RayNode, address: str, folder: Path, stay: bool) -> Any:
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    task = ray.remote(join).options(
-        # Ray would repeat the task of a lost node on its own, beyond the limit of `restarts`.
-        max_retries=0,
-        num_cpus=node.cpus,
-        num_gpus=node.gpus,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
-    )
-    return task.remote(address, folder, stay)
