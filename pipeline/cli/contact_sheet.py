@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.interop.shard_samples import SeenLabels
+from pipeline.interop.shard_samples import SeenLabels, SeenRelation
 from pipeline.report.drawing import COLOURS, IDLE, INK, PAPER, Line, Point, Rect, along, arrow_head, first_free
 from pipeline.report.formatting import sanitise
+from pipeline.training.sample import SampleRelation, TrainingSample
+from storage.atomic import atomic_file
+from storage.errors import translate_os_errors
 
 CELL, PICTURE = 560, 420
 """Width of a cell, and the greatest height of its image, in pixels."""
 MARGIN, LINE = 12, 20
 ARROWS = 6
 """Relations that are drawn and listed per sample unless a caller says otherwise: the most confident."""
+
+
+def save_sheet(cells: Sequence[Image.Image], out: Path) -> None:
+    """Saves cells as one PNG. Raises as `translate_os_errors` does."""
+    with translate_os_errors(f"writing {out}"), atomic_file(out) as aside:
+        contact_sheet(cells).save(aside, "PNG")
 
 
 def contact_sheet(cells: Sequence[Image.Image]) -> Image.Image:
@@ -33,32 +43,33 @@ def contact_sheet(cells: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def labelled_cell(title: str, image: Image.Image, labels: SeenLabels | None, arrows: int = ARROWS) -> Image.Image:
+Labels = SeenLabels | TrainingSample
+Relations = Sequence[SeenRelation | SampleRelation]
+
+
+def labelled_cell(title: str, image: Image.Image, labels: Labels | None, arrows: int = ARROWS) -> Image.Image:
     """One sample: its key, its image with boxes and arrows, and its `arrows` best relations in words."""
     scale = min(CELL / image.width, PICTURE / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    lines = _lines(labels, arrows)
+    shown = () if labels is None else _surest(labels.relations, arrows)
+    lines = _lines(labels, shown)
     cell = Image.new("RGB", (CELL, LINE + 8 + size[1] + 8 + LINE * len(lines)), PAPER)
     draw = ImageDraw.Draw(cell)
     draw.text((8, 4), title, INK, _font(15))
     picture = image.resize(size, Image.Resampling.LANCZOS)
     if labels is not None:
         # Boxes refer to pixels of the size that the labels state, which a reduced image no longer has.
-        _draw_labels(picture, labels, size[0] / (labels.width or image.width), arrows)
+        _draw_labels(picture, labels, size[0] / (labels.width or image.width), shown)
     cell.paste(picture, ((CELL - size[0]) // 2, LINE + 8))
     for number, line in enumerate(lines):
         draw.text((8, LINE + 14 + size[1] + LINE * number), line, INK, _font(14))
     return cell
 
 
-def _draw_labels(picture: Image.Image, labels: SeenLabels, scale: float, most: int) -> None:
+def _draw_labels(picture: Image.Image, labels: Labels, scale: float, arrows: Relations) -> None:
     draw = ImageDraw.Draw(picture)
-    shown = _surest(labels, most)
-    used = {
-        index for relation in shown for index in (labels.relations[relation].subject, labels.relations[relation].object)
-    }
+    used = {index for arrow in arrows for index in (arrow.subject, arrow.object)}
     boxes = [Rect(b.x, b.y, b.w, b.h).scaled(scale).within(*picture.size) for b in labels.boxes]
-    arrows = [labels.relations[relation] for relation in shown]
     lines: list[Line] = [(*boxes[arrow.subject].centre, *boxes[arrow.object].centre) for arrow in arrows]
     taken: list[Rect] = []
     for index, box in enumerate(boxes):
@@ -75,15 +86,13 @@ def _draw_labels(picture: Image.Image, labels: SeenLabels, scale: float, most: i
         _tag_line(draw, sanitise(arrow.predicate, 30), line, _colour(arrow.subject), taken)
 
 
-def _lines(labels: SeenLabels | None, most: int) -> list[str]:
+def _lines(labels: Labels | None, shown: Relations) -> list[str]:
     if labels is None:
         return ["no labels in this project's format"]
     if not labels.relations:
         return [f"{len(labels.boxes)} boxes, no relations"]
-    shown = _surest(labels, most)
     lines = []
-    for relation in shown:
-        found = labels.relations[relation]
+    for found in shown:
         ends = [f"{end} {sanitise(labels.boxes[end].category, 24)}" for end in (found.subject, found.object)]
         sure = "" if found.confidence is None else f"   {found.confidence:.2f}"
         lines.append(f"[{ends[0]}]  {sanitise(found.predicate, 30)}  [{ends[1]}]{sure}")
@@ -92,9 +101,10 @@ def _lines(labels: SeenLabels | None, most: int) -> list[str]:
     return lines
 
 
-def _surest(labels: SeenLabels, most: int) -> list[int]:
-    ranked = sorted(range(len(labels.relations)), key=lambda place: -(labels.relations[place].confidence or 0.0))
-    return sorted(ranked[:most])
+def _surest(relations: Relations, most: int) -> Relations:
+    """The most confident relations, in stored order."""
+    ranked = sorted(range(len(relations)), key=lambda place: -(relations[place].confidence or 0.0))
+    return [relations[place] for place in sorted(ranked[:most])]
 
 
 def _arrow(draw: ImageDraw.ImageDraw, line: Line, colour: str) -> None:

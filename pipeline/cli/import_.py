@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from pipeline.cli.options import STORE, AsJson, StorePath
-from pipeline.interop.import_file import ImageFiles, print_import
+from pipeline.interop.import_file import ImageFiles, import_file
 from storage.open_store import open_store
 from storage.runs import Run
 
@@ -33,4 +36,13 @@ def import_(
     """Import captions, graphs, candidates, labels or name frequencies as steps of a run; quarantine invalid rows."""
     opened = open_store(store)
     opened.refresh()
-    print_import(file, Run(opened, run_name), dataset, ImageFiles(images, paths), as_json)
+    result = import_file(file, Run(opened, run_name), dataset, ImageFiles(images, paths))
+    if as_json:
+        print(json.dumps(asdict(result)))
+        return
+    console = Console()
+    console.print(
+        f"{result.images} images, {result.kind}: steps {', '.join(result.steps)} of run {result.run}", markup=False
+    )
+    for reason, number in result.noted.items():
+        console.print(f"  {number} x {reason}", markup=False)

@@ -20,7 +20,7 @@ from PIL import Image
 from pydantic import ValidationError
 from rich.console import Console
 
-from pipeline.cli.contact_sheet import contact_sheet, labelled_cell
+from pipeline.cli.contact_sheet import labelled_cell, save_sheet
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath, VerdictsFolder
 from pipeline.data.images.opening import LOOSEST_LIMITS, BadImage, decode_image, probe_bytes
 from pipeline.interop.publish_shards import (
@@ -32,12 +32,11 @@ from pipeline.interop.publish_shards import (
     index_files,
     listed_tars,
     loaders,
-    print_publish,
+    publish_shards,
 )
 from pipeline.interop.shard_samples import (
     MAX_LABELS_SIZE,
     SeenLabels,
-    SeenRelation,
     TarSample,
     read_labels,
     read_member,
@@ -48,10 +47,9 @@ from pipeline.report.formatting import byte_bars, bytes_in_words, sanitise
 from pipeline.runtime.wording import counted
 from pipeline.stages.pretrain import PretrainStage, TrainTaggerStage
 from pipeline.training.config import SAMPLES, TrainConfig
-from pipeline.training.sample import TrainingSample
 from pipeline.training.settings import TaggerSettings, TrainingSettings
 from storage.artifact import Artifact
-from storage.atomic import atomic_file, write_atomic
+from storage.atomic import write_atomic
 from storage.errors import FatalError, translate_os_errors
 from storage.open_store import existing_store
 from storage.runs import Run, find_run
@@ -362,8 +360,7 @@ def preview_shard(
         raise FatalError(
             f"{tar}: {damage}no image in its first {counted(len(shown), 'sample')}; `rlip shards ls {tar}` lists them"
         )
-    with translate_os_errors(f"writing {out}"), atomic_file(out) as aside:
-        contact_sheet(cells).save(aside, "PNG")
+    save_sheet(cells, out)
     print(f"{counted(len(cells), 'sample')} drawn to {out}")
 
 
@@ -386,7 +383,13 @@ def publish(
 ) -> None:
     """Write a run's shards to a folder for release: tars, indexes, statistics, dataset card, Croissant, checksums."""
     run = find_run(existing_store(store), run_name)
-    print_publish(run, folder, step, license_, loaders(indexes or []), verdicts, as_json)
+    result = publish_shards(run, folder, step, license_, loaders(indexes or []), verdicts)
+    if as_json:
+        print(json.dumps(asdict(result)))
+        return
+    held = f"{counted(result.samples, 'sample')} in {counted(result.tars, 'tar')}, {counted(result.bytes, 'byte')}"
+    print(f"{folder}: {held}")
+    print(f"`rlip shards verify {folder}` checks a copy")
 
 
 def _each_once(paths: Iterable[Path]) -> Iterator[Path]:
@@ -628,20 +631,11 @@ def _draw(images: Sequence[StepImage], out: Path) -> int:
         except BadImage:
             continue
         title = f"{sanitise(image.dataset, 40)}/{image.image_id}  {pixels.width}x{pixels.height}"
-        cells.append(labelled_cell(title, pixels, _seen(image.shown.labels)))
+        cells.append(labelled_cell(title, pixels, image.shown.labels))
     if not cells:
         raise FatalError("no image of this step can be read; `rlip store verify` names the damage")
-    with translate_os_errors(f"writing {out}"), atomic_file(out) as aside:
-        contact_sheet(cells).save(aside, "PNG")
+    save_sheet(cells, out)
     return len(cells)
-
-
-def _seen(labels: TrainingSample) -> SeenLabels:
-    return SeenLabels(
-        labels.boxes,
-        tuple(SeenRelation(r.subject, r.object, r.predicate, r.confidence) for r in labels.relations),
-        labels.width,
-    )
 
 
 def _training(run: Run, step_name: str | None) -> tuple[str, Artifact]:

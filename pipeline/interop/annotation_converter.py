@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import annotation_source
-from pipeline.interop.export_run import KEEP_FIELDS, Exported, export_run
+from pipeline.interop.export_run import Exported, export_run
 from pipeline.interop.further_fields import further_fields
 from pipeline.interop.import_file import PARTITION, ImportStep
 from pipeline.interop.run_rows import NAMES, RunRows, Tally
@@ -48,7 +48,7 @@ def convert_annotations(
     `FatalError` for unusable files, an unknown format, boxes that are shares of images of unknown size, and an existing
     `out`.
     """
-    load_plugin("exports", target_format)
+    write = load_plugin("exports", target_format)
     if out.exists():
         raise FatalError(f"{out} already exists; name a new folder, or remove it")
     source = annotation_source(source_format, annotations, files or {}).model_copy(update={"split": split})
@@ -58,7 +58,7 @@ def convert_annotations(
     with TemporaryDirectory() as scratch, atomic_folder(out, replace=False) as folder:
         run = _run_of(open_source(source, with_images=False), Path(scratch, "store"), tally)
         whole = Path(scratch, "export")
-        if target_format not in KEEP_FIELDS:
+        if not hasattr(write, "keeps_fields"):
             for field, count in further_fields(RunRows(run), source.name, tally).counts.items():
                 tally.note(f"field {field}", count)
         made = export_run(run, target_format, whole, masks=masks)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from pipeline.interop.further_fields import PNG, FurtherFields, further_fields
+from pipeline.interop.further_fields import PNG, FurtherFields, further_fields, keeps_fields
 from pipeline.interop.json_writer import number, write_object
-from pipeline.interop.run_rows import RunRows, Tally, numbered_names, relations_of, size_fields
+from pipeline.interop.run_rows import RunRows, Tally, captions_of, numbered_names, relations_of, size_fields
 
 Annotations = Mapping[int, list[dict[str, Any]]]
 """Image id → the entries of its boxes, in stored order."""
 
 
+@keeps_fields
 def write_coco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `instances.json` and `captions.json` for each dataset.
 
@@ -32,7 +34,6 @@ def write_coco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> N
         if captions := list(_captions(rows, dataset, tally)):
             listed = {**stated.header, "images": instances["images"], "annotations": captions}
             write_object(place / "captions.json", listed.items())
-            tally.wrote["captions"] += len(captions)
 
 
 def coco_instances(
@@ -87,7 +88,7 @@ def _relations(
     annotations: Annotations,
     predicates: Mapping[str, int],
 ) -> Iterator[dict[str, Any]]:
-    following = 0
+    key = count()
     for image in rows.images(dataset, "images", "relations"):
         ids = [box["id"] for box in annotations.get(image.image_id, ())]
         for relation in relations_of(image, threshold, tally):
@@ -95,21 +96,17 @@ def _relations(
             tally.note("origin and calibration of a relation", int(is_scored))
             tally.wrote["relations"] += 1
             yield {
-                "id": following,
+                "id": next(key),
                 "subject_id": ids[relation["subject"]],
                 "predicate_id": predicates[relation["predicate"]] - 1,
                 "object_id": ids[relation["object"]],
                 "image_id": image.image_id,
                 **({"score": number(relation["score"])} if is_scored else {}),
             }
-            following += 1
 
 
 def _captions(rows: RunRows, dataset: str, tally: Tally) -> Iterator[dict[str, Any]]:
-    following = 1
+    key = count(1)
     for image in rows.images(dataset, "captions"):
-        for caption in image.items("captions"):
-            tally.note("seed, log-probability and source of a caption", 1)
-            tally.note("boxes that a caption describes", caption["boxes"] is not None)
-            yield {"id": following, "image_id": image.image_id, "caption": caption["text"]}
-            following += 1
+        for caption in captions_of(image, tally):
+            yield {"id": next(key), "image_id": image.image_id, "caption": caption["text"]}

@@ -10,21 +10,20 @@ from typing import Protocol
 from rich.console import Console
 
 from pipeline.interop.run_rows import RunRows, Tally
-from pipeline.runtime.plugins import load_plugin
+from pipeline.runtime.plugins import load_plugin, plugin_names
 from storage.atomic import atomic_folder
 from storage.errors import FatalError, translate_os_errors
 from storage.runs import Run
 
 SHOWN = 12
 """Number of files that are printed: those of Hugging Face's splits, and not every mask of PSG."""
-KEEP_FIELDS = ("coco", "psg", "vcoco")
-"""Exports that write masks and other fields which no table has, and count themselves which of them they lose."""
 
 
 class Writer(Protocol):
     """A registered export: writes the rows of a run to an empty folder, with relations of sufficient score. It counts
     what it writes in `tally.wrote`, and notes what the format can't represent. A writer without scores begins with
-    `rows.require_kept()`.
+    `rows.require_kept()`. One with masks has the attribute `keeps_fields`: it also writes fields that no table has, and
+    counts those that it loses.
     """
 
     def __call__(self, rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
@@ -69,20 +68,20 @@ def export_run(
     """Writes a run into the new folder `folder`, which appears complete or not at all.
 
     Exports the relations that the run's shards keep, or with `all_scores` every scored one, except those below
-    `threshold`. `parquet` copies whole tables. `masks`: the folder of the PNGs that PSG and COCO panoptic name. Raises
+    `threshold`. `masks`: the folder of the PNGs that PSG and COCO panoptic name. Raises
     `FatalError` if the folder exists or cannot be written, if the run lacks the steps that the format needs, or for a
     setting that the format has no use for: `all_scores` without scores, `masks` without masks, `threshold` for tables.
     """
     if folder.exists():
         raise FatalError(f"{folder} already exists; name a new folder with --out, or remove this one")
     write: Writer = load_plugin("exports", form)
-    if masks is not None and form not in KEEP_FIELDS and write.__module__.startswith(__name__.rpartition(".")[0]):
-        raise FatalError(f"--masks: {form} has no masks, unlike {', '.join(KEEP_FIELDS)}; omit it")
-    rows, tally = RunRows(run, all_scores or form == "parquet", masks), Tally()
+    if masks is not None and not hasattr(write, "keeps_fields"):
+        able = (name for name in plugin_names("exports") if hasattr(load_plugin("exports", name), "keeps_fields"))
+        raise FatalError(f"--masks: {form} has no masks, unlike {', '.join(able)}; omit it")
+    rows, tally = RunRows(run, all_scores, masks), Tally()
     with translate_os_errors(f"writing {folder}"), atomic_folder(folder, replace=False) as aside:
         write(rows, aside, threshold, tally)
-        if form != "parquet":  # which copies whole tables
-            tally.note("image that the run has not labelled", rows.unlabelled)
+        tally.note("image that the run has not labelled", rows.unlabelled)
         files = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
         if not files:
             raise FatalError(

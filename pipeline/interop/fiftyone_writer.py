@@ -7,12 +7,12 @@ no database ids.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.interop.json_writer import number, write_list
-from pipeline.interop.run_rows import RunRows, Tally, of_known_size
+from pipeline.interop.run_rows import RunRows, Tally, corners_of, labelled_images
 
 
 def write_fiftyone(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
@@ -20,21 +20,19 @@ def write_fiftyone(rows: RunRows, folder: Path, threshold: float, tally: Tally) 
     for dataset, place in rows.folders(folder):
         info = {"run": rows.run.name, "dataset": dataset}
         (place / "metadata.json").write_text(json.dumps({"name": f"{rows.run.name}-{dataset}", "info": info}) + "\n")
-        samples = _samples(rows, dataset, threshold, tally)
-        tally.wrote["images"] += write_list(place / "samples.json", samples, within="samples")
+        write_list(place / "samples.json", _samples(rows, dataset, threshold, tally), within="samples")
 
 
 def _samples(rows: RunRows, dataset: str, threshold: float, tally: Tally) -> Iterator[dict[str, Any]]:
-    for image, boxes, relations in of_known_size(rows, dataset, threshold, tally):
-        row = image.rows["images"]
+    for row, relations in labelled_images(rows, dataset, threshold, tally, sized=True):
         yield {
             "filepath": f"data/{row['uri']}",
             "tags": [row["split"]] if row["split"] else [],
             "metadata": {"_cls": "ImageMetadata", "width": row["width"], "height": row["height"]},
             "image_id": row["image_id"],
             "digest": row["digest"],
-            "boxes": _detections([_box(row, box, place) for place, box in enumerate(boxes)]),
-            "relations": _detections([_relation(row, boxes, relation) for relation in relations]),
+            "boxes": _detections([_box(row, box, place) for place, box in enumerate(row["boxes"])]),
+            "relations": _detections([_relation(row, relation) for relation in relations]),
         }
 
 
@@ -43,21 +41,14 @@ def _detections(found: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _box(row: Mapping[str, Any], box: Mapping[str, Any], place: int) -> dict[str, Any]:
-    corners = box["x"], box["y"], box["x"] + box["w"], box["y"] + box["h"]
-    return {**_detection(row, box["category"], corners), "index": place, "iscrowd": bool(box["crowd"])}
+    return {**_detection(row, box["category"], corners_of(box)), "index": place, "iscrowd": bool(box["crowd"])}
 
 
-def _relation(
-    row: Mapping[str, Any], boxes: Sequence[Mapping[str, Any]], relation: Mapping[str, Any]
-) -> dict[str, Any]:
+def _relation(row: Mapping[str, Any], relation: Mapping[str, Any]) -> dict[str, Any]:
     """A relation as a detection around both of its boxes. `subject` and `object` are the `index` of these boxes."""
-    ends = boxes[relation["subject"]], boxes[relation["object"]]
-    corners = (
-        min(end["x"] for end in ends),
-        min(end["y"] for end in ends),
-        max(end["x"] + end["w"] for end in ends),
-        max(end["y"] + end["h"] for end in ends),
-    )
+    ends = row["boxes"][relation["subject"]], row["boxes"][relation["object"]]
+    lefts, tops, rights, bottoms = zip(*map(corners_of, ends), strict=True)
+    corners = min(lefts), min(tops), max(rights), max(bottoms)
     names = {"subject_category": ends[0]["category"], "object_category": ends[1]["category"]}
     score = {"confidence": number(relation["score"])} if "score" in relation else {}
     places = {"subject": relation["subject"], "object": relation["object"]}

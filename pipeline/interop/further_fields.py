@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,13 @@ _OF_RELATIONS = {
 PNG = "pan_seg_file_name"
 """The field of PSG that names the PNG with an image's masks."""
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
+_Write = TypeVar("_Write", bound=Callable[..., None])
+
+
+def keeps_fields(write: _Write) -> _Write:
+    """Declares that an export writes masks and other fields which no table has, and counts which of them it loses."""
+    vars(write)["keeps_fields"] = True
+    return write
 
 
 class FurtherFields:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.interop.json_writer import number, write_list, write_object
-from pipeline.interop.run_rows import RunRows, Tally, note_unscored, numbered_names, size_fields, without_crowds
+from pipeline.interop.run_rows import RunRows, Tally, corners_of, labelled_images, numbered_names, size_fields
 
 
 def write_hico(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
@@ -23,18 +23,17 @@ def write_hico(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> N
 def _elements(
     rows: RunRows, dataset: str, threshold: float, tally: Tally, objects: Mapping[str, int], verbs: Mapping[str, int]
 ) -> Iterator[dict[str, Any]]:
-    for row, boxes, relations in without_crowds(rows, dataset, threshold, tally):
-        note_unscored(row, relations, tally)
+    for row, relations in labelled_images(rows, dataset, threshold, tally, crowds=False, scored=False):
         yield {
             "file_name": row["uri"],
             "img_id": row["image_id"],
             **size_fields(row),
             "annotations": [
                 {
-                    "bbox": [number(side) for side in (box["x"], box["y"], box["x"] + box["w"], box["y"] + box["h"])],
+                    "bbox": list(map(number, corners_of(box))),
                     "category_id": objects[box["category"]],
                 }
-                for box in boxes
+                for box in row["boxes"]
             ],
             "hoi_annotation": [
                 {"subject_id": each["subject"], "object_id": each["object"], "category_id": verbs[each["predicate"]]}

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from rich.console import Console
 
 from pipeline.data.datasets.annotations import (
     NO_IMAGE,
@@ -38,6 +36,7 @@ from pipeline.interop.official_labels import (
     LabelledImage,
     read_element,
     read_frequencies,
+    scored_rows,
 )
 from pipeline.interop.run_rows import TABLES, Tally
 from pipeline.labels.labelled_partitions import images_with_boxes
@@ -70,20 +69,6 @@ class ImportResult:
     steps: list[str] = field(default_factory=list)
     noted: dict[str, int] = field(default_factory=dict)
     """Reason → number of entries rejected or fixed. Each is quarantined with its step."""
-
-
-def print_import(file: Path, run: Run, dataset: str | None, files: ImageFiles, as_json: bool) -> None:
-    """Imports a file and prints the result."""
-    result = import_file(file, run, dataset, files)
-    if as_json:
-        print(json.dumps(asdict(result)))
-        return
-    console = Console()
-    console.print(
-        f"{result.images} images, {result.kind}: steps {', '.join(result.steps)} of run {result.run}", markup=False
-    )
-    for reason, number in result.noted.items():
-        console.print(f"  {number} x {reason}", markup=False)
 
 
 def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFiles | None = None) -> ImportResult:
@@ -466,11 +451,7 @@ def read_scene_graph(
             if key in scores:
                 draft.reject("relation twice", item)
             scores[key] = max(score, scores.get(key, 0.0))
-    relations = [
-        {"subject": s, "object": o, "predicate": p, "score": score, "proposed": True, "triplet": -1}
-        for (s, p, o), score in scores.items()
-    ]
-    return {"image_id": image_id, "relations": relations}, draft.rejects
+    return {"image_id": image_id, "relations": scored_rows(scores)}, draft.rejects
 
 
 def _meant(end: Any, role: str, objects: Sequence[Any], boxes: Sequence[Mapping[str, Any]]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -62,14 +62,22 @@ def import_verdicts(
         raise FatalError(
             f"{path}: none of its {len(annotated)} images (first: {first}) is in run {run.name!r}; name another run"
         )
-    _require_fit(path, run, ours)
+    boxes = [place in own.boxes for image, own in ours for _, place in image.boxes]
+    if boxes and sum(boxes) < FIT * len(boxes):
+        raise FatalError(
+            f"{path}: only {sum(boxes)} of its {len(boxes)} boxes match boxes of run {run.name!r}; it was made from a "
+            "different run, or for images of a different size"
+        )
     time = now()
     held = {relation for image, own in ours for relation in _relations(image, own)}
     return [
-        _verdict(run, own, reviewer, time, *each)
+        Verdict(
+            relation, kind, reviewer, time, *names, corrected_predicate=corrected, queue="import", run=run.name,
+            dataset=own.dataset, image_id=own.image_id,
+        )
         for image, own in ours
-        for each in _differences(image, own, held, additions_only)
-    ]
+        for relation, kind, corrected, names in _differences(image, own, held, additions_only)
+    ]  # fmt: skip
 
 
 def _images(run: Run) -> Mapping[tuple[str, str], _RunImage]:
@@ -118,15 +126,6 @@ def _relations(image: AnnotatedImage, own: _RunImage) -> dict[JudgedRelation, No
     )
 
 
-def _require_fit(path: Path, run: Run, images: Sequence[tuple[AnnotatedImage, _RunImage]]) -> None:
-    boxes = [place in own.boxes for image, own in images for _, place in image.boxes]
-    if boxes and sum(boxes) < FIT * len(boxes):
-        raise FatalError(
-            f"{path}: only {sum(boxes)} of its {len(boxes)} boxes match boxes of run {run.name!r}; it was made from a "
-            "different run, or for images of a different size"
-        )
-
-
 def _differences(
     image: AnnotatedImage, own: _RunImage, held: Set[JudgedRelation], additions_only: bool
 ) -> Iterator[tuple[JudgedRelation, Kind, str | None, tuple[str, str]]]:
@@ -154,16 +153,6 @@ def _differences(
     for relations in added.values():
         for relation in relations:
             yield relation, "accept", None, (categories[relation.subject], categories[relation.object])
-
-
-def _verdict(
-    run: Run, own: _RunImage, reviewer: str, time: str,
-    relation: JudgedRelation, kind: Kind, corrected: str | None, categories: tuple[str, str],
-) -> Verdict:  # fmt: skip
-    return Verdict(
-        relation, kind, reviewer, time, *categories, corrected_predicate=corrected, queue="import", run=run.name,
-        dataset=own.dataset, image_id=own.image_id,
-    )  # fmt: skip
 
 
 def _same(place: Box4, image: _RunImage) -> Box4 | None:

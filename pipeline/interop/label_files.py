@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.interop.json_writer import number, write_list
-from pipeline.interop.run_rows import ImageRows, RunRows, Tally, relations_of
+from pipeline.interop.run_rows import ImageRows, RunRows, Tally, captions_of, relations_of
 from pipeline.labels.label_rows import LABELS, flat_labels
 from pipeline.labels.labelled_partitions import images_with_boxes
 from pipeline.runtime.stage import dataset_of
@@ -46,27 +46,21 @@ def write_label_files(run: Run, folder: Path) -> LabelFiles:
             f"{folder} exists and contains files other than {JSON} and {PARQUET}; name another folder with --out"
         )
     rows = RunRows(run)
-    count = {"images": 0, "boxes": 0, "captions": 0, "labels": 0}
+    tally = Tally()
     with translate_os_errors(f"writing {folder}"), atomic_folder(folder, replace=True) as aside:
-        write_list(aside / JSON, _images(rows, _scores(run), count))
+        write_list(aside / JSON, _images(rows, _scores(run), tally))
         tables = [table.filter(pc.field("kept")) for table in flat_labels(run)]
         write_table(pa.concat_tables([LABELS.empty_table(), *tables]), aside / PARQUET)
-    return LabelFiles(str(folder / JSON), str(folder / PARQUET), **count)
+    return LabelFiles(str(folder / JSON), str(folder / PARQUET), **tally.wrote)
 
 
-def _images(
-    rows: RunRows, scores: Mapping[tuple[str, int], Sequence[float]], count: dict[str, int]
-) -> Iterator[dict[str, Any]]:
+def _images(rows: RunRows, scores: Mapping[tuple[str, int], Sequence[float]], tally: Tally) -> Iterator[dict[str, Any]]:
     for dataset in rows.datasets():
         for image in rows.images(dataset, "images", "captions", "relations"):
-            entry = _image(image, scores.get((dataset, image.image_id), ()))
-            count["images"] += 1
-            for name, field in (("boxes", "boxes"), ("captions", "captions"), ("labels", "relations")):
-                count[name] += len(entry[field])
-            yield entry
+            yield _image(image, scores.get((dataset, image.image_id), ()), tally)
 
 
-def _image(image: ImageRows, scores: Sequence[float]) -> dict[str, Any]:
+def _image(image: ImageRows, scores: Sequence[float], tally: Tally) -> dict[str, Any]:
     row = image.rows["images"]
     boxes = [
         {"category": box["category"], "box": [number(box[side]) for side in "xywh"]}
@@ -78,12 +72,13 @@ def _image(image: ImageRows, scores: Sequence[float]) -> dict[str, Any]:
         for r in relations_of(image, 0.0, Tally())
         if "score" in r
     ]
+    tally.wrote.update({"images": 1, "boxes": len(boxes), "labels": len(relations)})
     return {
         "file_name": row["uri"],
         "width": row["width"],
         "height": row["height"],
         "boxes": boxes,
-        "captions": [caption["text"] for caption in image.items("captions")],
+        "captions": [caption["text"] for caption in captions_of(image, tally)],
         "relations": relations,
     }
 

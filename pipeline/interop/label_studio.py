@@ -14,7 +14,7 @@ from xml.sax.saxutils import quoteattr
 
 from pipeline.interop.annotated_image import AnnotatedImage
 from pipeline.interop.json_writer import number, write_list
-from pipeline.interop.run_rows import RunRows, Tally, of_known_size
+from pipeline.interop.run_rows import RunRows, Tally, labelled_images
 from pipeline.labels.verdicts import Box4, box4
 from storage.errors import FatalError
 
@@ -30,8 +30,7 @@ def write_label_studio(rows: RunRows, folder: Path, threshold: float, tally: Tal
     for dataset, place in rows.folders(folder):
         categories: set[str] = set()
         predicates: set[str] = set()
-        tasks = _tasks(rows, dataset, threshold, tally, categories, predicates)
-        tally.wrote["images"] += write_list(place / "tasks.json", tasks)
+        write_list(place / "tasks.json", _tasks(rows, dataset, threshold, tally, categories, predicates))
         (place / "interface.xml").write_text(_interface(categories, predicates), encoding="utf-8")
 
 
@@ -70,12 +69,11 @@ def _tasks(
     rows: RunRows, dataset: str, threshold: float, tally: Tally, categories: set[str], predicates: set[str]
 ) -> Iterator[dict[str, Any]]:
     """Yields a task for each image of known size, and collects the names that occur."""
-    for image, boxes, relations in of_known_size(rows, dataset, threshold, tally):
-        row = image.rows["images"]
+    for row, relations in labelled_images(rows, dataset, threshold, tally, sized=True):
         tally.note("score of a relation", sum("score" in each for each in relations))
-        categories.update(box["category"] for box in boxes)
+        categories.update(box["category"] for box in row["boxes"])
         predicates.update(each["predicate"] for each in relations)
-        places = [box4(box) for box in boxes]
+        places = [box4(box) for box in row["boxes"]]
         data = {
             "image": f"{LOCAL_FILES}{quote(row['uri'])}",
             "dataset": dataset,
@@ -83,15 +81,10 @@ def _tasks(
             "digest": row["digest"],
             _SHOWN: [[places[each["subject"]], each["predicate"], places[each["object"]]] for each in relations],
         }
-        yield {
-            "data": data,
-            "predictions": [{"model_version": rows.run.name, "result": _result(row, boxes, relations)}],
-        }
+        yield {"data": data, "predictions": [{"model_version": rows.run.name, "result": _result(row, relations)}]}
 
 
-def _result(
-    row: Mapping[str, Any], boxes: Sequence[Mapping[str, Any]], relations: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+def _result(row: Mapping[str, Any], relations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The regions and relations of an image, with coordinates in percent of its size."""
     width, height = row["width"], row["height"]
     regions = [
@@ -112,7 +105,7 @@ def _result(
                 "rectanglelabels": [box["category"]],
             },
         }
-        for place, box in enumerate(boxes)
+        for place, box in enumerate(row["boxes"])
     ]
     links = [
         {

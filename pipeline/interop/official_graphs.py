@@ -187,11 +187,6 @@ def read_captions(image_id: int, texts: Any, source: str) -> tuple[dict[str, Any
     return {"image_id": image_id, "captions": kept}, draft.rejects
 
 
-def write_captions(row: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """Converts a row of `captions` to a field of the file."""
-    return str(row["image_id"]), [caption["text"] for caption in row["captions"]]
-
-
 _GROUP = pa.struct({"pairs": pa.list_(pa.struct({"subject": INT, "object": INT})), "predicates": pa.list_(TEXT)})
 GROUPS = pa.schema({"image_id": LONG, "groups": pa.list_(_GROUP)})
 """Imported candidates. They stay grouped, because the file does not state which text belongs to which pair."""

@@ -76,17 +76,17 @@ class ElementWriter:
     """Converts images to elements. Ids are unique within the file, like the authors'; imported images keep theirs."""
 
     def __init__(self, dataset: str) -> None:
-        """`dataset`: the authors' name of the dataset. Elements of `vg` do not state it."""
+        """`dataset`: the authors' name of the dataset. Elements of `vg` have a layout of their own."""
         self._dataset = dataset
         first = FIRST_IDS.get(dataset, 1)
         self._objects, self._relations = count(first), count(first)
 
-    def element(
-        self, image: Mapping[str, Any], boxes: Sequence[Mapping[str, Any]], relations: Sequence[Mapping[str, Any]]
-    ) -> dict[str, Any]:
-        """Converts one image with its boxes, which are not crowds, and the relations between them, in these orders.
+    def element(self, image: Mapping[str, Any], relations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Converts a row of `images` whose boxes are not crowds, and the relations between them, in these orders.
 
-        Pass the most confident relations first: the authors' loader keeps an image's first 100."""
+        Pass the most confident relations first: the authors' loader keeps an image's first 100. Those of Visual Genome
+        have whole pixels, empty synsets, and no confidence."""
+        boxes = image["boxes"]
         own = [box["source_id"] for box in boxes]
         known = all(own_id is not None and own_id >= 0 for own_id in own) and len(set(own)) == len(own)
         # An import reads no bytes of images, so its rows have no digest.
@@ -94,7 +94,7 @@ class ElementWriter:
         head: dict[str, Any] = {"image_id": image["image_id"]}
         if self._dataset != VISUAL_GENOME:
             head |= {"dataset": self._dataset, "data_split": official_split(self._dataset, image["split"])}
-        return head | {
+        element = head | {
             "objects": [
                 {
                     "object_id": object_id,
@@ -114,12 +114,8 @@ class ElementWriter:
                 for r in relations
             ],
         }
-
-    def vg_element(
-        self, image: Mapping[str, Any], boxes: Sequence[Mapping[str, Any]], relations: Sequence[Mapping[str, Any]]
-    ) -> dict[str, Any]:
-        """Converts one image to the authors' Visual Genome layout: whole pixels, empty synsets, no confidence."""
-        element = self.element(image, boxes, relations)
+        if self._dataset != VISUAL_GENOME:
+            return element
         for box in element["objects"]:
             # With a side that rounds to 0, the box would be empty, and rejected when the file is read.
             box |= {side: round(box[side]) for side in "xy"} | {side: max(round(box[side]), 1) for side in "wh"}
@@ -128,7 +124,7 @@ class ElementWriter:
             {name: [] if name == "synsets" else relation[name] for name in _VG_RELATION}
             for relation in element["relationships"]
         ]
-        return {name: element[name] for name in ("image_id", "objects", "relationships")}
+        return element
 
 
 def _image_id(value: Any) -> tuple[int | None, str]:
@@ -191,13 +187,15 @@ def _relations(
             if score is None or not 0 <= score <= 1:
                 raise Unusable("confidence not a number from 0 to 1")
             scored[key] = max(score, scored.get(key, 0.0))
-    return (
-        [{"subject": s, "predicate": p, "object": o} for s, p, o in annotated],
-        [
-            {"subject": s, "object": o, "predicate": p, "score": score, "proposed": True, "triplet": -1}
-            for (s, p, o), score in scored.items()
-        ],
-    )
+    return [{"subject": s, "predicate": p, "object": o} for s, p, o in annotated], scored_rows(scored)
+
+
+def scored_rows(scores: Mapping[tuple[int, str, int], float]) -> list[dict[str, Any]]:
+    """Converts relations (subject, predicate, object) with their scores to those of a row of `relations`."""
+    return [
+        {"subject": s, "object": o, "predicate": p, "score": score, "proposed": True, "triplet": -1}
+        for (s, p, o), score in scores.items()
+    ]
 
 
 def _name(value: Any) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.interop.json_writer import write_list, write_object
-from pipeline.interop.official_graphs import write_candidates, write_captions, write_graphs, write_groups
+from pipeline.interop.official_graphs import write_candidates, write_graphs, write_groups
 from pipeline.interop.official_labels import (
     VISUAL_GENOME,
     ElementWriter,
@@ -17,7 +17,7 @@ from pipeline.interop.official_labels import (
     uri_by_id,
     write_frequencies,
 )
-from pipeline.interop.run_rows import NAMED_BY_ID, RunRows, Tally, without_crowds
+from pipeline.interop.run_rows import NAMED_BY_ID, RunRows, Tally, captions_of, labelled_images
 from pipeline.runtime.stage import dataset_of
 
 CAPTIONS, GRAPHS, CANDIDATES = "captions.json", "scene_graphs.json", "candidates.json"
@@ -63,15 +63,12 @@ def write_vg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> Non
     for dataset in rows.ingested():
         writer = ElementWriter(VISUAL_GENOME)
         elements = _elements(rows, dataset, VISUAL_GENOME, threshold, tally)
-        write_list(folder / f"{dataset}.json", (writer.vg_element(*element) for element in elements))
+        write_list(folder / f"{dataset}.json", (writer.element(*element) for element in elements))
 
 
 def _captions(rows: RunRows, dataset: str, tally: Tally) -> Iterator[tuple[str, Any]]:
     for image in rows.images(dataset, "captions"):
-        tally.note("seed, log-probability and source of a caption", len(image.items("captions")))
-        tally.note("boxes that a caption describes", sum(each["boxes"] is not None for each in image.items("captions")))
-        tally.wrote["captions"] += len(image.items("captions"))
-        yield write_captions(image.rows["captions"])
+        yield str(image.image_id), [caption["text"] for caption in captions_of(image, tally)]
 
 
 def _graphs(rows: RunRows, dataset: str, tally: Tally) -> Iterator[tuple[str, Any]]:
@@ -101,9 +98,8 @@ def _labels(rows: RunRows, dataset: str, place: Path, threshold: float, tally: T
     relations, objects, paths = Counter[str](), Counter[str](), {}
 
     def elements() -> Iterator[dict[str, Any]]:
-        is_vg = official == VISUAL_GENOME
-        for image, *labels in _elements(rows, dataset, official, threshold, tally):
-            element = writer.vg_element(image, *labels) if is_vg else writer.element(image, *labels)
+        for image, labels in _elements(rows, dataset, official, threshold, tally):
+            element = writer.element(image, labels)
             relations.update(relation["predicate"] for relation in element["relationships"])
             objects.update(box["names"] for box in element["objects"])
             paths[str(image["image_id"])] = image["uri"]
@@ -118,8 +114,8 @@ def _labels(rows: RunRows, dataset: str, place: Path, threshold: float, tally: T
 
 def _elements(
     rows: RunRows, dataset: str, official: str, threshold: float, tally: Tally
-) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]]:
-    for row, boxes, relations in without_crowds(rows, dataset, threshold, tally):
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    for row, relations in labelled_images(rows, dataset, threshold, tally, crowds=False):
         tally.note("size and digest of an image", 1)
         tally.note("origin and calibration of a relation", sum("score" in relation for relation in relations))
         is_named = official == "o365" or row["uri"] == uri_by_id(
@@ -127,7 +123,7 @@ def _elements(
         )
         tally.note(NAMED_BY_ID, int(not is_named))
         if official == VISUAL_GENOME:
-            sides = [box[side] for box in boxes for side in "xywh"]
+            sides = [box[side] for box in row["boxes"] for side in "xywh"]
             tally.note("fraction of a pixel", sum(side != round(side) for side in sides))
             tally.note("score of a relation", sum("score" in relation for relation in relations))
-        yield row, boxes, relations
+        yield row, relations

@@ -59,7 +59,13 @@ BESIDE: Mapping[str, pa.Schema] = {
 }
 """Tables that a stage writes in addition to its main one, by name."""
 _LISTED = tomllib.loads(Path(__file__).with_name("column_sources.toml").read_text(encoding="utf-8"))
-SOURCES: Mapping[str, Mapping[str, Mapping[str, str]]] = _LISTED | {"shard_tagger": _LISTED["shard"]}
+SOURCES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
+    stage: {
+        table: {name: origins.replace("*", name) for origins, names in listed.items() for name in names.split()}
+        for table, listed in tables.items()
+    }
+    for stage, tables in (_LISTED | {"shard_tagger": _LISTED["shard"]}).items()
+}
 """Stage → table → column → columns of the tables that the stage reads, each as `table.column`."""
 
 
@@ -88,7 +94,8 @@ class RunLineage:
                     inner += self._of_step(step, group, start, end, by_partition)
         if not times:
             return
-        ended = _ENDS.get(self._status, RunState.COMPLETE)
+        status = str(self._records[-1].facts.get("status", "")) if self._records else ""
+        ended = _ENDS.get(status, RunState.COMPLETE)
         whole = Job(namespace=JOBS, name=self._name, facets={"jobType": job_type("DAG")})
         run = Run(runId=self._run_id)
         yield RunEvent(eventTime=_iso(min(times)), eventType=RunState.START, run=run, job=whole, producer=PRODUCER)
@@ -100,7 +107,10 @@ class RunLineage:
     ) -> Iterator[RunEvent]:
         artifacts = list(group.values())
         keys = [artifact.key for artifact in artifacts]
-        run = Run(runId=self._id(step, *keys), facets=self._run_facets(artifacts[0].manifest))
+        whole = parent_run.Run(runId=self._run_id)
+        parent = parent_run.ParentRunFacet(run=whole, job=parent_run.Job(namespace=JOBS, name=self._name))
+        facets = {"parent": parent, **run_facets(artifacts[0].manifest)}
+        run = Run(runId=self._id(step, *keys), facets=facets)
         job = Job(namespace=JOBS, name=f"{self._name}.{step}", facets=job_facets(artifacts[0].manifest))
         inputs = list(self._read(artifacts, by_partition))
         common: dict[str, Any] = {
@@ -147,11 +157,6 @@ class RunLineage:
             place = (namespace, f"{store}/runs/{self._name}/{step}/{table}")
         return LineageTable(*place, stage, table, artifacts)
 
-    def _run_facets(self, manifest: Manifest) -> dict[str, Any]:
-        run = parent_run.Run(runId=self._run_id)
-        parent = parent_run.ParentRunFacet(run=run, job=parent_run.Job(namespace=JOBS, name=self._name))
-        return {"parent": parent, **run_facets(manifest)}
-
     def _times(self, step: str, group: Mapping[str, Artifact]) -> tuple[datetime, datetime]:
         """When the step began (computed from its recorded seconds) and ended.
 
@@ -159,8 +164,10 @@ class RunLineage:
         or, before there is one, the time at which a run last used it.
         """
         keys = {partition: artifact.key for partition, artifact in group.items()}
-        end = next((_time(record) for record in self._records if keys.items() <= record.keys(step).items()), None)
-        if end is None:
+        record = next((record for record in self._records if keys.items() <= record.keys(step).items()), None)
+        if record is not None:
+            end = datetime.fromisoformat(str(record.facts["time"]))
+        else:
             store = self._run.store
             used = max(store.used(artifact.manifest.stage, artifact.key) for artifact in group.values())
             end = datetime.fromtimestamp(used, UTC)
@@ -169,10 +176,6 @@ class RunLineage:
     @property
     def _name(self) -> str:
         return self._run.name.partition("@")[0]
-
-    @property
-    def _status(self) -> str:
-        return str(self._records[-1].facts.get("status", "")) if self._records else ""
 
     @cached_property
     def _run_id(self) -> str:
@@ -190,10 +193,6 @@ def _place(address: str) -> tuple[str, str]:
         return "file", str(Path(address).absolute())
     parts = urlsplit(address)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}", parts.path.strip("/")
-
-
-def _time(record: RunRecord) -> datetime:
-    return datetime.fromisoformat(str(record.facts["time"]))
 
 
 def _iso(time: datetime) -> str:

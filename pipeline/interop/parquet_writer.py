@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from pipeline.interop.run_rows import ImageRows, RunRows, Tally, relations_of
+from pipeline.interop.run_rows import ImageRows, RunRows, Tally, captions_of, relations_of
 from pipeline.interop.run_tables import tables_by_name
 from pipeline.labels.label_rows import LABELS, flat_labels
 from storage.errors import FatalError
@@ -23,6 +23,7 @@ def write_parquet(rows: RunRows, folder: Path, threshold: float, tally: Tally) -
     """Writes every table of the run, with a column for each row's partition, and `labels.parquet`."""
     if threshold:
         raise FatalError("--threshold: parquet has every table as it is; omit it, or export csv")
+    rows.take_whole_tables()
     for name, parts in tables_by_name(rows.run).items():
         writer: pq.ParquetWriter | None = None
         for partition, artifact, table in parts:
@@ -100,12 +101,8 @@ def _row(image: ImageRows, threshold: float, tally: Tally) -> dict[str, Any]:
     row = image.rows["images"]
     relations = relations_of(image, threshold, tally)
     tally.note("pixels of an image", 1)
-    captions = image.items("captions")
-    tally.wrote.update(
-        {"images": 1, "boxes": len(row["boxes"]), "captions": len(captions), "relations": len(relations)}
-    )
-    tally.note("seed, log-probability and source of a caption", len(captions))
-    tally.note("boxes that a caption describes", sum(caption["boxes"] is not None for caption in captions))
+    tally.wrote.update({"images": 1, "boxes": len(row["boxes"]), "relations": len(relations)})
+    captions = captions_of(image, tally)
     tally.note("origin and calibration of a relation", sum("score" in relation for relation in relations))
     return {
         "image_id": row["image_id"],

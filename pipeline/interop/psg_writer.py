@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.evaluation.detections.table import is_rle
-from pipeline.interop.further_fields import PNG, further_fields
+from pipeline.interop.further_fields import PNG, further_fields, keeps_fields
 from pipeline.interop.json_writer import number, write_object
-from pipeline.interop.run_rows import RunRows, Tally, note_unscored, numbered_names, relations_of, size_fields
+from pipeline.interop.run_rows import RunRows, Tally, corners_of, labelled_images, numbered_names, size_fields
 
 _IMAGE_FIELDS = (PNG, "coco_image_id")
 _HELD = frozenset(
@@ -26,6 +26,7 @@ _HELD = frozenset(
 """Further fields that the layout has a place for."""
 
 
+@keeps_fields
 def write_psg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `psg.json` for each dataset, and PNGs of the masks that it has as polygons or RLEs.
 
@@ -40,9 +41,9 @@ def write_psg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> No
         numbers = {name: key for key, name in enumerate(things + stuff)}
         data: list[dict[str, Any]] = []
         test: list[str] = []
-        for image in rows.images(dataset, "images", "relations"):
-            row, boxes = image.rows["images"], image.items("images", "boxes")
-            fields, further = stated.boxes(row, tally), stated.image(image.image_id)
+        for row, relations in labelled_images(rows, dataset, threshold, tally, scored=False):
+            image_id, boxes = row["image_id"], row["boxes"]
+            fields, further = stated.boxes(row, tally), stated.image(image_id)
             if png := next((own[PNG] for own in fields if PNG in own), None):
                 further.setdefault(PNG, png)
             segments = [
@@ -52,17 +53,14 @@ def write_psg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> No
                 for key, (box, own) in enumerate(zip(boxes, fields, strict=True), start=1)
             ]
             if PNG not in further and row["width"] and any("segmentation" in own for own in fields):
-                further[PNG] = f"masks/{image.image_id}.png"
+                further[PNG] = f"masks/{image_id}.png"
                 _write_masks(place / further[PNG], row, fields, segments, tally)
             tally.note("image without masks, which OpenPSG can't load", int(PNG not in further))
-            relations = relations_of(image, threshold, tally)
-            note_unscored(row, relations, tally)
-            tally.wrote.update({"images": 1, "boxes": len(boxes), "relations": len(relations)})
             data.append(
                 {
                     "file_name": row["uri"],
                     **size_fields(row),
-                    "image_id": str(image.image_id),
+                    "image_id": str(image_id),
                     **{name: further[name] for name in _IMAGE_FIELDS if name in further},
                     "segments_info": segments,
                     "annotations": [
@@ -75,7 +73,7 @@ def write_psg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> No
                 }
             )
             if row["split"] == "test":
-                test.append(str(image.image_id))
+                test.append(str(image_id))
         for field, count in stated.counts.items():
             tally.note(f"field {field}", 0 if field in _HELD else count)
         lists = {"data": data, "thing_classes": things, "stuff_classes": stuff}
@@ -84,8 +82,7 @@ def write_psg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> No
 
 def _corners(box: Mapping[str, Any]) -> list[float]:
     """The box as left, top, right, bottom, in whole numbers where possible, as PSG states them."""
-    sides = [number(side) for side in (box["x"], box["y"], box["x"] + box["w"], box["y"] + box["h"])]
-    return [int(side) if side.is_integer() else side for side in sides]
+    return [int(side) if side.is_integer() else side for side in map(number, corners_of(box))]
 
 
 def _write_masks(

@@ -7,7 +7,7 @@ import re
 import shutil
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.interop.dataset_card import Release, croissant, dataset_card
-from pipeline.runtime.wording import counted
 from storage.artifact import Artifact
 from storage.atomic import atomic_folder
 from storage.digests import digest_file
@@ -43,29 +42,10 @@ class Published:
     run: str
     step: str
     folder: str
-    tars: int = 0
-    samples: int = 0
-    bytes: int = 0
-    files: list[str] = field(default_factory=list)
-
-
-def print_publish(
-    run: Run,
-    folder: Path,
-    step: str,
-    license_: str,
-    indexes: Sequence[LoaderIndex],
-    verdicts: Path | None = None,
-    as_json: bool = False,
-) -> None:
-    """Publishes a run's shards and prints what was written."""
-    result = publish_shards(run, folder, step, license_, indexes, verdicts)
-    if as_json:
-        print(json.dumps(asdict(result)))
-        return
-    held = f"{counted(result.samples, 'sample')} in {counted(result.tars, 'tar')}, {counted(result.bytes, 'byte')}"
-    print(f"{folder}: {held}")
-    print(f"`rlip shards verify {folder}` checks a copy")
+    tars: int
+    samples: int
+    bytes: int
+    files: list[str]
 
 
 def publish_shards(
@@ -91,7 +71,6 @@ def publish_shards(
             f"--license {license_!r}: name a licence as the Hugging Face hub does, e.g. cc-by-4.0 or unknown"
         )
     artifacts = _shards_of(run, step)
-    result = Published(run.name, step, str(folder))
     with translate_os_errors(f"writing {folder}"), atomic_folder(folder, replace=False) as aside:
         (aside / DATA).mkdir()
         tables, sizes, statistics = _put_tars(aside, artifacts)
@@ -104,14 +83,12 @@ def publish_shards(
         (aside / "README.md").write_text(dataset_card(release), encoding="utf-8")
         digests = {name: digest_file(aside / name) for name in [*tables, f"{STATISTICS}.parquet"]}
         (aside / "croissant.json").write_text(croissant(release, digests), encoding="utf-8")
-        result.files = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
-        lines = [f"{digests.get(name) or digest_file(aside / name)}  {name}\n" for name in result.files]
+        files = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
+        lines = [f"{digests.get(name) or digest_file(aside / name)}  {name}\n" for name in files]
         (aside / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
     _require_written(folder, "".join(lines))
-    result.tars, result.bytes = len(tables), sum(sizes.values())
-    result.samples = sum(len(set(index["key"].to_pylist())) for index in tables.values())
-    result.files.append(CHECKSUMS)
-    return result
+    samples = sum(len(set(index["key"].to_pylist())) for index in tables.values())
+    return Published(run.name, step, str(folder), len(tables), samples, sum(sizes.values()), [*files, CHECKSUMS])
 
 
 def _require_written(folder: Path, checksums: str) -> None:

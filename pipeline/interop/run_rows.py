@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,10 @@ class RunRows:
                 "the format has no scores, so --all would mix kept and rejected labels; omit --all, or export coco"
             )
 
+    def take_whole_tables(self) -> None:
+        """Leaves nothing out, and chooses no relations; formats that copy the tables of the run call it."""
+        self.choice, self.unlabelled = None, 0
+
     def steps(self) -> list[str]:
         """Returns the run's steps that can be exported."""
         return list(self._artifacts)
@@ -111,20 +115,17 @@ class RunRows:
             yield dataset, folder / dataset
 
     def images(self, dataset: str, *tables: str) -> Iterator[ImageRows]:
-        """Yields the images of a dataset that the first of `tables` has, in stored order, with their rows in these.
-
-        Without `tables`, yields every image with all its rows.
-        """
+        """Yields the images of a dataset that the first of `tables` has, in stored order, with their rows in these."""
         for partition in sorted({p for found in self._artifacts.values() for p in found}):
             if dataset_of(partition) == dataset:
                 for image in self._partition(partition, tables):
-                    if not tables or tables[0] in image.rows:
+                    if tables[0] in image.rows:
                         yield image
 
     def _partition(self, partition: str, tables: tuple[str, ...]) -> Iterator[ImageRows]:
         rows: dict[int, dict[str, dict[str, Any]]] = {}
         ingested, tagged = (self._artifacts.get(step, {}).get(partition) for step in ("ingest", "tag"))
-        if tables and "relations" not in tables:
+        if "relations" not in tables:
             tagged = None
         if ingested is not None and tagged is not None:
             require_same_boxes(ingested, tagged)
@@ -132,7 +133,7 @@ class RunRows:
             if (artifact := found.get(partition)) is None:
                 continue
             for table in _tables_of(step, artifact):
-                if not tables or table in tables:
+                if table in tables:
                     for row in self._kept(artifact) if table == "relations" else artifact.table(table).to_pylist():
                         rows.setdefault(row["image_id"], {})[table] = row
         for image_id, by_table in rows.items():
@@ -184,10 +185,15 @@ def _tables_of(step: str, artifact: Artifact) -> list[str]:
     return [TABLES[step], *extra]
 
 
-def relations_of(image: ImageRows, threshold: float, tally: Tally) -> list[dict[str, Any]]:
-    """Returns relations that score at least `threshold`, best first, or annotated ones if the image is not tagged."""
+def relations_of(image: ImageRows, threshold: float, tally: Tally, *, objectless: bool = False) -> list[dict[str, Any]]:
+    """Returns relations that score at least `threshold`, best first, or annotated ones if the image is not tagged.
+
+    `objectless`: the format has a place for relations without an object, which only annotations have.
+    """
     if "relations" not in image.rows:
         annotated = image.items("images", "relations")
+        if objectless:
+            return annotated
         with_object = [relation for relation in annotated if relation["object"] != NO_OBJECT]
         tally.note("relation without object", len(annotated) - len(with_object))
         return with_object
@@ -219,43 +225,52 @@ def numbered_names(rows: RunRows, dataset: str, threshold: float) -> tuple[dict[
     return numbered, {name: number for number, name in enumerate(verbs, start=1)}
 
 
-def of_known_size(
-    rows: RunRows, dataset: str, threshold: float, tally: Tally
-) -> Iterator[tuple[ImageRows, list[dict[str, Any]], list[dict[str, Any]]]]:
-    """Yields each image of known size with its boxes and relations, which it counts."""
+def labelled_images(
+    rows: RunRows, dataset: str, threshold: float, tally: Tally, *, sized: bool = False, crowds: bool = True,
+    scored: bool = True,
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:  # fmt: skip
+    """Yields each image's row of `images` and its relations, and counts images, boxes and relations.
+
+    `sized`: only images of known size. Without `crowds`, the row lacks boxes that are crowds, and there are only the
+    relations between the others, re-indexed. `scored`: the format has a place for scores and digests.
+    """
+    tally.wrote["images"] += 0
     for image in rows.images(dataset, "images", "relations"):
-        if not image.rows["images"]["width"] or not image.rows["images"]["height"]:
+        row = dict(image.rows["images"])
+        if sized and not (row["width"] and row["height"]):
             tally.note("image without a known size")
             continue
-        boxes, relations = image.items("images", "boxes"), relations_of(image, threshold, tally)
-        tally.wrote.update({"boxes": len(boxes), "relations": len(relations)})
-        yield image, boxes, relations
+        relations = relations_of(image, threshold, tally)
+        if not crowds:
+            usable = [index for index, box in enumerate(row["boxes"]) if not box["crowd"]]
+            places = {index: place for place, index in enumerate(usable)}
+            kept = [
+                relation | {"subject": places[relation["subject"]], "object": places[relation["object"]]}
+                for relation in relations
+                if relation["subject"] in places and relation["object"] in places
+            ]
+            tally.note("crowd box", len(row["boxes"]) - len(usable))
+            tally.note("relation of a crowd box", len(relations) - len(kept))
+            row["boxes"], relations = [row["boxes"][index] for index in usable], kept
+        if not scored:
+            tally.note("score, origin and calibration of a relation", sum("score" in each for each in relations))
+            tally.note("digest of an image", int(bool(row["digest"])))
+        tally.wrote.update({"images": 1, "boxes": len(row["boxes"]), "relations": len(relations)})
+        yield row, relations
 
 
-def without_crowds(
-    rows: RunRows, dataset: str, threshold: float, tally: Tally
-) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]]:
-    """Yields each image with its boxes that are not crowds, and the relations between them, re-indexed. Counts them."""
-    for image in rows.images(dataset, "images", "relations"):
-        boxes, relations = image.items("images", "boxes"), relations_of(image, threshold, tally)
-        usable = [index for index, box in enumerate(boxes) if not box["crowd"]]
-        places = {index: place for place, index in enumerate(usable)}
-        kept = [
-            relation | {"subject": places[relation["subject"]], "object": places[relation["object"]]}
-            for relation in relations
-            if relation["subject"] in places and relation["object"] in places
-        ]
-        row = dict(image.rows["images"])
-        tally.note("crowd box", len(boxes) - len(usable))
-        tally.note("relation of a crowd box", len(relations) - len(kept))
-        tally.wrote.update({"images": 1, "boxes": len(usable), "relations": len(kept)})
-        yield row, [boxes[index] for index in usable], kept
+def captions_of(image: ImageRows, tally: Tally) -> list[dict[str, Any]]:
+    """Returns an image's captions, and counts them and what a layout of texts loses of them."""
+    captions = image.items("captions")
+    tally.note("seed, log-probability and source of a caption", len(captions))
+    tally.note("boxes that a caption describes", sum(caption["boxes"] is not None for caption in captions))
+    tally.wrote["captions"] += len(captions)
+    return captions
 
 
-def note_unscored(row: Mapping[str, Any], relations: Sequence[Mapping[str, Any]], tally: Tally) -> None:
-    """Counts what a layout without scores and digests loses of an image."""
-    tally.note("score, origin and calibration of a relation", sum("score" in relation for relation in relations))
-    tally.note("digest of an image", int(bool(row["digest"])))
+def corners_of(box: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """Returns the left, top, right and bottom of a box."""
+    return box["x"], box["y"], box["x"] + box["w"], box["y"] + box["h"]
 
 
 def size_fields(row: Mapping[str, Any]) -> dict[str, int]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.data.datasets.record import NO_OBJECT
 from pipeline.interop.coco_writer import coco_instances
-from pipeline.interop.further_fields import further_fields
+from pipeline.interop.further_fields import further_fields, keeps_fields
 from pipeline.interop.json_writer import write_list, write_object
 from pipeline.interop.run_rows import ImageRows, RunRows, Tally, numbered_names, relations_of
 
@@ -43,6 +43,7 @@ class _Action:
         }
 
 
+@keeps_fields
 def write_vcoco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `vcoco.json` and `instances.json` for each dataset.
 
@@ -55,7 +56,7 @@ def write_vcoco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
         with_object = {
             each["predicate"]
             for image in rows.images(dataset, "images", "relations")
-            for each in _stated(image, threshold, Tally())
+            for each in relations_of(image, threshold, Tally(), objectless=True)
             if each["object"] != NO_OBJECT
         }
         roles = {name: _role(name, name in with_object) for name in predicates}
@@ -65,16 +66,10 @@ def write_vcoco(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
         instances, annotations = coco_instances(rows, dataset, objects, further_fields(rows, dataset, tally), tally)
         for image in rows.images(dataset, "images", "relations"):
             ids = [box["id"] for box in annotations.get(image.image_id, ())]
-            _add_rows(image, _stated(image, threshold, tally), ids, roles, actions, tally)
+            relations = relations_of(image, threshold, tally, objectless=True)
+            _add_rows(image, relations, ids, roles, actions, tally)
         write_object(place / "instances.json", instances.items())
         write_list(place / "vcoco.json", (each.as_json(name) for name, each in actions.items()))
-
-
-def _stated(image: ImageRows, threshold: float, tally: Tally) -> list[dict[str, Any]]:
-    """An image's relations. Annotated ones may be without an object."""
-    if "relations" in image.rows:
-        return relations_of(image, threshold, tally)
-    return image.items("images", "relations")
 
 
 def _role(predicate: str, has_object: bool) -> tuple[str, str]:

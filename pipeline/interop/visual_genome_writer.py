@@ -10,15 +10,7 @@ import numpy as np
 
 from pipeline.data.datasets.vg150 import DAMAGED, SCALE, TEST, VALIDATION_IMAGES
 from pipeline.interop.json_writer import number, write_list, write_object
-from pipeline.interop.run_rows import (
-    NAMED_BY_ID,
-    RunRows,
-    Tally,
-    note_unscored,
-    numbered_names,
-    size_fields,
-    without_crowds,
-)
+from pipeline.interop.run_rows import NAMED_BY_ID, RunRows, Tally, labelled_images, numbered_names, size_fields
 from storage.errors import FatalError
 
 
@@ -43,13 +35,12 @@ def _relationships(
 ) -> Iterator[dict[str, Any]]:
     """Yields the relations of each image, and adds its size and objects to their lists."""
     following = 1
-    for row, boxes, relations in without_crowds(rows, dataset, threshold, tally):
-        note_unscored(row, relations, tally)
+    for row, relations in labelled_images(rows, dataset, threshold, tally, crowds=False, scored=False):
         image_id = row["image_id"]
         tally.note(NAMED_BY_ID, int(row["uri"] != f"{image_id}.jpg"))
         items = [
             {"object_id": key, "names": [box["category"]], **{side: number(box[side]) for side in "xywh"}}
-            for key, box in enumerate(boxes, start=following)
+            for key, box in enumerate(row["boxes"], start=following)
         ]
         following += len(items)
         sizes.append({"image_id": image_id, **size_fields(row)})
@@ -86,8 +77,8 @@ def write_vg150(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
         boxes: list[list[int]] = []
         labels: list[int] = []
         relations: list[tuple[int, int, int]] = []
-        for row, own, stated in without_crowds(rows, dataset, threshold, tally):
-            note_unscored(row, stated, tally)
+        for row, stated in labelled_images(rows, dataset, threshold, tally, crowds=False, scored=False):
+            own = row["boxes"]
             if row["width"] is None or row["image_id"] in DAMAGED:
                 tally.note("image without a known size, or with the id of a damaged one, which readers skip")
                 tally.wrote.subtract({"images": 1, "boxes": len(own), "relations": len(stated)})

@@ -93,9 +93,8 @@ COLOURS = 8
 """Number of line colours in report.css. Further lines repeat them, dashed."""
 
 
-@dataclass(frozen=True)
-class ChartLine:
-    """One line: legend, CSS classes for its colour, `x,y` pairs, and last value."""
+class ChartLine(NamedTuple):
+    """One line of a chart: legend, CSS classes for its colour, `x,y` pairs, and last value."""
 
     label: str
     style: str
@@ -111,24 +110,17 @@ class Tick(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Chart:
-    """One metric over training steps, with one line per training run."""
-
-    title: str
-    lines: tuple[ChartLine, ...]
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
-    axes: Axes = AXES
-
-
-@dataclass(frozen=True)
 class Plot:
-    """What is drawn over two axes: points with x, y, tooltip and perhaps CSS classes, or a histogram's columns."""
+    """What is drawn over two axes: points with x, y, tooltip and perhaps CSS classes, lines, or a histogram's columns.
+
+    `title` is empty where the page has its own.
+    """
 
     points: tuple[tuple[Any, ...], ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     axes: Axes
+    title: str = ""
 
 
 def plot(
@@ -153,7 +145,7 @@ def line_style(number: int) -> str:
     return f"line-{number % COLOURS}" + (" dashed" if number >= COLOURS else "")
 
 
-def lay_out(title: str, lines: Sequence[tuple[str, str, Series]]) -> Chart:
+def lay_out(title: str, lines: Sequence[tuple[str, str, Series]]) -> Plot:
     """Lays out a chart of lines: label, CSS classes and a series of at least one point for each.
 
     Both axes start at 0, or lower for negative values.
@@ -169,11 +161,12 @@ def lay_out(title: str, lines: Sequence[tuple[str, str, Series]]) -> Chart:
         places = zip(each.steps, each.values, strict=True)
         points = " ".join(f"{AXES.x(step, x_high)},{AXES.y(value, low, high)}" for step, value in places)
         drawn.append(ChartLine(label, style, points, float(whole.values[-1])))
-    return Chart(
-        title,
+    return Plot(
         tuple(drawn),
         tuple(Tick(AXES.x(step, x_high), _short(step)) for step in nice_ticks(0, x_high, 4) if step <= x_high),
         tuple(Tick(AXES.y(value, low, high), _short(value)) for value in y_ticks),
+        AXES,
+        title,
     )
 
 

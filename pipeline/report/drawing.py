@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 Point = tuple[float, float]
@@ -79,6 +80,35 @@ def name_places(named: Iterable[tuple[str, Rect]], letters: float, width: float,
         inside = [Rect(x, y, across, down).moved_into(width, height).scaled(1) for x, y in corners]
         places.append(first_free(inside, places) or inside[0])
     return places
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Boxes with their names, and lines between them, over an image of this width and height, in units of its own."""
+
+    width: int
+    height: int
+    letters: float
+    """Font size of the names."""
+    outlines: tuple[tuple[Rect, str], ...]
+    """Boxes and their styles, those below first."""
+    names: tuple[tuple[str, Rect], ...]
+    """Of boxes, each with its place."""
+    lines: tuple[tuple[Line, str], ...] = ()
+    """Lines and their styles."""
+
+    @classmethod
+    def of(
+        cls,
+        size: tuple[int, int],
+        letters: float,
+        outlines: Iterable[tuple[Rect, str]],
+        named: Sequence[tuple[str, Rect]],
+        lines: Iterable[tuple[Line, str]] = (),
+    ) -> Drawing:
+        """Places the names of boxes."""
+        places = zip((name for name, _ in named), name_places(named, letters, *size), strict=True)
+        return cls(*size, letters, tuple(outlines), tuple(places), tuple(lines))
 
 
 def along(line: Line, share: float) -> Point:

@@ -15,7 +15,7 @@ from pipeline.data.images.opening import BadImage
 from pipeline.evaluation.anatomy import FALSE_POSITIVES, Dissection
 from pipeline.evaluation.diagnostics import best_and_worst, image_precision
 from pipeline.evaluation.relations import Integers, Relations, aligned_iou
-from pipeline.report.drawing import Line, Point, Rect, name_places
+from pipeline.report.drawing import Drawing, Line, Rect
 
 LONGEST_SIDE = 560
 """Longest side of an image in the page, in pixels."""
@@ -43,18 +43,6 @@ class EvaluatedImages:
     """Of an image, in pixels"""
 
 
-class DrawnBox(NamedTuple):
-    """A box in pixels of the image, with its name."""
-
-    name: str
-    rect: Rect
-    style: str
-
-
-DrawnLine = tuple[Line, str]
-"""From the centre of a subject to that of its object, in pixels of the image, and its style."""
-
-
 class ListedRelation(NamedTuple):
     """A relation as text. `style`: found, wrong or unfound; `note`: its kind of error."""
 
@@ -74,14 +62,8 @@ class ShownImage:
     precision: float
     source: str | None
     problem: str
-    width: int
-    height: int
-    letters: float
-    """Font size of the names"""
-    boxes: tuple[DrawnBox, ...]
-    names: tuple[tuple[str, Point], ...]
-    """Each with its upper left corner"""
-    lines: tuple[DrawnLine, ...]
+    drawing: Drawing
+    """In pixels; lines run from the centre of a subject to that of its object"""
     found: tuple[ListedRelation, ...]
     wrong: tuple[ListedRelation, ...]
     unfound: tuple[ListedRelation, ...]
@@ -119,57 +101,39 @@ def shown_image(images: EvaluatedImages, position: int, precision: float) -> Sho
         size = max(1, round(image.width * shrunk)), max(1, round(image.height * shrunk))
         source = _data_uri(image.convert("RGB").resize(size))
     shown = (("found", predicted, right), ("wrong", predicted, wrong), ("unfound", truth, unfound))
-    boxes: list[DrawnBox] = []
-    lines = []
+    named: list[tuple[str, Rect]] = []
+    outlines: list[tuple[Rect, str]] = []
+    lines: list[tuple[Line, str]] = []
     for style, relations, rows in shown if source else ():
-        drawn, more = _drawn(relations, rows[: DRAWN[style]], images.objects, shrunk, style)
-        lines += more
-        for box in drawn:  # what is found is drawn first, so that its colour stays
-            if not any(_is_same(box, other) for other in boxes):
-                boxes.append(box)
-    letters = max(size) / 30
-    places = name_places(((box.name, box.rect) for box in boxes), letters, *size)
+        for row in rows[: DRAWN[style]]:
+            ends = _ends(relations, row, images.objects, shrunk)
+            if len(ends) == 2:
+                lines.append(((*ends[0][1].centre, *ends[1][1].centre), style))
+            for end in ends:  # what is found is drawn first, so that its colour stays
+                if not any(_is_same(end, other) for other in named):
+                    named.append(end)
+                    outlines.append((end[1], style))
+    drawing = Drawing.of(size, max(size) / 30, outlines, named, lines)
     listed = {style: _listed(images, relations, rows, style) for style, relations, rows in shown}
-    return ShownImage(
-        title=images.titles[position],
-        precision=precision,
-        source=source,
-        problem=problem,
-        width=size[0],
-        height=size[1],
-        letters=letters,
-        boxes=tuple(boxes),
-        names=tuple((box.name, place[:2]) for box, place in zip(boxes, places, strict=True)),
-        lines=tuple(lines),
-        found=listed["found"],
-        wrong=listed["wrong"],
-        unfound=listed["unfound"],
-    )
+    return ShownImage(images.titles[position], precision, source, problem, drawing, **listed)
 
 
-def _drawn(
-    relations: Relations, rows: Integers, names: Sequence[str], shrunk: float, style: str
-) -> tuple[list[DrawnBox], list[DrawnLine]]:
-    boxes, lines = [], []
-    for row in rows:
-        ends = []
-        for corners, label in (
-            (relations.subject_boxes[row], relations.subject_labels[row]),
-            (relations.object_boxes[row], relations.object_labels[row]),
-        ):
-            if np.isfinite(corners).all():
-                left, top, right, bottom = (round(float(value) * shrunk, 1) for value in corners)
-                rect = Rect(left, top, round(right - left, 1), round(bottom - top, 1))
-                boxes.append(DrawnBox(names[int(label)], rect, style))
-                ends.append(rect.centre)
-        if len(ends) == 2:
-            lines.append(((*ends[0], *ends[1]), style))
-    return boxes, lines
+def _ends(relations: Relations, row: int, names: Sequence[str], shrunk: float) -> list[tuple[str, Rect]]:
+    """The name and box of a relation's subject and, if it has one, its object."""
+    ends = []
+    for corners, label in (
+        (relations.subject_boxes[row], relations.subject_labels[row]),
+        (relations.object_boxes[row], relations.object_labels[row]),
+    ):
+        if np.isfinite(corners).all():
+            left, top, right, bottom = (round(float(value) * shrunk, 1) for value in corners)
+            ends.append((names[int(label)], Rect(left, top, round(right - left, 1), round(bottom - top, 1))))
+    return ends
 
 
-def _is_same(box: DrawnBox, other: DrawnBox) -> bool:
-    corners = [np.array(each.rect.corners) for each in (box, other)]
-    return box.name == other.name and float(aligned_iou(corners[0], corners[1])) >= SAME_BOX
+def _is_same(one: tuple[str, Rect], other: tuple[str, Rect]) -> bool:
+    overlap = aligned_iou(np.array(one[1].corners), np.array(other[1].corners))
+    return one[0] == other[0] and float(overlap) >= SAME_BOX
 
 
 def _listed(images: EvaluatedImages, relations: Relations, rows: Integers, style: str) -> tuple[ListedRelation, ...]:

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.evaluation.anatomy import Anatomy, ErrorKind
-from pipeline.evaluation.benchmark import ClassScore, Figure
+from pipeline.evaluation.benchmark import ClassScore
 from pipeline.evaluation.comparison import OVERLAPS, RECALLS, Comparison
 from pipeline.evaluation.diagnostics import Reliability
 from pipeline.evaluation.published import PublishedResult, Source
 from pipeline.evaluation.summary import EvaluationSummary
-from pipeline.report.charts import AXES, Chart, Plot, Series, lay_out, line_style, plot
+from pipeline.report.charts import AXES, Plot, Series, lay_out, line_style, plot
 from pipeline.report.evaluation_images import EvaluatedImages, best_and_worst_images
 from pipeline.report.formatting import NAMES, count, without_controls
 from pipeline.report.page import render, render_page
@@ -181,14 +181,11 @@ def published_tables(summary: EvaluationSummary) -> tuple[PublishedTable, ...]:
             for r in results
         ]
         if setting == summary.setting:
-            rows.insert(0, PublishedRow(summary.subject, "", _ours(summary.figures, names), 0))
+            values = {each.name: each.value if each.official is None else each.official for each in summary.figures}
+            ours = (100 * values[name] if name in values else None for name in names)
+            rows.insert(0, PublishedRow(summary.subject, "", tuple(ours), 0))
         tables.append(PublishedTable(setting, tuple(NAMES["published"][name] for name in names), tuple(rows)))
     return tuple(tables)
-
-
-def _ours(figures: Sequence[Figure], names: Sequence[str]) -> tuple[float | None, ...]:
-    values = {each.name: each.value if each.official is None else each.official for each in figures}
-    return tuple(100 * values[name] if name in values else None for name in names)
 
 
 def _sources(published: Sequence[PublishedResult]) -> list[Source]:
@@ -244,6 +241,7 @@ def comparison_page(comparison: Comparison, *, home: str = "", stamp: str = "") 
         home=home,
         title=NAMES["benchmarks"].get(comparison.benchmark, comparison.benchmark),
         found=comparison,
+        columns=[*comparison.models, *(f"{name} − {comparison.models[0]}" for name in comparison.models[1:])],
         legend=[(name, line_style(number)) for number, name in enumerate(comparison.models)],
         charts=[
             (_chart("precision, all predictions in one ranking", comparison.models, by_recall), "recall"),
@@ -255,7 +253,7 @@ def comparison_page(comparison: Comparison, *, home: str = "", stamp: str = "") 
     )
 
 
-def _chart(title: str, models: Sequence[str], curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> Chart:
+def _chart(title: str, models: Sequence[str], curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> Plot:
     lines = []
     for number, (name, (steps, values)) in enumerate(zip(models, curves, strict=True)):
         shown = np.nan_to_num(values[: len(steps)])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -58,17 +58,16 @@ def share(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def table(title: str | None, *columns: str) -> Table:
-    """Creates an empty table of names (first column) and numbers. Headings wrap but are never truncated.
+def table(title: str | None, *columns: str, texts: Collection[str] = ()) -> Table:
+    """Creates an empty table of names (first column), numbers, and texts. Headings wrap but are never truncated.
 
     A title wraps at the table's width, so a title with a path, which people copy, is printed above the table instead.
     """
     made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for place, column in enumerate(columns):
         longest = max(map(len, column.split(" ")))
-        made.add_column(
-            column, justify="right" if place else "left", header_style="dim", no_wrap=not place, min_width=longest
-        )
+        justify: Literal["left", "right"] = "right" if place and column not in texts else "left"
+        made.add_column(column, justify=justify, header_style="dim", no_wrap=not place, min_width=longest)
     return made
 
 

@@ -13,13 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
 from pipeline.data.images.folders import locate_image, open_folder
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.labels.labelled_partitions import partition_artifacts
-from pipeline.report.drawing import Line, Point, Rect, along, beside, name_places
+from pipeline.report.drawing import Drawing, Line, Point, Rect, along, beside
 from pipeline.report.samples import SampleImage, ShownRelation, read_samples
 from pipeline.report.view import RunView
 from storage.runs import Run
@@ -106,7 +104,8 @@ def _card(
     except BadImage as bad:
         return lay_out_card(anchor, sample, problem=str(bad))
     size = size if all(size) else image.size
-    save_image(image, folder / file)
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    image.save(folder / file, quality=85)
     return lay_out_card(anchor, sample, file, size)
 
 
@@ -201,10 +200,6 @@ LETTERS = 36
 """Font size of the names of boxes."""
 
 
-Outline = tuple[Rect, str]
-"""A box and its role among the kept labels: subject, object or idle. A box with two roles has two outlines."""
-
-
 class Arrow(NamedTuple):
     """A numbered relation, listed under the same number. Its arrow runs from the subject's centre to the object's."""
 
@@ -229,10 +224,8 @@ class Card:
     sample: SampleImage
     file: str | None
     problem: str
-    height: int
-    outlines: tuple[Outline, ...]
-    names: tuple[tuple[str, Rect], ...]
-    """Of boxes, each with its place."""
+    drawing: Drawing
+    """Its outlines have the role of a box among the kept labels: subject, object or idle."""
     arrows: tuple[Arrow, ...]
     omitted: dict[str, int]
     """Kind → number of relations over the limit, which are neither drawn nor listed."""
@@ -259,35 +252,21 @@ def lay_out_card(
     """Lays out one image. `size`: width and height of the image that its boxes refer to, in pixels, if it is drawn."""
     unit = WIDTH / size[0]
     rects = [Rect(box.x, box.y, box.w, box.h).scaled(unit) for box in sample.boxes]
-    height = round(size[1] * unit)
-    named = [(box, rect) for box, rect in zip(sample.boxes, rects, strict=True) if box.named]
-    places = name_places(((box.name, rect) for box, rect in named), LETTERS, WIDTH, height)
-    kinds: dict[str, Sequence[ShownRelation]] = {
-        "kept": sample.kept,
-        "dropped": sample.dropped,
-        "missed": sample.missed,
-    }
+    named = [(box.name, rect) for box, rect in zip(sample.boxes, rects, strict=True) if box.named]
+    kinds: dict[str, Sequence[ShownRelation]] = {kind: getattr(sample, kind) for kind in DRAWN}
     return Card(
         anchor=anchor,
         sample=sample,
         file=file,
         problem=problem,
-        height=height,
-        outlines=tuple(_outlines(sample, rects)),
-        names=tuple((box.name, place) for (box, _), place in zip(named, places, strict=True)),
+        drawing=Drawing.of((WIDTH, round(size[1] * unit)), LETTERS, _outlines(sample, rects), named),
         arrows=tuple(_arrows(kinds, rects)),
         omitted={kind: max(0, len(found) - DRAWN[kind]) for kind, found in kinds.items()},
     )
 
 
-def save_image(image: Image.Image, path: Path) -> None:
-    """Saves an image for the report, with sides of at most `LONGEST_SIDE` pixels."""
-    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    image.save(path, quality=85)
-
-
-def _outlines(sample: SampleImage, rects: Sequence[Rect]) -> Iterator[Outline]:
-    """Yields boxes without a role first, so that the others are drawn over them."""
+def _outlines(sample: SampleImage, rects: Sequence[Rect]) -> Iterator[tuple[Rect, str]]:
+    """Yields boxes without a role first, so that the others are drawn over them. One with two roles has two."""
     subjects = {label.ends[0] for label in sample.kept}
     objects = {label.ends[1] for label in sample.kept}
     for place, rect in enumerate(rects):

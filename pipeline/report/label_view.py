@@ -81,21 +81,19 @@ class LabelView:
         console.print()
 
     def _losses(self) -> Table:
-        losses = table("What went no further, and why", "of", "number", "reason")
+        losses = table("What went no further, and why", "of", "number", "reason", texts=("reason",))
         for level, reasons in self.counts.lost.items():
             for place, (reason, count) in enumerate(reasons.items()):
                 losses.add_row("" if place else level, f"{count:,}", Text(sanitise(reason)))
-        losses.columns[2].justify = "left"
         return losses
 
     def _spread(self) -> Table:
         longest = max(self.scores) or 1
-        histogram = table("Scores", "from", "labels", "")
+        histogram = table("Scores", "from", "labels", "", texts=("",))
         for place, count in enumerate(self.scores):
             # Even a single label gets a visible bar.
             bar = "█" * max(round(_BAR * count / longest), count > 0)
             histogram.add_row(f"{place / BINS:.1f}", f"{count:,}", Text(bar))
-        histogram.columns[2].justify = "left"
         return histogram
 
     def _usual(self) -> Table:
@@ -123,7 +121,7 @@ def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
     errors = f"Calibration error: {share(audit.score_error)} for raw scores, {of_probabilities}"
     by_predicate = table(
         "By predicate, most kept first", "predicate", "kept", "true", "precision", "recall", "average precision",
-        "calibration error", "correct where wrong",
+        "calibration error", "correct where wrong", texts=("correct where wrong",),
     )  # fmt: skip
     for each in audit.predicates[:MAX_PREDICATES]:
         instead = ", ".join(f"{sanitise(what)} {count:,}" for what, count in each.instead[:MAX_CONFUSIONS])
@@ -132,7 +130,6 @@ def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
         by_predicate.add_row(
             Text(sanitise(each.predicate)), f"{each.kept:,}", f"{each.truths:,}", *map(share, numbers), Text(instead)
         )
-    by_predicate.columns[-1].justify = "left"
     return Group(methods, Text(), rules, Text(errors), Text(), by_predicate)
 
 
@@ -167,15 +164,13 @@ def _covered(dataset: str, coverage: LabelCoverage) -> list[Table]:
             mean, median = ("–" if value is None else f"{value:.2f}" for value in (found.mean, found.median))
             numbers = (f"{found.relations:,}", mean, median, share(found.share_without), f"{found.predicates:,}")
             spread.add_row(name, *numbers, share(found.tail_share))
-    missing = table("Predicates that no kept label has", "of", "missing", "why", "which")
+    missing = table("Predicates that no kept label has", "of", "missing", "why", "which", texts=("why", "which"))
     for each in coverage.lists:
         missing.add_row(each.name, f"{each.missing:,} of {each.predicates:,}")
         for reason, count in each.reasons.items():
             named = each.by_reason()[reason][:MAX_MISSING]
             more = f" (+{count - len(named):,})" if count > len(named) else ""
             missing.add_row("", f"{count:,}", reason, Text(", ".join(map(sanitise, named)) + more))
-    for column in missing.columns[2:]:
-        column.justify = "left"
     pairs = table("Precision by the pair's geometry", "measure", "bin", "kept", "precision", "naive", "naive precision")
     for place, row in enumerate(coverage.geometry):
         repeated = place and coverage.geometry[place - 1].measure == row.measure

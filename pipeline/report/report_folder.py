@@ -43,7 +43,7 @@ def require_place(run: Run, folder: Path) -> None:
     if not folder.exists() or not any(folder.iterdir()) or _is_of(page, run):
         return
     advice = f"remove it, or name another folder: {ADVICE}"
-    if stamp_of(page) is None:
+    if meta_of(page, MARK) is None:
         raise FatalError(f"{folder}: contains files that are not a report; {advice}")
     other = meta_of(page, STORE_MARK) or "which it does not name"
     raise FatalError(f"{page}: is the report of a run in another store, {other}; {advice}")
@@ -105,7 +105,7 @@ def _is_of(page: Path, run: Run) -> bool:
 
     A page with a damaged mark still counts as a report if digests lie beside it.
     """
-    is_report = stamp_of(page) is not None or (page.parent / DIGESTS).is_file()
+    is_report = meta_of(page, MARK) is not None or (page.parent / DIGESTS).is_file()
     return is_report and (_is_inside(page, run) or meta_of(page, STORE_MARK) == store_address(run))
 
 
@@ -117,11 +117,6 @@ def store_address(run: Run) -> str:
     """The address of a run's store as its reports state it."""
     store = run.store
     return str(store.root.resolve()) if store.address == str(store.root) else store.address
-
-
-def stamp_of(page: Path) -> str | None:
-    """The stamp of a report page; None if the file is not a report."""
-    return meta_of(page, MARK)
 
 
 _HEAD = 2_000

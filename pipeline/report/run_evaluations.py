@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -155,7 +155,9 @@ def _first_seeds(run: Run) -> dict[str, tuple[str, Artifact]]:
 def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _Evaluation:
     """Scores the detections again as the stage did, and adds intervals and the cost of errors."""
     names: Sequence[str] = view.recipe.get("data", {}).get("test", ())
-    rows = _rows(view.run, names)
+    ingested = view.run.artifacts("ingest")
+    partitions = [name for name in sorted(ingested) if dataset_of(name) in names]  # in the stage's order
+    rows = [row for name in partitions for row in ingested[name].table("images").to_pylist()]
     truth = GroundTruth.of_rows(rows)
     file = artifact.file(DETECTIONS_FILE)
     metrics = view.recipe.get("evaluate", {}).get("metrics", ())
@@ -195,10 +197,3 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
     titles = [truth.uris[position] for position in positions]
     images = EvaluatedImages(dissection, truth.objects, truth.predicates, titles, read, longest_side=LONGEST_SIDE)
     return _Evaluation(summary, images, ComparedModel(variant, evaluated, counted, true), positions)
-
-
-def _rows(run: Run, names: Sequence[str]) -> list[Mapping[str, Any]]:
-    """The rows of the test sets' images, in the stage's order."""
-    ingested = run.artifacts("ingest")
-    partitions = [name for name in sorted(ingested) if dataset_of(name) in names]
-    return [row for name in partitions for row in ingested[name].table("images").to_pylist()]

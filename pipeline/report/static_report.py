@@ -15,15 +15,16 @@ from pipeline.report.charts import predicate_bars
 from pipeline.report.figures import figures_of, headline, run_stamp
 from pipeline.report.formatting import count, share
 from pipeline.report.galleries import draw_galleries, highlights
+from pipeline.report.label_view import SCORES, score_cells
 from pipeline.report.page import render_page
 from pipeline.report.quarantine import quarantine
 from pipeline.report.report_folder import (
     ADVICE,
     MARK,
     STORE_MARK,
+    meta_of,
     report_fault,
     require_place,
-    stamp_of,
     store_address,
     write_digests,
 )
@@ -69,7 +70,7 @@ def write_report(
     further = [estimated] * bool(estimated) + ([] if human is None else [asdict(human)])
     stamp = digest_json([_VERSION, samples, seed, view.recipe, run_stamp(view.run), compared, *further])
     is_whole = not report_fault(folder)
-    if outcome is not None and not outcome.computed and stamp_of(page) == stamp and is_whole:
+    if outcome is not None and not outcome.computed and meta_of(page, MARK) == stamp and is_whole:
         return page
     require_place(view.run, folder)
     # A reused page gets a new digest, so it must be intact.
@@ -99,6 +100,7 @@ def write_report(
                 headline=headline(figures, human),
                 human=human,
                 scores=score_names(figures.variants),
+                score_columns=("labels", *SCORES),
                 evaluations=evaluations,
                 stages=stage_rows(figures.steps, outcome),
                 outdated=outdated_in_words(figures.steps),
@@ -119,6 +121,7 @@ def write_report(
 _FILTERS: Mapping[str, Callable[..., Any]] = {
     "share": share,
     "decimals": lambda value: "–" if value is None else f"{value:.2f}",
+    "score_cells": score_cells,
     "score_name": score_name,
     "score_text": score_text,
     "count": count,

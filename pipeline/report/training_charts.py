@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.report.charts import Chart, Series, lay_out, line_style, series
+from pipeline.report.charts import Plot, Series, lay_out, line_style, series
 from pipeline.report.formatting import shown_name
 from pipeline.report.variants import steps_of_seeds
 from pipeline.stages.order import chain_order
@@ -23,8 +23,8 @@ class Curves:
     title: str
     legend: tuple[tuple[str, str, int], ...]
     """CSS classes, run and variant, and number of training runs (seeds) of each kind of line."""
-    main: tuple[Chart, ...]
-    others: tuple[Chart, ...]
+    main: tuple[Plot, ...]
+    others: tuple[Plot, ...]
 
 
 @dataclass(frozen=True)
@@ -32,21 +32,11 @@ class _Training:
     """The recorded metrics of one training run, by name."""
 
     stage: str
-    run: str
-    variant: str
-    """"" for a tagger."""
-    seed: str
+    name: str
+    """Run and variant, shared by all seeds; a tagger has no variant."""
+    label: str
+    """Run, variant and seed."""
     metrics: dict[str, Series]
-
-    @property
-    def name(self) -> str:
-        """Run and variant, shared by all seeds."""
-        return f"{self.run}, {self.variant}" if self.variant else self.run
-
-    @property
-    def label(self) -> str:
-        """Run, variant and seed."""
-        return f"{self.name} (seed {self.seed})" if self.seed else self.name
 
 
 def training_curves(runs: Sequence[Run]) -> list[Curves]:
@@ -71,7 +61,8 @@ def _trainings(run: Run) -> Iterator[_Training]:
         variant, _, seed = rest.partition(":")
         metrics = {each.name: each for artifact in run.artifacts(step).values() for each in series(artifact)}
         if metrics:
-            yield _Training(stage, run.name, variant, seed, metrics)
+            name = f"{run.name}, {variant}" if variant else run.name
+            yield _Training(stage, name, f"{name} (seed {seed})" if seed else name, metrics)
 
 
 def _curves(title: str, trainings: Sequence[_Training]) -> Curves:
@@ -87,6 +78,6 @@ def _curves(title: str, trainings: Sequence[_Training]) -> Curves:
     )
 
 
-def _chart(metric: str, trainings: Sequence[_Training], styles: dict[str, str]) -> Chart:
+def _chart(metric: str, trainings: Sequence[_Training], styles: dict[str, str]) -> Plot:
     lines = [(t.label, styles[t.name], t.metrics[metric]) for t in trainings if metric in t.metrics]
     return lay_out(shown_name("training", metric), lines)

@@ -99,6 +99,8 @@ class LabellerPlugin(OpenedPlugin):
     """A registered labeller: the files it reads and how to open it. Creating it must be quick."""
 
     settings: LabellerSettings
+    verifies: ClassVar[bool] = True
+    """Whether it can give a second opinion: it needs no tagger, and looks at the image."""
 
     @abstractmethod
     def open(self, taggers: Sequence[Artifact], worker: int) -> list[OpenLabeller]:
@@ -114,6 +116,7 @@ class Tagger(LabellerPlugin):
     settings: TaggerLabellerSettings
     imports = ("models.relation_tagger",)
     uses_gpu = True
+    verifies = False
 
     def open(self, taggers: Sequence[Artifact], worker: int) -> list[OpenLabeller]:
         """Loads one for each of the taggers."""
@@ -152,6 +155,7 @@ class Clip(LabellerPlugin):
 class Naive(LabellerPlugin):
     """Every candidate is a label."""
 
+    verifies = False
     way: Way = "naive"
     stack = Stack()
 

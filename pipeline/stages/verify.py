@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from pipeline.labels.kept_labels import ChoiceSettings, kept_labels
 from pipeline.runtime.chat_endpoint import tokens_taken
-from pipeline.runtime.plugins import PluginStage, RequireName
+from pipeline.runtime.plugins import PluginStage, RequireName, load_plugin
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress
 from pipeline.stages.labellers import LabellerSettings
 from pipeline.stages.tag import tagging_image
@@ -52,7 +52,7 @@ class VerifySettings(LabellerSettings):
 
     @model_validator(mode="after")
     def _looks_for_itself(self) -> Self:
-        if self.method in ("tagger", "prior", "naive"):
+        if not load_plugin("labellers", self.method).verifies:
             raise ValueError(f"method: {self.method!r} gives no opinion of its own; name another labeller, e.g. 'vlm'")
         return self
 

@@ -30,12 +30,12 @@ def test_ticks_are_few_and_cover_the_range(low, high):
 
 def test_a_line_stays_inside_its_chart_and_one_step_can_be_drawn():
     steps = np.arange(5000, dtype=np.float64)
-    (line,) = lay_out("loss", [("loss", "line-0", Series("loss", steps, 3 + np.sin(steps)))]).lines
+    (line,) = lay_out("loss", [("loss", "line-0", Series("loss", steps, 3 + np.sin(steps)))]).points
     points = [tuple(map(float, point.split(","))) for point in line.points.split()]
     assert len(points) == POINTS
     assert all(AXES.left <= x <= AXES.width and 0 <= y <= AXES.height for x, y in points)
     chart = lay_out("loss", [("loss", "line-0", Series("loss", np.zeros(1), np.zeros(1)))])
-    assert len(chart.lines[0].points.split()) == 1
+    assert len(chart.points[0].points.split()) == 1
 
 
 @pytest.mark.parametrize("values", [(9.0, 8.0), (0.5, 0.25), (-2.0, 3.0)])
@@ -47,7 +47,7 @@ def test_axes_are_whole(values):
 def test_values_that_are_no_numbers_are_left_out_of_a_line(book):
     book.metrics("pretrain:pseudo:0", (0, "loss", 4.0), (1, "loss", float("nan")), (2, "loss", 2.0))
     (curves,) = training_curves([book.run])
-    (line,) = curves.main[0].lines
+    (line,) = curves.main[0].points
     assert (line.label, len(line.points.split())) == ("toy, pseudo (seed 0)", 2)
 
 
@@ -104,11 +104,11 @@ def test_each_metric_has_one_chart_with_a_line_per_training(book, other):
     )  # fmt: skip
     assert tagger.legend == (("line-0", "other", 1),)
     loss = pretraining.main[0]
-    assert [(line.label, line.style, line.last) for line in loss.lines] == [
+    assert [(line.label, line.style, line.last) for line in loss.points] == [
         ("toy, none (seed 0)", "line-0", 4.0), ("toy, pseudo (seed 0)", "line-1", 2.0),
         ("toy, pseudo (seed 1)", "line-1", 2.5), ("other, pseudo (seed 0)", "line-2", 1.0),
     ]  # fmt: skip
-    ends = [float(line.points.split()[-1].split(",")[0]) for line in loss.lines]
+    ends = [float(line.points.split()[-1].split(",")[0]) for line in loss.points]
     middle = AXES.x(0.5)
     assert ends == [middle, middle, middle, AXES.x(1)], "half as many steps, half as long a line"
 

@@ -152,7 +152,7 @@ def test_an_image_that_cannot_be_read_has_its_relations():
         raise BadImage("missing file", f"{position}.jpg")
 
     picture = shown_image(images_of(scene(), broken), 0, 1.0)
-    assert (picture.source, picture.boxes, picture.problem) == (None, (), "missing file: 0.jpg")
+    assert (picture.source, picture.drawing.outlines, picture.problem) == (None, (), "missing file: 0.jpg")
     assert picture.found
     assert "missing file: 0.jpg" in evaluation_page(summary_of(scene()), images_of(scene(), broken))
 
@@ -161,7 +161,7 @@ def test_a_relation_without_an_object_has_no_line():
     nothing = [np.nan] * 4
     dissection = dissect(relations([(MAN, nothing, 0, 1, 2, 0.9)]), truth_of([(MAN, nothing, 0, 1, 2)]))
     picture = shown_image(images_of(dissection), 0, 1.0)
-    assert (len(picture.boxes), picture.lines) == (1, ())
+    assert (len(picture.drawing.outlines), picture.drawing.lines) == (1, ())
     without = dissect(relations([(MAN, nothing, 0, -1, 2, 0.9)]), truth_of([]))
     assert [each.object for each in shown_image(images_of(without), 0, 0.0).wrong] == ["nothing"]
 

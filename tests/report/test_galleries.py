@@ -109,7 +109,7 @@ def crowd(book: RunBuilder, labels: int) -> Card:
 def test_the_numbers_of_a_crowd_stay_inside_and_apart(book):
     card = crowd(book, 18)
     assert [arrow.number for arrow in card.arrows] == list(range(1, 19))
-    assert all(0 <= x <= 1000 and 0 <= y <= card.height for x, y in (arrow.badge for arrow in card.arrows))
+    assert all(0 <= x <= 1000 and 0 <= y <= card.drawing.height for x, y in (arrow.badge for arrow in card.arrows))
     close = [
         (one.number, other.number)
         for one in card.arrows
