@@ -235,7 +235,7 @@ def score(
         "--known-object": known_object, "--interactions": interactions, "--rare": rare, "--split": split,
         "--validity": validity, "--no-suppression": no_suppression, "--verified": verified,
         "--boxes-given": boxes_given, "--absent-as-zero": absent_as_zero, "--seen": seen, "--format": format_name,
-        "--masks": masks, "--subject": subject != "person", "--setting": setting != "full",
+        "--masks": masks, "--subject": subject != "person", "--setting": setting != "full", "--official": official,
     }  # fmt: skip
     for option, value in given.items():
         if value and option not in chosen.options:
@@ -257,6 +257,8 @@ def score(
     )
     faults = {"allow_missing": allow_missing, "drop_faulty": drop_faulty}
     further = further_files(files or [])
+    if verified is not None and "classes" not in further:
+        raise FatalError("--verified: its labels are codes; add --file classes=FILE, Open Images' table of classes")
     models = dict(zip(_names(detections), detections, strict=True))
     compared, findings = len(models) > 1, ""
     terminal = Console(stderr=True)

@@ -418,14 +418,17 @@ class Benchmark:
         return self.published or self.name
 
 
-_OF_HICO = ("--known-object", "--interactions", "--rare", "--split", "--setting", "--validity", "--subject")
-_OF_GRAPHS = ("--boxes-given", "--absent-as-zero", "--masks")
+_OF_HICO = (
+    "--official", "--known-object", "--interactions", "--rare", "--split", "--setting", "--validity", "--subject"
+)  # fmt: skip
+_OF_IMAGES = ("--official", "--verified")
+_OF_GRAPHS = ("--official", "--boxes-given", "--absent-as-zero", "--masks")
 BENCHMARKS: Mapping[str, Benchmark] = {
     each.name: each
     for each in (
         Benchmark("hico-det", hico_det, "hico_det", ("--format", "--no-suppression", *_OF_HICO), PER_IMAGE),
-        Benchmark("vcoco", vcoco, "vcoco", published="v-coco", by_roles=True),
-        Benchmark("open-images", open_images, "open_images", ("--format", "--no-suppression", "--verified"), PER_IMAGE),
+        Benchmark("vcoco", vcoco, "vcoco", ("--official",), published="v-coco", by_roles=True),
+        Benchmark("open-images", open_images, "open_images", ("--format", "--no-suppression", *_OF_IMAGES), PER_IMAGE),
         Benchmark("vrd", visual_relationships, "vrd", ("--format", "--seen")),
         Benchmark("vg", visual_genome, "vg150", ("--format", "--seen", *_OF_GRAPHS)),
     )
@@ -444,7 +447,7 @@ def find_benchmark(name: str) -> Benchmark:
             "its package"
         )
     metric = load_plugin("metrics", name)
-    return Benchmark(name, metric, None, ("--format",), PER_IMAGE)
+    return Benchmark(name, metric, None, ("--format", "--official"), PER_IMAGE)
 
 
 def further_figures(

@@ -287,6 +287,13 @@ WAYS: dict[str, tuple[Way, str]] = {
     "the same of another set": (table(ALLOWED[:3]), "expected numbers of predicates"),
     "the same in another order": (table(ALLOWED[:, ::-1]), "forbids 36 of 36 true interactions"),
     "an option of another benchmark": (option("--boxes-given"), "no such rule, only vg"),
+    "the authors' evaluator of a benchmark that has none": (
+        lambda f: f.call(f.rows(), "--official", benchmark="vrd"), "vrd has no such rule, only hico-det"
+    ),
+    "verified labels in codes without their names": (
+        lambda f: f.call(f.rows(), "--format", "hico_det", "--verified", f.truth, benchmark="open-images"),
+        "add --file classes=FILE",
+    ),
     "a subject of another benchmark": (
         lambda f: f.call(f.rows(), "--subject", "dog", benchmark="vg"), "vg has no such rule, only hico-det"
     ),
