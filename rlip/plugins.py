@@ -14,6 +14,7 @@ from pipeline.evaluation.benchmark import (
 )
 from pipeline.evaluation.detection import Detections as Detections
 from pipeline.interop.export_run import Writer as Writer
+from pipeline.interop.further_fields import keeps_fields as keeps_fields
 from pipeline.interop.run_rows import RunRows as RunRows, Tally as Tally, relations_of as relations_of
 from pipeline.runtime.settings import Settings as Settings
 from pipeline.stages.labellers import (

@@ -33,7 +33,8 @@ class _Blip:
     """A BLIP of transformers on the device of a worker, with its tokenizer and what encodes its images."""
 
     def _load(self, kind: Any, folder: Path, settings: CaptionSettings, worker: int) -> tuple[Any, list[str]]:
-        """Returns the model of this kind, of which nothing keeps the weights as they are, and the names it lacks."""
+        """Returns the model, which the caller must not keep since its weights are packed anew, and the names of weights
+        that it lacks."""
         from transformers import AutoTokenizer
 
         self._device = choose_device(settings.device, worker)

@@ -117,7 +117,7 @@ class LavisCaptioner:
 
 
 class _Died(Exception):
-    """The worker ended without an answer; the message says how, with the end of its stderr."""
+    """The worker ended without an answer; the message says how, with the end of its output."""
 
 
 class _Worker:
@@ -132,7 +132,7 @@ class _Worker:
         self._channel, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(
-                [python, "-I", WORKER, str(theirs.fileno())],
+                [python, "-I", "-u", WORKER, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
@@ -162,4 +162,4 @@ class _Worker:
         self._output.seek(0)
         lines = self._output.read().decode(errors="replace").splitlines()[-20:]
         end = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return f"{end}; its stderr: {chr(10).join(lines) or 'nothing'}"
+        return f"{end}; its output: {chr(10).join(lines) or 'nothing'}"

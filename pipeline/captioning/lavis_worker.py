@@ -1,8 +1,9 @@
 """Captions with LAVIS in its own environment: a process that reads batches from a pipe and answers with captions.
 
-It is run by path with `python -I` and its end of the pipe, so that nothing of this repository is importable; it imports
-LAVIS, PyTorch, transformers and the standard library. A message is a header in JSON, then bytes; an answer is JSON. The
-first message holds weights and settings, each later one a batch of images with their draws' noise.
+It is run by path with `python -I` and the file descriptor of its end of the pipe, so that nothing of this repository is
+importable; it imports LAVIS, PyTorch, transformers and the standard library. A message is a header in JSON, then bytes;
+an answer is JSON. The first message holds weights and settings, each later one a batch of images with their draws'
+noise.
 """
 
 from __future__ import annotations

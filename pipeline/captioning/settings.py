@@ -123,6 +123,6 @@ class CaptionSettings(PluginSettings):
         return self
 
     def planned(self) -> Self:
-        """As for every stage, but LAVIS computes in float32 alone."""
+        """As for every stage, but LAVIS computes only in float32."""
         is_fixed = self.captioner == "lavis" and self.precision == "auto"
         return self.model_copy(update={"precision": "float32"}) if is_fixed else super().planned()

@@ -243,7 +243,7 @@ def score(
             raise FatalError(f"{option}: {benchmark} has no such rule, only {others}; omit it")
     annotations = format_name or chosen.format
     if annotations is None:
-        raise FatalError(f"{benchmark}: has no annotations of its own; name the layout of yours with --format")
+        raise FatalError(f"{benchmark}: has no ground-truth format of its own; name that of your file with --format")
     if setting != "full" and split in PUBLISHED:
         raise FatalError("--setting, --split: no published result has both; omit one")
     if setting != "full" and (report_folder is None or len(detections) > 1):
@@ -318,7 +318,7 @@ def score(
                 write_atomic(report_folder / "index.html", comparison_page(comparison).encode())
                 write_atomic(report_folder / "comparison.json", comparison.as_json().encode())
             else:
-                shown = split if split is not None and split in PUBLISHED else setting
+                shown = named if split and (named := Path(split).stem) in PUBLISHED else setting
                 if "--boxes-given" in chosen.options:
                     shown = "boxes given" if boxes_given else "SGDet"
                 _write_report(report_folder, chosen, scored[0], root, shown, options)
@@ -449,7 +449,7 @@ def _vcoco_detections(
 def _apart(
     truth: GroundTruth, interactions: Path | None, rare: Path | None, split: str | None, subject: str
 ) -> dict[str, Any]:
-    """The `rare` and `unseen` triplets of `Options`, which files count in HICO-DET's list of interactions."""
+    """The `rare` and `unseen` triplets of `Options`; files give their positions in HICO-DET's list of interactions."""
     if rare is None and split is None:
         return {}
     if interactions is None:

@@ -147,7 +147,7 @@ class Evaluated:
 
 
 class Metric(Protocol):
-    """A registered metric, by whose name `evaluate.metrics` in a recipe adds its figures to those of HICO-DET, and
+    """A registered metric. Named in a recipe's `evaluate.metrics`, its figures are added to those of HICO-DET;
     `rlip evaluate NAME --format FORMAT` scores detections by it.
 
     A metric of another package has a `version`, to be raised whenever the same relations would give different figures.
@@ -403,7 +403,7 @@ class Benchmark:
     format: str | None
     """The format of its ground truth unless another is named; None: there is no usual one"""
     options: tuple[str, ...] = ()
-    """Which of the options that only some benchmarks have a rule for it takes"""
+    """The options it takes, among those that only some benchmarks have"""
     per_image: int | None = None
     """Predictions of an image that count, the best ones; None: other rules limit pairs, or none does"""
     published: str = ""
@@ -443,11 +443,13 @@ def find_benchmark(name: str) -> Benchmark:
     known = (*BENCHMARKS, *plugin_names("metrics"))
     if name not in known:
         raise FatalError(
-            f"benchmark = {name!r}: give one of {', '.join(map(repr, known))}{did_you_mean(name, known)}, or install "
-            "its package"
+            f"no benchmark {name!r}{did_you_mean(name, known)}; give one of {', '.join(known)}, or install the package "
+            "that registers it"
         )
     metric = load_plugin("metrics", name)
-    return Benchmark(name, metric, None, ("--format", "--official"), PER_IMAGE)
+    # The project registers some of its own, so that recipes can name them.
+    own = (each for each in BENCHMARKS.values() if each.metric is metric)
+    return next(own, Benchmark(name, metric, None, ("--format",)))
 
 
 def further_figures(

@@ -95,11 +95,15 @@ def confused_predicates(dissection: Dissection) -> Integers:
     another true predicate of the pair are passed over.
     """
     predicted, truth = dissection.predicted, dissection.truth
-    pair, best = pair_numbers(truth), np.full(len(truth), -1, dtype=np.int64)
+    best = np.full(len(truth), -1, dtype=np.int64)
+    # Numbers of pair and predicate at once, since there may be many millions of near truths.
+    count = 1 + max(predicted.predicates.max(initial=0), truth.predicates.max(initial=0))
+    pair = pair_numbers(truth) * count
+    stated = pair + truth.predicates
     for near in near_truths(predicted, truth):
         named = predicted.predicates[near.prediction]
         own = named == truth.predicates[near.truth]
-        counted = own | ~np.isin(*numbered_alike([pair[near.truth], named], [pair, truth.predicates]))
+        counted = own | ~np.isin(pair[near.truth] + named, stated)
         rows = np.flatnonzero((near.overlap >= OVERLAP) & _same_names(near, predicted, truth) & counted)
         # Predictions come best first.
         rows = rows[first_of_groups(near.truth[rows], near.prediction[rows])]

@@ -61,7 +61,10 @@ class MatchCandidates:
 
 
 def first_of_groups(group: Integers, *preferences: NDArray[Any]) -> Integers:
-    """Returns the position in each group, numbered from 0, of the smallest preferences, by group; the first of ties."""
+    """Returns, for each group in ascending order, the position of its item with the smallest preferences.
+
+    Of ties, the first. No group is negative.
+    """
     order = np.lexsort((*reversed(preferences), group))
     return order[np.flatnonzero(np.diff(group[order], prepend=-1))]
 

@@ -56,7 +56,7 @@ def published_split(name: str, triplets: Sequence[TripletClass]) -> frozenset[Tr
 
 
 def split_of_positions(name: str, unseen: Iterable[int], triplets: Sequence[TripletClass]) -> frozenset[TripletClass]:
-    """Returns the triplets at these positions of a list, from 0, which a split leaves out.
+    """Returns the triplets at these positions, counted from 0: those that a split leaves out.
 
     Raises ValueError if a position is outside the list or occurs twice.
     """

@@ -184,7 +184,7 @@ def _overlaps(left: Floats, right: Floats) -> Floats:
 
 
 THINGS = ("person", "thing", "nothing")
-"""The names in `as_relations`, as V-COCO's detections do not name things."""
+"""What labels in `as_relations` stand for; V-COCO's detections do not name things."""
 
 
 def as_relations(predicted: VcocoDetections, truth: VcocoTruth) -> tuple[Relations, Relations]:
@@ -200,8 +200,9 @@ def as_relations(predicted: VcocoDetections, truth: VcocoTruth) -> tuple[Relatio
     found = replace(found, object_boxes=np.where(none[:, None], np.nan, found.object_boxes))
     person, role = _doing(truth, [action for action, _ in truth.roles])
     boxes = truth.boxes[person], truth.role_boxes[person, role]
+    # The labels of both follow.
     true = Relations(truth.images, truth.image[person], *boxes, person, person, role)
-    labelled = (
+    found, true = (
         replace(
             each,
             subject_labels=np.zeros(len(each), np.int64),
@@ -209,4 +210,4 @@ def as_relations(predicted: VcocoDetections, truth: VcocoTruth) -> tuple[Relatio
         )
         for each in (found, true)
     )
-    return next(labelled), next(labelled)
+    return found, true

@@ -78,11 +78,13 @@ def _truth(verbs: list[VcocoAction], actions: Path, instances: Path) -> VcocoTru
         raise AnnotationError(f"{instances}: lacks {len(missing)} of {len(images)} images, e.g. {missing[:3]}")
     clean: dict[int, tuple[float, ...]] = {}
     image_of: dict[int, int] = {}
-    """Of a person, the position of the image"""
+    # Of a person, the position of the image
     for position, (image_id, entry) in enumerate(found.items()):
         for annotation in images[image_id].annotations:
+            if annotation["ignore"] == 1:
+                continue
             box = _clean(annotation, entry["width"], entry["height"])
-            if box is not None and annotation["ignore"] != 1:
+            if box is not None:
                 clean[int(annotation["id"])] = box
                 if categories.get(annotation["category_id"]) == "person":
                     image_of[int(annotation["id"])] = position

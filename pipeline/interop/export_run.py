@@ -10,7 +10,7 @@ from typing import Protocol
 from rich.console import Console
 
 from pipeline.interop.run_rows import RunRows, Tally
-from pipeline.runtime.plugins import load_plugin, plugin_names
+from pipeline.runtime.plugins import load_plugin
 from storage.atomic import atomic_folder
 from storage.errors import FatalError, translate_os_errors
 from storage.runs import Run
@@ -76,8 +76,7 @@ def export_run(
         raise FatalError(f"{folder} already exists; name a new folder with --out, or remove this one")
     write: Writer = load_plugin("exports", form)
     if masks is not None and not hasattr(write, "keeps_fields"):
-        able = (name for name in plugin_names("exports") if hasattr(load_plugin("exports", name), "keeps_fields"))
-        raise FatalError(f"--masks: {form} has no masks, unlike {', '.join(able)}; omit it")
+        raise FatalError(f"--masks: {form} has no masks; omit it")
     rows, tally = RunRows(run, all_scores, masks), Tally()
     with translate_os_errors(f"writing {folder}"), atomic_folder(folder, replace=False) as aside:
         write(rows, aside, threshold, tally)

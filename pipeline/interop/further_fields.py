@@ -46,7 +46,7 @@ _Write = TypeVar("_Write", bound=Callable[..., None])
 
 
 def keeps_fields(write: _Write) -> _Write:
-    """Declares that an export writes masks and other fields which no table has, and counts which of them it loses."""
+    """Declares that an export writes masks and other fields that no table has, and counts those it loses."""
     vars(write)["keeps_fields"] = True
     return write
 

@@ -29,10 +29,10 @@ class LabelFiles:
 
     json: str
     parquet: str
-    images: int
-    boxes: int
-    captions: int
-    labels: int
+    images: int = 0
+    boxes: int = 0
+    captions: int = 0
+    labels: int = 0
     """Relations that the run keeps."""
 
 

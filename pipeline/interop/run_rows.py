@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.data.datasets.record import NO_OBJECT
-from pipeline.labels.kept_labels import choice_of, judged_artifact, shown
+from pipeline.labels.kept_labels import ChoiceSettings, choice_of, judged_artifact, shown
 from pipeline.labels.label_funnel import most_frequent_first
-from pipeline.labels.label_overrides import overrides_of
+from pipeline.labels.label_overrides import Overrides, overrides_of
 from pipeline.labels.labelled_partitions import CANDIDATES_FILE, images_with_boxes, require_same_boxes
 from pipeline.runtime.stage import Rejected, dataset_of
 from storage.artifact import Artifact
@@ -72,9 +73,6 @@ class RunRows:
         Raises `FatalError` if the run has no step to export.
         """
         self.run, self.masks, self._all_scores = run, masks, all_scores
-        self.choice = None if all_scores else choice_of(run)
-        """Which relations are kept; None: all, as for imported labels."""
-        self._settled = {} if all_scores else overrides_of(run)
         every = {step: run.artifacts(step) for step in TABLES} | {"ingest": images_with_boxes(run)}
         unlabelled = _unlabelled(run, every["ingest"], every["tag"])
         self.unlabelled = sum(every["ingest"][partition].manifest.counts.rows_out for partition in unlabelled)
@@ -91,6 +89,16 @@ class RunRows:
             raise FatalError(
                 "the format has no scores, so --all would mix kept and rejected labels; omit --all, or export coco"
             )
+
+    # Read on demand: whole tables can be exported even if nobody can read what the run chose.
+    @cached_property
+    def choice(self) -> ChoiceSettings | None:
+        """Which relations are kept; None: all, as for imported labels."""
+        return None if self._all_scores else choice_of(self.run)
+
+    @cached_property
+    def _settled(self) -> Mapping[str, Overrides]:
+        return {} if self._all_scores else overrides_of(self.run)
 
     def take_whole_tables(self) -> None:
         """Leaves nothing out, and chooses no relations; formats that copy the tables of the run call it."""
@@ -234,7 +242,7 @@ def labelled_images(
     `sized`: only images of known size. Without `crowds`, the row lacks boxes that are crowds, and there are only the
     relations between the others, re-indexed. `scored`: the format has a place for scores and digests.
     """
-    tally.wrote["images"] += 0
+    tally.wrote["images"] += 0  # named first, even if there are none
     for image in rows.images(dataset, "images", "relations"):
         row = dict(image.rows["images"])
         if sized and not (row["width"] and row["height"]):

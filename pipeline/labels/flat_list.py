@@ -63,7 +63,10 @@ class FlatList:
         return zip(self.row.tolist(), *map(self.values, fields), strict=True)
 
     def starts(self, rows: int) -> Indices:
-        """The index of the first item of each of the table's first `rows` images, or of the next one that has any."""
+        """For each of the first `rows` rows, the index of its first item, or of the next item if it has none.
+
+        `rows` may be one more than the table has.
+        """
         return np.searchsorted(self.row, np.arange(rows), side="left")
 
     def by_row(self, rows: int) -> list[slice]:

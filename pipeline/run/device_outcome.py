@@ -31,7 +31,8 @@ class CheckOutcome:
     """What to do, if anything."""
 
     def unless(self, is_fine: bool, state: State, advice: str) -> CheckOutcome:
-        """This outcome, or if something isn't fine, and nothing before it wasn't either, what that means."""
+        """This outcome if `is_fine` or if it already states a fault; otherwise the same figure with this state and
+        advice."""
         return self if is_fine or self.state != "ok" else replace(self, state=state, advice=advice)
 
 

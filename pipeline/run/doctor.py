@@ -7,7 +7,6 @@ import platform
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution, version
 from itertools import islice
@@ -331,12 +330,16 @@ def usual_texts(context: RunContext) -> Iterator[Finding]:
     if context.recipe.tag.categories:
         return
     for step in (step for step in context.steps if step.stage is ImportTaggerStage):
-        with suppress(FatalError):  # `_weights` reports missing files
+        try:
             files = step.stage(step.settings).files()
-            if VOCABULARY in files:
-                known = TrainedNames.read(files[VOCABULARY])
-                if known.objects or known.predicates:
-                    continue
+        except FatalError:
+            continue  # `_weights` reports missing files
+        try:
+            known = TrainedNames.read(files[VOCABULARY]) if VOCABULARY in files else None
+        except FatalError as error:
+            yield Finding("missing", "tag.weights", str(error))
+            continue
+        if known is None or not (known.objects or known.predicates):
             lost = (
                 f"no {VOCABULARY} with names is next to {files[MODEL]}, so images' lists of texts lack the names and "
                 "predicates that the tagger usually saw; copy it there, or, for converted official weights, set "

@@ -145,7 +145,7 @@ class PluginSettings(Settings):
 
     @property
     def plugin(self) -> Any:
-        """The plug-in. Raises `FatalError` if its package is broken, or it lacks an option."""
+        """The plug-in. Raises `FatalError` if its package is broken, or for an option that it does not have."""
         return load_plugin(self.group, getattr(self, self.named_by))(self)
 
 
@@ -156,7 +156,7 @@ class PluginStage(Stage):
 
     @property
     def plugin(self) -> OpenedPlugin:
-        """The plug-in that the settings name. Raises `FatalError` as they do."""
+        """The plug-in that the settings name. Raises `FatalError` as `PluginSettings.plugin` does."""
         plugin: OpenedPlugin = self.settings.plugin
         return plugin
 

@@ -50,7 +50,7 @@ class ImportTaggerStage(Stage):
         found = _files(settings.weights, settings.store)
         if "tokenizer.json" in found or {"vocab.json", "merges.txt"} <= found.keys():
             return found
-        named, (beside, *_) = f"tag.weights = {settings.weights}", found.values()
+        named, beside = f"tag.weights = {settings.weights}", next(iter(found.values()))
         return found | tokenizer_of(beside, settings.tokenizer, named, "train_tagger.tokenizer")
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:

@@ -111,7 +111,7 @@ class LabellerPlugin(OpenedPlugin):
 
 
 class Tagger(LabellerPlugin):
-    """The Relation Tagger, of stage `tag` alone."""
+    """The Relation Tagger, which only stage `tag` can use."""
 
     settings: TaggerLabellerSettings
     imports = ("models.relation_tagger",)

@@ -146,8 +146,9 @@ def _overlaps(trained: pa.Table, tests: pa.Table, distance: int) -> Iterator[dic
         pairs = own.select(columns).join(others.select(columns), keys, join_type="inner", right_suffix=" in tests")
         places = (pairs[name].to_pylist() for name in ("place", "place in tests"))
         found |= dict.fromkeys(zip(*places, strict=True), (how, None))
+    test_images = tests.select(["dataset", "image_id"]).to_pylist()
     for (place, test), (how, bits) in sorted(found.items()):
-        (image,), (other,) = trained.slice(place, 1).to_pylist(), tests.slice(test, 1).to_pylist()
+        (image,), other = trained.slice(place, 1).to_pylist(), test_images[test]
         yield {
             "dataset": image["dataset"],
             "image_id": image["image_id"],

@@ -72,8 +72,10 @@ class ShardSettings(ChoiceSettings):
 
     def planned(self) -> ShardSettings:
         """These settings with the verdicts as they are now. Raises `FatalError` when there is no folder of verdicts."""
+        if self.verdicts is None or self.labels != "pseudo":
+            return self
         made = self.model_copy()
-        made._settled = self.settled
+        made._settled = SettledVerdicts.read(self.verdicts)
         return made
 
     @property

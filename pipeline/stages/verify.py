@@ -16,6 +16,7 @@ from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress
 from pipeline.stages.labellers import LabellerSettings
 from pipeline.stages.tag import tagging_image
 from pipeline.training.sample import SampleRelation
+from storage.errors import FatalError
 from storage.tables import OPINIONS
 from tagger.pair import Pair
 
@@ -30,7 +31,6 @@ class VerifySettings(LabellerSettings):
     floor: float = Field(0.0, ge=0, le=1)
     """Minimum probability of an opinion; a label without one counts as not verified."""
     _kept: ChoiceSettings = PrivateAttr(ChoiceSettings())
-    """Which labels the run keeps."""
 
     @model_validator(mode="before")
     @classmethod
@@ -45,6 +45,11 @@ class VerifySettings(LabellerSettings):
         made._kept = kept
         return made
 
+    @property
+    def kept(self) -> ChoiceSettings:
+        """Which labels the run keeps."""
+        return self._kept
+
     def row_settings(self) -> dict[str, Any]:
         """The settings that change opinions, the choice of labels among them."""
         kept = self._kept.model_dump(mode="json", include=set(ChoiceSettings.model_fields))
@@ -52,7 +57,11 @@ class VerifySettings(LabellerSettings):
 
     @model_validator(mode="after")
     def _looks_for_itself(self) -> Self:
-        if not load_plugin("labellers", self.method).verifies:
+        try:
+            is_able = load_plugin("labellers", self.method).verifies
+        except FatalError as error:
+            raise ValueError(f"method: {error}") from error
+        if not is_able:
             raise ValueError(f"method: {self.method!r} gives no opinion of its own; name another labeller, e.g. 'vlm'")
         return self
 
@@ -76,7 +85,7 @@ class VerifyStage(PluginStage):
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Asks about the labels of each image that has any."""
         tagged = inputs.artifact("relations")
-        kept = kept_labels(tagged.table("relations"), tagged.table("candidates"), self.settings._kept)
+        kept = kept_labels(tagged.table("relations"), tagged.table("candidates"), self.settings.kept)
         rows = [row for row in inputs.table("images").to_pylist() if kept.get(row["image_id"])]
         size = self._opened.image_size
         images = [tagging_image(row, _pairs(kept[row["image_id"]]), size, self.image_folders) for row in rows]

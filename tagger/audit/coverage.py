@@ -95,7 +95,7 @@ object. Direction: where the object's centre lies as seen from the subject's, al
 
 @dataclass(frozen=True)
 class CodedLabels:
-    """N labels of many images, by the rows of these: `image` (N), -1 for an image without one.
+    """N labels of many images. `image` (N): the row of each label's image, -1 if it has none.
 
     `subject` and `object` (N) count the boxes of all images in one sequence; -1: the image lacks one of the two.
     `predicate` (N) holds codes of canonical predicates, from 0.

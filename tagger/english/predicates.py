@@ -25,10 +25,10 @@ _RECIPROCALS = ("each other", "one another", "another", "other")
 _PREPOSITIONS = merged(
     {
         "on": "on top of, on top, atop, atop of, on to, onto, upon",
-        "in": "inside, inside of, within, in middle of, on middle of, in center of, in centre of",
+        "in": "inside, inside of, within, in middle of, in center of, in centre of",
         "under": "beneath, underneath, below",
         "next to": "beside, besides, beside of, next, adjacent to, alongside, alongside of, side by side with, "
-        "side by side, at side of, by side of, to side of",
+        "at side of, by side of, to side of",
         "near": "nearby, near to, close, close to, close by",
         "in front of": "in front, at front of",
         "behind": "in back of",

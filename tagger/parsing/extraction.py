@@ -26,7 +26,7 @@ from tagger.triplet import Triplet
 # Prepositions that still relate subject and object when the verb's own object or another phrase comes between.
 _FAR_PREPOSITIONS = words(
     "on in at with near under behind beside by next inside above below beneath underneath between among against "
-    "around over atop close across along down outside"
+    "around over atop close across along down outside side"
 )
 _INNER = ("compound", "poss", "nmod", "npadvmod")
 _OBJECTS = ("dobj", "dative")
@@ -302,8 +302,10 @@ class Extraction:
         return is_in_hand and canonical(verb.lower_) in _HOLDING
 
     def _adjoins(self, verb: Token, start: int) -> bool:
-        between = self.doc[verb.i + 1 : start]
-        return all(word.pos_ in ("ADV", "ADP", "PART") and word.lower_ != "side" for word in between)
+        # "Standing side by side in a field" states two places, each by itself.
+        if any(word.lower_ == "side" for word in self.doc[verb.i + 1 : start + 1]):
+            return False
+        return all(self.doc[position].pos_ in ("ADV", "ADP", "PART") for position in range(verb.i + 1, start))
 
     def _emit_phrase(self, subjects: list[Token], start: int, phrase: Phrase, rule: str) -> None:
         if phrase.object is None:

@@ -57,6 +57,8 @@ def reading(predicate: str, subject: str, object_: str) -> ImpliedRelation | Non
         return ImpliedRelation("wear", True, "attire")
     if phrase == "with" and _head(object_) in BODY_PARTS:
         return ImpliedRelation("have", False, "possessive")
+    if phrase == "side by side":
+        return ImpliedRelation("next to", False, "reciprocal")
     if phrase in _COVERED:
         return ImpliedRelation("cover", True, "covering")
     return None

@@ -148,7 +148,7 @@ def test_a_worker_that_dies_of_a_batch_is_tried_twice(one_blip, tmp_path):
     dying = tmp_path / "python"
     dying.write_text(
         f"#!{sys.executable}\nimport os, sys\nfrom multiprocessing.connection import Connection\n"
-        "channel = Connection(int(sys.argv[3]))\nchannel.recv_bytes(), channel.recv_bytes()\n"
+        "channel = Connection(int(sys.argv[-1]))\nchannel.recv_bytes(), channel.recv_bytes()\n"
         f"open('{tmp_path}/starts', 'a').write('started\\n')\nchannel.send_bytes(b'{{\"side\": 8}}')\n"
         "channel.recv_bytes()\nprint('out of memory', file=sys.stderr, flush=True)\nos.kill(os.getpid(), 9)\n"
     )

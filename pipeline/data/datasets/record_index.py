@@ -67,13 +67,21 @@ class IndexFile:
 
     def rows(self, columns: Sequence[str], positions: Sequence[int]) -> list[tuple[Any, ...]]:
         """The values of these columns at these positions, in their order."""
-        groups, own = np.unique(np.asarray(positions, np.int64) // _GROUP, return_inverse=True)
-        try:
-            read = self._file.read_row_groups(groups.tolist(), columns=[*columns], use_threads=False)
-        except (OSError, pa.ArrowException) as error:
-            raise DamagedIndex(f"{_RECORDS}: {error}") from error
-        found = read.take(own * _GROUP + np.asarray(positions, np.int64) % _GROUP)
-        return list(zip(*(found[name].to_pylist() for name in columns), strict=True))
+        wanted = np.asarray(positions, np.int64)
+        groups, own = np.unique(wanted // _GROUP, return_inverse=True)
+        found: list[tuple[Any, ...]] = [()] * len(wanted)
+        # One group at a time: the positions may be spread over all of them.
+        for number, group in enumerate(groups.tolist()):
+            places = np.flatnonzero(own == number)
+            try:
+                read = self._file.read_row_group(group, columns=[*columns], use_threads=False)
+                rows = read.take(wanted[places] % _GROUP)
+            except (OSError, pa.ArrowException) as error:
+                raise DamagedIndex(f"{_RECORDS}: {error}") from error
+            values = zip(*(rows[name].to_pylist() for name in columns), strict=True)
+            for place, row in zip(places.tolist(), values, strict=True):
+                found[place] = row
+        return found
 
 
 def write_index(reader: Reader, folder: Path) -> None:

@@ -38,6 +38,8 @@ def read_actions(path: Path) -> Iterator[VcocoAction]:
             raise AnnotationError(f"{where}: has no action_name; expected {EXPECTED}")
         action = readable(entry["action_name"])
         roles = [readable(str(role)) for role in entry.get("role_name") or [AGENT]]
+        if roles[0] != AGENT:
+            raise AnnotationError(f"{where} ({action}): its first role is {roles[0]!r}; expected {AGENT!r}")
         lists = [entry.get(name) for name in ("ann_id", "label", "image_id", "role_object_id")]
         if not all(isinstance(listed, list) for listed in lists):
             raise AnnotationError(f"{where} ({action}): ann_id, image_id, label or role_object_id is not a list")

@@ -355,11 +355,11 @@ def read_ahead(
 def done_ahead(
     work: Callable[[Item], Read], items: Iterable[Item], threads: int, ahead: int, waits: bool = True
 ) -> Iterator[Read]:
-    """Yields what `work` makes of each item in threads, in the order of `items`, up to `ahead` items ahead.
+    """Applies `work` to items in threads and yields the results in the order of `items`; at most `ahead` are under way.
 
     `waits`: whether an early end waits for the work under way.
     """
-    left, pool = iter(items), ThreadPoolExecutor(threads, thread_name_prefix="images")
+    left, pool = iter(items), ThreadPoolExecutor(threads)
     try:
         waiting = deque(pool.submit(work, item) for item in islice(left, max(1, ahead)))
         while waiting:

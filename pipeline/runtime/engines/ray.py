@@ -205,7 +205,7 @@ def look_around(paths: tuple[Path, ...]) -> tuple[str, list[Path]]:
 
 
 def run_on(ray: Any, node: RayNode, cpus: float, gpus: float, function: Callable[..., object], *given: object) -> Any:
-    """Start a task on exactly this node. Ray would repeat that of a lost node on its own, beyond any limit of ours."""
+    """Start a task on exactly this node, without retries: Ray would repeat the task of a lost node beyond any limit."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     pinned = NodeAffinitySchedulingStrategy(node.id, soft=False)
