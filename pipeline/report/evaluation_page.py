@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from pipeline.evaluation.summary import EvaluationSummary
 from pipeline.report.charts import AXES, Plot, Series, lay_out, line_style, plot
 from pipeline.report.evaluation_images import EvaluatedImages, best_and_worst_images
 from pipeline.report.formatting import NAMES, count, without_controls
-from pipeline.report.page import render, render_page
+from pipeline.report.page import page_templates, render_page
 
 MARK = "rlip-evaluation"
 """Name of the meta element that marks an evaluation page; its content is the stamp."""
@@ -127,9 +127,9 @@ def evaluation_page(
     """
     best, worst = best_and_worst_images(images, count) if images else ([], [])
     return render_page(
+        _TEMPLATES,
         "evaluation.html",
         ("report.css", "evaluation.css"),
-        FILTERS,
         mark=MARK,
         stamp=stamp,
         home=home,
@@ -148,7 +148,7 @@ def evaluation_page(
 def evaluation_markdown(summary: EvaluationSummary) -> str:
     """Returns the scores, the comparison, the costs of errors, the caveats and the classes as Markdown."""
     about = f"{summary.subject}, setting {summary.setting}"
-    return render("evaluation.md", FILTERS, about=about, **_tables_of(summary))
+    return _TEMPLATES.get_template("evaluation.md").render(about=about, **_tables_of(summary))
 
 
 def _tables_of(summary: EvaluationSummary) -> dict[str, Any]:
@@ -215,13 +215,16 @@ def _signed(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:+.2f}".replace("-", "−")
 
 
-FILTERS: Mapping[str, Callable[[Any], Any]] = {
-    "cell": _cell,
-    "percent": _percent,
-    "signed": _signed,
-    "percentage": lambda value: "–" if math.isnan(value) else f"{value:.1%}",
-    "count": count,
-}
+_TEMPLATES = page_templates(
+    {
+        "cell": _cell,
+        "percent": _percent,
+        "signed": _signed,
+        "difference": lambda found: found.text(_signed),
+        "percentage": lambda value: "–" if math.isnan(value) else f"{value:.1%}",
+        "count": count,
+    }
+)
 
 
 def comparison_page(comparison: Comparison, *, home: str = "", stamp: str = "") -> str:
@@ -233,9 +236,9 @@ def comparison_page(comparison: Comparison, *, home: str = "", stamp: str = "") 
     judged.sort(key=lambda each: (-max(abs(one.value) for one in each.differences), each.name))
     differences = [one for each in judged for one in each.differences]
     return render_page(
+        _TEMPLATES,
         "comparison.html",
         ("report.css", "evaluation.css"),
-        {**FILTERS, "difference": lambda found: found.text(FILTERS["signed"])},
         mark=MARK,
         stamp=stamp,
         home=home,

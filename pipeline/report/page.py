@@ -28,21 +28,22 @@ def templates_in(folder: Path, **options: Any) -> Environment:
 
 
 _FOLDER = Path(__file__).parent / "templates"
-# One for all pages, since it keeps compiled templates: compiling takes as long as drawing a page.
-_TEMPLATES = templates_in(_FOLDER, finalize=without_controls)
 
 
-def render_page(
-    template: str, styles: Sequence[str], filters: Mapping[str, Callable[[Any], Any]], *, rules: str = "", **values: Any
-) -> str:
+def page_templates(filters: Mapping[str, Callable[..., Any]]) -> Environment:
+    """The templates of this package, with filters.
+
+    It keeps compiled templates, and a template that others import keeps the filters of its first use.
+    """
+    templates = templates_in(_FOLDER, finalize=without_controls)
+    templates.filters |= filters
+    return templates
+
+
+def render_page(templates: Environment, template: str, styles: Sequence[str], *, rules: str = "", **values: Any) -> str:
     """Renders a template with the style sheets `styles` and further CSS `rules`; the template shows `values`."""
     style = "".join((_FOLDER / name).read_text(encoding="utf-8") for name in styles) + rules
     # The page's policy allows only this style, by its hash.
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return render(template, filters, style=Markup(style), style_hash=f"sha256-{digest}", **values)
-
-
-def render(template: str, filters: Mapping[str, Callable[[Any], Any]], **values: Any) -> str:
-    """Renders a template, which shows `values`."""
-    _TEMPLATES.filters |= filters
-    return _TEMPLATES.get_template(template).render(**values)
+    shown = {"style": Markup(style), "style_hash": f"sha256-{digest}", **values}
+    return templates.get_template(template).render(**shown)

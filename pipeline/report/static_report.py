@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from pipeline.labels.verdict_summary import run_precision
 from pipeline.report.charts import predicate_bars
@@ -16,7 +15,7 @@ from pipeline.report.figures import figures_of, headline, run_stamp
 from pipeline.report.formatting import count, share
 from pipeline.report.galleries import draw_galleries, highlights
 from pipeline.report.label_view import SCORES, score_cells
-from pipeline.report.page import render_page
+from pipeline.report.page import page_templates, render_page
 from pipeline.report.quarantine import quarantine
 from pipeline.report.report_folder import (
     ADVICE,
@@ -82,9 +81,9 @@ def write_report(
             evaluations = write_run_evaluations(view, aside / "evaluations", earlier, samples)
             figures = figures_of(view)
             text = render_page(
+                _TEMPLATES,
                 "report.html",
                 ("report.css", "pictures.css"),
-                _FILTERS,
                 rules=highlights(galleries.most_arrows),
                 mark=MARK,
                 stamp=stamp,
@@ -118,13 +117,15 @@ def write_report(
     return page
 
 
-_FILTERS: Mapping[str, Callable[..., Any]] = {
-    "share": share,
-    "decimals": lambda value: "–" if value is None else f"{value:.2f}",
-    "score_cells": score_cells,
-    "score_name": score_name,
-    "score_text": score_text,
-    "count": count,
-    "seconds": lambda value: f"{value / 60:.1f} min" if value >= 120 else f"{value:.1f} s",
-    "times": lambda texts: list(Counter(texts).items()),
-}
+_TEMPLATES = page_templates(
+    {
+        "share": share,
+        "decimals": lambda value: "–" if value is None else f"{value:.2f}",
+        "score_cells": score_cells,
+        "score_name": score_name,
+        "score_text": score_text,
+        "count": count,
+        "seconds": lambda value: f"{value / 60:.1f} min" if value >= 120 else f"{value:.1f} s",
+        "times": lambda texts: list(Counter(texts).items()),
+    }
+)

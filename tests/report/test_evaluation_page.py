@@ -16,9 +16,9 @@ from pipeline.evaluation.benchmark import ClassScore, Evaluated, Figure
 from pipeline.evaluation.published import PublishedTestSet, published_results
 from pipeline.evaluation.summary import summarise
 from pipeline.report.evaluation_images import EvaluatedImages, best_and_worst_images, shown_image
-from pipeline.report.evaluation_page import FILTERS, evaluation_markdown, evaluation_page, published_tables
+from pipeline.report.evaluation_page import evaluation_markdown, evaluation_page, published_tables
 from pipeline.report.report_folder import report_fault, write_digests
-from pipeline.report.static_report import _FILTERS, write_report
+from pipeline.report.static_report import write_report
 from pipeline.run.context import run_view
 
 OBJECTS = ("person", "bike", "hat", "dog", "cat", "cup", "<b>bold</b>", "tree", "bag", "car")
@@ -62,10 +62,6 @@ def images_of(dissection, read=None):
 
     titles = [f"{number}.jpg" for number in range(dissection.truth.images)]
     return EvaluatedImages(dissection, OBJECTS, PREDICATES, titles, read or picture)
-
-
-def test_a_filter_of_two_kinds_of_pages_is_one_function():
-    assert all(FILTERS[name] is _FILTERS[name] for name in FILTERS.keys() & _FILTERS.keys())
 
 
 def test_a_page_loads_and_runs_nothing():
