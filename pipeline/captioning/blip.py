@@ -32,24 +32,27 @@ LONGEST = 128
 class _Blip:
     """A BLIP of transformers on the device of a worker, with its tokenizer and what encodes its images."""
 
-    def _load(self, kind: Any, folder: Path, settings: CaptionSettings, worker: int) -> tuple[Any, list[str]]:
-        """Returns the model, which the caller must not keep since its weights are packed anew, and the names of weights
-        that it lacks."""
+    def _use(self, model: Any, folder: Path, settings: CaptionSettings, worker: int) -> None:
+        """Moves the model to the device. The caller must not keep it: its weights are packed anew."""
         from transformers import AutoTokenizer
 
         self._device = choose_device(settings.device, worker)
-        dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
-        # Loading a pickle could run code.
-        model, loading = kind.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
-        )
         model.eval().to(self._device)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._text = model.config.text_config
-        self.pixels = Pixels(folder, model.config.vision_config.image_size, self._device, dtype)
+        self.pixels = Pixels(folder, model.config.vision_config.image_size, self._device, model.dtype)
         self.side: int = self.pixels.side
         self._encoder = ImageEncoder(model.vision_model)
-        return model, sorted(loading["missing_keys"])
+
+
+def _loaded(kind: Any, folder: Path, settings: CaptionSettings) -> tuple[Any, list[str]]:
+    """Returns the model, and the names of weights that the folder lacks."""
+    dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+    # Loading a pickle could run code.
+    model, loading = kind.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
+    )
+    return model, sorted(loading["missing_keys"])
 
 
 class BlipCaptioner(_Blip):
@@ -68,7 +71,9 @@ class BlipCaptioner(_Blip):
         quiet()
         self._settings = settings
         self.rejects: list[Rejected] = []
-        model, _ = self._load(BlipForConditionalGeneration, find_model(settings.model, settings.hub), settings, worker)
+        folder = find_model(settings.model, settings.hub)
+        model, _ = _loaded(BlipForConditionalGeneration, folder, settings)
+        self._use(model, folder, settings, worker)
         self._prompt = self._prompt_tokens()
         self._decoder = TextDecoder(model.text_decoder, settings.max_length)
         self._end: int = self._text.sep_token_id
@@ -174,12 +179,13 @@ class MatchScorer(_Blip):
         from transformers import BlipForImageTextRetrieval
 
         folder = find_model(settings.filter, settings.hub, setting="filter")
-        model, missing = self._load(BlipForImageTextRetrieval, folder, settings, worker)
+        model, missing = _loaded(BlipForImageTextRetrieval, folder, settings)
         if missing:
             raise FatalError(
                 f"{folder}: not a BlipForImageTextRetrieval: it lacks {missing[:3]} (setting: filter). "
                 "Use a model with a matching head, e.g. Salesforce/blip-itm-large-coco"
             )
+        self._use(model, folder, settings, worker)
         known = self._tokenizer.get_vocab()
         # Published tokenizers lack BLIP's two additions: [DEC], the begin token, followed by [ENC].
         self._first = known.get("[ENC]", self._text.bos_token_id + 1)

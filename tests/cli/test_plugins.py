@@ -171,7 +171,7 @@ def test_a_metric_of_another_package_scores_detections_by_its_name(others, tmp_p
     (figure,) = json.loads(output_of("evaluate", "counted", *words, "--format", "coco"))["figures"]
     assert (figure["label"], figure["value"]) == ("relations of ride by a person", 0.5)
     assert json.loads((tmp_path / "report/evaluation.json").read_text())["benchmark"] == "counted"
-    assert "name the layout of yours with --format" in rlip("evaluate", "counted", *words).stderr
+    assert "name that of your file with --format" in rlip("evaluate", "counted", *words).stderr
     assert (
         "--rare: counted has no such rule, only hico-det" in rlip("evaluate", "counted", *words, "--rare", "r").stderr
     )

@@ -234,7 +234,7 @@ def test_no_more_than_asked_for_is_read_ahead(pictures):
         next(ahead)
         assert taken == used + 5
     ahead.close()
-    assert not any(thread.name.startswith("images") for thread in threading.enumerate())
+    assert not any(thread.name.startswith("ahead") for thread in threading.enumerate())
 
 
 def test_reading_is_done_on_the_threads_and_what_goes_wrong_there_comes_out(pictures):
@@ -246,6 +246,6 @@ def test_reading_is_done_on_the_threads_and_what_goes_wrong_there_comes_out(pict
             raise MemoryError("too much")
         return read_image(place).size
 
-    assert list(read_ahead(pictures[:3], size_of)) == [(60, 40)] * 3 and names == {"images"}
+    assert list(read_ahead(pictures[:3], size_of)) == [(60, 40)] * 3 and names == {"ahead"}
     with pytest.raises(MemoryError, match="too much"):
         list(read_ahead(pictures, size_of))

@@ -99,7 +99,7 @@ def test_old_indexes_and_halves_of_the_killed_are_removed(coco, tmp_path):
     assert sorted((tmp_path / "kept").iterdir()) == sorted([second, other])
 
 
-FILES = ["records.parquet", "seal"]
+FILES = ["records.parquet", "records.seal"]
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -118,6 +118,7 @@ def test_a_file_that_is_damaged_cut_or_gone_is_found_and_the_index_is_rebuilt_on
     assert [what for _, what in damaged_indexes(tmp_path / "kept")] == [""]
     for break_it in (lambda: path.write_bytes(original[:-3]), path.unlink):
         break_it()
+        assert [bool(what) for _, what in damaged_indexes(tmp_path / "kept")] == [True]
         assert list(open_index(source, tmp_path / "kept")) == whole
 
 

@@ -39,7 +39,7 @@ from storage.digests import digest_file, digest_json
 from storage.disk import LOCAL
 from storage.errors import translate_os_errors
 
-_RECORDS, _SEAL = "records.parquet", "seal"
+_RECORDS, _SEAL = "records.parquet", "records.seal"
 _ROWS = pa.schema({"image_id": pa.int64(), "name": pa.string(), "values": pa.binary()})
 """`values`: those of a record as a JSON array, in a line."""
 _GROUP = 1000
@@ -105,12 +105,12 @@ def damaged_indexes(indexes: Path) -> Iterator[tuple[Path, str]]:
 
     Indexes of earlier versions have other files. They are never read again, so they are skipped.
     """
-    for records in sorted(indexes.glob(f"*/{_RECORDS}")):
+    for folder in sorted({path.parent for name in (_RECORDS, _SEAL) for path in indexes.glob(f"*/{name}")}):
         try:
-            IndexFile(records.parent)
-            yield records.parent, ""
+            IndexFile(folder)
+            yield folder, ""
         except DamagedIndex as damage:
-            yield records.parent, str(damage)
+            yield folder, str(damage)
 
 
 def _seal(folder: Path) -> bytes:

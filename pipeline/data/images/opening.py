@@ -359,7 +359,7 @@ def done_ahead(
 
     `waits`: whether an early end waits for the work under way.
     """
-    left, pool = iter(items), ThreadPoolExecutor(threads)
+    left, pool = iter(items), ThreadPoolExecutor(threads, thread_name_prefix="ahead")
     try:
         waiting = deque(pool.submit(work, item) for item in islice(left, max(1, ahead)))
         while waiting:
