@@ -57,6 +57,11 @@ def as_theirs(network: torch.nn.Module, path: Path) -> torch.nn.Module:
     return theirs
 
 
+def test_what_differs_in_their_code_is_named_of_transformers_and_taggers():
+    told = " ".join(differences(replace(TAGGER, backbone=SWIN, official_compat=False)))
+    assert "after Swin count from cells' centres" in told and "width and height are lost" in told
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_import_gives_the_exported_weights_back(name, tmp_path):
     config = NETWORKS[name]

@@ -97,6 +97,8 @@ def test_a_detector_and_its_conversion_become_both_decoders(architecture, backbo
     found = detector(replace(DETECTOR, architecture=architecture, backbone=backbone), two_stage)
     args = {"two_stage": two_stage, "nheads": 2}
     imported = import_checkpoint(written(tmp_path / "found.pth", found, args), overrides=SMALL)
+    with pytest.raises(WeightsError, match="decoder_layers=0: must be a whole number"):
+        import_checkpoint(tmp_path / "found.pth", overrides={**SMALL, "decoder_layers": 0})
     anchored = architecture == "parseda"
     assert imported.kind is (Architecture.DAB_DEFORMABLE if anchored else Architecture.DEFORMABLE)
     assert (imported.config.architecture, imported.config.backbone) == (architecture, backbone)

@@ -44,6 +44,9 @@ def test_files_that_are_no_weights(small_config, tokenizer, tmp_path):
     save_file({"x": torch.zeros(1)}, str(tmp_path / "foreign"))
     with pytest.raises(weights.WeightsError, match="no network configuration"):
         weights.load(tmp_path / "foreign", tokenizer)
+    save_file({"x": torch.zeros(1)}, str(tmp_path / "listed"), metadata={"network": "[1]"})
+    with pytest.raises(weights.WeightsError, match=r"invalid network configuration: \[1\] is not a table"):
+        weights.load(tmp_path / "listed", tokenizer)
     save_file({"x": torch.zeros(1)}, str(tmp_path / "other"), metadata={"network": json.dumps(small_config.to_dict())})
     with pytest.raises(weights.WeightsError, match="missing"):
         weights.load(tmp_path / "other", tokenizer)
