@@ -36,6 +36,7 @@ _GUESSES = words(
 )
 _SEEMING = words("appear appears appeared seem seems seemed")
 _DESCRIBING = ("amod", "compound", "nmod")
+_BESIDE = words("to near beside by behind")
 _PREMODIFIERS = words("det amod compound nummod poss nmod predet quantmod case")
 
 
@@ -135,9 +136,11 @@ class Mentions:
         return phrase_lemma(phrase) or token.lower_
 
     def _antecedent_of_one(self, one: Token) -> Token | None:
-        """Returns the car in "a red car next to a blue one"."""
+        """Returns the car in "a red car next to a blue one"; people and animals are meant only beside others."""
+        is_beside = one.dep_ == "pobj" and one.head.lower_ in _BESIDE
         nouns = (word for word in reversed(self._doc[: one.i]) if word.dep_ not in _DESCRIBING and self.is_noun(word))
-        return next(nouns, None) if one.pos_ == "NOUN" else None
+        named = next((noun for noun in nouns if is_beside or not self.is_animate(noun)), None)
+        return named if one.pos_ == "NOUN" else None
 
     def count(self, token: Token) -> int:
         """Returns how many the noun means: its number word, 1 for a singular, 0 for a plural without a number."""

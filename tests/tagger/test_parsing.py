@@ -100,7 +100,8 @@ CASES = {
     "the parchment paper the doughnut is on": "doughnut on parchment paper",
     # some of several, and another of the same kind
     "one of the boys is holding a bat": "boy hold bat", "some of the people are wearing hats": "person wear hat",
-    "a red car next to a blue one": "car next to car",
+    "a red car next to a blue one": "car next to car", "a person holding a green one": "person hold one",
+    "a baby elephant is standing next to an older one": "baby elephant next to baby elephant",
     # two or more beside each other
     "two horses standing side by side in a field": "horse next to horse; horse in field",
     "two wood framed windows side by side": "window next to window",

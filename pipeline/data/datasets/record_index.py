@@ -2,7 +2,7 @@
 
 An index folder is named by a digest of its inputs, appears atomically and is only a cache: a damaged one is rebuilt
 when it is read, and it may be deleted at any time. Its file `records.parquet` holds a row per image, with the rejected
-rows without a record in its metadata, and `seal` the XXH3 of its bytes.
+rows without a record in its metadata, and `records.seal` the XXH3 of its bytes.
 """
 
 from __future__ import annotations
