@@ -59,8 +59,9 @@ def share(value: float | None) -> str:
 
 
 def table(title: str | None, *columns: str, texts: Collection[str] = ()) -> Table:
-    """Creates an empty table of names (first column), numbers, and `texts`, aligned left. Headings wrap but are never truncated.
+    """Creates an empty table of names (first column), numbers, and `texts`, aligned left.
 
+    Headings wrap but are never truncated.
     A title wraps at the table's width, so a title with a path, which people copy, is printed above the table instead.
     """
     made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1, 0, 0))
