@@ -87,7 +87,8 @@ class CoverageCount:
         every_given = self._coded(images, "relations", images, boxes)
         is_tagged = pc.is_in(images["image_id"], value_set=judged.relations["image_id"]).to_numpy()
         is_counted = is_tagged & (np.bincount(boxes.row, minlength=len(images)) > 0)
-        given = every_given.where((every_given.subject >= 0) & is_tagged[every_given.image])
+        is_readable = every_given.predicate != self._codes.get("", -1)
+        given = every_given.where((every_given.subject >= 0) & is_tagged[every_given.image] & is_readable)
         given = given.distinct(len(boxes), len(self._codes))
         self._count(self._kept, kept.predicate)
         self._count(self._given, given.predicate)
@@ -115,7 +116,7 @@ class CoverageCount:
         lists = [self._list("Visual Genome", VG_PREDICATES)]
         gives = self._given.total() > 0
         if gives:
-            lists.append(self._list("the set's own", filter(None, most_frequent_first(self._given))))
+            lists.append(self._list("the set's own", most_frequent_first(self._given)))
         return LabelCoverage(
             images=len(kept_per_image),
             kept=density(kept_per_image, self._kept),

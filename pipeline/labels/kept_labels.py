@@ -139,9 +139,9 @@ class NotKept(StrEnum):
     REJECTED_BY_REVIEWER = "rejected by a reviewer"
     LESS_LIKELY = "another pair of its mention is likelier"
     BELOW_THRESHOLD = "below the threshold"
-    OVER_PER_PAIR = "over the limit per pair"
     UNREADABLE = "no canonical predicate"
     REPEATED = "the same label in other words is kept"
+    OVER_PER_PAIR = "over the limit per pair"
     OVER_PER_IMAGE = "over the limit per image"
 
 
@@ -311,6 +311,10 @@ def judged_labels(
     is_repeated = ranks_within((row, *named), (-confidence[kept],)) > 0
     reason[kept[is_repeated]] = NotKept.REPEATED
     kept, row, *named = (values[~is_repeated] for values in (kept, row, *named))
+    if settings.per_pair is not None:
+        is_over = (ranks_within((row, *named[:2]), (-confidence[kept], named[2])) >= settings.per_pair) & ~right[kept]
+        reason[kept[is_over]] = NotKept.OVER_PER_PAIR
+        kept, row, *named = (values[~is_over] for values in (kept, row, *named))
     most = settings.max_relations - np.bincount(labels.row[is_added], minlength=len(relations))
     reason[kept[ranks_within((row,), (-confidence[kept], *named)) >= most[row]]] = NotKept.OVER_PER_IMAGE
     reasons = pa.array([why or None for why in reason.tolist()], pa.string())
@@ -359,12 +363,6 @@ def _judged_by_rules(
     reason[confidence < least[text]] = NotKept.BELOW_THRESHOLD
     if settings.rule == "best":
         reason[~_are_likeliest(relations, labels, candidates, exact)] = NotKept.LESS_LIKELY
-    if settings.per_pair is not None:
-        kept = np.flatnonzero(reason == "")
-        alphabetical = np.argsort(np.argsort(np.array(texts, object)))[text]
-        of_pair = [values[kept] for values in (labels.row, *labels.ends())]
-        ranks = ranks_within(of_pair, (-exact[kept], alphabetical[kept]))
-        reason[kept[ranks >= settings.per_pair]] = NotKept.OVER_PER_PAIR
     return confidence, reason
 
 

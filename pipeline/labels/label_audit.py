@@ -181,20 +181,19 @@ class LabelCount:
 
     def add(self, images: pa.Table, tagged: Artifact) -> None:
         """Add a partition: its rows of `images` and the artifact of its stage `tag`."""
-        audited = images.filter(pc.greater(pc.list_value_length(images["relations"]), 0))["image_id"]
-        if not len(audited):
+        truth = facts_by_image(images, "relations")
+        if not truth:
             return  # Labels of a set that gives no relations can't be judged, and there may be millions.
         labels, proposed = (
-            table.filter(pc.is_in(table["image_id"], audited))
+            table.filter(pc.is_in(table["image_id"], pa.array([*truth], table["image_id"].type)))
             for table in (tagged.table("relations"), candidates(tagged))
         )
         self._tables.append((labels, proposed))
-        truth = facts_by_image(images, "relations")
         pairs = {row["image_id"]: row["pairs"] for row in proposed.to_pylist()}
         judged = judged_labels(labels, proposed, self.choice, self.overrides.get(tagged.manifest.partition))
         own = dict(judged.by_image())
         for image_id in labels["image_id"].to_pylist():
-            self._truth.append(truth.get(image_id, set()))
+            self._truth.append(truth[image_id])
             scored = [(_relation(label), one) for label, one in own[image_id] if label["score"] is not None]
             self._relations.append([relation for relation, _ in scored])
             self._ranked.append([replace(relation, score=one.confidence) for relation, one in scored])
@@ -322,15 +321,15 @@ class CaptionCount:
     def add(self, images: pa.Table, triplets: pa.Table) -> None:
         """Add a partition. Rows of the two tables are matched by image id."""
         boxes = _by_image(images, "boxes", "category")
-        given = _by_image(images, "relations", "subject", "predicate", "object")
+        given = facts_by_image(images, "relations")
         self._vocabulary.update(category for of_image in boxes.values() for (category,) in of_image)
-        if not any(given.values()):
+        if not given:
             return
         stated = _stated(triplets)
-        for image_id, of_image in boxes.items():
-            own = [category for (category,) in of_image]
-            if named := {(own[s], canonical(p), own[o]) for s, p, o in given[image_id]}:
-                self._images.append((tuple(sorted(set(own))), named, stated.get(image_id, [])))
+        for image_id, facts in given.items():
+            own = [category for (category,) in boxes[image_id]]
+            named = {(own[s], p, own[o]) for s, p, o in facts}
+            self._images.append((tuple(sorted(set(own))), named, stated.get(image_id, [])))
 
     def audit(self) -> CaptionAudit | None:
         """Audits everything added so far; None when the dataset gives no relations."""

@@ -90,7 +90,7 @@ class ShardStage(Stage):
     """Writes tars with an index and statistics. Images without a box are excluded; unreadable images are rejected."""
 
     name = "shard"
-    version = 6
+    version = 7
     reads = ("images", "relations")
     writes = "shards"
     schema = SHARD_MEMBERS

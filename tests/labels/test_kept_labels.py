@@ -50,7 +50,7 @@ def drawn(seed: int, **values: Any) -> tuple[pa.Table, pa.Table]:
 
 
 def judged_one_by_one(relations: pa.Table, candidates: pa.Table, choice: ChoiceSettings) -> list[Judged]:
-    """The verdicts by loops: by confidence, mention and pair, then names, repetitions and the limit of each image."""
+    """The verdicts by loops: by confidence and mention, then names, repetitions, and limits per pair and image."""
     pairs = {row["image_id"]: row["pairs"] for row in candidates.to_pylist()}
     fitted = choice.fitted_calibration()
     thresholds = {canonical(name): least for name, least in choice.thresholds.items()}
@@ -75,12 +75,6 @@ def judged_one_by_one(relations: pa.Table, candidates: pa.Table, choice: ChoiceS
             reason = NotKept.BELOW_THRESHOLD if is_below else None
             reason = NotKept.LESS_LIKELY if choice.rule == "best" and name not in likeliest else reason
             judged.append(Judged(round(value, 6), reason))
-        counts: Counter[tuple[int, int]] = Counter()
-        for place in sorted(range(len(labels)), key=lambda place: (-exact[place], names[place][1])):
-            if choice.per_pair is not None and judged[place].reason is None:
-                counts[names[place][::2]] += 1
-                if counts[names[place][::2]] > choice.per_pair:
-                    judged[place] = judged[place]._replace(reason=NotKept.OVER_PER_PAIR)
         best: dict[tuple[int, int, str], int] = {}
         for place, label in enumerate(labels):
             name = label["subject"], label["object"], canonical(label["predicate"])
@@ -93,7 +87,14 @@ def judged_one_by_one(relations: pa.Table, candidates: pa.Table, choice: ChoiceS
             for each in {first, place} - {better}:
                 judged[each] = judged[each]._replace(reason=NotKept.REPEATED)
             best[name] = better
-        for name in sorted(best, key=lambda name: (-judged[best[name]].confidence, *name))[choice.max_relations :]:
+        ranked = sorted(best, key=lambda name: (-judged[best[name]].confidence, *name))
+        counts: Counter[tuple[int, int]] = Counter()
+        for name in ranked if choice.per_pair is not None else ():
+            counts[name[:2]] += 1
+            if counts[name[:2]] > choice.per_pair:
+                judged[best[name]] = judged[best[name]]._replace(reason=NotKept.OVER_PER_PAIR)
+        left = [name for name in ranked if judged[best[name]].reason is None]
+        for name in left[choice.max_relations :]:
             judged[best[name]] = judged[best[name]]._replace(reason=NotKept.OVER_PER_IMAGE)
         every += judged
     return every
@@ -206,6 +207,9 @@ def test_posterior_weighs_confidences():
 def test_most_labels_of_a_pair():
     both = [scored(0, "on", 1, 0.4), scored(0, "ride", 1, 0.9), scored(1, "on", 0, 0.3)]
     assert kept(both, threshold=0.3, per_pair=1) == [(0, "ride", 1), (1, "on", 0)]
+    # Neither a label without a predicate nor one in other words takes the place of another.
+    others = [scored(0, "the", 1, 0.95), scored(0, "riding", 1, 0.9), *both]
+    assert kept(others, threshold=0.3, per_pair=2) == [(0, "riding", 1), (0, "on", 1), (1, "on", 0)]
 
 
 @pytest.mark.parametrize("rule", ["best", "posterior"])

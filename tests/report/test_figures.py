@@ -115,13 +115,17 @@ def test_images_with_the_bytes_of_another_are_counted(book):
 
 
 def test_images_without_given_relations_are_not_audited(labelled):
-    labelled.add("ingest", "toys/0001", [labelled.image(9, TWO_PEOPLE)])
+    # No predicate is left of "the", so the second image has no truth either.
+    rows = [labelled.image(9, TWO_PEOPLE), labelled.image(10, TWO_PEOPLE, [(0, "the", 2)])]
+    labelled.add("ingest", "toys/0001", rows)
     labelled.add("parse", "toys/0001", [triplets(9, (0, "man", "ride", "horse"))])
-    labelled.add("tag", "toys/0001", [relations(9, (0, "ride", 2, 0.99))], candidates=[])
+    tagged = [relations(image_id, (0, "ride", 2, 0.99)) for image_id in (9, 10)]
+    labelled.add("tag", "toys/0001", tagged, candidates=[])
     figures = compute_figures(labelled.run, ["toys"], ChoiceSettings(threshold=0.5))
     (audit,) = figures.audits
-    assert figures.labels.kept == 5
+    assert figures.labels.kept == 6
     assert (audit.labels.images, audit.labels.tagger.kept) == (2, 4)
+    assert (audit.coverage.given.relations, sum(row.kept for row in audit.coverage.geometry[:3])) == (3, 4)
     assert (audit.captions.images, audit.captions.stated) == (2, 3)
 
 
