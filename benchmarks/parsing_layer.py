@@ -38,6 +38,8 @@ LEAST = 5
 """Pairs of a train split that a rewording needs."""
 MOST = 8
 """Rewordings of the same words."""
+FALSE = {("brush", "wash")}
+"""Rewordings of FACTUAL's graphs that would make labels wrong."""
 
 
 class Choices:
@@ -138,7 +140,8 @@ def split(
 def rewordings_of(meant: Mapping[str, Counter[tuple[str, bool]]]) -> dict[str, list[tuple[str, bool]]]:
     """Returns the commonest predicates for the words between two nouns, and whether these swap the nouns."""
     common = {
-        words: [key for key, count in counts.most_common(MOST) if count >= LEAST] for words, counts in meant.items()
+        words: [k for k, count in counts.most_common(MOST) if count >= LEAST and (words, k[0]) not in FALSE]
+        for words, counts in meant.items()
     }
     return {words: keys for words, keys in common.items() if words and keys}
 

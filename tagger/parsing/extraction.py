@@ -40,6 +40,8 @@ _HOLDING = words("hold have carry")
 _WITH_TOOLS = words("hit cut slice chop eat")
 # Parts that things are held or led by.
 _HANDLES = words("rein reins leash collar strap handle")
+# Who does a trick on a ramp is on it.
+_TRICKS = words("trick stunt jump flip maneuver")
 # "a bench with a cat on it" states where the cat is, and nothing else about the bench.
 _SAID_BY_PRONOUN = ("with", "have")
 
@@ -188,6 +190,8 @@ class Extraction:
 
     def _noun(self, noun: Token) -> None:
         transparent = self.mentions.is_transparent(noun)
+        is_trick = noun.dep_ == "dobj" and noun_lemma(noun.lower_) in _TRICKS
+        doers = self._subjects.of(noun.head) if is_trick else []
         for phrase in self._phrases.behind(noun):
             if transparent and self.doc[phrase.start].lower_ == "of":
                 continue
@@ -198,7 +202,7 @@ class Extraction:
                 continue
             modified = self.mentions.modified(noun, self.doc[phrase.start])
             subjects = [referent for member in modified for referent in self.mentions.referents(member)]
-            self._emit_phrase(subjects, phrase.start, phrase, "noun-preposition")
+            self._emit_phrase(doers or subjects, phrase.start, phrase, "noun-preposition")
         self._possessor(noun)
 
     def _possessor(self, noun: Token) -> None:

@@ -260,10 +260,10 @@ def _is_split_name(token: Token, before: Token) -> bool:
 
 
 def _is_split_compound(token: Token, before: Token) -> bool:
-    """Detects "standing next to a toilet lid" with "lid" read as the sentence's root, as if after a clause."""
+    """Detects "standing next to a toilet lid" with "lid" read as the sentence's root or as another name."""
     is_last = token.i + 1 == len(token.doc) or token.nbor().pos_ == "PUNCT"
     is_governed = before.dep_ == "pobj" and before.tag_ == "NN" and bool(list(before.lefts))
-    return is_last and is_governed and token.dep_ == "ROOT" and token.tag_ in ("NN", "NNS", "VB")
+    return is_last and is_governed and token.dep_ in ("ROOT", "appos") and token.tag_ in ("NN", "NNS", "VB")
 
 
 def _make_head(token: Token, before: Token) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from tagger.categories.names import ANIMATE, LEXICAL_PHRASES
-from tagger.english.lemmas import noun_lemma, phrase_lemma
+from tagger.english.lemmas import noun_lemma, phrase_lemma, verb_lemma
 from tagger.english.predicates import canonical
 from tagger.english.words import GARMENTS, NUMBERS, SEVERAL, names_more, words
 
@@ -386,6 +386,13 @@ _AGENTIVE = words(
 _OF_THINGS = words("carry fly hit hold play point pull push read touch show")
 """Of these, things that people have or watch are subjects, too: "a kite flying", "a cart carrying bags"."""
 
+# In "people in a park sitting on benches", the park does not sit.
+_PLACES = words(
+    "kitchen bedroom bathroom room office hallway hall lobby restaurant cafe bar store shop market classroom field park "
+    "street road sidewalk beach court yard garden forest city zoo pool ocean water snow sand grass air lot meadow"
+)
+_POSTURES = words("stand sit lie kneel crouch lean sleep wait work gather")
+
 
 def is_done_by_things(verb: Token) -> bool:
     """Whether not only people and animals perform the verb."""
@@ -394,8 +401,10 @@ def is_done_by_things(verb: Token) -> bool:
 
 def is_incapable(noun: Token, verb: Token) -> bool:
     """Whether the noun can't perform the verb: garments perform none, other things none of people and animals."""
-    lemma = noun_lemma(noun.lower_)
-    return lemma in GARMENTS or (lemma not in ANIMATE and canonical(verb.lower_) in _AGENTIVE)
+    lemma, deed = noun_lemma(noun.lower_), verb_lemma(verb.lower_)
+    if lemma in GARMENTS or (lemma in _PLACES and deed in _POSTURES):
+        return True
+    return lemma not in ANIMATE and canonical(verb.lower_) in _AGENTIVE
 
 
 _CLAUSES = ("acl", "relcl")
@@ -418,12 +427,15 @@ class Subjects:
         return self._by_verb[verb.i]
 
     def capable_subject(self, noun: Token, verb: Token) -> Token:
-        """Returns the noun or, if it can't perform the verb, the person or animal who is in it or has it."""
+        """Returns the noun or, if it can't perform the verb, the person or animal who is in it or has it.
+
+        In "a bench in a park standing near a tree", a thing can.
+        """
         if verb.tag_ == "VBN" or not is_incapable(noun, verb):
             return noun
         passed: set[int] = set()
         able = noun
-        while able.i not in passed and not self._mentions.is_animate(able):
+        while able.i not in passed and not self._is_able(able, verb):
             passed.add(able.i)
             if able.dep_ not in ("pobj", "conj", "dobj"):
                 return noun
@@ -432,7 +444,10 @@ class Subjects:
             able = able.head.head if able.dep_ == "pobj" else able.head
             if able.pos_ in ("VERB", "AUX"):
                 able = next(iter(self.of(able)[-1:]), able)
-        return able if self._mentions.is_animate(able) else noun
+        return able if self._is_able(able, verb) else noun
+
+    def _is_able(self, noun: Token, verb: Token) -> bool:
+        return self._mentions.is_animate(noun) or (self._mentions.is_noun(noun) and not is_incapable(noun, verb))
 
     def antecedents(self, pronoun: Token) -> list[Token]:
         """Resolves a pronoun: it is the bench in "a bench with a cat sitting on it" and "a bench has a cat on it"."""
