@@ -38,8 +38,8 @@ LEAST = 5
 """Pairs of a train split that a rewording needs."""
 MOST = 8
 """Rewordings of the same words."""
-FALSE = {("brush", "wash")}
-"""Rewordings of FACTUAL's graphs that would make labels wrong."""
+MISNAMED = {("brush", "wash"): "brush"}
+"""Words of a caption, and what FACTUAL's graphs make of them → what labels need."""
 
 
 class Choices:
@@ -110,6 +110,7 @@ def train(captions: Sequence[str], graphs: Sequence[set[Stated]]) -> tuple[NDArr
             first, second = lemmas[pair.left.i], lemmas[pair.right.i]
             gold = {(p, False) for s, p, o in wanted if s in first and o in second}
             gold |= {(p, True) for s, p, o in wanted if s in second and o in first}
+            gold = {(MISNAMED.get((pair.words.text, predicate), predicate), swapped) for predicate, swapped in gold}
             known.append((pair, gold))
             meant[pair.words.text].update(gold)
     relations, rewordings = Choices(), rewordings_of(meant)
@@ -140,8 +141,7 @@ def split(
 def rewordings_of(meant: Mapping[str, Counter[tuple[str, bool]]]) -> dict[str, list[tuple[str, bool]]]:
     """Returns the commonest predicates for the words between two nouns, and whether these swap the nouns."""
     common = {
-        words: [k for k, count in counts.most_common(MOST) if count >= LEAST and (words, k[0]) not in FALSE]
-        for words, counts in meant.items()
+        words: [key for key, count in counts.most_common(MOST) if count >= LEAST] for words, counts in meant.items()
     }
     return {words: keys for words, keys in common.items() if words and keys}
 

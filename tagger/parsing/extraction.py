@@ -330,13 +330,15 @@ class Extraction:
     ) -> None:
         """Adds a relation; `words` say what its predicate's token range can't."""
         words = words or self.doc[predicate[0] : predicate[1]].text
+        # Of "a sink and a mirror above the sink", only the mirror is above it.
+        before = {self.mentions.lemma(subject) for subject in subjects[:-1] if rule != "reciprocal"}
         for subject in subjects:
             for object_ in objects:
                 if subject == object_ and (rule != "reciprocal" or len(subjects) > 1):
                     continue
                 lemmas = self.mentions.lemma(subject), self.mentions.lemma(object_)
-                # Of "a sink and a mirror above the sink", only the mirror is above it.
-                if rule != "reciprocal" and len(subjects) > 1 and lemmas[0] == lemmas[1] and not _is_other(object_):
+                is_known = lemmas[1] in before if subject != subjects[-1] else before and lemmas[0] == lemmas[1]
+                if is_known and not _is_other(object_):
                     continue
                 self._linked.add(object_.i)
                 implied = reading(words, *lemmas)

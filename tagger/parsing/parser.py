@@ -22,7 +22,7 @@ from spacy.language import Language
 from spacy.tokens import Doc
 from thinc.api import NumpyOps
 
-from tagger.english.words import DETERMINERS, words
+from tagger.english.words import DETERMINERS, FUNCTION_WORDS, words
 from tagger.parsing.discourse import Discourse, sentences
 from tagger.parsing.extraction import Extraction
 from tagger.parsing.layer import Layer
@@ -36,6 +36,8 @@ _UNNEEDED = ("ner", "senter", "lemmatizer", "textcat")
 _BATCH = 256
 
 _ARTICLE = "the "
+# BLIP writes "a stove  sink and oven" for "a stove, sink and oven".
+_LOST_COMMA = re.compile(r"(\w+)  (?=\w)")
 _FIRST_WORD = re.compile(r"\s*([^\W\d_]+)")
 _OPENINGS = words(
     "there here no each every both all another many several few it he she they i we you who what someone somebody "
@@ -207,10 +209,15 @@ def _sentence(caption: str) -> str:
 
     The model, trained on whole sentences, would read "clock on a wall" as a command.
     """
-    readable = "".join(map(_readable, caption))
+    readable = _LOST_COMMA.sub(_with_comma, "".join(map(_readable, caption)))
     first = _FIRST_WORD.match(readable)
     is_bare = first is not None and first.group(1) not in _OPENINGS
     return _ARTICLE + readable if is_bare else readable
+
+
+def _with_comma(found: re.Match[str]) -> str:
+    word = found.group(1)
+    return found.group() if word in DETERMINERS | FUNCTION_WORDS else f"{word}, "
 
 
 def _readable(character: str) -> str:

@@ -6,8 +6,18 @@ from spacy.tokens import Doc, Token
 
 from tagger.categories.names import ANIMATE, COCO, OBJECTS365, PEOPLE
 from tagger.english.lemmas import known_lemmas, noun_lemma, verb_lemma
-from tagger.english.words import COLOURS, FUNCTION_WORDS, GARMENTS, SEVERAL, TOOLS, words
-from tagger.parsing.tree import PART_NOUNS, RECIPROCALS, is_done_by_things, is_incapable
+from tagger.english.words import (
+    BODY_PARTS,
+    COLOURS,
+    FUNCTION_WORDS,
+    GARMENTS,
+    MATERIALS,
+    SEVERAL,
+    TOOLS,
+    phrases,
+    words,
+)
+from tagger.parsing.tree import LOCATIONS, PART_NOUNS, RECIPROCALS, is_done_by_things, is_incapable
 
 GERUNDS = words(
     "standing sitting laying lying walking running riding holding wearing carrying grazing swimming flying eating "
@@ -25,6 +35,7 @@ _KEEPING = words("hold have carry contain show see")
 # Category names that captions also use as verbs.
 _ALSO_VERBS = words("ski kite skateboard snowboard surfboard bat")
 # After these, "to" is a preposition.
+_SPORTS = phrases("kite, wind, water, sky, para, cross country")
 _BEFORE_TO = words("next close adjacent attached connected tied")
 _OWNERS = words("his her its their my your our")
 _CATEGORY_HEADS = frozenset(noun_lemma(name.split()[-1]) for name in COCO) - _ALSO_VERBS
@@ -33,7 +44,7 @@ _CATEGORY_HEADS = frozenset(noun_lemma(name.split()[-1]) for name in COCO) - _AL
 def repair(doc: Doc) -> None:
     """Corrects the tree in place: participles read as nouns, category names not read as nouns, tools read as parts."""
     for before, token in pairwise(doc):
-        if _is_place_of_it(token, before):
+        if _is_place_of_it(token, before) or _is_place_of_part(token, before):
             token.head = before
     for before, token in pairwise(doc):
         if _is_hidden_gerund(token, before):
@@ -54,6 +65,14 @@ def repair(doc: Doc) -> None:
             _make_verb(token, before)
         elif _is_hidden_subject(before, token):
             before.dep_ = "nsubj"
+        elif (person := _subject_of_sport(token)) is not None:
+            _make_subject_of_sport(person, token)
+        elif _is_described_in_place(token, before):
+            _make_description(token, before)
+        elif _is_first_of_list(before, token):
+            last = before.head
+            _take_place(before, last)
+            last.dep_ = "conj"
         elif _is_split_list(token):
             token.dep_ = "conj"
         elif _is_hidden_object(token):
@@ -77,14 +96,25 @@ def _is_hidden_gerund(token: Token, before: Token) -> bool:
     if not token.lower_.endswith("ing") or before.dep_ not in _MODIFIERS:
         return False
     if before.head != token:
-        is_of_same = before.head == token.head and token.dep_ in _MODIFIERS and token.head.i > token.i
-        return is_of_same and token.lower_ in GERUNDS and noun_lemma(before.lower_) in ANIMATE | GARMENTS
+        return before.head == token.head and _is_clause_inside(token, before)
     is_verb = token.tag_ == "VBG" or token.lower_ in GERUNDS
     return is_verb and (before.pos_ in ("NOUN", "PROPN") or noun_lemma(before.lower_) in _NAMES)
 
 
+def _is_inner(token: Token) -> bool:
+    """Whether the word modifies a later one."""
+    return token.dep_ in _MODIFIERS and token.head.i > token.i
+
+
+def _is_clause_inside(gerund: Token, noun: Token) -> bool:
+    """Detects "a beach flying kites" read as kites of a kind, unlike "a pedestrian crossing sign"."""
+    lemma = noun_lemma(noun.lower_)
+    is_apart = lemma in GARMENTS | LOCATIONS or (lemma in ANIMATE and noun.head != gerund)
+    return _is_inner(gerund) and gerund.lower_ in GERUNDS and is_apart
+
+
 def _make_clause(gerund: Token, noun: Token) -> None:
-    thing = gerund.head if noun.head != gerund else None
+    thing = gerund.head if _is_clause_inside(gerund, noun) else None
     _take_place(noun, thing or gerund)
     gerund.dep_, gerund.pos_, gerund.tag_ = "acl", "VERB", "VBG"
     if thing is not None:
@@ -94,7 +124,7 @@ def _make_clause(gerund: Token, noun: Token) -> None:
 
 def _is_after_reciprocal(token: Token, before: Token) -> bool:
     """Detects "next to each other holding rackets" read as next to rackets."""
-    is_modifier = token.tag_ == "VBG" and token.dep_ in _MODIFIERS and token.head.i > token.i
+    is_modifier = token.tag_ == "VBG" and _is_inner(token)
     is_behind = token.i > 2 and token.doc[token.i - 2 : token.i].text in RECIPROCALS
     return is_modifier and is_behind and not token.head.is_ancestor(token.nbor(-3))
 
@@ -179,7 +209,7 @@ def _is_one(noun: Token) -> bool:
 def _make_verb(verb: Token, noun: Token) -> None:
     premodifiers = [child for child in verb.lefts if child != noun]
     head = verb.head
-    if verb.dep_ in _MODIFIERS and head.i > verb.i:
+    if _is_inner(verb):
         premodifiers += [child for child in head.lefts if child.i < noun.i]
         verb.dep_ = head.dep_
         verb.head = verb if head.head == head else head.head
@@ -231,6 +261,43 @@ def _is_hidden_subject(noun: Token, verb: Token) -> bool:
     return verb.pos_ == "VERB" and not any(child.dep_ in ("nsubj", "nsubjpass", "expl") for child in verb.children)
 
 
+def _subject_of_sport(gerund: Token) -> Token | None:
+    """Returns the man in "a man kite surfing", read as a man kite that surfs."""
+    before = gerund.doc[: gerund.i]
+    length = next((n for n in (2, 1) if before[-n:].text in _SPORTS and len(before) > n), 0)
+    person = before[-length - 1] if length and gerund.tag_ == "VBG" else None
+    return person if person is not None and noun_lemma(person.lower_) in PEOPLE else None
+
+
+def _make_subject_of_sport(person: Token, gerund: Token) -> None:
+    kind = gerund.nbor(-1)
+    _take_place(person, kind)
+    if gerund.head == kind:
+        gerund.head = person
+    kind.head, kind.dep_ = gerund, "compound"
+
+
+def _is_described_in_place(token: Token, before: Token) -> bool:
+    """Detects "a bedroom with a television mounted on the wall" read as a bedroom that is mounted."""
+    subject = next((child for child in token.lefts if child.dep_ in ("nsubj", "nsubjpass")), None)
+    is_place = subject is not None and noun_lemma(subject.lower_) in LOCATIONS and _is_with(before, subject)
+    return is_place and token.tag_ == "VBN" and not any(child.pos_ == "AUX" for child in token.lefts)
+
+
+def _make_description(verb: Token, noun: Token) -> None:
+    place = next(child for child in verb.lefts if child.dep_ in ("nsubj", "nsubjpass"))
+    place.head = place if verb.head == verb else verb.head
+    place.dep_, verb.dep_ = verb.dep_, "acl"
+    verb.head = noun
+
+
+def _is_first_of_list(token: Token, after: Token) -> bool:
+    """Detects "a stove, oven, and coffee maker" read as a stove maker."""
+    is_modifier = token.pos_ == "NOUN" and _is_inner(token)
+    is_noun = token.lower_ not in MATERIALS and not known_lemmas(token.lower_, "ADJ")
+    return is_modifier and is_noun and after.lower_ == ","
+
+
 def _is_split_list(token: Token) -> bool:
     """Detects "a fork, a knife and a spoon" read as a fork that is a knife and a spoon."""
     if token.dep_ != "appos" or token.pos_ != "NOUN" or token.head.i > token.i:
@@ -254,8 +321,10 @@ def _make_object(token: Token) -> None:
 
 def _is_split_name(token: Token, before: Token) -> bool:
     """Detects "a fire hydrant" with "fire" read as the head."""
-    if token.pos_ in ("NOUN", "PROPN") or f"{before.lower_} {token.lower_}" not in _NAMES:
+    if f"{before.lower_} {token.lower_}" not in _NAMES:
         return False
+    if token.pos_ in ("NOUN", "PROPN"):
+        return not _is_inner(token) and not token.is_ancestor(before)
     return token.head == before or not token.is_ancestor(before) or token.dep_ == "ROOT"
 
 
@@ -292,8 +361,24 @@ def _take_place(noun: Token, former: Token) -> None:
 
 def _is_place_of_it(token: Token, before: Token) -> bool:
     """Detects "a post with a clock on it" read as a post on it."""
-    is_of_same = before.dep_ == "pobj" and before.head.lower_ == "with" and before.head.head == token.head
-    return is_of_same and token.dep_ == "prep" and any(child.tag_ == "PRP" for child in token.rights)
+    if token.dep_ != "prep" or not _is_with(before, token.head):
+        return False
+    # "On the back of it".
+    places = [child for child in token.subtree if child.tag_ == "PRP"]
+    return any(place.head == token or place.head.head.lower_ in PART_NOUNS for place in places)
+
+
+def _is_with(noun: Token, holder: Token) -> bool:
+    """Whether a thing or person is said to be "with" the noun, or with others and it."""
+    while noun.dep_ == "conj":
+        noun = noun.head
+    return noun.dep_ == "pobj" and noun.head.lower_ == "with" and noun.head.head == holder
+
+
+def _is_place_of_part(token: Token, before: Token) -> bool:
+    """Detects "lying with her hand on a clock" read as lying on a clock."""
+    is_place = token.dep_ == "prep" and token.lower_ in PLACES and token.head.pos_ == "VERB"
+    return is_place and noun_lemma(before.lower_) in BODY_PARTS and _is_with(before, token.head)
 
 
 def _is_about_it(token: Token, before: Token) -> bool:
@@ -344,9 +429,13 @@ def _is_last_noun(token: Token, before: Token) -> bool:
 
 
 def _is_hidden_noun(token: Token, before: Token) -> bool:
-    """Detects "a suit and tie" with "tie" read as a verb."""
+    """Detects "a suit and tie" with "tie" read as a verb, "riding skateboard" with the noun read as an adverb."""
     if _is_only_noun(token) and before.pos_ in ("DET", "ADJ", "NOUN", "PROPN"):
         return True
+    if token.dep_ == "conj" and token.tag_ == "VB" and token.head.pos_ == "NOUN" and before.dep_ == "cc":
+        return bool(known_lemmas(token.lower_, "NOUN"))
+    if token.dep_ == "advmod" and token.head == before and before.pos_ == "VERB":
+        return token.lower_ in _ALSO_VERBS
     if token.pos_ not in ("VERB", "AUX") or token.tag_ in ("VBG", "VBN", "VBD"):
         return False
     if noun_lemma(token.lower_) not in _CATEGORY_HEADS | (ANIMATE - PEOPLE):
@@ -365,7 +454,8 @@ def _is_only_noun(token: Token) -> bool:
 
 def _is_hidden_name(token: Token, before: Token) -> bool:
     """Detects "a kitten", "a red oven" with the noun read as an adjective."""
-    if token.pos_ != "ADJ" or before.pos_ not in ("DET", "ADJ") or token.lower_ == "orange":
+    is_listed = before.lower_ == "," and token.dep_ == "conj"
+    if token.pos_ != "ADJ" or not (is_listed or before.pos_ in ("DET", "ADJ")) or token.lower_ == "orange":
         return False
     is_last = token.i + 1 == len(token.doc) or token.nbor().pos_ not in ("NOUN", "PROPN", "ADJ")
     if token.dep_ == "ROOT" and known_lemmas(token.lower_, "NOUN"):
@@ -377,6 +467,8 @@ def _make_noun(token: Token) -> None:
     token.pos_, token.tag_ = "NOUN", "NN"
     if token.dep_ == "amod" and token.head.pos_ == "VERB" and not _is_hidden_gerund(token.head, token):
         token.dep_ = "nsubj"
+    elif token.dep_ == "advmod":
+        token.dep_ = "dobj"
     for child in token.children:
         if child.i == token.i - 1 and child.dep_ == "nsubj":
             child.dep_ = "compound"
@@ -399,7 +491,7 @@ def separate_clauses(doc: Doc) -> None:
         if token.pos_ not in ("NOUN", "PROPN") or doc[token.i + 1].pos_ in ("NOUN", "PROPN"):
             continue
         joint = _phrase_start(token) - 1
-        if joint < 2 or doc[joint].lower_ not in _JOINTS:
+        if joint < 2 or doc[joint].lower_ not in _JOINTS or doc[joint - 1].pos_ == doc[joint + 1].pos_ == "ADJ":
             continue
         if doc[joint].lower_ == "and" and _is_second_subject(token, doc[token.i + 1]):
             token.head, token.dep_ = doc[joint - 1], "conj"

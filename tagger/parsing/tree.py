@@ -284,7 +284,8 @@ class Mentions:
     def _true_left(self, conjunct: Token, head: Token) -> Token | None:
         """Returns the noun that a noun is coordinated with.
 
-        In "a man holding an umbrella and a book", the small model attaches "a book" to the man or to the verb.
+        In "a man holding an umbrella and a book", "a room with a bed and a desk", the small model attaches the last
+        noun to the first or to the verb.
         """
         between = [self._doc[position] for position in range(head.i + 1, conjunct.i)]
         conjunctions = [token for token in between if token.dep_ == "cc"]
@@ -294,11 +295,16 @@ class Mentions:
                 return anchor
         if not self.is_noun(head):
             return None
-        if self.is_animate(head) and not self.is_animate(conjunct):
+        is_animates = self.is_animate(head) and not self.is_animate(conjunct)
+        if is_animates or (_is_location(head) and not _is_location(conjunct)):
             objects = [token for token in between if token.dep_ in ("dobj", "pobj") and self.is_noun(token)]
             if objects and not self.is_animate(objects[-1]):
                 return objects[-1]
         return head
+
+
+def _is_location(noun: Token) -> bool:
+    return noun_lemma(noun.lower_) in LOCATIONS
 
 
 def _is_doubt(word: Token) -> bool:
@@ -386,11 +392,11 @@ _AGENTIVE = words(
 _OF_THINGS = words("carry fly hit hold play point pull push read touch show")
 """Of these, things that people have or watch are subjects, too: "a kite flying", "a cart carrying bags"."""
 
-# In "people in a park sitting on benches", the park does not sit.
-_PLACES = words(
-    "kitchen bedroom bathroom room office hallway hall lobby restaurant cafe bar store shop market classroom field park "
-    "street road sidewalk beach court yard garden forest city zoo pool ocean water snow sand grass air lot meadow"
+LOCATIONS = words(
+    "kitchen bedroom bathroom room office hallway hall lobby restaurant cafe bar store shop market classroom field "
+    "park street road sidewalk beach court yard garden forest city zoo pool ocean water snow sand grass air lot meadow"
 )
+"""Where things are, which do nothing: in "people in a park sitting on benches", the park does not sit."""
 _POSTURES = words("stand sit lie kneel crouch lean sleep wait work gather")
 
 
@@ -402,7 +408,7 @@ def is_done_by_things(verb: Token) -> bool:
 def is_incapable(noun: Token, verb: Token) -> bool:
     """Whether the noun can't perform the verb: garments perform none, other things none of people and animals."""
     lemma, deed = noun_lemma(noun.lower_), verb_lemma(verb.lower_)
-    if lemma in GARMENTS or (lemma in _PLACES and deed in _POSTURES):
+    if lemma in GARMENTS or (lemma in LOCATIONS and deed in _POSTURES):
         return True
     return lemma not in ANIMATE and canonical(verb.lower_) in _AGENTIVE
 
@@ -447,7 +453,10 @@ class Subjects:
         return able if self._is_able(able, verb) else noun
 
     def _is_able(self, noun: Token, verb: Token) -> bool:
-        return self._mentions.is_animate(noun) or (self._mentions.is_noun(noun) and not is_incapable(noun, verb))
+        return any(
+            self._mentions.is_animate(each) or (self._mentions.is_noun(each) and not is_incapable(each, verb))
+            for each in self._mentions.referents(noun)
+        )
 
     def antecedents(self, pronoun: Token) -> list[Token]:
         """Resolves a pronoun: it is the bench in "a bench with a cat sitting on it" and "a bench has a cat on it"."""
