@@ -139,9 +139,13 @@ def split(
 
 
 def rewordings_of(meant: Mapping[str, Counter[tuple[str, bool]]]) -> dict[str, list[tuple[str, bool]]]:
-    """Returns the commonest predicates for the words between two nouns, and whether these swap the nouns."""
+    """Returns the commonest predicates for the words between two nouns, and whether these swap the nouns.
+
+    The words themselves don't: a desk with a laptop is no laptop with a desk.
+    """
     common = {
-        words: [key for key, count in counts.most_common(MOST) if count >= LEAST] for words, counts in meant.items()
+        words: [key for key, count in counts.most_common(MOST) if count >= LEAST and key != (words, True)]
+        for words, counts in meant.items()
     }
     return {words: keys for words, keys in common.items() if words and keys}
 

@@ -64,7 +64,7 @@ _DROPS_PARTICLE = words("sit stand lie look stare gaze glance peer kneel crouch 
 
 _PHRASES = merged(
     {
-        "ride": "ride on, ride back of, ride on back of, ride along on, sit astride",
+        "ride": "ride on, ride back of, ride on back of, ride on backs of, ride along on, sit astride",
         "hold": "hold up, hold out, hold on, hold onto",
         "carry": "carry around, carry along",
         "look at": "look toward, stare at, stare toward, gaze at, gaze toward, glance at, peer at",

@@ -40,8 +40,8 @@ _HOLDING = words("hold have carry")
 _WITH_TOOLS = words("hit cut slice chop eat")
 # Parts that things are held or led by.
 _HANDLES = words("rein reins leash collar strap handle")
-# Who does a trick on a ramp is on it.
 _TRICKS = words("trick stunt jump flip maneuver")
+_PHOTOS = words("picture photo photograph")
 # "a bench with a cat on it" states where the cat is, and nothing else about the bench.
 _SAID_BY_PRONOUN = ("with", "have")
 
@@ -190,8 +190,7 @@ class Extraction:
 
     def _noun(self, noun: Token) -> None:
         transparent = self.mentions.is_transparent(noun)
-        is_trick = noun.dep_ == "dobj" and noun_lemma(noun.lower_) in _TRICKS
-        doers = self._subjects.of(noun.head) if is_trick else []
+        doers = self._doers(noun)
         for phrase in self._phrases.behind(noun):
             if transparent and self.doc[phrase.start].lower_ == "of":
                 continue
@@ -204,6 +203,13 @@ class Extraction:
             subjects = [referent for member in modified for referent in self.mentions.referents(member)]
             self._emit_phrase(doers or subjects, phrase.start, phrase, "noun-preposition")
         self._possessor(noun)
+
+    def _doers(self, noun: Token) -> list[Token]:
+        """Returns who does a trick on a ramp, and so is on it, or poses for a photo with a dog."""
+        if noun.dep_ == "dobj" and noun_lemma(noun.lower_) in _TRICKS:
+            return self._subjects.of(noun.head)
+        is_photo = noun.dep_ == "pobj" and noun.head.lower_ == "for" and noun_lemma(noun.lower_) in _PHOTOS
+        return self._subjects.of(noun.head.head) if is_photo and noun.head.head.pos_ == "VERB" else []
 
     def _possessor(self, noun: Token) -> None:
         for child in noun.lefts:

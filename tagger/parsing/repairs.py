@@ -292,10 +292,12 @@ def _make_description(verb: Token, noun: Token) -> None:
 
 
 def _is_first_of_list(token: Token, after: Token) -> bool:
-    """Detects "a stove, oven, and coffee maker" read as a stove maker."""
-    is_modifier = token.pos_ == "NOUN" and _is_inner(token)
-    is_noun = token.lower_ not in MATERIALS and not known_lemmas(token.lower_, "ADJ")
-    return is_modifier and is_noun and after.lower_ == ","
+    """Detects "a stove, oven, and coffee maker" read as a stove maker, "a couch and coffee table" as a couch table."""
+    if token.pos_ != "NOUN" or not _is_inner(token) or known_lemmas(token.lower_, "ADJ") or token.lower_ in MATERIALS:
+        return False
+    last = token.head
+    is_name = token.lower_ in _NAMES and last.doc[last.i - 1 : last.i + 1].text in _NAMES
+    return after.lower_ == "," or (after.lower_ == "and" and last.i > after.i + 1 and is_name)
 
 
 def _is_split_list(token: Token) -> bool:

@@ -314,7 +314,7 @@ def _is_doubt(word: Token) -> bool:
 
 
 PART_NOUNS = words(
-    "front top back side middle center centre edge end bottom left right corner rear inside outside base foot"
+    "front top back side middle center centre edge end bottom left right corner rear inside outside base foot backs"
 )
 """Nouns that are part of a preposition: "in front of", "on the back of"."""
 
@@ -445,7 +445,8 @@ class Subjects:
             passed.add(able.i)
             if able.dep_ not in ("pobj", "conj", "dobj"):
                 return noun
-            if (able.dep_ == "dobj" or able.head.lower_ == "with") and is_done_by_things(verb):
+            is_thing = noun_lemma(noun.lower_) not in GARMENTS and is_done_by_things(verb)
+            if is_thing and (able.dep_ == "dobj" or able.head.lower_ == "with"):
                 return noun
             able = able.head.head if able.dep_ == "pobj" else able.head
             if able.pos_ in ("VERB", "AUX"):
