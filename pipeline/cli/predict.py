@@ -132,6 +132,7 @@ def predict(
             progress.update(bar, completed=number + 1 + len(left_out))
         if len(left_out) == len(files):
             raise FatalError(f"none of {len(files)} images can be read: {_listed(left_out)}")
+    known.warn_if_boxes_alone()
     if subject is not None and subjects[True] < FEW_SUBJECTS * subjects.total():
         console.print(
             f"--subject {subject}: the network gives {subjects[False]:,} of {subjects.total():,} subjects another "

@@ -28,7 +28,7 @@ def test_what_is_found_is_written_and_drawn_and_a_damaged_picture_is_named(pictu
     (tmp_path / "asked/link").symlink_to(pictures)
     done = rlip("predict", "demo-detector", tmp_path / "asked", *words, "--out", tmp_path / "found.parquet")
     assert done.exit_code == 0, done.output
-    assert "3.jpg (truncated" in done.output.replace("\n", " ")
+    assert "3.jpg (truncated" in done.output.replace("\n", " ") and "learned boxes alone" in done.stderr
     rows = read_table(tmp_path / "found.parquet").to_pylist()
     assert [Path(row["uri"]).name for row in rows] == ["1.jpg", "2.jpg"]
     assert all(0 < len(row["pairs"]) <= 5 and {b["category"] for b in row["boxes"]} <= {"man", "dog"} for row in rows)
