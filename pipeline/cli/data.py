@@ -19,9 +19,7 @@ from pipeline.report.formatting import byte_bars
 from pipeline.runtime.plugins import plugin_names
 from storage.errors import FatalError
 
-DataRoot = Annotated[
-    Path, typer.Option("--root", help="The folder that recipes call data.root. They look for weights in data/weights.")
-]
+DataRoot = Annotated[Path, typer.Option("--root", help="The recipes' data.root; their weights are in data/weights.")]
 commands = typer.Typer(no_args_is_help=True)
 
 
