@@ -95,10 +95,10 @@ def predict(
     if assume_subject and subject is None:
         raise FatalError("--assume-subject: gives every subject the name in --subject; add it, e.g. --subject person")
     files = list(_files(images))
-    from pipeline.evaluation.predictor import Names, Predictor  # loads torch, which a wrong name need not wait for
-
     path = weights_path(weights)
     known = trained_names(path)
+    from pipeline.evaluation.predictor import Names, Predictor  # loads torch, which a wrong name need not wait for
+
     names = Names(
         label_names("objects", objects, known.objects), label_names("predicates", predicates, known.predicates)
     )
@@ -201,7 +201,9 @@ def _found(
 
 
 def trained_names(weights: Path) -> TrainedNames:
-    """The facts of the training that are kept with its weights; no names for weights that came alone."""
+    """The facts of the training next to weights; no names if there are none. Raises `FatalError` without weights."""
+    if not weights.is_file():
+        raise FatalError(f"no weights at {weights}; name a .safetensors file, its folder, or sample weights")
     path = weights.with_name(VOCABULARY)
     return TrainedNames.read(path) if path.is_file() else TrainedNames(IMAGE_SIZE)
 

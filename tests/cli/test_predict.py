@@ -63,6 +63,7 @@ def test_a_subject_is_found_in_the_form_of_the_objects_and_is_needed_to_assume_o
     output_of("predict", "demo-detector", pictures / "1.jpg", *words, "--subject", "traffic_light")
     done = rlip("predict", tmp_path / "no weights", pictures / "1.jpg", *words, "--assume-subject")
     assert done.exit_code == 1 and "add it, e.g. --subject person" in done.output
+    assert f"no weights at {tmp_path / 'model.safetensors'}" in rlip("predict", tmp_path, pictures).stderr
 
 
 def test_the_text_encoder_gets_words_and_neither_ids_nor_underscores(tmp_path):
