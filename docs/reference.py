@@ -175,8 +175,8 @@ def _parameters(command: Callable[..., None]) -> Iterator[tuple[str, str, str, s
         given = [info.default, *(info.param_decls or ())]
         flag = next((word for word in given if str(word).startswith("--")), f"--{name.replace('_', '-')}")
         value = "" if annotation is bool else f" {info.metavar or _type(annotation).upper()}"
-        if get_origin(annotation) is Literal:
-            value = " " + "\\|".join(get_args(annotation))
+        if choices := next((each for each in (annotation, *get_args(annotation)) if get_origin(each) is Literal), None):
+            value = " " + "\\|".join(get_args(choices))
         yield "option", f"{flag}{value}", text, default
 
 

@@ -51,6 +51,7 @@ class Model:
 
     def __init__(self, weights: Path, tokenizer: Path | None, image_size: int | None, device: str) -> None:
         known = trained_names(weights)
+        known.warn_if_boxes_alone()
         self.objects, self.predicates = tuple(known.objects), tuple(known.predicates)
         network = open_network(weights, tokenizer, device)
 

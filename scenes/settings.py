@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class SceneSettings(BaseModel):
-    """Number of scenes in each part. The same settings always give the same bytes."""
+    """The synthetic world, written to `data.root` if it is missing. The same settings always give the same bytes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

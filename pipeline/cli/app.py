@@ -41,7 +41,7 @@ COMMANDS = {
         "verdicts": "Verdicts: summary, thresholds, calibration, import.",
     },
     "Exchange": {
-        "import": "Import files of the RLIPv2 authors into a run.",
+        "import": "Import files of the RLIPv2 authors, or scene graphs, into a run.",
         "export": "Export captions, triplets and labels to another format.",
         "shards": "WebDataset tars: index, list, verify, draw, publish.",
     },

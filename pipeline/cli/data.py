@@ -13,14 +13,13 @@ from rich.progress import Progress, TaskID
 
 from pipeline.cli.errors import resumable
 from pipeline.cli.options import AsJson, Files, Masks, Overrides, further_files
-from pipeline.data.catalogue import CATALOGUE, PublicFile, PublicSet, find_sets, in_bytes
+from pipeline.data.catalogue import CATALOGUE, ROOT, PublicFile, PublicSet, find_sets, in_bytes
 from pipeline.data.download import Report, download, gunzip, mirrored, require_digest, unpack
 from pipeline.report.formatting import byte_bars
 from pipeline.runtime.plugins import plugin_names
 from storage.errors import FatalError
 
-DATA = Path("data")
-DataRoot = Annotated[Path, typer.Option("--root", help="The folder that recipes call data.root.")]
+DataRoot = Annotated[Path, typer.Option("--root", help="The recipes' data.root; their weights are in data/weights.")]
 commands = typer.Typer(no_args_is_help=True)
 
 
@@ -34,7 +33,7 @@ def get_data(
             help="Names from `rlip data list`, e.g. coco or blip; lists all if omitted.",
         ),
     ] = None,
-    root: DataRoot = DATA,
+    root: DataRoot = ROOT,
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="PART", help="Only this part, e.g. val. Can be repeated.")
     ] = None,
@@ -75,7 +74,7 @@ def get_data(
 
 
 @commands.command("list")
-def list_data(root: DataRoot = DATA, as_json: AsJson = False) -> None:
+def list_data(root: DataRoot = ROOT, as_json: AsJson = False) -> None:
     """List public datasets and weights: official page, size, where each part goes, and whether you have it."""
     if as_json:
         print(json.dumps([_as_json(each, root) for each in CATALOGUE.values()]))
@@ -146,12 +145,9 @@ def _chosen(sets: Sequence[PublicSet], only: Sequence[str]) -> list[PublicFile]:
     parts = dict.fromkeys(part for each in sets for part in each.parts)
     for part in only:
         if part not in parts:
-            raise FatalError(f"--only {part}: no such part; {_named(sets)} has {', '.join(parts) or 'none'}")
+            named = ", ".join(each.name for each in sets)
+            raise FatalError(f"--only {part}: no such part; {named} has {', '.join(parts) or 'none'}")
     return [file for each in sets for file in each.files if not only or file.part in only]
-
-
-def _named(sets: Sequence[PublicSet]) -> str:
-    return ", ".join(each.name for each in sets)
 
 
 def _get(file: PublicFile, root: Path, mirror: str | None, bar: Progress, title: str) -> None:

@@ -199,7 +199,7 @@ def score(
     seen: Annotated[
         Path | None,
         typer.Option(
-            "--seen", help="vg, vrd: JSON list of the [subject, predicate, object] names seen in training, for zR@K."
+            "--seen", help="vg, vrd: JSON list of the triplets seen in training, each a list of three names, for zR@K."
         ),
     ] = None,
     verified: Annotated[

@@ -17,17 +17,12 @@ from pipeline.run.planner import Planner, forecast
 from pipeline.run.prepare import read_annotations
 from pipeline.run.progress import open_display
 from pipeline.run.recipe_files import load_recipe
-from storage.errors import FatalError
 
 
 def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Show what a run would do: per step, how many partitions are cached, how many it would compute, and why."""
     context = RunContext(load_recipe(recipe, overrides or []))
     require_readable(context)
-    if context.recipe.scenes is not None and any(source.missing_files() for source in context.sources):
-        raise FatalError(
-            f"{recipe}: its synthetic world does not exist yet, so all of it is due; `rlip run {recipe}` writes it"
-        )
     with open_display(Console(stderr=True), as_json=False) as display:
         read_annotations(context, display.reading)
     rows = [asdict(step) for step in forecast(Planner(context))]

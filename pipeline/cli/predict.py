@@ -95,10 +95,10 @@ def predict(
     if assume_subject and subject is None:
         raise FatalError("--assume-subject: gives every subject the name in --subject; add it, e.g. --subject person")
     files = list(_files(images))
-    from pipeline.evaluation.predictor import Names, Predictor  # loads torch, which a wrong name need not wait for
-
     path = weights_path(weights)
     known = trained_names(path)
+    from pipeline.evaluation.predictor import Names, Predictor  # loads torch, which a wrong name need not wait for
+
     names = Names(
         label_names("objects", objects, known.objects), label_names("predicates", predicates, known.predicates)
     )
@@ -132,6 +132,7 @@ def predict(
             progress.update(bar, completed=number + 1 + len(left_out))
         if len(left_out) == len(files):
             raise FatalError(f"none of {len(files)} images can be read: {_listed(left_out)}")
+    known.warn_if_boxes_alone()
     if subject is not None and subjects[True] < FEW_SUBJECTS * subjects.total():
         console.print(
             f"--subject {subject}: the network gives {subjects[False]:,} of {subjects.total():,} subjects another "
@@ -200,7 +201,9 @@ def _found(
 
 
 def trained_names(weights: Path) -> TrainedNames:
-    """The facts of the training that are kept with its weights; no names for weights that came alone."""
+    """The facts of the training next to weights; no names if there are none. Raises `FatalError` without weights."""
+    if not weights.is_file():
+        raise FatalError(f"no weights at {weights}; name a .safetensors file, its folder, or sample weights")
     path = weights.with_name(VOCABULARY)
     return TrainedNames.read(path) if path.is_file() else TrainedNames(IMAGE_SIZE)
 

@@ -70,7 +70,7 @@ def show_thresholds(
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Propose a threshold for each predicate with enough verdicts, as a section [shard.thresholds]."""
+    """Propose a threshold for each predicate with enough verdicts, as section shard.thresholds."""
     labels = list(reviewable_labels(find_run(existing_store(store), run_name), all_scores=True))
     proposed = propose_thresholds(labels, _log(store, folder).standing(), precision, fewest)
     if as_json:
@@ -93,7 +93,7 @@ def show_calibration(
     store: StorePath = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """Calibrate scores to probabilities with verdicts, as a section [shard.calibration]."""
+    """Calibrate scores to probabilities with verdicts, as section shard.calibration."""
     labels = list(reviewable_labels(find_run(existing_store(store), run_name), choice=EVERY_LABEL))
     fitted, judged = fitted_on_verdicts(labels, _log(store, folder).standing())
     number = sum(map(len, judged.values()))

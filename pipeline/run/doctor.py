@@ -95,6 +95,9 @@ def require(context: RunContext) -> None:
 def require_readable(context: RunContext) -> None:
     """Raise one `FatalError` that lists what a plan lacks. The store may be full or read-only."""
     _refuse(context, readable(context))
+    if context.recipe.scenes is not None and any(source.missing_files() for source in context.sources):
+        world = f"recipe {context.recipe.name!r}: its synthetic world does not exist yet"
+        raise FatalError(f"{world}, so all of it is due; `rlip run` writes it")
 
 
 def _refuse(context: RunContext, findings: Iterable[Finding]) -> None:

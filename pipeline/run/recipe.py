@@ -89,7 +89,8 @@ class DataSection(Settings):
 
 
 class PretrainSection(Settings):
-    """The variants and seeds of pre-training, and the settings that all of them share."""
+    """The variants and seeds of pre-training, and the settings that all of them share. Without this section, the run
+    ends with labels, or with their shards if there is a section `[shard]`."""
 
     variants: tuple[Literal["pseudo", "naive", "none", "given"], ...] = ("pseudo",)
     """Relations to pre-train with: the tagger's (pseudo), every candidate (naive), none, or the ground truth
@@ -179,22 +180,17 @@ class Recipe(Settings):
     reports: Path | None = None
     """Folder of reports and log files; unset: `reports` in the store."""
     scenes: SceneSettings | None = None
-    """If set, the synthetic world is written to `data.root` before the first step."""
     data: DataSection
     ingest: IngestSettings = IngestSettings()
     detect: DetectSettings = DetectSettings()
-    """Where the boxes of datasets of format images come from."""
     caption: CaptionSettings = CaptionSettings()
     parse: ParseSettings = ParseSettings()
     train_tagger: TaggerSettings = TaggerSettings()
     tag: TagSettings = TagSettings()
     verify: VerifySettings | None = None
-    """What gives each kept label a second opinion (docs/review.md); unset: nothing."""
     shard: ShardSettings = ShardSettings()
     split: SplitSettings | None = None
-    """Combinations of names that no pre-training gets, and whose scores are reported separately; unset: none."""
     pretrain: PretrainSection = PretrainSection(variants=())
-    """Without this section, the run ends with labels, or with their shards if there is a section `[shard]`."""
     evaluate: EvaluateSettings = EvaluateSettings()
     run: RunSection = RunSection()
 

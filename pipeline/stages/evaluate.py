@@ -20,7 +20,8 @@ from storage.tables import DETECTIONS_FILE, METRICS
 
 
 class VcocoFiles(Settings):
-    """The files of V-COCO's authors. Only these include people who do nothing or act on no object."""
+    """Also compute V-COCO's metrics (role AP of both scenarios, agent AP), on the test images in these files of its
+    authors. Only these include people who do nothing or act on no object."""
 
     actions: Path = data_file(...)
     """V-COCO's list of actions, e.g. vcoco_test.json."""
@@ -39,7 +40,6 @@ class EvaluateSettings(Settings):
     metrics: tuple[Annotated[str, AfterValidator(RequireName("metrics"))], ...] = ()
     """Metrics besides HICO-DET's: open_images (score_wtd and its parts), scene_graphs (R@K, mR@K, ng-R@K)."""
     vcoco: VcocoFiles | None = None
-    """Also compute V-COCO's metrics (role AP of both scenarios, agent AP), on the test images in these files."""
     batch_size: int = runtime(16, ge=1)
     """Images per batch of the network."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")

@@ -22,7 +22,7 @@ from tagger.pair import Pair
 
 
 class VerifySettings(LabellerSettings):
-    """A second opinion on each kept label."""
+    """A second opinion on each kept label (docs/review.md, A verifier). Without this section, there is none."""
 
     section: ClassVar[str] = "verify"
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -132,6 +133,11 @@ class TrainedNames:
     def read(cls, path: Path, remedy: str = "copy it again from the folder of the trained weights") -> TrainedNames:
         """Reads a file that anyone may have written. Raises `FatalError` for what `Vocabulary.save` would not write."""
         return read_json(path, cls, remedy)
+
+    def warn_if_boxes_alone(self) -> None:
+        """Warns that relations mean nothing if the weights have learned objects and no predicate."""
+        if self.objects and not self.predicates:
+            warnings.warn("these weights learned boxes alone, so their relations mean nothing", stacklevel=5)
 
 
 def index_by_name(names: Sequence[str]) -> dict[str, int]:

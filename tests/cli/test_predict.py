@@ -28,7 +28,7 @@ def test_what_is_found_is_written_and_drawn_and_a_damaged_picture_is_named(pictu
     (tmp_path / "asked/link").symlink_to(pictures)
     done = rlip("predict", "demo-detector", tmp_path / "asked", *words, "--out", tmp_path / "found.parquet")
     assert done.exit_code == 0, done.output
-    assert "3.jpg (truncated" in done.output.replace("\n", " ")
+    assert "3.jpg (truncated" in done.output.replace("\n", " ") and "learned boxes alone" in done.stderr
     rows = read_table(tmp_path / "found.parquet").to_pylist()
     assert [Path(row["uri"]).name for row in rows] == ["1.jpg", "2.jpg"]
     assert all(0 < len(row["pairs"]) <= 5 and {b["category"] for b in row["boxes"]} <= {"man", "dog"} for row in rows)
@@ -63,6 +63,7 @@ def test_a_subject_is_found_in_the_form_of_the_objects_and_is_needed_to_assume_o
     output_of("predict", "demo-detector", pictures / "1.jpg", *words, "--subject", "traffic_light")
     done = rlip("predict", tmp_path / "no weights", pictures / "1.jpg", *words, "--assume-subject")
     assert done.exit_code == 1 and "add it, e.g. --subject person" in done.output
+    assert f"no weights at {tmp_path / 'model.safetensors'}" in rlip("predict", tmp_path, pictures).stderr
 
 
 def test_the_text_encoder_gets_words_and_neither_ids_nor_underscores(tmp_path):

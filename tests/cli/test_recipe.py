@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 import rlip_command
 
-from pipeline.cli.plan import plan
 from pipeline.run.recipe_files import load_recipe
-from storage.errors import FatalError
 
 BASE = """
 [[data.sources]]
@@ -115,10 +113,12 @@ def test_two_recipes_are_compared_defaults_included(folder):
     assert recipe("diff", "base.toml", "base.toml", "--json").output.strip() == "{}"
 
 
-def test_a_plan_before_the_synthetic_world_is_written_says_so(root, tmp_path):
-    settings = [f"data.root={tmp_path / 'world'}", f"store={tmp_path / 'store'}"]
-    with pytest.raises(FatalError, match=r"world does not exist yet.*rlip run"):
-        plan(root / "recipes/demo.toml", settings)
+@pytest.mark.parametrize("command", ["plan", "estimate"])
+def test_a_plan_or_estimate_before_the_synthetic_world_is_written_says_so(command, tmp_path):
+    done = rlip_command.rlip(
+        command, "demo", "--set", f"data.root={tmp_path / 'world'}", "--set", f"store={tmp_path / 'store'}"
+    )
+    assert done.exit_code == 1 and "'demo': its synthetic world does not exist yet" in done.stderr
 
 
 def test_a_relative_store_that_is_elsewhere_is_not_begun_anew_without_a_word(folder, monkeypatch, recwarn):

@@ -6,7 +6,9 @@ import runpy
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 
+from pipeline.cli.app import COMMANDS
 from pipeline.run.context import RunContext
 from pipeline.run.recipe_files import load_recipe
 
@@ -21,6 +23,13 @@ def test_every_setting_says_what_it_does(root):
     rows = re.findall(r"^- `(\w+).*?(?:: (.*))?$", (root / "docs" / "settings.md").read_text(), re.MULTILINE)
     assert len(rows) > 100
     assert [name for name, meaning in rows if not meaning.strip()] == []
+
+
+def test_help_shows_every_word_and_the_page_the_choices_of_every_option(root):
+    page = (root / "docs" / "cli.md").read_text().partition("\n## ")[2]
+    for text in (page, *(line for panel in COMMANDS.values() for line in panel.values())):
+        assert Text.from_markup(text).plain == text, "rich drops what it takes for markup"
+    assert "| `--format label_studio\\|cvat` |" in page and not re.findall(r"^\| `-[^`]*`[^ ].*", page, re.MULTILINE)
 
 
 def test_the_recipe_in_the_readme_is_valid(root, tmp_path):

@@ -375,7 +375,7 @@ def test_missing_and_wrong_files_are_named(tmp_path):
         opened("open_images", text(tmp_path / "a.csv", RELATIONS), classes=tmp_path / "c.csv")
     with pytest.raises(FatalError, match="no format 'voc'; the formats are coco, coco_panoptic"):
         annotation_source("voc", tmp_path / "a.json", {})
-    with pytest.raises(FatalError, match="instances: required by format 'vcoco'; set it"):
+    with pytest.raises(FatalError, match=r"instances: required by format 'vcoco'; set it \(--file FIELD=PATH\)"):
         annotation_source("vcoco", tmp_path / "a.json", {})
     source = annotation_source("open_images", text(tmp_path / "a.csv", "{}"), {"classes": text(tmp_path / "c.csv", "")})
     assert [line.split(" ", 2)[2].split(";")[0] for line in source.unreadable()] == [

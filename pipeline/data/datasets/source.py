@@ -194,7 +194,7 @@ def annotation_source(format_name: str, annotations: Path, files: Mapping[str, P
         if format_name not in (known := plugin_names("datasets")):
             raise FatalError(f"no format {format_name!r}; the formats are {', '.join(known)}") from None
         faults = "; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors())
-        raise FatalError(f"{annotations} as {format_name}: {faults}") from None
+        raise FatalError(f"{annotations} as {format_name}: {faults} (--file FIELD=PATH)") from None
 
 
 def file_fault(path: Path, kind: str) -> str:
