@@ -456,7 +456,7 @@ def _is_only_noun(token: Token) -> bool:
 
 def _is_hidden_name(token: Token, before: Token) -> bool:
     """Detects "a kitten", "a red oven" with the noun read as an adjective."""
-    is_listed = before.lower_ == "," and token.dep_ == "conj"
+    is_listed = before.lower_ in (",", "and") and token.dep_ == "conj" and token.head.pos_ == "NOUN"
     if token.pos_ != "ADJ" or not (is_listed or before.pos_ in ("DET", "ADJ")) or token.lower_ == "orange":
         return False
     is_last = token.i + 1 == len(token.doc) or token.nbor().pos_ not in ("NOUN", "PROPN", "ADJ")
