@@ -432,7 +432,7 @@ def _is_last_noun(token: Token, before: Token) -> bool:
 
 def _is_hidden_noun(token: Token, before: Token) -> bool:
     """Detects "a suit and tie" with "tie" read as a verb, "riding skateboard" with the noun read as an adverb."""
-    if _is_only_noun(token) and before.pos_ in ("DET", "ADJ", "NOUN", "PROPN"):
+    if _is_only_noun(token) and before.pos_ in ("DET", "ADJ", "NOUN", "PROPN", "CCONJ"):
         return True
     if token.dep_ == "conj" and token.tag_ == "VB" and token.head.pos_ == "NOUN" and before.dep_ == "cc":
         return bool(known_lemmas(token.lower_, "NOUN"))

@@ -214,7 +214,7 @@ CASES = {
     "a group of people standing around a table with a cake on it": "person around table; cake on table",
     "a bird walking on the beach with a fish in its mouth": "bird walk on beach; bird with fish; fish in mouth",
     "a bus with people and luggage in it": "person in bus; luggage in bus",
-    "a kitchen with a stove and oven in it": "stove in kitchen; oven in kitchen",
+    "a kitchen with a stove and oven in it": "kitchen with stove; kitchen with oven",
     "a truck with logs on the back of it": "log on back of truck",
     "a woman lying in bed with her hand on a clock": "woman lie in bed; woman have hand; hand on clock",
     # "each other" ends its clause
