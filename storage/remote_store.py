@@ -325,7 +325,8 @@ class VerifiedFiles:
         """Whether a file is there with the bytes of `entry`, read unless this process has done so since it last
         changed."""
         try:
-            state = _state(path)
+            status = path.stat()
+            state = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
             if self._known.get((path, entry.digest)) != state:
                 if not entry.matches(path):
                     return False
@@ -347,11 +348,6 @@ def read_checked(path: Path) -> bytes | None:
         if data[:_CHECK_BYTES] == xxh3_128_digest(data[_CHECK_BYTES:]):
             return data[_CHECK_BYTES:]
     return None
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 _FOLDERS = ("runs", "cuts")

@@ -102,12 +102,9 @@ def reasons_of(run: Run, step: str, partition: str | None = None) -> Iterator[Wh
             beside.setdefault(other.manifest.partition, []).append(other)
     for name, artifact in artifacts.items():
         if partition in (None, name):
-            nearest = _nearest(artifact, beside.get(name, []))
+            others = ((len(_differences(other, artifact)), other.key, other) for other in beside.get(name, ()))
+            _, _, nearest = min(others, default=(0, "", None))
             yield Why(name, () if nearest is None else tuple(causes_of(run.store, nearest, artifact)))
-
-
-def _nearest(artifact: Artifact, beside: Sequence[Artifact]) -> Artifact | None:
-    return min(beside, key=lambda other: (len(_differences(other, artifact)), other.key), default=None)
 
 
 def causes_of(store: Store, old: Artifact, new: Artifact) -> Iterator[KeyDifference]:

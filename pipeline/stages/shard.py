@@ -211,7 +211,8 @@ class ShardStage(Stage):
         if self._unseen is not None:
             categories = [box["category"] for box in row["boxes"]]
             seen, unsure = (
-                [r for r in these if _names(r, categories) not in self._unseen] for these in (relations, unsure)
+                [r for r in these if (categories[r.subject], r.predicate, categories[r.object]) not in self._unseen]
+                for these in (relations, unsure)
             )
             packed.counts[UNSEEN] += len(relations) - len(seen)
             relations = seen
@@ -250,10 +251,6 @@ def _encoded(image: Image.Image, probe: Probe) -> tuple[str, bytes]:
         return "jpg", written.getvalue()
     image.save(written, "PNG")
     return "png", written.getvalue()
-
-
-def _names(relation: SampleRelation, categories: Sequence[str]) -> NameTriplet:
-    return categories[relation.subject], relation.predicate, categories[relation.object]
 
 
 class ShardTaggerStage(ShardStage):
