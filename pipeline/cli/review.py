@@ -89,7 +89,7 @@ def review(
     run = find_run(store, run_name)
     view = partial(_view_of, run, _folders_of(run, images or ()))
     recipe = last_recipe(run)
-    other = None if against is None else recorded_view(find_run(store, against))
+    other = None if against is None else partial(recorded_view, find_run(store, against))
     verdicts = verdicts_at or verdicts_folder(store_at)
     password = read_password(os.environ, password_file)
     listener = _listen(host, port)

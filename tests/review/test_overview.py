@@ -163,6 +163,9 @@ def test_another_run_is_set_beside_this_one(labelled, opened):
         ("next to", 2, 0), ("ride", 1, 1),
     ]  # fmt: skip
     assert "other" in page_of(state).text
+    other.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[], settings={"run": "again"})
+    state.refresh()
+    assert state.comparison.summary()["both"] == 1, "an execution of the other run counts, too"
 
 
 def test_labels_in_two_wordings_do_not_differ_from_themselves(book, opened):
