@@ -200,7 +200,7 @@ class ReusableRows:
 
     artifact: Artifact
     image_ids: frozenset[int]
-    """The images of these rows, and unchanged images that have no row, or were rejected."""
+    """The images of these rows, and unchanged images that have no row, or were rejected for what they contain."""
     order: tuple[int, ...]
     """All images in the order of the new rows."""
 
@@ -224,10 +224,11 @@ def find_reusable(stage: Stage, terms: KeyTerms, inputs: Inputs, previous: str, 
                 return None
             equal = _equal_rows(before, now, partial(stage.decisive, table))
             same = equal if same is None else same & equal
+        lost = {row["image_id"] for row in artifact.rejected().to_pylist() if row["reason"] in (MISSING, UNREADABLE)}
     except (PipelineError, OSError, pa.ArrowException):
         return None
     order = tuple(rows[stage.reads[0]]["image_id"].to_pylist())
-    return ReusableRows(artifact, frozenset(same), order) if same else None
+    return ReusableRows(artifact, frozenset(same - lost), order) if same else None
 
 
 def merge(stage: Stage, reusable: ReusableRows, new: Output, work: Path) -> Output:
