@@ -40,7 +40,6 @@ class RunComparison:
     def __init__(self, index: ReviewIndex, view: Callable[[], RunView] | None) -> None:
         self._index, self._read_view = index, view
         self.other = None if view is None else view()
-        self._compared = 0
         self._known: Any = None  # both runs as they were when they were last compared
         with index.cursor() as cursor:
             cursor.execute("CREATE OR REPLACE TABLE against (relation BIGINT, kept BOOLEAN)")
@@ -51,10 +50,10 @@ class RunComparison:
         if self.other is None or self._read_view is None:
             return
         folder = self.other.run.folder
-        recorded = self._index.generation, file_stamps(folder / "steps"), file_stamps(folder)
-        if recorded == self._known:
+        recorded = file_stamps(folder / "steps"), file_stamps(folder)
+        if (self._index.generation, recorded) == self._known:
             return
-        self._known, self.other = recorded, self._read_view()
+        self._known, self.other = (self._index.generation, recorded), self._read_view()
         with self._index.transaction() as cursor:
             cursor.execute("DELETE FROM against")
             for found in partition_artifacts(self.other.run).values():
@@ -72,7 +71,9 @@ class RunComparison:
                     f"GROUP BY r.relation, r.kept, {_FACT}",
                     theirs=theirs,
                 )
-        self._compared += 1
+        # Searches for labels on which the runs disagree find others now.
+        self._index.generation += 1
+        self._known = self._index.generation, recorded
 
     def summary(self) -> dict[str, Any] | None:
         """Label counts: in both runs, kept in both, kept in this or the other only. None without another run."""
@@ -96,7 +97,7 @@ class RunComparison:
 
     def _count(self, sql: str) -> list[dict[str, Any]]:
         """The rows of a query over all labels, until they are compared again."""
-        return self._index.once(f"{self._compared} {sql}", lambda: self._index.rows(sql))
+        return self._index.once(sql, lambda: self._index.rows(sql))
 
 
 REFRESH_SECONDS = 10.0
@@ -160,8 +161,8 @@ class ReviewState:
         if self.index.refresh():
             self.shares.refresh()
             self.audit.refresh()
-        self.reviews.refresh()
         self.comparison.refresh()
+        self.reviews.refresh()
         self._count()
 
     def _count(self) -> None:
