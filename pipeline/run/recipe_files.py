@@ -173,7 +173,7 @@ def recorded_recipe(run: Run, document: str = "recipe") -> Recipe | None:
 
     Raises `FatalError` when another version recorded it in a form that this one does not know.
     """
-    values = run.read_document(document)
+    values: Any = run.read_document(document)
     # A record is never rewritten, so there is nobody to warn.
     with warnings.catch_warnings(action="ignore"):
         use_present_names(values, document)
