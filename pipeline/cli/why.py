@@ -95,8 +95,8 @@ def reasons_of(run: Run, step: str, partition: str | None = None) -> Iterator[Wh
         )
     if partition is not None and partition not in artifacts:
         more = f" and {len(artifacts) - 6} more" if len(artifacts) > 6 else ""
-        has = f"it has {', '.join([*artifacts][:6])}{more}"
-        raise FatalError(f"step {step!r} has no partition {partition!r}; {has}")
+        some = ", ".join([*artifacts][:6]) + more
+        raise FatalError(f"step {step!r} has no partition {partition!r}; it has {some}")
     own = {key for other in run.steps() for key in run.keys(other).values()}
     beside: dict[str, list[Artifact]] = {}
     for other in run.store.artifacts(run.stage(step)):

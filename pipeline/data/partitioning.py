@@ -26,7 +26,8 @@ from pipeline.data.exclusions import IDS, id_of_name, list_entries, listed_value
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import LOOSEST_LIMITS, BadImage, ImageLimits, fingerprint
 from pipeline.data.images.refs import ImageRef, UprightImage, state_of, uri_of
-from pipeline.runtime.stage import UNREADABLE, Partition, Rejected
+from pipeline.runtime.stage import Partition, Rejected
+from pipeline.runtime.wording import UNREADABLE
 from storage.atomic import write_atomic
 from storage.damage import PARTITION_MAP_LIMITS, PARTITION_MAP_REMEDY
 from storage.digests import digest_json

@@ -22,7 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.runtime.logs import bound, log
-from pipeline.runtime.stage import MISSING, UNREADABLE, Inputs, Output, Rejected, ReportProgress, Stage
+from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
+from pipeline.runtime.wording import MISSING, UNREADABLE
 from storage.artifact import Artifact
 from storage.digests import digest_bytes, digest_file
 from storage.disk import Disk

@@ -19,8 +19,6 @@ from storage.store import Store
 GIB = 2**30
 BASE_MEMORY = 3 * GIB // 2
 """Bytes of a worker's memory without its weights: libraries, a partition's rows, and a batch of images."""
-MISSING, UNREADABLE = "missing file", "unreadable file"
-"""Reasons to reject an image that say nothing of its content: they may differ between machines and moments."""
 WHOLE = "all"
 """The partition name of a stage that runs over the whole dataset at once."""
 

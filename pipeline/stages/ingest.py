@@ -20,7 +20,8 @@ from pipeline.data.images.opening import FORMATS, BadImage, ImageLimits, Probe, 
 from pipeline.data.images.refs import ImageRef, uri_of
 from pipeline.data.partitioning import DIGESTS, fingerprint_or_fault, partition_dataset, partition_digest
 from pipeline.runtime.settings import Settings, runtime
-from pipeline.runtime.stage import MISSING, UNREADABLE, Inputs, Output, Partition, ReportProgress, Stage, dataset_of
+from pipeline.runtime.stage import Inputs, Output, Partition, ReportProgress, Stage, dataset_of
+from pipeline.runtime.wording import MISSING, UNREADABLE
 from storage.errors import RetryableError
 from storage.store import Store
 from storage.tables import IMAGES

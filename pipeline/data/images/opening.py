@@ -24,7 +24,7 @@ from pydantic import Field
 
 from pipeline.data.images.refs import ImageRef, UprightImage, read_first, state_of
 from pipeline.runtime.settings import Settings
-from pipeline.runtime.stage import MISSING, UNREADABLE
+from pipeline.runtime.wording import MISSING, UNREADABLE
 
 ImageFormat = Literal["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"]
 FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
