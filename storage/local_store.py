@@ -38,8 +38,9 @@ class LocalStore:
         self._artifacts = self.root / "artifacts"
         self._pending = self.root / "pending"
         with self._writing():
-            for folder in (self._pending, self._artifacts):
-                disk.make_durable(folder)
+            disk.make_durable(self._artifacts)
+        with suppress(OSError):  # a copy that was pushed to a read-only place lacks it
+            disk.make_durable(self._pending)
 
     def require_writable(self) -> None:
         """Find out before any work whether the store can be written. Raises `FatalError`."""

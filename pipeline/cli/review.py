@@ -89,7 +89,7 @@ def review(
     run = find_run(store, run_name)
     view = partial(_view_of, run, _folders_of(run, images or ()))
     recipe = last_recipe(run)
-    other = None if against is None else recorded_view(find_run(store, against))
+    other = None if against is None else partial(recorded_view, find_run(store, against))
     verdicts = verdicts_at or verdicts_folder(store_at)
     password = read_password(os.environ, password_file)
     listener = _listen(host, port)
@@ -163,14 +163,10 @@ def team_of(reviewers: str, overlap: str | None, labels: int | None, earlier: Te
     size = len(set(names)) if names else int(reviewers)
     before = earlier or Team(overlap=0.1)
     try:
-        share = before.overlap if overlap is None else _share(overlap)
+        share = before.overlap if overlap is None else float(overlap.removesuffix("%")) / (100 if "%" in overlap else 1)
     except ValueError:
         raise FatalError(f"--overlap {overlap}: write a share of the images, e.g. 10%") from None
     return Team(size=size, overlap=share, labels=labels or before.labels, members=(*names, *known[:size]))
-
-
-def _share(text: str) -> float:
-    return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -131,16 +131,12 @@ def _show_history(console: Console, store: Store, runs: list[Run], as_json: bool
 def _show_checks(console: Console, run: Run, as_json: bool) -> None:
     """One line for each check of each step, and one for each partition that failed."""
     from pipeline.run.checks import recorded_checks
-    from pipeline.stages.order import chain_order
 
-    recorded = recorded_checks(run)
-    steps = sorted(recorded, key=chain_order)
+    recorded = list(recorded_checks(run))
     if as_json:
         rows = [
             {"step": step, "partition": partition, **asdict(result), "passed": result.passed}
-            for step in steps
-            for partition, results in recorded[step].items()
-            for result in results
+            for step, partition, result in recorded
         ]
         print(json.dumps({"run": run.name, "checks": rows}))
         return
@@ -148,18 +144,15 @@ def _show_checks(console: Console, run: Run, as_json: bool) -> None:
         console.print(Text(f"Run {run.name} has no checks; set limits in [run.checks] of its recipe"))
         return
     made = table(f"Checks of {run.name}", "step", "check", "limit", "partitions", "not judged", "worst", "failed")
-    for step in steps:
-        by_check: dict[str, list[CheckResult]] = {}
-        for result in (result for results in recorded[step].values() for result in results):
-            by_check.setdefault(result.check, []).append(result)
-        for name, results in by_check.items():
-            made.add_row(Text(step), name, *_check_summary(results))
+    by_check: dict[tuple[str, str], list[CheckResult]] = {}
+    for step, _, result in recorded:
+        by_check.setdefault((step, result.check), []).append(result)
+    for (step, name), results in by_check.items():
+        made.add_row(Text(step), name, *_check_summary(results))
     console.print(made)
-    for step in steps:
-        for partition, results in recorded[step].items():
-            for result in results:
-                if not result.passed:
-                    console.print(Text(f"{step} {partition}: {result.in_words}"), soft_wrap=True)
+    for step, partition, result in recorded:
+        if not result.passed:
+            console.print(Text(f"{step} {partition}: {result.in_words}"), soft_wrap=True)
 
 
 def _check_summary(results: list[CheckResult]) -> tuple[str, ...]:

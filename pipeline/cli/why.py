@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -94,7 +94,9 @@ def reasons_of(run: Run, step: str, partition: str | None = None) -> Iterator[Wh
             f"run {run.name!r} has no artifacts of step {step!r}; its steps: {', '.join(sorted(run.steps()))}"
         )
     if partition is not None and partition not in artifacts:
-        raise FatalError(f"step {step!r} has no partition {partition!r}; it has {_some(list(artifacts))}")
+        more = f" and {len(artifacts) - 6} more" if len(artifacts) > 6 else ""
+        some = ", ".join([*artifacts][:6]) + more
+        raise FatalError(f"step {step!r} has no partition {partition!r}; it has {some}")
     own = {key for other in run.steps() for key in run.keys(other).values()}
     beside: dict[str, list[Artifact]] = {}
     for other in run.store.artifacts(run.stage(step)):
@@ -102,12 +104,9 @@ def reasons_of(run: Run, step: str, partition: str | None = None) -> Iterator[Wh
             beside.setdefault(other.manifest.partition, []).append(other)
     for name, artifact in artifacts.items():
         if partition in (None, name):
-            nearest = _nearest(artifact, beside.get(name, []))
+            others = ((len(_differences(other, artifact)), other.key, other) for other in beside.get(name, ()))
+            _, _, nearest = min(others, default=(0, "", None))
             yield Why(name, () if nearest is None else tuple(causes_of(run.store, nearest, artifact)))
-
-
-def _nearest(artifact: Artifact, beside: Sequence[Artifact]) -> Artifact | None:
-    return min(beside, key=lambda other: (len(_differences(other, artifact)), other.key), default=None)
 
 
 def causes_of(store: Store, old: Artifact, new: Artifact) -> Iterator[KeyDifference]:
@@ -140,7 +139,3 @@ def _above(store: Store, change: Change, old: Artifact, new: Artifact) -> tuple[
         if before != after:
             return locate(store, keys[0][place]), locate(store, keys[1][place])
     return None, None
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
+from dataclasses import astuple
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,7 +26,8 @@ from pipeline.data.exclusions import IDS, id_of_name, list_entries, listed_value
 from pipeline.data.images.folders import open_folder
 from pipeline.data.images.opening import LOOSEST_LIMITS, BadImage, ImageLimits, fingerprint
 from pipeline.data.images.refs import ImageRef, UprightImage, state_of, uri_of
-from pipeline.runtime.stage import Partition
+from pipeline.runtime.stage import Partition, Rejected
+from pipeline.runtime.wording import UNREADABLE
 from storage.atomic import write_atomic
 from storage.damage import PARTITION_MAP_LIMITS, PARTITION_MAP_REMEDY
 from storage.digests import digest_json
@@ -78,16 +80,14 @@ def partition_dataset(
         indexed = files and digest_json([files, index.folder.name])
         digest = digests.find(number, indexed)
         if digest is None:
-            counted = index.lost if number == 0 and not sample else []
-            lost = [[reject.image_id, reject.reason, reject.value] for reject in counted]
-            stated = files and digest_json([files, source.split, index.digest(present), lost])
+            lost = index.lost if number == 0 and not sample else []
+            stated = files and digest_json([files, source.split, index.digest(present), [*map(astuple, lost)]])
             digest = digests.find(number, stated)
             if digest is None:
                 records = index.records(present)
-                described = [
-                    _described(each, uri_of(each.path, source.images), fingerprint_by, limits) for each in records
-                ]
-                digest = digest_json([source.name, source.split, described, lost])
+                found = [(each, fingerprint_or_fault(each.path, fingerprint_by, limits)) for each in records]
+                digest = partition_digest(source, found, lost)
+                stated = None if UNREADABLE in {mark for _, mark in found} else stated  # the next plan tries again
             if stated and indexed:
                 digests.digests[str(number)] = (stated, indexed, digest)
         return Partition(f"{source.name}/{number:04d}", present, digest)
@@ -178,15 +178,23 @@ def damaged_digests(indexes: Path) -> Iterator[tuple[Path, str]]:
             yield path, str(error)
 
 
-def _described(
-    record: ImageRecord, uri: str, fingerprint_by: Literal["bytes", "stat"], limits: ImageLimits
-) -> list[Any]:
+def partition_digest(source: DataSource, found: Iterable[tuple[ImageRecord, str]], lost: Iterable[Rejected]) -> str:
+    """The digest of a partition: of its images, each with its `fingerprint_or_fault`, and of what has no record."""
+    described = [_described(record, uri_of(record.path, source.images), mark) for record, mark in found]
+    return digest_json([source.name, source.split, described, [*map(astuple, lost)]])
+
+
+def fingerprint_or_fault(place: ImageRef, by: Literal["bytes", "stat"], limits: ImageLimits) -> str:
+    """The fingerprint of an image's file, or the reason why there is none."""
+    try:
+        return fingerprint(place, by, limits=limits)
+    except BadImage as bad:
+        return bad.reason
+
+
+def _described(record: ImageRecord, uri: str, found: str) -> list[Any]:
     """Everything that determines the row of an image, as JSON values: annotations, and its file's name and
     fingerprint."""
-    try:
-        found = fingerprint(record.path, fingerprint_by, limits=limits)
-    except BadImage as bad:
-        found = bad.reason
     boxes = [[str(value) for value in box] for box in record.boxes]
     rejects = [[reject.reason, reject.value] for reject in record.rejects]
     read = ["upright"] if isinstance(record.path, UprightImage) else []
@@ -224,15 +232,12 @@ def selected_images(source: DataSource, index: RecordIndex) -> tuple[tuple[int, 
         name = digest_json(sorted(taken))
     elif source.share is not None:
         count = max(1, round(source.share * len(ids)))
-        taken = frozenset(sorted(ids, key=lambda image_id: (_rank(source.seed, image_id), image_id))[:count])
+        rank = {number: hashlib.sha256(f"{source.seed} {number}".encode()).digest() for number in ids}
+        taken = frozenset(sorted(ids, key=lambda number: (rank[number], number))[:count])
         name = digest_json([source.share, source.seed])
     else:
         return ids, ""
     return tuple(image_id for image_id in ids if image_id in taken), name[:12]
-
-
-def _rank(seed: int, image_id: int) -> bytes:
-    return hashlib.sha256(f"{seed} {image_id}".encode()).digest()
 
 
 def _listed(path: Path, dataset: str, index: RecordIndex) -> frozenset[int]:

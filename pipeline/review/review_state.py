@@ -22,7 +22,7 @@ from pipeline.review.label_facts import label_facts
 from pipeline.review.listing import Listing
 from pipeline.review.partition_rows import SIDES, partition_rows
 from pipeline.review.reviews import Reviews
-from pipeline.review.run_progress import RunProgress
+from pipeline.review.run_progress import RunProgress, file_stamps
 
 MOST_DIFFERENT = 12
 """Predicates that the comparison names."""
@@ -35,35 +35,45 @@ _FIRST = f"row_number() OVER (PARTITION BY {_FACT} ORDER BY r.kept DESC, r.relat
 
 
 class RunComparison:
-    """The labels that an index shares with another run, in the index's table `against`; empty without another run."""
+    """The labels that an index shares with another run, in its table `against`; empty without one. `view` reads it."""
 
-    def __init__(self, index: ReviewIndex, other: RunView | None) -> None:
-        self._index = index
-        self.other = other
-        self._compared = 0
+    def __init__(self, index: ReviewIndex, view: Callable[[], RunView] | None) -> None:
+        self._index, self._read_view = index, view
+        self.other = None if view is None else view()
+        self._known: Any = None  # both runs as they were when they were last compared
         with index.cursor() as cursor:
             cursor.execute("CREATE OR REPLACE TABLE against (relation BIGINT, kept BOOLEAN)")
         self.refresh()
 
     def refresh(self) -> None:
-        """Compare again, one partition at a time, so that memory holds the labels of only one."""
-        if self.other is None:
+        """Compare runs that have changed, one partition at a time, so that memory holds the labels of only one."""
+        if self.other is None or self._read_view is None:
             return
+        folder = self.other.run.folder
+        recorded = file_stamps(folder / "steps"), file_stamps(folder)
+        if (self._index.generation, recorded) == self._known:
+            return
+        self._known, self.other = (self._index.generation, recorded), self._read_view()
         with self._index.transaction() as cursor:
             cursor.execute("DELETE FROM against")
             for found in partition_artifacts(self.other.run).values():
                 if found.images is None or found.tagged is None:
                     continue
                 rows = partition_rows(0, found, self.other.choice)
+                theirs, images = rows["relations"], rows["images"].select(["dataset", "image_id"])
+                of = images.take(pa.array(np.asarray(theirs["image"])))
+                theirs = theirs.append_column("dataset", of["dataset"]).append_column("image_id", of["image_id"])
                 matched = " AND ".join(f"r.{side} = t.{side}" for side in ("predicate", *SIDES))
                 run_with(
                     cursor,
                     f"INSERT INTO against SELECT r.relation, bool_or(t.kept) AND {_FIRST} FROM theirs t "
                     f"JOIN images i USING (dataset, image_id) JOIN relations r ON r.image = i.image AND {matched} "
                     f"GROUP BY r.relation, r.kept, {_FACT}",
-                    theirs=_with_images(rows["relations"], rows["images"]),
+                    theirs=theirs,
                 )
-        self._compared += 1
+        # Searches for labels on which the runs disagree find others now.
+        self._index.generation += 1
+        self._known = self._index.generation, recorded
 
     def summary(self) -> dict[str, Any] | None:
         """Label counts: in both runs, kept in both, kept in this or the other only. None without another run."""
@@ -87,14 +97,7 @@ class RunComparison:
 
     def _count(self, sql: str) -> list[dict[str, Any]]:
         """The rows of a query over all labels, until they are compared again."""
-        return self._index.once(f"{self._compared} {sql}", lambda: self._index.rows(sql))
-
-
-def _with_images(relations: pa.Table, images: pa.Table) -> pa.Table:
-    """The labels with the dataset and id of their images."""
-    rows = np.asarray(relations["image"])
-    described = images.select(["dataset", "image_id"]).take(pa.array(rows))
-    return relations.append_column("dataset", described["dataset"]).append_column("image_id", described["image_id"])
+        return self._index.once(sql, lambda: self._index.rows(sql))
 
 
 REFRESH_SECONDS = 10.0
@@ -106,7 +109,7 @@ _log = logging.getLogger("rlip.review")
 class ReviewState:
     """A run, its index, and the verdicts on its labels.
 
-    `view` reads the run with its present settings. `against`: another run to compare with. `planned`: step → the steps
+    `view` reads the run with its present settings, `against` another one to compare with. `planned`: step → the steps
     that it needs, from the run's recipe. `read_only`: visitors give no verdicts and take no seat. `team`: it replaces
     the one that the folder of verdicts keeps. Raises `FatalError` if the index can't be opened.
     """
@@ -116,7 +119,7 @@ class ReviewState:
         view: Callable[[], RunView],
         index: Path,
         verdicts: Path,
-        against: RunView | None = None,
+        against: Callable[[], RunView] | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
         planned: Mapping[str, Collection[str]] | None = None,
         read_only: bool = False,
@@ -156,9 +159,9 @@ class ReviewState:
     def refresh(self) -> None:
         """Read what the run and other reviewers have added."""
         if self.index.refresh():
-            self.comparison.refresh()
             self.shares.refresh()
             self.audit.refresh()
+        self.comparison.refresh()
         self.reviews.refresh()
         self._count()
 

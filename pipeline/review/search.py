@@ -166,7 +166,8 @@ class Search(BaseModel):
         sql = " AND ".join(condition for is_set, condition in conditions if is_set) or "true"
         # DuckDB refuses parameters that a statement does not name.
         values = {name: getattr(self, name) for name in re.findall(r"\$(\w+)", sql)}
-        return sql, values | ({"text": f"%{_literally(self.text)}%"} if self.text else {})
+        literally = self.text.replace("!", "!!").replace("%", "!%").replace("_", "!_")  # wildcards of LIKE
+        return sql, values | ({"text": f"%{literally}%"} if self.text else {})
 
 
 _CORRECT = {"yes": "correct", "no": "NOT correct", "unknown": "correct IS NULL"}
@@ -192,8 +193,3 @@ _QUEUED: dict[Order, str] = {
     f"AND (predicate, subject_category, object_category) IN ({CLASSES})",
 }
 """Orders that list only some labels → which."""
-
-
-def _literally(text: str) -> str:
-    """`text` for LIKE, with its wildcards escaped."""
-    return text.replace("!", "!!").replace("%", "!%").replace("_", "!_")

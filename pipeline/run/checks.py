@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import chain
@@ -16,6 +16,7 @@ from pipeline.run.dag import Step
 from pipeline.run.recipe import ChecksSection
 from pipeline.runtime.logs import log
 from pipeline.runtime.stage import Inputs, Stage
+from pipeline.stages.order import chain_order
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.runs import Run
@@ -129,13 +130,12 @@ def checks_of(stage: type[Stage], settings: ChecksSection) -> list[tuple[Check, 
     return [(c, limit) for c, limit in limits if limit != c.off and c.stage in (None, stage.name)]
 
 
-def recorded_checks(run: Run) -> dict[str, dict[str, list[CheckResult]]]:
-    """Step → partition → results, as the last execution that judged the step left them."""
+def recorded_checks(run: Run) -> Iterator[tuple[str, str, CheckResult]]:
+    """Yield step, partition and result of each check, as the last execution that judged the step left them."""
     noted: Mapping[str, Any] = run.read_document(CHECKED)
-    return {
-        step: {name: [CheckResult(**result) for result in part["results"]] for name, part in parts.items()}
-        for step, parts in noted.items()
-    }
+    for step in sorted(noted, key=chain_order):
+        for partition, part in noted[step].items():
+            yield from ((step, partition, CheckResult(**result)) for result in part["results"])
 
 
 class Gates:
@@ -210,13 +210,11 @@ class Gates:
 
 def require_passed(run: Run, steps: Iterable[Step]) -> None:
     """Raise `FatalError` that names the partitions of these steps that failed a check, after all others are done."""
-    recorded = recorded_checks(run)
+    names = {step.name for step in steps}
     failed = [
-        f"{step.name} {partition}: {result.in_words}"
-        for step in steps
-        for partition, results in recorded.get(step.name, {}).items()
-        for result in results
-        if not result.passed
+        f"{step} {partition}: {result.in_words}"
+        for step, partition, result in recorded_checks(run)
+        if step in names and not result.passed
     ]
     if failed:
         more = f"\n  and {len(failed) - 10} more" if len(failed) > 10 else ""

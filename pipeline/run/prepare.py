@@ -53,7 +53,9 @@ def prepare(context: RunContext, display: Display) -> None:
     context.run.adopt()
     context.is_prepared = True
     # The review page and others look at a run before it has completed, and need its recipe.
-    context.run.note(STARTED, context.recipe.model_dump(mode="json"))
+    started = context.recipe.model_dump(mode="json")
+    started["data"]["root"] = str(context.recipe.data.root.resolve())  # the next one may start in another folder
+    context.run.note(STARTED, started)
 
 
 def _files(source: DataSource, indexes: Path | None) -> Iterator[tuple[int, str]]:
@@ -65,8 +67,10 @@ def other_folders(context: RunContext) -> str:
     """What to know if the run's last execution read none of this one's folders of images; "" otherwise."""
     with suppress(FatalError):  # the recipe of another version
         if (before := recorded_recipe(context.run, STARTED)) is not None:
-            old, new = ({*map(str, each.resolved().data.image_folders().values())} for each in (before, context.recipe))
-            if old and old.isdisjoint(new):
+            each_run = (map(str, each.resolved().data.image_folders().values()) for each in (before, context.recipe))
+            old, new = ({at if "://" in at else str(Path(at).resolve()) for at in folders} for folders in each_run)
+            # From a folder that is gone, the images may have moved here.
+            if old.isdisjoint(new) and any("://" in at or Path(at).exists() for at in old):
                 return (
                     f"run {context.run.name} was last made from the images in {', '.join(sorted(old))}, and is now "
                     f"made from those in {', '.join(sorted(new))}; to keep both results, rename one (`name` in the "

@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +173,7 @@ def recorded_recipe(run: Run, document: str = "recipe") -> Recipe | None:
 
     Raises `FatalError` when another version recorded it in a form that this one does not know.
     """
-    values = run.read_document(document)
+    values: Any = run.read_document(document)
     # A record is never rewritten, so there is nobody to warn.
     with warnings.catch_warnings(action="ignore"):
         use_present_names(values, document)
@@ -185,17 +187,9 @@ def recorded_recipe(run: Run, document: str = "recipe") -> Recipe | None:
                 raise FatalError(
                     f"the recipe recorded with run {run.name!r} is from a different version: {reason}"
                 ) from error
-            for location in unknown:
-                _remove(values, location)
+            for *sections, name in unknown:
+                del reduce(getitem, sections, values)[name]
     return None
-
-
-def _remove(values: Any, location: tuple[int | str, ...]) -> None:
-    """Removes a setting that this version does not have any more."""
-    *sections, name = location
-    for section in sections:
-        values = values[section]
-    del values[name]
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeValues:

@@ -202,12 +202,9 @@ def _send_lineage(context: RunContext, url: str) -> None:
 
         number = send_events(RunLineage(context.run).events(), url)
         log.info("lineage sent", extra={"fields": {"events": number, "url": url}})
-    except ImportError as error:
-        log.warning(
-            "lineage not sent", extra={"fields": {"error": f"{error.name} is missing: pip install 'rlip[lineage]'"}}
-        )
-    except PipelineError as error:
-        log.warning("lineage not sent", extra={"fields": {"error": error}})
+    except (ImportError, PipelineError) as error:
+        missing = f"{error.name} is missing: pip install 'rlip[lineage]'" if isinstance(error, ImportError) else error
+        log.warning("lineage not sent", extra={"fields": {"error": missing}})
 
 
 def _append_unfinished(context: RunContext, status: str, **facts: object) -> None:

@@ -23,10 +23,11 @@ import pyarrow.compute as pc
 
 from pipeline.runtime.logs import bound, log
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
+from pipeline.runtime.wording import MISSING, UNREADABLE
 from storage.artifact import Artifact
 from storage.digests import digest_bytes, digest_file
 from storage.disk import Disk
-from storage.errors import FatalError, PipelineError, translate_os_errors
+from storage.errors import FatalError, PipelineError, RetryableError, translate_os_errors
 from storage.keys import KeyTerms, changes
 from storage.manifest import REJECTED_FILE, Counts, FileEntry, Manifest
 from storage.store import Store
@@ -68,7 +69,8 @@ class WorkItem:
             name: _in_place(store, paths) if name in streams else store.fetch_artifacts(paths)
             for name, paths in self.inputs.items()
         }
-        return Inputs(artifacts, self.partition, self.image_ids)
+        digest = next(iter(self.terms.inputs.get("records", ())), "")
+        return Inputs(artifacts, self.partition, self.image_ids, digest=digest)
 
 
 @dataclass(frozen=True)
@@ -164,14 +166,19 @@ def _make(stage: Stage, item: WorkItem, store: Store, report: ReportProgress, dr
     inputs = item.open_inputs(store, stage.streams)
     began = time.monotonic()
     reusable = find_reusable(stage, item.terms, inputs, item.previous, store)
-    if reusable is None:
-        output = stage.run(inputs, work, report)
-    else:
-        new = stage.run(replace(inputs, without=reusable.image_ids), work, report)
-        output = merge(stage, reusable, new, work)
+    new = stage.run(inputs if reusable is None else replace(inputs, without=reusable.image_ids), work, report)
+    if stage.reads and (gone := [each for each in new.rejected if each.reason in (MISSING, UNREADABLE)]):
+        raise RetryableError(
+            f"{item.step} {item.partition}: {len(gone)} of its image files, which ingest has read, can't be read on "
+            f"{platform.node()} (first: {gone[0].reason}, {gone[0].value}); check that their folder is mounted, then "
+            "run again"
+        )
+    output = new if reusable is None else merge(stage, reusable, new, work)
     seconds = time.monotonic() - began
     files = _collect(stage, output, draft, store.disk)
-    _leave_only(files, draft, store.disk)
+    for path in draft.iterdir():
+        if path.name not in files:  # the stage's own temporary files
+            (store.disk.remove_tree if path.is_dir() else store.disk.remove)(path)
     return Manifest(
         stage=stage.name,
         key=item.key,
@@ -194,7 +201,7 @@ class ReusableRows:
 
     artifact: Artifact
     image_ids: frozenset[int]
-    """The images of these rows, and unchanged images that have no row, or were rejected."""
+    """The images of these rows, and unchanged images that have no row, or were rejected for what they contain."""
     order: tuple[int, ...]
     """All images in the order of the new rows."""
 
@@ -218,10 +225,11 @@ def find_reusable(stage: Stage, terms: KeyTerms, inputs: Inputs, previous: str, 
                 return None
             equal = _equal_rows(before, now, partial(stage.decisive, table))
             same = equal if same is None else same & equal
+        lost = {row["image_id"] for row in artifact.rejected().to_pylist() if row["reason"] in (MISSING, UNREADABLE)}
     except (PipelineError, OSError, pa.ArrowException):
         return None
     order = tuple(rows[stage.reads[0]]["image_id"].to_pylist())
-    return ReusableRows(artifact, frozenset(same), order) if same else None
+    return ReusableRows(artifact, frozenset(same - lost), order) if same else None
 
 
 def merge(stage: Stage, reusable: ReusableRows, new: Output, work: Path) -> Output:
@@ -319,13 +327,6 @@ def _collect(stage: Stage, output: Output, draft: Path, disk: Disk) -> dict[str,
             disk.rename(path, draft / name)
         entries[name] = FileEntry(digest=digest_file(draft / name), size=os.path.getsize(draft / name))
     return entries
-
-
-def _leave_only(files: Mapping[str, FileEntry], draft: Path, disk: Disk) -> None:
-    """Remove everything else that the stage put into the draft."""
-    for path in draft.iterdir():
-        if path.name not in files:
-            (disk.remove_tree if path.is_dir() else disk.remove)(path)
 
 
 def _count(output: Output) -> Counts:

@@ -102,9 +102,9 @@ def options_of(plugin: Any, given: PluginOptions, setting: str) -> Settings:
 
 def plugin_terms(plugin: Any, options: Settings | None = None) -> dict[str, Any]:
     """What a plug-in adds to keys: its version and options, unless it is this project's, which the stage versions."""
-    if not hasattr(plugin, "version"):
-        return {}
-    return {"version": plugin.version, **({} if options is None else {"options": options.row_settings()})}
+    terms: dict[str, Any] = {"version": plugin.version} if hasattr(plugin, "version") else {}
+    given = {} if options is None else {"options": options.row_settings()}
+    return {**terms, **given} if terms or any(given.values()) else {}
 
 
 class OpenedPlugin(ABC):

@@ -62,6 +62,8 @@ class Inputs:
     image_ids: tuple[int, ...] = ()
     without: frozenset[int] = frozenset()
     """Images that need no processing: `table` omits their rows."""
+    digest: str = ""
+    """The digest of the partition (`Partition.digest`), for ingest; "" if it is not known."""
 
     def artifacts(self, table: str) -> Sequence[Artifact]:
         """The artifacts that hold `table`."""

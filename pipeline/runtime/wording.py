@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+MISSING, UNREADABLE = "missing file", "unreadable file"
+"""Reasons to reject an image that say nothing of its content: they may differ between machines and moments."""
+
 
 def counted(number: int, what: str) -> str:
     """A number of things in words, such as "1 tar" and "2 tars"."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -17,9 +18,11 @@ from pipeline.data.datasets.validate import BOX_REASONS, CORRECTED, IMAGE_REASON
 from pipeline.data.images.decoder_process import DecoderProcess
 from pipeline.data.images.opening import FORMATS, BadImage, ImageLimits, Probe, fingerprint, probe_bytes, read_bytes
 from pipeline.data.images.refs import ImageRef, uri_of
-from pipeline.data.partitioning import partition_dataset
+from pipeline.data.partitioning import DIGESTS, fingerprint_or_fault, partition_dataset, partition_digest
 from pipeline.runtime.settings import Settings, runtime
 from pipeline.runtime.stage import Inputs, Output, Partition, ReportProgress, Stage, dataset_of
+from pipeline.runtime.wording import MISSING, UNREADABLE
+from storage.errors import RetryableError
 from storage.store import Store
 from storage.tables import IMAGES
 
@@ -75,21 +78,33 @@ class IngestStage(Stage):
         )
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        """Read and check the partition's images. Unusable data is rejected with its reason."""
+        """Read and check the partition's images. Unusable data is rejected with its reason.
+
+        Raises `RetryableError` if they are not those of the partition's digest, as when a folder was unmounted.
+        """
         source = self._source(dataset_of(inputs.partition))
         index = self._index(source)
         rows: list[dict[str, Any]] = []
         # Entries without a record belong to no partition. They are reported once, with the first, unless only a part of
         # the dataset was asked for.
-        rejected = list(index.lost) if inputs.partition.endswith("/0000") and not source.sample else []
+        lost = index.lost if inputs.partition.endswith("/0000") and not source.sample else []
+        rejected, found = [*lost], list[tuple[ImageRecord, str]]()
         rows_in = len(inputs.image_ids) + sum(reject.reason in IMAGE_REASONS for reject in rejected)
         for done, stated in enumerate(index.records(inputs.image_ids), start=1):
             digest, probe = self._opened(stated.path)
+            found.append((stated, digest))
             record, reasons = validate(stated, probe)
             rejected += reasons
             if record is not None:
                 rows.append(image_row(record, source, digest))
             report(done, len(inputs.image_ids))
+        if inputs.digest not in ("", partition_digest(source, found, lost)):
+            # The next plan reads all files again.
+            index.folder.with_name(f"{source.name}-{DIGESTS}").unlink(missing_ok=True)
+            raise RetryableError(
+                f"ingest {inputs.partition}: its annotations or image files on {platform.node()} are not what this run "
+                "was planned with: they were changed since, or their folder is not mounted; run again"
+            )
         facts = {"sample": source.sample} if source.sample else {}
         table = pa.Table.from_pylist(rows, schema=IMAGES)
         return Output(table, rejected=rejected, rows_in=rows_in, facts=facts)
@@ -103,13 +118,15 @@ class IngestStage(Stage):
         return source
 
     def _opened(self, place: ImageRef) -> tuple[str, Probe | BadImage]:
-        """The digest of an image's file, and what is found of the image. Its bytes are read once for both."""
+        """The `fingerprint_or_fault` of an image's file, and what is found of the image. A good file is read once."""
         settings = self.settings
         try:
             data = read_bytes(place, settings.limits)
             digest = fingerprint(place, settings.fingerprint, data)
         except BadImage as bad:
-            return "", bad
+            if settings.fingerprint == "bytes" and bad.reason in (MISSING, UNREADABLE):
+                return bad.reason, bad
+            return fingerprint_or_fault(place, settings.fingerprint, settings.limits), bad
         return digest, decoder_of(settings.limits, settings.verify).probe(data)
 
 

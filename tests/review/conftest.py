@@ -29,7 +29,7 @@ def opened(tmp_path: Path, recipe: Any, book: RunBuilder) -> Iterator[Callable[.
     def open_state(against: Run | None = None, **options: Any) -> ReviewState:
         if states:
             states.pop().close()
-        other = None if against is None else run_view(recipe, against)
+        other = None if against is None else partial(run_view, recipe, against)
         view = partial(run_view, recipe, book.run)
         states.append(ReviewState(view, tmp_path / "index.duckdb", tmp_path / "verdicts", other, **options))
         return states[-1]

@@ -174,12 +174,14 @@ def test_a_file_that_is_only_beside_the_recipe_is_found_there(tmp_path, monkeypa
     (tmp_path / "there" / "r.toml").write_text(
         GOOD.replace("[data]", '[data]\nroot = "data"')
         + '[caption]\nmodel = "captioner"\n[train_tagger]\npretrained = "start.safetensors"\n'
+        + '[parse]\nmodel = "captioner"\n'
     )
     monkeypatch.chdir(tmp_path / "here")
     path = Path("../there/r.toml")
     recipe = load_recipe(path)
     assert recipe.data.root == Path("data"), "the folder where the command runs counts first"
     assert (recipe.caption.model, recipe.train_tagger.pretrained) == ("../there/captioner", Path("start.safetensors"))
+    assert recipe.parse.model == "../there/captioner"
     assert load_recipe(path, ["caption.model=captioner"]).caption.model == "captioner"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "r.toml").write_text('extends = "../there/r.toml"\n')

@@ -1,6 +1,7 @@
 """Rows of unchanged images are reused, with the bytes of a full computation; what can't be reused is told."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,29 @@ class Lengths(Stage):
         ]
         rejected = [Rejected(row["image_id"], "no caption") for row in images if not letters[row["image_id"]]]
         return Output(pa.Table.from_pylist(rows, schema=self.schema), rejected=rejected, rows_in=len(images))
+
+
+class Unmounted(Lengths):
+    """Finds the file of no image that has no caption."""
+
+    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
+        made = super().run(inputs, work, report)
+        return replace(made, rejected=[Rejected(each.image_id, "missing file") for each in made.rejected])
+
+
+def test_images_that_an_earlier_version_quarantined_because_it_could_not_read_them_are_read_again(
+    tmp_path, monkeypatch
+):
+    store, stage = LocalStore(tmp_path / "store"), Unmounted(Settings())
+    images = [{**_rows(stages()["caption"])["images"][0], "image_id": image_id} for image_id in range(3)]
+    captions = [{**_rows(stages()["parse"])["captions"][0], "image_id": image_id} for image_id in range(3)]
+    rows = {"images": images, "captions": [{**captions[0], "captions": []}, *captions[1:]]}
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.runtime.execute.MISSING", "not checked")
+        before = _execute(stage, store, rows)
+    images[1] = {**images[1], "width": 1}
+    with pytest.raises(RetryableError, match="missing file"):
+        _execute(stage, store, rows, before.key)
 
 
 def test_of_several_tables_a_change_in_any_counts_and_rows_taken_over_stay_quarantined(tmp_path):

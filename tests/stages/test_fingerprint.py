@@ -8,9 +8,13 @@ from PIL import Image
 from run_builder import artifact
 
 from pipeline.data.images.perceptual_hash import perceptual_hash
+from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs
 from pipeline.stages.fingerprint import FingerprintStage
+from storage.errors import RetryableError
+from storage.keys import KeyTerms
+from storage.local_store import LocalStore
 from storage.tables import FINGERPRINTS, read_table, write_table
 from tests.data.test_perceptual_hash import picture
 from tests.data.toy_sets import encoded
@@ -44,3 +48,12 @@ def test_each_image_has_the_hashes_of_its_bytes_and_of_its_picture_or_is_quarant
     assert stage.describe(inputs, output.table) == {"images": 3, "without a perceptual hash": 1}
     assert [(each.image_id, each.reason) for each in output.rejected] == [(4, "truncated"), (5, "missing file")]
     assert output.rows_in == 5
+
+
+def test_a_file_that_vanished_since_ingest_stops_the_step_and_leaves_nothing_under_its_key(inputs, tmp_path):
+    store, stage = LocalStore(tmp_path / "store"), FingerprintStage(Settings(), {"test": tmp_path})
+    item = WorkItem("fingerprint", "test/0000", KeyTerms("fingerprint", 1, {}, {}), {"images": (tmp_path / "inputs",)})
+    with pytest.raises(RetryableError, match=r"test/0000: 1 of its image files.*missing file, 5.jpg.*is mounted"):
+        execute(stage, item, store, lambda done, total, note="": None)
+    (tmp_path / "5.jpg").write_bytes(image(5))
+    assert execute(stage, item, store, lambda done, total, note="": None).rows_out == 4

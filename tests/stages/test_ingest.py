@@ -1,12 +1,14 @@
 """Ingest decodes apart: an image that crashes the decoder costs its row, and no decoder outlives the engine."""
 
+import errno
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -20,7 +22,9 @@ from pipeline.runtime.execute import WorkItem
 from pipeline.runtime.stage import Inputs, Output
 from pipeline.stages import ingest
 from pipeline.stages.ingest import IngestSettings, IngestStage
+from storage.errors import RetryableError
 from storage.keys import KeyTerms
+from storage.local_store import LocalStore
 from tests.data.toy_sets import save_json, save_picture
 
 COUNT = 40
@@ -91,3 +95,33 @@ def test_each_worker_has_a_decoder_which_ends_with_it(settings, tmp_path, monkey
     while decoders(str(tmp_path)) and time.monotonic() < until:
         time.sleep(0.1)
     assert decoders(str(tmp_path)) == []
+
+
+def test_files_that_change_or_can_not_be_read_after_planning_are_not_ingested_under_the_planned_key(
+    settings, tmp_path, monkeypatch
+):
+    """Their rows would be found by that key for ever, also once the folder is mounted again."""
+    monkeypatch.setattr("pipeline.data.partitioning._SETTLED_NS", -(10**12))
+    store, images, away = LocalStore(tmp_path / "store"), tmp_path / "images", tmp_path / "away"
+
+    def ingested(meanwhile: Callable[[], object] = lambda: None) -> int:
+        stage = IngestStage(settings)
+        (part,) = stage.partitions("toy", store)
+        meanwhile()
+        inputs = Inputs({}, part.name, part.image_ids, digest=part.digest)
+        return len(stage.run(inputs, Path(), lambda *_: None).table)
+
+    (images / "5.jpg").write_bytes(b"")
+    assert ingested() == COUNT - 1
+    with pytest.raises(RetryableError, match=r"toy/0000.*not what this run was planned with"):
+        ingested(lambda: (images.rename(away), images.mkdir()))
+    images.rmdir()
+    away.rename(images)
+    with pytest.raises(RetryableError):
+        ingested(lambda: save_picture(images / "7.jpg", width=99))
+    assert ingested() == COUNT - 1
+    with monkeypatch.context() as patch, pytest.raises(RetryableError):
+        patch.setattr("pipeline.data.images.opening.read_first", Mock(side_effect=OSError(errno.EIO, "failed")))
+        (images / "8.jpg").touch()
+        ingested(patch.undo)
+    assert ingested() == COUNT - 1, "what could not be read when the run was planned is read again"

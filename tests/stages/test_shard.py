@@ -6,6 +6,7 @@ import json
 import pickle
 import tempfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -254,6 +255,20 @@ def test_what_reviewers_settled_decides_labels_and_is_recorded_with_the_shard(in
     assert [each[1:2] + each[3:] for each in labels(samples[1])] == [("lead", 1.0)]
     assert output.facts["labels that reviewers accepted"] == 1
     assert {row["predicate"] for row in read_table(output.files["overrides.parquet"]).to_pylist()} == {"lead", "ride"}
+
+
+def test_verdicts_of_which_none_is_on_an_image_of_the_run_are_refused(inputs, tmp_path):
+    """As after a change of `ingest.fingerprint`, which gives all images other digests."""
+    folder = tmp_path / "verdicts"
+    VerdictLog(folder).append([judged("reject")])
+    stage, made = ShardStage(ShardSettings(verdicts=folder)), []
+    for work in ("before", "after"):
+        output, _, _ = shard(inputs, tmp_path / work, verdicts=folder)
+        made.append(Inputs({"shards": [Mock(manifest=Mock(facts=output.facts))]}))
+        with_digests(inputs)
+    with pytest.raises(FatalError, match="none of these verdicts is on a labelled image"):
+        stage.audit(made[0])
+    stage.audit(made[1])
 
 
 def test_verdicts_change_the_key_only_where_the_setting_names_them_and_as_they_were_when_planned(tmp_path):

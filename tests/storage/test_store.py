@@ -1,7 +1,9 @@
 """Guarantees of the store: its address, whole artifacts or none, keys that cover what decides the bytes."""
 
+import errno
 import os
 from pathlib import Path
+from unittest.mock import Mock
 from uuid import uuid4
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 from toy_store import put, put_chain, record
 
 from pipeline.data.partitioning import extend_partitions
+from storage.disk import Disk
 from storage.errors import FatalError, RetryableError
 from storage.keys import KeyTerms
 from storage.local_store import LocalStore
@@ -44,6 +47,18 @@ def test_a_root_that_cannot_be_made_is_refused_with_advice(tmp_path):
     for root in (tmp_path / "file", tmp_path / "file" / "store"):
         with pytest.raises(FatalError, match=r"can't be written.*--set store=FOLDER"):
             LocalStore(root)
+
+
+def test_a_read_only_copy_without_a_folder_for_pending_work_can_be_read(tmp_path):
+    made = put(LocalStore(tmp_path), "parse")
+    (tmp_path / "pending" / ".gate").unlink()
+    (tmp_path / "pending").rmdir()
+    read_only = Disk()
+    read_only.mkdir = Mock(side_effect=OSError(errno.EROFS, "Read-only file system"))  # type: ignore[method-assign]
+    store = LocalStore(tmp_path, read_only)
+    assert store.find("parse", made.key) == made
+    with pytest.raises(FatalError, match="can't be written"):
+        store.require_writable()
 
 
 def test_scratch_outlives_its_writer_and_admits_one_at_a_time(tmp_path):

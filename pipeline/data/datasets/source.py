@@ -202,7 +202,10 @@ def file_fault(path: Path, kind: str) -> str:
     if kind not in ("JSON", "CSV", "HDF5") or (kind == "JSON" and path.suffix == ".parquet"):
         return ""
     try:
-        head, tail = _ends(path)
+        with path.open("rb") as file:
+            head = file.read(64)
+            file.seek(max(0, path.stat().st_size - 64))
+            tail = file.read().rstrip(b" \t\r\n\0")
     except OSError as error:
         return f"can't be read ({error.strerror})"
     first = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
@@ -220,14 +223,6 @@ def file_fault(path: Path, kind: str) -> str:
         return ""
     named = "a CSV table" if kind == "CSV" else kind
     return f"is not {named}: it begins with {head[:20]!r}; check that it is the right file"
-
-
-def _ends(path: Path) -> tuple[bytes, bytes]:
-    """The first and the last 64 bytes, the latter without space at the end."""
-    with path.open("rb") as file:
-        head = file.read(64)
-        file.seek(max(0, path.stat().st_size - 64))
-        return head, file.read().rstrip(b" \t\r\n\0")
 
 
 def _other_file(head: bytes) -> str:

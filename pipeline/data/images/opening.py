@@ -24,6 +24,7 @@ from pydantic import Field
 
 from pipeline.data.images.refs import ImageRef, UprightImage, read_first, state_of
 from pipeline.runtime.settings import Settings
+from pipeline.runtime.wording import MISSING, UNREADABLE
 
 ImageFormat = Literal["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"]
 FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
@@ -156,9 +157,9 @@ def _readable(path: ImageRef) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise BadImage("missing file", path.name) from None
+        raise BadImage(MISSING, path.name) from None
     except OSError as error:
-        raise BadImage("unreadable file", f"{path.name}: {error.strerror}") from error
+        raise BadImage(UNREADABLE, f"{path.name}: {error.strerror}") from error
 
 
 def decode_image(data: bytes, limits: ImageLimits = LOOSEST_LIMITS, upright: bool = False) -> Image.Image:
