@@ -35,8 +35,8 @@ _LISTS = ("images", "filenames", "annotations")
 """Fields of a JSON object that may list the images; the first one present is read."""
 _FIELDS = ("image_id", "img_id", "id", "file_name")
 _NUMBERED_FILE = re.compile(r"(?<![0-9A-Za-z])(\d+)\.[A-Za-z]\w*$")
-_NAME = re.compile(r".+\.[A-Za-z]\w*|\S*\d\S*")
-"""A file name with its extension, or an identifier such as Open Images' `000a1aa0a2e5b5d1`."""
+_NAME = re.compile(r".+\.[A-Za-z]\w*|[^\s,;]*\d[^\s,;]*")
+"""A file name with its extension, or an identifier such as Open Images' `000a1aa0a2e5b5d1`, but no row of a table."""
 
 
 class ExclusionList(Settings):
@@ -102,8 +102,8 @@ class ListedImages(NamedTuple):
 
 def names_of(uri: str) -> tuple[str, str, str]:
     """What a list may call an image: its file name with and without folders, and without the extension."""
-    place = PurePosixPath(uri)
-    return uri, place.name, place.stem
+    place = PurePosixPath(uri.replace("\\", "/"))
+    return str(place), place.name, place.stem
 
 
 def read_list(path: Path) -> ListedImages:

@@ -232,6 +232,42 @@ def test_pycocotools_reads_boxes_and_captions_and_relations_name_annotations(run
     names = [instances.cats[end["category_id"]]["name"] for end in ends]
     predicate = instances.dataset["rel_categories"][first["predicate_id"]]["name"]
     assert (names, predicate, first["score"]) == (["person", "horse"], "ride", 0.75)
+    assert [box["segmentation"] for box in ends] == [[], []], "CVAT and pycocotools' showAnns take no box without it"
+
+
+def test_a_training_and_a_test_set_number_their_names_alike(book, tmp_path):
+    """SGG-Benchmark compares places in these lists."""
+    cup, jar, pen = (
+        (name, *place) for name, place in (("cup", (1, 1, 9, 9)), ("jar", (20, 1, 9, 9)), ("pen", (40, 1, 9, 9)))
+    )
+    formats = {"train": "coco", "test": "coco", "vg": "visual_genome"}
+    book.add("ingest", "train/0000", [book.image(1, [cup, jar], [(0, "on", 1)], "train")])
+    book.add("ingest", "test/0000", [book.image(1, [jar, pen], [(0, "near", 1)], "test")])
+    book.add("ingest", "vg/0000", [book.image(1, [pen, cup], [(0, "in", 1)], "vg")])
+    sources = [{"name": name, "format": form, "annotations": "gone.json"} for name, form in formats.items()]
+    book.run.note("recipe", {"data": {"sources": sources}})
+    exported(book.run, "coco", tmp_path / "out")
+    lists = {
+        name: [[each["name"] for each in found[kind]] for kind in ("categories", "rel_categories")]
+        for name in formats
+        if (found := read(tmp_path / f"out/{name}/instances.json"))
+    }
+    assert lists["train"] == lists["test"] == [["cup", "jar", "pen"], ["near", "on"]]
+    assert lists["vg"] == [["cup", "pen"], ["in"]]
+
+
+def test_objects365_is_found_below_the_folders_of_its_splits(book, tmp_path):
+    row = book.image(900461, [("cup", 1, 1, 9, 9)], dataset="o") | {"uri": "patch16/objects365_v2_00900461.jpg"}
+    coco = book.image(139, [("cup", 1, 1, 9, 9)], dataset="c") | {"uri": "000000000139.jpg"}
+    book.add("ingest", "o/0000", [row])
+    book.add("ingest", "c/0000", [coco])
+    book.run.note(
+        "recipe", {"data": {"sources": [{"name": "o", "format": "objects365"}, {"name": "c", "format": "coco"}]}}
+    )
+    made = exported(book.run, "official", tmp_path / "out")
+    paths = read(tmp_path / "out/o/image_id_to_filepath.json")
+    assert paths == {"900461": "train/patch16/objects365_v2_00900461.jpg"}
+    assert "file name (images are named by their ids)" not in made.lost
 
 
 def test_what_no_table_holds_comes_from_the_file_that_was_ingested(run, tmp_path):
@@ -282,7 +318,7 @@ def test_a_run_of_segments_is_exported_with_their_masks(run, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "png/1.png")
     made = export_run(run, "coco", tmp_path / "out", masks=tmp_path / "png")
     masks = [each.get("segmentation") for each in read(tmp_path / "out/coco2017/instances.json")["annotations"]]
-    assert masks[:2] == [None, None] and (decode(masks[2]) * 5 == pixels[..., 0]).all()
+    assert masks[:2] == [[], []] and (decode(masks[2]) * 5 == pixels[..., 0]).all()
     with pytest.raises(FatalError, match="--masks: hf has no masks"):
         export_run(run, "hf", tmp_path / "hf", masks=tmp_path / "png")
     unread = "mask in a PNG, read with --masks"

@@ -131,6 +131,10 @@ def test_a_file_of_another_run_is_refused_with_the_reason(run, tmp_path):
     with pytest.raises(FatalError, match="a rectangle is rotated; draw it upright"):
         import_verdicts(run, returned(tmp_path, tasks[:1]), None, "ada")
     result[0]["value"]["rotation"] = 0
+    result[-1]["labels"] = []
+    with pytest.raises(FatalError, match=r"task 0: .*a relation has no label"):
+        import_verdicts(run, returned(tmp_path, tasks[:1]), None, "ada")
+    result[-1]["labels"] = ["ride"]
     tasks[0]["data"] = {"image": "elsewhere.jpg"}
     with pytest.raises(FatalError, match=r"none of its 1 images \(first: elsewhere.jpg\) is in run"):
         import_verdicts(run, returned(tmp_path, tasks[:1]), None, "ada")

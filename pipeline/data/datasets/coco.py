@@ -17,9 +17,18 @@ from typing import IO, Any, ClassVar
 
 import numpy as np
 
-from pipeline.data.datasets.annotations import NO_IMAGE, as_four_numbers, as_id, as_object, as_size, readable, shown
+from pipeline.data.datasets.annotations import (
+    NO_IMAGE,
+    AnnotationError,
+    as_four_numbers,
+    as_id,
+    as_object,
+    as_size,
+    readable,
+    shown,
+)
 from pipeline.data.datasets.json_stream import stream_lists
-from pipeline.data.datasets.pairs import AnnotatedPair, add_pairs, known_names, read_pairs
+from pipeline.data.datasets.pairs import add_pairs, known_names, spill_pairs
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import Box, Draft, ImageRecord, name_of
 from pipeline.data.datasets.spill import Spill
@@ -43,10 +52,13 @@ class CocoReader(Reader):
         with (
             closing(Spill(self.scratch)) as boxes,
             closing(Spill(self.scratch)) as relations,
+            closing(Spill(self.scratch)) as pairs,
             tempfile.TemporaryFile("w+", dir=self.scratch, encoding="ascii") as images,
         ):
+            if self.source.relations is not None:
+                self.rejects += spill_pairs(self.source.relations, pairs)
             categories, predicates, shared = self._spill(boxes, relations, images)
-            yield from self._joined(images, boxes, relations, categories, predicates, shared)
+            yield from self._joined(images, boxes, relations, pairs, categories, predicates, shared)
 
     def _spill(
         self, boxes: Spill, relations: Spill, images: IO[str]
@@ -93,11 +105,11 @@ class CocoReader(Reader):
         images: IO[str],
         boxes: Spill,
         relations: Spill,
+        pairs: Spill,
         categories: dict[int, str],
         predicates: dict[int, str],
         shared: set[int],
     ) -> Iterator[ImageRecord]:
-        pairs = self._pairs()
         names = known_names(categories.values())
         self.predicates = tuple(dict.fromkeys(name for _, name in sorted(predicates.items())))
         self.objects = tuple(dict.fromkeys(name for _, name in sorted(categories.items())))
@@ -124,20 +136,23 @@ class CocoReader(Reader):
                     draft.relate(subject, name_of(predicates, predicate, "unknown verb id"), target)
             once = [*dict.fromkeys(draft.relations)]
             draft.rejects += [Rejected(record.image_id, "relation duplicate")] * (len(draft.relations) - len(once))
-            paired, lost = add_pairs(record.image_id, draft.boxes, pairs.pop(record.image_id, []), names)
+            draft.relations = once
+            add_pairs(draft, pairs.of(record.image_id), names, self.category_name)
             yield replace(
-                record, boxes=tuple(draft.boxes), relations=tuple(once + paired), rejects=(*draft.rejects, *lost)
+                record, boxes=tuple(draft.boxes), relations=tuple(draft.relations), rejects=tuple(draft.rejects)
             )
         self.report(1.0)
+        known, paired = seen | shared, [image_id for image_id, _ in pairs.counts()]
+        if paired and known.isdisjoint(paired):
+            raise AnnotationError(
+                f"{self.source.relations}: none of its {len(paired)} images is in {self.annotation_file}, e.g. image "
+                f"{paired[0]}; name the relations of this dataset and split"
+            )
         self.rejects += [
             Rejected(image_id, f"{what} of unknown image", f"{count} {what}")
-            for what, spilled in (("annotations", boxes), ("relations", relations))
+            for what, spilled in (("annotations", boxes), ("relations", relations), ("relations", pairs))
             for image_id, count in spilled.counts()
-            if image_id not in seen | shared
-        ]
-        self.rejects += [
-            Rejected(image_id, "relations of unknown image", f"{len(pairs[image_id])} relations")
-            for image_id in sorted(pairs)
+            if image_id not in known
         ]
 
     def category_name(self, name: str) -> str:
@@ -192,13 +207,6 @@ class CocoReader(Reader):
     def _unwanted(self, is_fake: bool, is_reflected: bool) -> str:
         """The reason to reject a box; "" to keep it."""
         return ""
-
-    def _pairs(self) -> dict[int, list[AnnotatedPair | Rejected]]:
-        if self.source.relations is None:
-            return {}
-        pairs, rejects = read_pairs(self.source.relations, self.category_name)
-        self.rejects += rejects
-        return pairs
 
 
 def _of_several(listed: array[int]) -> set[int]:
