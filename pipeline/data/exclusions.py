@@ -202,7 +202,7 @@ def list_entries(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _listed_in_object(path: Path) -> Iterator[tuple[str, Any]]:
-    error_of_first: AnnotationError | None = None
+    faults: list[AnnotationError] = []
     for name in _LISTS:
         try:
             for number, (_, entry) in enumerate(stream_lists(path, IDS, (name,)), 1):
@@ -211,9 +211,8 @@ def _listed_in_object(path: Path) -> Iterator[tuple[str, Any]]:
                 yield f"{name} {number}", {k: v for k, v in entry.items() if k != "id"} if own else entry
             return
         except AnnotationError as error:
-            error_of_first = error_of_first or error
-    assert error_of_first is not None
-    raise error_of_first
+            faults.append(error)
+    raise faults[0]
 
 
 def listed_value(entry: Any) -> Any:

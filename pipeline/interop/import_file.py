@@ -222,7 +222,10 @@ def _import_fields(path: Path, run: Run, dataset: str, result: ImportResult, tal
         result.images += 1
     if not result.images:
         example = f"{waiting.lost[0].reason}: {waiting.lost[0].value!r}" if waiting.lost else "the file is empty"
-        raise AnnotationError(f"{path}: none of its {len(waiting.lost)} entries is a usable image, e.g. {example}")
+        raise AnnotationError(
+            f"{path}: none of its {len(waiting.lost)} entries is a usable image, e.g. {example}; expected "
+            f"{_GRAPHS if boxed else _OBJECTS}"
+        )
     waiting.flush_all()
     step.record()
     result.steps.append(step.name)
@@ -425,7 +428,7 @@ def stream_scene_graphs(path: Path, ids: Mapping[str, int]) -> Iterator[tuple[An
             except (ValueError, RecursionError):
                 graph = {}
             name = graph.get("image_id", graph.get("file_name", line))
-            yield ids.get(name, name) if isinstance(name, str) else name, graph
+            yield ids.get(name.replace("\\", "/"), name) if isinstance(name, str) else name, graph
 
 
 def read_scene_graph(

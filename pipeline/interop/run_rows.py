@@ -86,8 +86,7 @@ class RunRows:
             raise FatalError(f"run {run.name!r} has none of the steps {', '.join(TABLES)}; run one before an export")
 
     def require_kept(self) -> None:
-        """Raises `FatalError` if relations were asked for that the run does not keep; formats without scores call
-        it."""
+        """Raises `FatalError` if all relations were asked for, kept or not; formats without scores call it."""
         if self._all_scores:
             raise FatalError(
                 "the format has no scores, so --all would mix kept and rejected labels; omit --all, or export coco"

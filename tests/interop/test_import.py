@@ -260,6 +260,11 @@ def test_other_files_are_one_message_that_names_the_file(tmp_path, content):
     assert not Run(LocalStore(tmp_path / "store"), "theirs").exists
 
 
+def test_captions_in_cocos_layout_are_refused_with_the_layout_that_is_read(tmp_path):
+    with pytest.raises(FatalError, match=r"not an integer: 'info'; expected an object {image id: \.\.\.} of captions"):
+        imported(tmp_path, {"info": {}, "annotations": [{"image_id": 1, "caption": "a cat"}]})
+
+
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

@@ -221,6 +221,7 @@ LAUGHS = '<!ENTITY e0 "ha">' + "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' 
     ('<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotations>&x;</annotations>', "not XML .*undefined"),
     ("<annotations>", "not XML"),
     ("<other/>", "no element `annotations`"),
+    ('<annotations><track id="0" label="person"/></annotations>', "no element `annotations` with images"),
     (cvat(cvat_box(0, number="1", relations="rides 9")), "rides 9"),
     (cvat(cvat_box(0, relations="rides 2"), cvat_box(1, number="2"), cvat_box(2, number="2")), "rides 2.*of one box"),
     (cvat(cvat_box(0, relations="the 2"), cvat_box(1, number="2")), "'1.png': the predicate 'the' contains no word"),

@@ -33,20 +33,18 @@ def spill_pairs(path: Path, spill: Spill) -> Iterator[Rejected]:
             spill.add(image_id, relation)
 
 
-def add_pairs(
-    draft: Draft, pairs: Iterable[Any], categories: Mapping[str, str], category: Callable[[str], str]
-) -> None:
+def add_pairs(draft: Draft, pairs: Iterable[Any], known: Mapping[str, str], category: Callable[[str], str]) -> None:
     """Grounds pairs in the draft: in its box of the same category with the largest overlap, else in an appended box.
 
-    `pairs`: as the file states them. `categories`: as `known_names` returns them.
+    `pairs`: as the file states them. `known`: the dataset's categories, as `known_names` returns them.
     """
     for pair in pairs:
         with draft.rejecting(pair):
             *ends, predicate = _pair(pair, category)
-            if unknown := [box.category for box in ends if without_case(box.category) not in categories]:
+            if unknown := [box.category for box in ends if without_case(box.category) not in known]:
                 draft.reject("relation of unknown category", unknown[0])
                 continue
-            names = [categories.get(box.category, categories[without_case(box.category)]) for box in ends]
+            names = [known.get(box.category, known[without_case(box.category)]) for box in ends]
             places = [_place(draft.boxes, box._replace(category=name)) for box, name in zip(ends, names, strict=True)]
             draft.relations.append(AnnotatedRelation(places[0], predicate, places[1]))
 

@@ -160,7 +160,8 @@ class Reader(ABC):
     def _none_exists(self, first: ImageRecord | None, count: int) -> AnnotationError:
         source = self.source
         if first is None:
-            reasons = "; ".join(sorted({reject.reason for reject in self.rejects})) or "the list of images is empty"
+            examples = {reject.reason: f"{reject.reason}: {reject.value}" for reject in reversed(self.rejects)}
+            reasons = "; ".join(sorted(examples.values())) or "the list of images is empty"
             return AnnotationError(f"{source.listed_in}: no usable image for dataset {source.name!r} ({reasons})")
         present = _first_names(source.images)
         holds = f"it contains {', '.join(present)}, ..." if present else "the folder is empty"
