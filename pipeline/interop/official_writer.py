@@ -42,12 +42,10 @@ def write_official(rows: RunRows, folder: Path, threshold: float, tally: Tally) 
         if dataset in rows.ingested():
             _labels(rows, dataset, place, threshold, tally)
     for partition, artifact in rows.run.artifacts("frequencies").items():
-        place = folder / dataset_of(partition)
-        place.mkdir(exist_ok=True)
-        if not (place / FREQUENCIES).exists():
-            write_object(
-                place / FREQUENCIES, write_frequencies(*name_counts(artifact.table("frequencies").to_pylist()))
-            )
+        path = folder / dataset_of(partition) / FREQUENCIES
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists():
+            write_object(path, write_frequencies(*name_counts(artifact.table("frequencies").to_pylist())))
 
 
 def write_vg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
@@ -111,7 +109,7 @@ def _elements(
         tally.note("size and digest of an image", 1)
         tally.note("origin and calibration of a relation", sum("score" in relation for relation in relations))
         by_id = PurePosixPath(uri_by_id(official, row["split"], row["image_id"]))
-        tally.note(NAMED_BY_ID, int(official != "o365" and PurePosixPath(row["uri"]).name != by_id.name))
+        tally.note(NAMED_BY_ID, int(official not in ("o365", "hico") and PurePosixPath(row["uri"]).name != by_id.name))
         if official == VISUAL_GENOME:
             sides = [box[side] for box in row["boxes"] for side in "xywh"]
             tally.note("fraction of a pixel", sum(side != round(side) for side in sides))

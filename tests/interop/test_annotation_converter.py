@@ -66,6 +66,7 @@ def test_relations_survive(tmp_path, form, role):
     assert found[7] == expected
     assert form == "vcoco" or found[9] == set()
     assert made.wrote == {"images": 2, "boxes": 4, "relations": 3}
+    assert made.lost.get("image without a person, which V-COCO's file does not list", 0) == (form == "vcoco")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
         [FILES[form][0], *FILES[form][1].values()]
     )

@@ -148,6 +148,18 @@ def test_files_come_in_and_go_out_the_same(run, tmp_path, name):
     ).read_bytes()
 
 
+def test_the_authors_file_of_hico_det_names_images_by_file(tmp_path):
+    name = "HICO_train2015_00000001.jpg"
+    boxes = [{"object_id": 50_000_000, "x": 1.0, "y": 2.0, "w": 3.0, "h": 4.0, "names": "person"}]
+    content = [{"image_id": name, "dataset": "hico", "data_split": "train", "objects": boxes, "relationships": []}]
+    (tmp_path / "hico.json").write_text(json.dumps(content))
+    theirs = Run(LocalStore(tmp_path / "store"), "theirs")
+    import_file(tmp_path / "hico.json", theirs)
+    made = exported(theirs, "official", tmp_path / "out")
+    assert read(tmp_path / "out/hico/labels.json") == content
+    assert "file name (images are named by their ids)" not in made.lost
+
+
 @pytest.mark.parametrize("form", ["official", "official_vg", "coco", "hico_det", "hf", "cooccurrence"])
 def test_only_labels_that_the_run_keeps_are_exported(run, tmp_path, form):
     run.note("recipe", {"shard": {"threshold": 0.6}})

@@ -182,9 +182,8 @@ class CocoReader(Reader):
     def _record(self, entry: Any, seen: set[int]) -> ImageRecord | None:
         values = as_object(entry)
         name = values.get("file_name") if isinstance(entry, dict) else entry
-        found = self.accepted(
-            as_id(values.get("id")), self._relative_path(name) if isinstance(name, str) else name, seen
-        )
+        path = self._relative_path(name) if isinstance(name, str) else name
+        found = self.accepted(as_id(values.get("id")), path, seen)
         if found is None:
             return None
         size = as_size(values.get("width")), as_size(values.get("height"))
