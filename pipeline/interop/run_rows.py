@@ -109,8 +109,7 @@ class RunRows:
     @cached_property
     def formats(self) -> Mapping[str, str]:
         """The format of each dataset that the recipe names."""
-        sources = self.run.read_document("recipe").get("data", {}).get("sources", ())
-        return {source["name"]: source["format"] for source in sources}
+        return {source["name"]: source["format"] for source in self.run.recipe.get("data", {}).get("sources", ())}
 
     def steps(self) -> list[str]:
         """Returns the run's steps that can be exported."""
@@ -185,7 +184,7 @@ def _unlabelled(run: Run, ingested: Mapping[str, Artifact], tagged: Mapping[str,
     """
     if not tagged:
         return set()
-    labelled = {*map(dataset_of, tagged), *run.read_document("recipe").get("data", {}).get("label", ())}
+    labelled = {*map(dataset_of, tagged), *run.recipe.get("data", {}).get("label", ())}
     return {
         partition
         for partition, images in ingested.items()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from pipeline.interop.import_file import ImageFiles, ImportResult, import_file, read_scene_graph
+from pipeline.interop.import_file import ImageFiles, ImportResult, import_file, read_scene_graph, stream_scene_graphs
 from pipeline.interop.official_graphs import read_captions, read_graphs, read_groups
 from pipeline.interop.official_labels import LabelledImage, read_element
 from pipeline.labels.label_rows import flat_labels
@@ -243,6 +243,12 @@ def test_a_relation_that_means_no_pair_of_boxes_is_quarantined_with_its_reason(t
     assert len(rows(run, "tag", "relations")[0]["relations"]) == 1
     [artifact] = run.artifacts("tag").values()
     assert reason in artifact.rejected()["reason"].to_pylist()
+
+
+def test_relations_of_a_model_name_files_as_windows_does(tmp_path):
+    path = tmp_path / "graphs.jsonl"
+    path.write_text(json.dumps({"file_name": "a\\7.jpg", "relations": []}))
+    assert [image for image, _ in stream_scene_graphs(path, {"a/7.jpg": 7})] == [7]
 
 
 def test_relations_of_a_model_need_boxes(tmp_path):

@@ -24,7 +24,7 @@ from pipeline.interop.export_run import Exported, export_run
 from pipeline.interop.import_file import ImportStep, import_file
 from storage.errors import FatalError
 from storage.local_store import LocalStore
-from storage.runs import Run
+from storage.runs import STARTED, Run
 from storage.tables import IMAGES
 from tagger.box import Box
 from tagger.candidates.cooccurrence import cooccurrence_candidates, read_cooccurrence
@@ -200,6 +200,14 @@ def test_ground_truth_of_images_that_wait_for_labels_is_not_exported_among_label
     made = exported(book.run, form, tmp_path / "out")
     assert made.wrote["relations"] == 1
     assert made.lost["image that the run has not labelled"] == 3
+
+
+@pytest.mark.parametrize("form", ["hico_det", "coco"])
+def test_a_first_execution_on_its_way_exports_what_its_recipe_keeps(run, tmp_path, form):
+    run.note(STARTED, {"shard": {"threshold": 0.6}})
+    assert exported(run, form, tmp_path / "out").wrote["relations"] == 1
+    run.note("recipe", {"shard": {"threshold": 0.1}})
+    assert exported(run, form, tmp_path / "completed").wrote["relations"] > 1
 
 
 def test_a_table_that_labels_are_made_from_does_not_know_the_test_set(book, tmp_path):

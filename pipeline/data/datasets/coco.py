@@ -17,18 +17,9 @@ from typing import IO, Any, ClassVar
 
 import numpy as np
 
-from pipeline.data.datasets.annotations import (
-    NO_IMAGE,
-    AnnotationError,
-    as_four_numbers,
-    as_id,
-    as_object,
-    as_size,
-    readable,
-    shown,
-)
+from pipeline.data.datasets.annotations import NO_IMAGE, as_four_numbers, as_id, as_object, as_size, readable, shown
 from pipeline.data.datasets.json_stream import stream_lists
-from pipeline.data.datasets.pairs import add_pairs, known_names, spill_pairs
+from pipeline.data.datasets.pairs import add_pairs, known_names, require_images, spill_pairs
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import Box, Draft, ImageRecord, name_of
 from pipeline.data.datasets.spill import Spill
@@ -142,12 +133,8 @@ class CocoReader(Reader):
                 record, boxes=tuple(draft.boxes), relations=tuple(draft.relations), rejects=tuple(draft.rejects)
             )
         self.report(1.0)
-        known, paired = seen | shared, [image_id for image_id, _ in pairs.counts()]
-        if paired and known.isdisjoint(paired):
-            raise AnnotationError(
-                f"{self.source.relations}: none of its {len(paired)} images is in {self.annotation_file}, e.g. image "
-                f"{paired[0]}; name the relations of this dataset and split"
-            )
+        known = seen | shared
+        require_images(self.source.relations, [image_id for image_id, _ in pairs.counts()], known, self.annotation_file)
         self.rejects += [
             Rejected(image_id, f"{what} of unknown image", f"{count} {what}")
             for what, spilled in (("annotations", boxes), ("relations", relations), ("relations", pairs))

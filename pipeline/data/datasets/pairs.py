@@ -7,11 +7,11 @@ The file is a list of {image_id, relations: [pair, ...]}. A pair has `person_box
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.datasets.annotations import NO_IMAGE, as_four_numbers, as_id, as_object, readable, shown
+from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, as_four_numbers, as_id, readable, shown
 from pipeline.data.datasets.json_stream import stream_rows
 from pipeline.data.datasets.record import AnnotatedRelation, Box, Draft, Unusable, overlap
 from pipeline.data.datasets.spill import Spill
@@ -31,6 +31,15 @@ def spill_pairs(path: Path, spill: Spill) -> Iterator[Rejected]:
             continue
         for relation in entry["relations"]:
             spill.add(image_id, relation)
+
+
+def require_images(path: Path | None, paired: Sequence[int], known: Set[int], annotations: Path) -> None:
+    """Raises `AnnotationError` if the file of pairs is of other images than the dataset's."""
+    if paired and known.isdisjoint(paired):
+        raise AnnotationError(
+            f"{path}: none of its {len(paired)} images is in {annotations}, e.g. image {paired[0]}; name the relations "
+            "of this dataset and split"
+        )
 
 
 def add_pairs(draft: Draft, pairs: Iterable[Any], known: Mapping[str, str], category: Callable[[str], str]) -> None:
@@ -56,7 +65,7 @@ def known_names(categories: Collection[str]) -> dict[str, str]:
 
 def _pair(entry: Any, category: Callable[[str], str]) -> tuple[Box, Box, str]:
     """The boxes of a pair and their predicate. Raises `Unusable`."""
-    found = as_object(entry)
+    found = entry if isinstance(entry, dict) else {}
     names = found.get("subject", "person"), found.get("object")
     predicate = found.get("predicate", found.get("action"))
     if not all(isinstance(text, str) and text.strip() for text in (*names, predicate)):
