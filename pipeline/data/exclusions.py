@@ -35,7 +35,7 @@ _LISTS = ("images", "filenames", "annotations")
 """Fields of a JSON object that may list the images; the first one present is read."""
 _FIELDS = ("image_id", "img_id", "id", "file_name")
 _NUMBERED_FILE = re.compile(r"(?<![0-9A-Za-z])(\d+)\.[A-Za-z]\w*$")
-_NAME = re.compile(r".+\.[A-Za-z]\w*|[^\s,;]*\d[^\s,;]*")
+_NAME = re.compile(r"(?!.*\.(?i:jpe?g|png|webp|tiff?|bmp)\s*[,;]).+\.[A-Za-z]\w*|[^\s,;]*\d[^\s,;]*")
 """A file name with its extension, or an identifier such as Open Images' `000a1aa0a2e5b5d1`, but no row of a table."""
 
 

@@ -91,7 +91,8 @@ def _labels(rows: RunRows, dataset: str, place: Path, threshold: float, tally: T
             element = writer.element(image, labels)
             relations.update(relation["predicate"] for relation in element["relationships"])
             objects.update(box["names"] for box in element["objects"])
-            # The authors' root has a folder for each split, whose folders a dataset's root contains.
+            tally.note(NAMED_BY_ID, int(official == "hico" and element["image_id"] != image["uri"]))
+            # Relative to the authors' folder of Objects365, which has one for each split; a source's `images` is that.
             paths[str(image["image_id"])] = "/".join((image["split"], *PurePosixPath(image["uri"]).parts[-2:]))
             yield element
 

@@ -242,8 +242,7 @@ def numbered_names(rows: RunRows, dataset: str, threshold: float) -> _Names:
     )
     coco = {name: number for number, name in COCO_CATEGORIES.items()}
     numbered = coco if coco.keys() >= {*names} else {name: number for number, name in enumerate(names, start=1)}
-    rows.names[form] = numbered, {name: number for number, name in enumerate(verbs, start=1)}
-    return rows.names[form]
+    return rows.names.setdefault(form, (numbered, {name: number for number, name in enumerate(verbs, start=1)}))
 
 
 def labelled_images(

@@ -117,8 +117,17 @@ def test_pairs_that_can_not_be_used(coco):
 
 
 def test_relations_of_another_dataset_are_refused(coco):
+    pairs = [{"image_id": number, "relations": [{}]} for number in (99, 98)]
     with pytest.raises(AnnotationError, match=r"relations\.json: none of its 2 images is in .*instances.*image 98"):
-        read_all(coco([IMAGE], [], [{"image_id": number, "relations": [{}]} for number in (99, 98)]))
+        read_all(coco([IMAGE, {"id": 8, "file_name": "b.jpg"}], [], pairs))
+
+
+def test_a_small_sample_of_a_dataset_may_have_none_of_the_images_with_relations(coco):
+    reader, _ = read_all(coco([IMAGE], [], [{"image_id": number, "relations": [{}]} for number in (99, 98)]))
+    assert [(reject.image_id, reject.reason) for reject in reader.rejects] == [
+        (98, "relations of unknown image"),
+        (99, "relations of unknown image"),
+    ]
 
 
 def test_pairs_name_categories_in_any_case(coco):

@@ -114,6 +114,17 @@ def test_with_a_folder_of_images_sizes_are_known_and_boxes_clamped(tmp_path):
     assert sum(made.noted.values()) == 2
 
 
+@pytest.mark.parametrize("folder, uri", [("", "train/patch16"), ("train", "patch16")])
+def test_images_of_objects365_are_found_in_the_folder_of_their_split(tmp_path, folder, uri):
+    (tmp_path / "train/patch16").mkdir(parents=True)
+    Image.new("RGB", (640, 480)).save(tmp_path / "train/patch16/objects365_v2_00900461.jpg")
+    (tmp_path / "paths.json").write_text('{"139": "train/patch16/objects365_v2_00900461.jpg"}')
+    theirs = element(dataset="o365", data_split="train")
+    _, run = imported(tmp_path, [theirs], files=ImageFiles(tmp_path / folder, tmp_path / "paths.json"))
+    [image] = rows(run, "ingest", "images")
+    assert (image["uri"], image["width"]) == (f"{uri}/objects365_v2_00900461.jpg", 640)
+
+
 def test_an_image_is_found_by_its_name_alone(tmp_path):
     (tmp_path / "pictures").mkdir()
     Image.new("RGB", (640, 480)).save(tmp_path / "pictures/000000000139.jpg")

@@ -160,6 +160,15 @@ def test_the_authors_file_of_hico_det_names_images_by_file(tmp_path):
     assert "file name (images are named by their ids)" not in made.lost
 
 
+def test_images_in_the_layout_of_hico_det_keep_ids_that_their_names_lack(book, tmp_path):
+    names = {5: "a.jpg", 6: "9.jpg", 7: "HICO_test2015_00000007.jpg"}
+    book.add("ingest", "h/0000", [book.image(key, [], dataset="h") | {"uri": name} for key, name in names.items()])
+    book.run.note("recipe", {"data": {"sources": [{"name": "h", "format": "hico_det"}]}})
+    made = exported(book.run, "official", tmp_path / "out")
+    assert [each["image_id"] for each in read(tmp_path / "out/h/labels.json")] == [5, 6, names[7]]
+    assert made.lost["file name (images are named by their ids)"] == 2
+
+
 @pytest.mark.parametrize("form", ["official", "official_vg", "coco", "hico_det", "hf", "cooccurrence"])
 def test_only_labels_that_the_run_keeps_are_exported(run, tmp_path, form):
     run.note("recipe", {"shard": {"threshold": 0.6}})

@@ -34,11 +34,11 @@ def spill_pairs(path: Path, spill: Spill) -> Iterator[Rejected]:
 
 
 def require_images(path: Path | None, paired: Sequence[int], known: Set[int], annotations: Path) -> None:
-    """Raises `AnnotationError` if the file of pairs is of other images than the dataset's."""
-    if paired and known.isdisjoint(paired):
+    """Raises `AnnotationError` if the pairs are of other images, unless the dataset may be a small sample of theirs."""
+    if len(known) >= len(paired) > 0 and known.isdisjoint(paired):
         raise AnnotationError(
             f"{path}: none of its {len(paired)} images is in {annotations}, e.g. image {paired[0]}; name the relations "
-            "of this dataset and split"
+            "of this dataset and split, or omit `relations`"
         )
 
 
