@@ -86,6 +86,8 @@ def parse_document(data: bytes, name: str, remedy: str = "") -> Any:
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+STARTED = "started"
+"""Document of a run that holds the recipe of the execution that began last."""
 
 
 class Run:
@@ -115,6 +117,11 @@ class Run:
         """The JSON object stored under that name, or an empty one if it is missing or damaged."""
         found = self._read(name)
         return found if isinstance(found, dict) else {}
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe of the last execution that completed, or before one has, of the last one that began."""
+        return self.read_document("recipe") or self.read_document(STARTED)
 
     def append(self, status: str, **facts: Any) -> None:
         """Append the state of the run to its history, as a record that is never rewritten. `facts` are JSON values."""

@@ -18,11 +18,11 @@ from pipeline.report.training_charts import has_training
 from pipeline.report.view import RunView
 from pipeline.run.context import run_view
 from pipeline.run.recipe import Recipe
-from pipeline.run.recipe_files import STARTED, recorded_recipe
+from pipeline.run.recipe_files import recorded_recipe
 from pipeline.runtime.stage import dataset_of
 from storage.errors import FatalError
 from storage.open_store import existing_store
-from storage.runs import Run, RunRecord, find_run
+from storage.runs import STARTED, Run, RunRecord, find_run
 
 
 def report(

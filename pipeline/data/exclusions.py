@@ -35,8 +35,8 @@ _LISTS = ("images", "filenames", "annotations")
 """Fields of a JSON object that may list the images; the first one present is read."""
 _FIELDS = ("image_id", "img_id", "id", "file_name")
 _NUMBERED_FILE = re.compile(r"(?<![0-9A-Za-z])(\d+)\.[A-Za-z]\w*$")
-_NAME = re.compile(r".+\.[A-Za-z]\w*|\S*\d\S*")
-"""A file name with its extension, or an identifier such as Open Images' `000a1aa0a2e5b5d1`."""
+_NAME = re.compile(r"(?!.*\.(?i:jpe?g|png|webp|tiff?|bmp)\s*[,;]).+\.[A-Za-z]\w*|[^\s,;]*\d[^\s,;]*")
+"""A file name with its extension, or an identifier such as Open Images' `000a1aa0a2e5b5d1`, but no row of a table."""
 
 
 class ExclusionList(Settings):
@@ -102,8 +102,8 @@ class ListedImages(NamedTuple):
 
 def names_of(uri: str) -> tuple[str, str, str]:
     """What a list may call an image: its file name with and without folders, and without the extension."""
-    place = PurePosixPath(uri)
-    return uri, place.name, place.stem
+    place = PurePosixPath(uri.replace("\\", "/"))
+    return str(place), place.name, place.stem
 
 
 def read_list(path: Path) -> ListedImages:
@@ -202,7 +202,7 @@ def list_entries(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _listed_in_object(path: Path) -> Iterator[tuple[str, Any]]:
-    error_of_first: AnnotationError | None = None
+    faults: list[AnnotationError] = []
     for name in _LISTS:
         try:
             for number, (_, entry) in enumerate(stream_lists(path, IDS, (name,)), 1):
@@ -211,9 +211,8 @@ def _listed_in_object(path: Path) -> Iterator[tuple[str, Any]]:
                 yield f"{name} {number}", {k: v for k, v in entry.items() if k != "id"} if own else entry
             return
         except AnnotationError as error:
-            error_of_first = error_of_first or error
-    assert error_of_first is not None
-    raise error_of_first
+            faults.append(error)
+    raise faults[0]
 
 
 def listed_value(entry: Any) -> Any:

@@ -35,7 +35,7 @@ class RecordedDetector:
         for kind, entry in stream_lists(path, EXPECTED, ("images", "annotations", "categories")):
             try:
                 if kind == "images":
-                    name, image_id = str(entry["file_name"]), _id(entry["id"])
+                    name, image_id = str(entry["file_name"]).replace("\\", "/"), _id(entry["id"])
                     sizes[image_id] = as_id(entry.get("width")), as_id(entry.get("height"))
                     ids[name].add(image_id)
                     for ending in _endings(name):

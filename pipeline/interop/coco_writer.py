@@ -70,6 +70,7 @@ def coco_instances(
                     "bbox": [number(box[side]) for side in "xywh"],
                     "area": number(box["w"] * box["h"]),
                     "iscrowd": int(box["crowd"]),
+                    "segmentation": [],  # without it, CVAT refuses the file, and pycocotools draws no boxes
                     **further,
                 }
             )

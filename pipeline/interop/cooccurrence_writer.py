@@ -32,7 +32,7 @@ def write_cooccurrence(rows: RunRows, folder: Path, threshold: float, tally: Tal
 
 
 def _relations(rows: RunRows, threshold: float, tally: Tally) -> Iterator[tuple[str, str, str]]:
-    tested = rows.run.read_document("recipe").get("data", {}).get("test", ())
+    tested = rows.run.recipe.get("data", {}).get("test", ())
     for dataset in rows.ingested():
         for image in rows.images(dataset, "images", "relations"):
             if dataset in tested:  # labels made by the table must not know the test set

@@ -130,7 +130,7 @@ class Release:
 def describe(release: Release) -> str:
     """One paragraph on the contents of the shards."""
     totals = release.counts.get("total", Counter())
-    images = "synthetic images" if release.run.read_document("recipe").get("scenes") else "images"
+    images = "synthetic images" if release.run.recipe.get("scenes") else "images"
     return (
         f"Scene graphs of {totals['images']:,} {images} of {', '.join(release.datasets())}: {totals['boxes']:,} boxes "
         f"and {totals['relations']:,} relations between them, as WebDataset tars. {_origin(release)}"
@@ -155,7 +155,7 @@ def dataset_card(release: Release) -> str:
         reviewed=reviewed,
         judged=_judged(reviewed) if reviewed else [],
         audits=_audits(release, recorded_choice(settings)) if is_pseudo else [],
-        recipe=str(release.run.read_document("recipe").get("name", release.run.name)),
+        recipe=str(release.run.recipe.get("name", release.run.name)),
         steps=[_step(step, artifacts) for step, artifacts in release.lineage.items()],
         captioning=", ".join(f"{name} {json.dumps(captions[name])}" for name in _CAPTIONING if name in captions),
         models=_models(release),

@@ -167,7 +167,7 @@ def _corners(sides: Sequence[float], image: Mapping[str, Any]) -> list[float]:
 
 def further_fields(rows: RunRows, dataset: str, tally: Tally) -> FurtherFields:
     """Reads the annotation file of a run's dataset again. Nothing is known if its layout is another, or it is gone."""
-    data = rows.run.read_document("recipe").get("data", {})
+    data = rows.run.recipe.get("data", {})
     for source in data.get("sources", ()):
         if source.get("name") == dataset and (field := _FILES.get(source.get("format"))):
             path = Path(data.get("root", "."), source[field])

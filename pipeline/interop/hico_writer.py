@@ -29,10 +29,7 @@ def _elements(
             "img_id": row["image_id"],
             **size_fields(row),
             "annotations": [
-                {
-                    "bbox": list(map(number, corners_of(box))),
-                    "category_id": objects[box["category"]],
-                }
+                {"bbox": list(map(number, corners_of(box))), "category_id": objects[box["category"]]}
                 for box in row["boxes"]
             ],
             "hoi_annotation": [

@@ -222,7 +222,10 @@ def _import_fields(path: Path, run: Run, dataset: str, result: ImportResult, tal
         result.images += 1
     if not result.images:
         example = f"{waiting.lost[0].reason}: {waiting.lost[0].value!r}" if waiting.lost else "the file is empty"
-        raise AnnotationError(f"{path}: none of its {len(waiting.lost)} entries is a usable image, e.g. {example}")
+        raise AnnotationError(
+            f"{path}: none of its {len(waiting.lost)} entries is a usable image, e.g. {example}; expected "
+            f"{_GRAPHS if boxed else _OBJECTS}"
+        )
     waiting.flush_all()
     step.record()
     result.steps.append(step.name)
@@ -318,7 +321,7 @@ class ImageFiles:
     def complete(self, found: LabelledImage) -> None:
         """Sets the image's file and size, and clips its boxes to it. Adds unusable files to the image's rejects.
 
-        A file is at its path inside the folder (train2017/1.jpg) or, by its name only, in the folder itself.
+        A file is at its path inside the folder (train2017/1.jpg), or at this path without its first folders.
         """
         image = found.image
         listed = self._by_id.get(str(image["image_id"])) if image["dataset"] == "o365" else None
@@ -329,10 +332,10 @@ class ImageFiles:
         if not is_inside(image["uri"]):
             found.rejects.append(Rejected(image["image_id"], "file name not usable", shown(image["uri"])))
             return
-        name = Path(image["uri"]).name
+        parts = Path(image["uri"]).parts
         try:
-            if not (self.folder / image["uri"]).exists() and (self.folder / name).exists():
-                image["uri"] = name
+            places = ("/".join(parts[start:]) for start in range(len(parts)))
+            image["uri"] = next((place for place in places if (self.folder / place).exists()), image["uri"])
             size = probe(self.folder / image["uri"])
         except (BadImage, OSError) as bad:
             self.missing = self.missing or image["uri"]
@@ -425,7 +428,7 @@ def stream_scene_graphs(path: Path, ids: Mapping[str, int]) -> Iterator[tuple[An
             except (ValueError, RecursionError):
                 graph = {}
             name = graph.get("image_id", graph.get("file_name", line))
-            yield ids.get(name, name) if isinstance(name, str) else name, graph
+            yield ids.get(name.replace("\\", "/"), name) if isinstance(name, str) else name, graph
 
 
 def read_scene_graph(

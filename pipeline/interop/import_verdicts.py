@@ -51,7 +51,7 @@ def import_verdicts(
     reviewer = require_reviewer(reviewer)
     form = form or _ENDINGS.get(path.suffix.lower())
     if form is None:
-        raise FatalError(f"{path}: name its format with --format label_studio or --format cvat")
+        raise FatalError(f"{path}: name its format with --format label_studio or --format cvat; unpack an archive first")
     annotated = read_label_studio(path) if form == "label_studio" else read_cvat(path)
     known = _images(run)
     namesakes = Counter(Path(name).name for name in {image.name for image in annotated})
@@ -191,11 +191,11 @@ def read_cvat(path: Path) -> list[AnnotatedImage]:
                 # Without this, the whole tree of a large file would stay in memory.
                 element.clear()
     except ElementTree.ParseError as error:
-        raise FatalError(f"{path}: not XML ({error}); export `CVAT for images 1.1`") from error
+        raise FatalError(f"{path}: not XML ({error}); export `CVAT for images 1.1`, and unpack the archive") from error
     except (KeyError, ValueError) as error:
         raise FatalError(f"{path}: image {len(images) + 1}: {type(error).__name__} {error}") from error
-    if outermost != "annotations":
-        raise FatalError(f"{path}: has no element `annotations`; export `CVAT for images 1.1`")
+    if outermost != "annotations" or not images:
+        raise FatalError(f"{path}: has no element `annotations` with images; export `CVAT for images 1.1`")
     return images
 
 

@@ -141,8 +141,10 @@ def _annotated(data: Mapping[str, Any], result: Sequence[Mapping[str, Any]]) -> 
     relations = []
     for link in result:
         if link["type"] == "relation" and link["from_id"] in places and link["to_id"] in places:
+            if not link.get("labels"):
+                raise ValueError("a relation has no label; give it one, or delete it")
             ends = places[link["from_id"]], places[link["to_id"]]
-            for name in link.get("labels") or ():
+            for name in link["labels"]:
                 if link.get("direction") in ("right", "bi", None):
                     relations.append((ends[0], str(name), ends[1]))
                 if link.get("direction") in ("left", "bi"):

@@ -35,9 +35,8 @@ def read_graphs(
     draft = Draft(image_id)
     triplets: list[dict[str, Any]] = []
     listed = draft.listed({"graphs": graphs}, "graphs")
-    is_counted = len(listed) == len(captions)
-    numbers = {caption["draw"]: place for place, caption in reversed([*enumerate(captions)])}
-    numbers = dict(enumerate(range(len(captions)))) if is_counted else numbers
+    draws = range(len(captions)) if len(listed) == len(captions) else [caption["draw"] for caption in captions]
+    numbers = {draw: place for place, draw in reversed([*enumerate(draws)])}
     for draw, graph in enumerate(listed):
         with draft.rejecting(graph):
             if captions and draw not in numbers:

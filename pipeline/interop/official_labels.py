@@ -91,7 +91,9 @@ class ElementWriter:
         known = all(own_id is not None and own_id >= 0 for own_id in own) and len(set(own)) == len(own)
         # An import reads no bytes of images, so its rows have no digest.
         ids = own if known and not image["digest"] else [next(self._objects) for _ in boxes]
-        head: dict[str, Any] = {"image_id": image["image_id"]}
+        # The authors call images of HICO-DET by their file names, from which an import takes the id.
+        is_named = self._dataset == "hico" and _image_id(image["uri"])[0] == image["image_id"]
+        head: dict[str, Any] = {"image_id": image["uri" if is_named else "image_id"]}
         if self._dataset != VISUAL_GENOME:
             head |= {"dataset": self._dataset, "data_split": official_split(self._dataset, image["split"])}
         element = head | {

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.interop.json_writer import write_list, write_object
 from pipeline.interop.official_graphs import write_candidates, write_graphs, write_groups
-from pipeline.interop.official_labels import (
-    VISUAL_GENOME,
-    ElementWriter,
-    name_counts,
-    official_split,
-    uri_by_id,
-    write_frequencies,
-)
+from pipeline.interop.official_labels import VISUAL_GENOME, ElementWriter, name_counts, uri_by_id, write_frequencies
 from pipeline.interop.run_rows import NAMED_BY_ID, RunRows, Tally, captions_of, labelled_images
 from pipeline.runtime.stage import dataset_of
 
@@ -49,12 +42,10 @@ def write_official(rows: RunRows, folder: Path, threshold: float, tally: Tally) 
         if dataset in rows.ingested():
             _labels(rows, dataset, place, threshold, tally)
     for partition, artifact in rows.run.artifacts("frequencies").items():
-        place = folder / dataset_of(partition)
-        place.mkdir(exist_ok=True)
-        if not (place / FREQUENCIES).exists():
-            write_object(
-                place / FREQUENCIES, write_frequencies(*name_counts(artifact.table("frequencies").to_pylist()))
-            )
+        path = folder / dataset_of(partition) / FREQUENCIES
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists():
+            write_object(path, write_frequencies(*name_counts(artifact.table("frequencies").to_pylist())))
 
 
 def write_vg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
@@ -91,9 +82,7 @@ def _candidates(rows: RunRows, dataset: str, tally: Tally) -> Iterator[tuple[str
 
 
 def _labels(rows: RunRows, dataset: str, place: Path, threshold: float, tally: Tally) -> None:
-    sources = rows.run.read_document("recipe").get("data", {}).get("sources", ())
-    formats = {source["name"]: source["format"] for source in sources}
-    official = _OFFICIAL_NAMES.get(formats.get(dataset, ""), dataset)
+    official = _OFFICIAL_NAMES.get(rows.formats.get(dataset, ""), dataset)
     writer = ElementWriter(official)
     relations, objects, paths = Counter[str](), Counter[str](), {}
 
@@ -102,7 +91,9 @@ def _labels(rows: RunRows, dataset: str, place: Path, threshold: float, tally: T
             element = writer.element(image, labels)
             relations.update(relation["predicate"] for relation in element["relationships"])
             objects.update(box["names"] for box in element["objects"])
-            paths[str(image["image_id"])] = image["uri"]
+            tally.note(NAMED_BY_ID, int(official == "hico" and element["image_id"] != image["uri"]))
+            # Relative to the authors' folder of Objects365, which has one for each split; a source's `images` is that.
+            paths[str(image["image_id"])] = "/".join((image["split"], *PurePosixPath(image["uri"]).parts[-2:]))
             yield element
 
     write_list(place / LABELS, elements())
@@ -118,10 +109,8 @@ def _elements(
     for row, relations in labelled_images(rows, dataset, threshold, tally, crowds=False):
         tally.note("size and digest of an image", 1)
         tally.note("origin and calibration of a relation", sum("score" in relation for relation in relations))
-        is_named = official == "o365" or row["uri"] == uri_by_id(
-            official, official_split(official, row["split"]), row["image_id"]
-        )
-        tally.note(NAMED_BY_ID, int(not is_named))
+        by_id = PurePosixPath(uri_by_id(official, row["split"], row["image_id"]))
+        tally.note(NAMED_BY_ID, int(official not in ("o365", "hico") and PurePosixPath(row["uri"]).name != by_id.name))
         if official == VISUAL_GENOME:
             sides = [box[side] for box in row["boxes"] for side in "xywh"]
             tally.note("fraction of a pixel", sum(side != round(side) for side in sides))

@@ -218,9 +218,8 @@ _BLOCK = 512
 def loaders(names: Sequence[str]) -> list[LoaderIndex]:
     """Returns the loaders with these names, each once. Raises `FatalError` for an unknown one."""
     known: tuple[LoaderIndex, ...] = get_args(LoaderIndex)
-    for name in names:
-        if name not in known:
-            raise FatalError(f"{name!r}: no such loader; name {' or '.join(known)}")
+    if unknown := [name for name in names if name not in known]:
+        raise FatalError(f"{unknown[0]!r}: no such loader; name {' or '.join(known)}")
     return [each for each in known if each in names]
 
 

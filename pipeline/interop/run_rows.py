@@ -47,6 +47,7 @@ class Tally:
         return most_frequent_first(self.counts)
 
 
+_Names = tuple[dict[str, int], dict[str, int]]
 TABLES = {"ingest": "images", "caption": "captions", "parse": "triplets", "tag": "relations", "candidates": "groups"}
 """Step → name of its table."""
 
@@ -73,6 +74,8 @@ class RunRows:
         Raises `FatalError` if the run has no step to export.
         """
         self.run, self.masks, self._all_scores = run, masks, all_scores
+        self.names: dict[str, _Names] = {}
+        """Format → what `numbered_names` returns for its datasets."""
         every = {step: run.artifacts(step) for step in TABLES} | {"ingest": images_with_boxes(run)}
         unlabelled = _unlabelled(run, every["ingest"], every["tag"])
         self.unlabelled = sum(every["ingest"][partition].manifest.counts.rows_out for partition in unlabelled)
@@ -83,8 +86,7 @@ class RunRows:
             raise FatalError(f"run {run.name!r} has none of the steps {', '.join(TABLES)}; run one before an export")
 
     def require_kept(self) -> None:
-        """Raises `FatalError` if relations were asked for that the run does not keep; formats without scores call
-        it."""
+        """Raises `FatalError` if all relations were asked for, kept or not; formats without scores call it."""
         if self._all_scores:
             raise FatalError(
                 "the format has no scores, so --all would mix kept and rejected labels; omit --all, or export coco"
@@ -103,6 +105,11 @@ class RunRows:
     def take_whole_tables(self) -> None:
         """Leaves nothing out, and chooses no relations; formats that copy the tables of the run call it."""
         self.choice, self.unlabelled = None, 0
+
+    @cached_property
+    def formats(self) -> Mapping[str, str]:
+        """The format of each dataset that the recipe names."""
+        return {source["name"]: source["format"] for source in self.run.recipe.get("data", {}).get("sources", ())}
 
     def steps(self) -> list[str]:
         """Returns the run's steps that can be exported."""
@@ -177,7 +184,7 @@ def _unlabelled(run: Run, ingested: Mapping[str, Artifact], tagged: Mapping[str,
     """
     if not tagged:
         return set()
-    labelled = {*map(dataset_of, tagged), *run.read_document("recipe").get("data", {}).get("label", ())}
+    labelled = {*map(dataset_of, tagged), *run.recipe.get("data", {}).get("label", ())}
     return {
         partition
         for partition, images in ingested.items()
@@ -212,14 +219,19 @@ def relations_of(image: ImageRows, threshold: float, tally: Tally, *, objectless
     return sorted(kept, key=lambda r: (-r["score"], r["subject"], r["object"], r["predicate"]))
 
 
-def numbered_names(rows: RunRows, dataset: str, threshold: float) -> tuple[dict[str, int], dict[str, int]]:
+def numbered_names(rows: RunRows, dataset: str, threshold: float) -> _Names:
     """Returns object names and predicates with ids from 1: the dataset's own in its order, if known, then the others.
 
-    Objects have COCO's own ids if all names are COCO's.
+    Datasets of one format, such as a training and a test set, have the same ids, because tools that train on one and
+    test on the other compare ids. Objects have COCO's own ids if all names are COCO's.
     """
+    form = rows.formats.get(dataset, dataset)
+    if form in rows.names:
+        return rows.names[form]
     objects: set[str] = set()
     predicates: set[str] = set()
-    for image in rows.images(dataset, "images", "relations"):
+    alike = [each for each in rows.ingested() if rows.formats.get(each, each) == form]
+    for image in (image for each in alike for image in rows.images(each, "images", "relations")):
         objects.update(box["category"] for box in image.items("images", "boxes"))
         annotated = [] if "relations" in image.rows else image.items("images", "relations")
         predicates.update(r["predicate"] for r in annotated or relations_of(image, threshold, Tally()))
@@ -230,7 +242,7 @@ def numbered_names(rows: RunRows, dataset: str, threshold: float) -> tuple[dict[
     )
     coco = {name: number for number, name in COCO_CATEGORIES.items()}
     numbered = coco if coco.keys() >= {*names} else {name: number for number, name in enumerate(names, start=1)}
-    return numbered, {name: number for number, name in enumerate(verbs, start=1)}
+    return rows.names.setdefault(form, (numbered, {name: number for number, name in enumerate(verbs, start=1)}))
 
 
 def labelled_images(

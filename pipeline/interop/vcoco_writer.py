@@ -103,8 +103,10 @@ def _add_rows(
         targets += [] if target == NO_OBJECT else [ids[target]]
         tally.wrote["relations"] += 1
         tally.note("score, origin and calibration of a relation", int("score" in relation))
-    for index, box in enumerate(boxes):
-        for name, each in actions.items() if box["category"] == PERSON and not box["crowd"] else ():
+    people = [index for index, box in enumerate(boxes) if box["category"] == PERSON and not box["crowd"]]
+    tally.note("image without a person, which V-COCO's file does not list", int(not people))
+    for index in people:
+        for name, each in actions.items():
             found = done.get((index, name))
             columns = [(found or {}).get(role, []) for role in each.roles]
             # The n-th objects of all roles share a row; a person without objects still has one.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ def _relationships(
     following = 1
     for row, relations in labelled_images(rows, dataset, threshold, tally, crowds=False, scored=False):
         image_id = row["image_id"]
-        tally.note(NAMED_BY_ID, int(row["uri"] != f"{image_id}.jpg"))
+        tally.note(NAMED_BY_ID, int(PurePosixPath(row["uri"]).name != f"{image_id}.jpg"))
         items = [
             {"object_id": key, "names": [box["category"]], **{side: number(box[side]) for side in "xywh"}}
             for key, box in enumerate(row["boxes"], start=following)
@@ -83,7 +83,7 @@ def write_vg150(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
                 tally.note("image without a known size, or with the id of a damaged one, which readers skip")
                 tally.wrote.subtract({"images": 1, "boxes": len(own), "relations": len(stated)})
                 continue
-            tally.note(NAMED_BY_ID, int(row["uri"] != f"{row['image_id']}.jpg"))
+            tally.note(NAMED_BY_ID, int(PurePosixPath(row["uri"]).name != f"{row['image_id']}.jpg"))
             first = len(boxes), len(relations)
             scale = SCALE / max(row["width"], row["height"])
             sides = np.array([[box[side] for side in "xywh"] for box in own]).reshape(-1, 4) * scale

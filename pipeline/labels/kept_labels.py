@@ -111,7 +111,7 @@ def choice_of(run: Run) -> ChoiceSettings | None:
     None without a recipe.
     """
     shard = next(iter(packed_labels(run).values()), None)
-    settings = shard.manifest.terms["settings"] if shard is not None else run.read_document("recipe").get("shard")
+    settings = shard.manifest.terms["settings"] if shard is not None else run.recipe.get("shard")
     tagged = next(iter(run.artifacts("tag").values()), None)
     if settings is not None and tagged is not None and "imported" in tagged.manifest.terms["settings"]:
         return EVERY_LABEL

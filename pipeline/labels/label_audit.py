@@ -47,7 +47,7 @@ def learned_from(run: Run, datasets: Iterable[str]) -> dict[str, bool | None]:
     It did not if taggers of several folds label unseen images. The datasets of a tagger that the recipe imports
     (`tag.weights`) are known if the store has its training.
     """
-    recipe = run.read_document("recipe")
+    recipe = run.recipe
     if recipe.get("tag", {}).get("method", "tagger") != "tagger":
         trained: frozenset[str] | None = frozenset()
     elif recipe.get("tag", {}).get("weights"):

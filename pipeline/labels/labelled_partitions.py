@@ -72,7 +72,7 @@ def images_with_boxes(run: Run) -> dict[str, Artifact]:
 
 def packs_labels(run: Run) -> bool:
     """Whether the run's recipe packs pseudo-labels, so that its shards say what it keeps."""
-    recipe = run.read_document("recipe")
+    recipe = run.recipe
     if variants := recipe.get("pretrain", {}).get("variants"):
         return "pseudo" in variants
     return bool(recipe.get("shard", {}).get("pack", True)) or recipe.get("run", {}).get("until") == "shard"

@@ -14,11 +14,12 @@ from pipeline.data.datasets.validate import box_doubts
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import precisions, require, usual_texts
 from pipeline.run.progress import Display
-from pipeline.run.recipe_files import STARTED, recorded_recipe
+from pipeline.run.recipe_files import recorded_recipe
 from pipeline.runtime.logs import log
 from pipeline.stages.caption import CaptionStage
 from scenes.settings import SceneSettings
 from storage.errors import FatalError
+from storage.runs import STARTED
 
 
 def prepare(context: RunContext, display: Display) -> None:

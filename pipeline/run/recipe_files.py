@@ -162,10 +162,6 @@ def _found(path: str | Path, origin: str | None) -> str | Path:
     return path
 
 
-STARTED = "started"
-"""Document of a run that holds the recipe of the execution that began last."""
-
-
 def recorded_recipe(run: Run, document: str = "recipe") -> Recipe | None:
     """The recipe that was recorded with a run; None for one without a recipe, e.g. of imported labels.
 

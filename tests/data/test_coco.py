@@ -42,6 +42,18 @@ def test_images_that_share_an_id_get_nobodys_boxes(coco):
     ]  # fmt: skip
 
 
+def test_file_names_with_folders_as_windows_writes_them_are_found(coco):
+    source = coco([IMAGE | {"file_name": "sub\\a.jpg"}], [], without=("sub\\a.jpg",))
+    save_picture(source.images / "sub/a.jpg")
+    _, (record,) = read_all(source)
+    assert record.path == source.images / "sub/a.jpg"
+
+
+def test_a_dataset_without_a_usable_image_is_told_with_an_example_of_each_reason(coco):
+    with pytest.raises(AnnotationError, match=r"no usable image for dataset 'toy' \(file name not usable: /a\.jpg\)"):
+        read_all(coco([IMAGE | {"file_name": "/a.jpg"}, {"id": 8, "file_name": "/b.jpg"}], []))
+
+
 def test_a_folder_without_any_of_the_images_stops_before_work(coco):
     source = coco([IMAGE], [], without=("a.jpg",))
     with pytest.raises(AnnotationError, match=r"images: none of the 1 images of 'toy'.*a\.jpg; the folder is empty"):
@@ -102,6 +114,20 @@ def test_pairs_that_can_not_be_used(coco):
         (99, "relations of unknown image"),
     ]
     assert {reject.reason for reject in reader.rejects} & RELATION_REASONS == {"relations malformed"}
+
+
+def test_relations_of_another_dataset_are_refused(coco):
+    pairs = [{"image_id": number, "relations": [{}]} for number in (99, 98)]
+    with pytest.raises(AnnotationError, match=r"relations\.json: none of its 2 images is in .*instances.*image 98"):
+        read_all(coco([IMAGE, {"id": 8, "file_name": "b.jpg"}], [], pairs))
+
+
+def test_a_small_sample_of_a_dataset_may_have_none_of_the_images_with_relations(coco):
+    reader, _ = read_all(coco([IMAGE], [], [{"image_id": number, "relations": [{}]} for number in (99, 98)]))
+    assert [(reject.image_id, reject.reason) for reject in reader.rejects] == [
+        (98, "relations of unknown image"),
+        (99, "relations of unknown image"),
+    ]
 
 
 def test_pairs_name_categories_in_any_case(coco):

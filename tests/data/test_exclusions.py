@@ -72,6 +72,9 @@ def test_a_text_file_has_comments_and_names(tmp_path):
     ('{"images": [{"id": 42}', r"not valid JSON at line 1"),
     ('{"annotations": [{"image_id": 42}]', r"not valid JSON at line 1"),
     ("# nothing\n", r"names no image"),
+    ("139,285,632\n", r"line 1 is not an image id: 139,285,632"),
+    ("139.jpg, 285.jpg\n", r"line 1 is not an image id: 139\.jpg, 285\.jpg"),
+    ("ImageID,LabelName1\n000a1aa0a2e5b5d1,/m/01g317\n", r"line 1 is not an image id: ImageID,LabelName1"),
     ("42\n\udcff\udcfe\n", r"not UTF-8"),
 ])  # fmt: skip
 def test_a_file_at_fault_is_named_with_what_is_allowed(tmp_path, content, fault):
@@ -174,6 +177,8 @@ def test_an_image_is_told_from_evaluation_images_by_its_surest_sign(tmp_path):
 
 @pytest.mark.parametrize("entry, image_id, uri, how", [
     ("IMG_2034.jpg", 0, "IMG_2034.jpg", "name IMG_2034.jpg"), ("IMG_2034.jpg", 2034, "IMG_9.jpg", None),
+    ("test\\a.jpg", 5, "more/a.jpg", "name a.jpg"),
+    ("St.John, NY.jpg", 5, "more/St.John, NY.jpg", "name St.John, NY.jpg"),
     ("test/a.jpg", 5, "more/a.jpg", "name a.jpg"), ("a.jpg", 5, "a.png", None),
     ("000a1aa0a2e5b5d1.jpg", 1, "COCO_000001.jpg", None),
     ("000a1aa0a2e5b5d1", 7, "000a1aa0a2e5b5d1.jpg", "name 000a1aa0a2e5b5d1"),

@@ -9,6 +9,7 @@ from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.record import AnnotatedRelation, Box
 from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import DataSource, annotation_source
+from pipeline.data.datasets.validate import RELATION_REASONS
 from pipeline.evaluation.ground_truth import GroundTruth
 from tests.data.test_benchmark_formats import BOXES, CLASSES, annotations, opened, reasons
 from tests.data.toy_sets import read_all, save_json, save_picture, text
@@ -49,6 +50,17 @@ def test_a_box_without_a_usable_id_has_no_relations(tmp_path):
     (record,) = annotations(opened("coco", save_json(tmp_path / "a.json", COCO | {"annotations": boxes} | stated)))
     assert len(record.boxes) == 4 and record.relations == ()
     assert reasons(record) == ["relation without box"] * 2
+
+
+def test_a_relation_of_an_id_that_several_boxes_have_is_rejected(tmp_path):
+    boxes = [*ANNOTATIONS, ANNOTATIONS[0], ANNOTATIONS[1] | {"bbox": [50, 2, 9, 8]}, ANNOTATIONS[1] | {"id": 4}]
+    stated = {
+        "rel_annotations": [relation(0, 1, 3), relation(3, 1, 0), relation(0, 1, 4)],
+        "rel_categories": [{"id": 1, "name": "on"}],
+    }
+    (record,) = annotations(opened("coco", save_json(tmp_path / "a.json", COCO | {"annotations": boxes} | stated)))
+    assert [record.boxes[each.object].source_id for each in record.relations] == [4]
+    assert reasons(record) == ["relation of an id of several boxes"] * 2 and set(reasons(record)) <= RELATION_REASONS
 
 
 def test_relations_in_the_file_and_beside_it_are_joined(tmp_path):

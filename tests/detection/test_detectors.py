@@ -211,7 +211,7 @@ def test_what_is_no_detector_is_told(root, tmp_path):
 def test_boxes_that_another_tool_found_come_from_its_file(tmp_path):
     boxes = {"bbox": [2, 3, 10, 20], "image_id": 7, "category_id": 90}
     content = {
-        "images": [{"id": 7, "file_name": "val/a.jpg"}, {"id": 8, "file_name": "val/b.jpg"}],
+        "images": [{"id": 7, "file_name": "val/a.jpg"}, {"id": 8, "file_name": "val\\b.jpg"}],
         "annotations": [boxes | {"score": 0.9}, boxes | {"category_id": 3, "score": 0.4}],
         "categories": [{"id": "90", "name": "couch"}, {"id": 3, "name": "person"}],
     }

@@ -66,6 +66,7 @@ def test_relations_survive(tmp_path, form, role):
     assert found[7] == expected
     assert form == "vcoco" or found[9] == set()
     assert made.wrote == {"images": 2, "boxes": 4, "relations": 3}
+    assert made.lost.get("image without a person, which V-COCO's file does not list", 0) == (form == "vcoco")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
         [FILES[form][0], *FILES[form][1].values()]
     )
@@ -230,7 +231,7 @@ def test_outlines_and_run_lengths_become_the_masks_of_psg(tmp_path):
         convert_annotations("psg", *psg, split="test", masks=tmp_path)
     convert_annotations("psg", *psg, split="test", masks=tmp_path / "psg")
     boxes = json.loads((tmp_path / "again/instances.json").read_text())["annotations"]
-    assert (decode(boxes[0]["segmentation"]) == expected).all() and "segmentation" not in boxes[2]
+    assert (decode(boxes[0]["segmentation"]) == expected).all() and boxes[2]["segmentation"] == []
     made = convert_annotations("coco", given, "hico_det", tmp_path / "hico")
     assert made.lost == {
         "field annotations.segmentation": 3, "field categories.isthing": 1, "field images.license": 1,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from pipeline.interop.import_file import ImageFiles, ImportResult, import_file, read_scene_graph
+from pipeline.interop.import_file import ImageFiles, ImportResult, import_file, read_scene_graph, stream_scene_graphs
 from pipeline.interop.official_graphs import read_captions, read_graphs, read_groups
 from pipeline.interop.official_labels import LabelledImage, read_element
 from pipeline.labels.label_rows import flat_labels
@@ -112,6 +112,17 @@ def test_with_a_folder_of_images_sizes_are_known_and_boxes_clamped(tmp_path):
     assert known["boxes"][0]["x"] + known["boxes"][0]["w"] == pytest.approx(440)
     assert made.noted["box beyond the image (clamped)"] == 1
     assert sum(made.noted.values()) == 2
+
+
+@pytest.mark.parametrize("folder, uri", [("", "train/patch16"), ("train", "patch16")])
+def test_images_of_objects365_are_found_in_the_folder_of_their_split(tmp_path, folder, uri):
+    (tmp_path / "train/patch16").mkdir(parents=True)
+    Image.new("RGB", (640, 480)).save(tmp_path / "train/patch16/objects365_v2_00900461.jpg")
+    (tmp_path / "paths.json").write_text('{"139": "train/patch16/objects365_v2_00900461.jpg"}')
+    theirs = element(dataset="o365", data_split="train")
+    _, run = imported(tmp_path, [theirs], files=ImageFiles(tmp_path / folder, tmp_path / "paths.json"))
+    [image] = rows(run, "ingest", "images")
+    assert (image["uri"], image["width"]) == (f"{uri}/objects365_v2_00900461.jpg", 640)
 
 
 def test_an_image_is_found_by_its_name_alone(tmp_path):
@@ -245,6 +256,12 @@ def test_a_relation_that_means_no_pair_of_boxes_is_quarantined_with_its_reason(t
     assert reason in artifact.rejected()["reason"].to_pylist()
 
 
+def test_relations_of_a_model_name_files_as_windows_does(tmp_path):
+    path = tmp_path / "graphs.jsonl"
+    path.write_text(json.dumps({"file_name": "a\\7.jpg", "relations": []}))
+    assert [image for image, _ in stream_scene_graphs(path, {"a/7.jpg": 7})] == [7]
+
+
 def test_relations_of_a_model_need_boxes(tmp_path):
     (tmp_path / "graphs.jsonl").write_text('{"image_id": 7, "relations": []}')
     with pytest.raises(FatalError, match=r"has no boxes; .*run\.until=ingest"):
@@ -258,6 +275,11 @@ def test_other_files_are_one_message_that_names_the_file(tmp_path, content):
     with pytest.raises(FatalError, match=r"file\.json"):
         imported(tmp_path, content)
     assert not Run(LocalStore(tmp_path / "store"), "theirs").exists
+
+
+def test_captions_in_cocos_layout_are_refused_with_the_layout_that_is_read(tmp_path):
+    with pytest.raises(FatalError, match=r"not an integer: 'info'; expected an object {image id: \.\.\.} of captions"):
+        imported(tmp_path, {"info": {}, "annotations": [{"image_id": 1, "caption": "a cat"}]})
 
 
 anything = st.recursive(

@@ -24,7 +24,7 @@ from pipeline.interop.export_run import Exported, export_run
 from pipeline.interop.import_file import ImportStep, import_file
 from storage.errors import FatalError
 from storage.local_store import LocalStore
-from storage.runs import Run
+from storage.runs import STARTED, Run
 from storage.tables import IMAGES
 from tagger.box import Box
 from tagger.candidates.cooccurrence import cooccurrence_candidates, read_cooccurrence
@@ -148,6 +148,27 @@ def test_files_come_in_and_go_out_the_same(run, tmp_path, name):
     ).read_bytes()
 
 
+def test_the_authors_file_of_hico_det_names_images_by_file(tmp_path):
+    name = "HICO_train2015_00000001.jpg"
+    boxes = [{"object_id": 50_000_000, "x": 1.0, "y": 2.0, "w": 3.0, "h": 4.0, "names": "person"}]
+    content = [{"image_id": name, "dataset": "hico", "data_split": "train", "objects": boxes, "relationships": []}]
+    (tmp_path / "hico.json").write_text(json.dumps(content))
+    theirs = Run(LocalStore(tmp_path / "store"), "theirs")
+    import_file(tmp_path / "hico.json", theirs)
+    made = exported(theirs, "official", tmp_path / "out")
+    assert read(tmp_path / "out/hico/labels.json") == content
+    assert "file name (images are named by their ids)" not in made.lost
+
+
+def test_images_in_the_layout_of_hico_det_keep_ids_that_their_names_lack(book, tmp_path):
+    names = {5: "a.jpg", 6: "9.jpg", 7: "HICO_test2015_00000007.jpg"}
+    book.add("ingest", "h/0000", [book.image(key, [], dataset="h") | {"uri": name} for key, name in names.items()])
+    book.run.note("recipe", {"data": {"sources": [{"name": "h", "format": "hico_det"}]}})
+    made = exported(book.run, "official", tmp_path / "out")
+    assert [each["image_id"] for each in read(tmp_path / "out/h/labels.json")] == [5, 6, names[7]]
+    assert made.lost["file name (images are named by their ids)"] == 2
+
+
 @pytest.mark.parametrize("form", ["official", "official_vg", "coco", "hico_det", "hf", "cooccurrence"])
 def test_only_labels_that_the_run_keeps_are_exported(run, tmp_path, form):
     run.note("recipe", {"shard": {"threshold": 0.6}})
@@ -188,6 +209,14 @@ def test_ground_truth_of_images_that_wait_for_labels_is_not_exported_among_label
     made = exported(book.run, form, tmp_path / "out")
     assert made.wrote["relations"] == 1
     assert made.lost["image that the run has not labelled"] == 3
+
+
+@pytest.mark.parametrize("form", ["hico_det", "coco"])
+def test_a_first_execution_on_its_way_exports_what_its_recipe_keeps(run, tmp_path, form):
+    run.note(STARTED, {"shard": {"threshold": 0.6}})
+    assert exported(run, form, tmp_path / "out").wrote["relations"] == 1
+    run.note("recipe", {"shard": {"threshold": 0.1}})
+    assert exported(run, form, tmp_path / "completed").wrote["relations"] > 1
 
 
 def test_a_table_that_labels_are_made_from_does_not_know_the_test_set(book, tmp_path):
@@ -232,6 +261,42 @@ def test_pycocotools_reads_boxes_and_captions_and_relations_name_annotations(run
     names = [instances.cats[end["category_id"]]["name"] for end in ends]
     predicate = instances.dataset["rel_categories"][first["predicate_id"]]["name"]
     assert (names, predicate, first["score"]) == (["person", "horse"], "ride", 0.75)
+    assert [box["segmentation"] for box in ends] == [[], []], "CVAT and pycocotools' showAnns take no box without it"
+
+
+def test_a_training_and_a_test_set_number_their_names_alike(book, tmp_path):
+    """SGG-Benchmark compares places in these lists."""
+    cup, jar, pen = (
+        (name, *place) for name, place in (("cup", (1, 1, 9, 9)), ("jar", (20, 1, 9, 9)), ("pen", (40, 1, 9, 9)))
+    )
+    formats = {"train": "coco", "test": "coco", "vg": "visual_genome"}
+    book.add("ingest", "train/0000", [book.image(1, [cup, jar], [(0, "on", 1)], "train")])
+    book.add("ingest", "test/0000", [book.image(1, [jar, pen], [(0, "near", 1)], "test")])
+    book.add("ingest", "vg/0000", [book.image(1, [pen, cup], [(0, "in", 1)], "vg")])
+    sources = [{"name": name, "format": form, "annotations": "gone.json"} for name, form in formats.items()]
+    book.run.note("recipe", {"data": {"sources": sources}})
+    exported(book.run, "coco", tmp_path / "out")
+    lists = {
+        name: [[each["name"] for each in found[kind]] for kind in ("categories", "rel_categories")]
+        for name in formats
+        if (found := read(tmp_path / f"out/{name}/instances.json"))
+    }
+    assert lists["train"] == lists["test"] == [["cup", "jar", "pen"], ["near", "on"]]
+    assert lists["vg"] == [["cup", "pen"], ["in"]]
+
+
+def test_objects365_is_found_below_the_folders_of_its_splits(book, tmp_path):
+    row = book.image(900461, [("cup", 1, 1, 9, 9)], dataset="o") | {"uri": "patch16/objects365_v2_00900461.jpg"}
+    coco = book.image(139, [("cup", 1, 1, 9, 9)], dataset="c") | {"uri": "000000000139.jpg"}
+    book.add("ingest", "o/0000", [row])
+    book.add("ingest", "c/0000", [coco])
+    book.run.note(
+        "recipe", {"data": {"sources": [{"name": "o", "format": "objects365"}, {"name": "c", "format": "coco"}]}}
+    )
+    made = exported(book.run, "official", tmp_path / "out")
+    paths = read(tmp_path / "out/o/image_id_to_filepath.json")
+    assert paths == {"900461": "train/patch16/objects365_v2_00900461.jpg"}
+    assert "file name (images are named by their ids)" not in made.lost
 
 
 def test_what_no_table_holds_comes_from_the_file_that_was_ingested(run, tmp_path):
@@ -282,7 +347,7 @@ def test_a_run_of_segments_is_exported_with_their_masks(run, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "png/1.png")
     made = export_run(run, "coco", tmp_path / "out", masks=tmp_path / "png")
     masks = [each.get("segmentation") for each in read(tmp_path / "out/coco2017/instances.json")["annotations"]]
-    assert masks[:2] == [None, None] and (decode(masks[2]) * 5 == pixels[..., 0]).all()
+    assert masks[:2] == [[], []] and (decode(masks[2]) * 5 == pixels[..., 0]).all()
     with pytest.raises(FatalError, match="--masks: hf has no masks"):
         export_run(run, "hf", tmp_path / "hf", masks=tmp_path / "png")
     unread = "mask in a PNG, read with --masks"

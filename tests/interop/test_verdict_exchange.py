@@ -131,6 +131,10 @@ def test_a_file_of_another_run_is_refused_with_the_reason(run, tmp_path):
     with pytest.raises(FatalError, match="a rectangle is rotated; draw it upright"):
         import_verdicts(run, returned(tmp_path, tasks[:1]), None, "ada")
     result[0]["value"]["rotation"] = 0
+    result[-1]["labels"] = []
+    with pytest.raises(FatalError, match=r"task 0: .*a relation has no label"):
+        import_verdicts(run, returned(tmp_path, tasks[:1]), None, "ada")
+    result[-1]["labels"] = ["ride"]
     tasks[0]["data"] = {"image": "elsewhere.jpg"}
     with pytest.raises(FatalError, match=r"none of its 1 images \(first: elsewhere.jpg\) is in run"):
         import_verdicts(run, returned(tmp_path, tasks[:1]), None, "ada")
@@ -217,6 +221,7 @@ LAUGHS = '<!ENTITY e0 "ha">' + "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' 
     ('<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotations>&x;</annotations>', "not XML .*undefined"),
     ("<annotations>", "not XML"),
     ("<other/>", "no element `annotations`"),
+    ('<annotations><track id="0" label="person"/></annotations>', "no element `annotations` with images"),
     (cvat(cvat_box(0, number="1", relations="rides 9")), "rides 9"),
     (cvat(cvat_box(0, relations="rides 2"), cvat_box(1, number="2"), cvat_box(2, number="2")), "rides 2.*of one box"),
     (cvat(cvat_box(0, relations="the 2"), cvat_box(1, number="2")), "'1.png': the predicate 'the' contains no word"),

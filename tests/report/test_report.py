@@ -17,12 +17,11 @@ from pipeline.report.static_report import write_report
 from pipeline.report.steps import RunOutcome
 from pipeline.run.context import RunContext, run_view
 from pipeline.run.doctor import needs
-from pipeline.run.recipe_files import STARTED
 from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
 from storage.local_store import LocalStore
 from storage.object_store_artifacts import ObjectStoreArtifacts
-from storage.runs import Run
+from storage.runs import STARTED, Run
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 CONTROLS = "\x1b\x00\x07\x9b\u202e\u2066\u200f"

@@ -19,7 +19,7 @@ import numpy as np
 
 from pipeline.data.datasets.annotations import NO_IMAGE, as_four_numbers, as_id, as_object, as_size, readable, shown
 from pipeline.data.datasets.json_stream import stream_lists
-from pipeline.data.datasets.pairs import AnnotatedPair, add_pairs, known_names, read_pairs
+from pipeline.data.datasets.pairs import add_pairs, known_names, require_images, spill_pairs
 from pipeline.data.datasets.reader import Reader
 from pipeline.data.datasets.record import Box, Draft, ImageRecord, name_of
 from pipeline.data.datasets.spill import Spill
@@ -43,10 +43,13 @@ class CocoReader(Reader):
         with (
             closing(Spill(self.scratch)) as boxes,
             closing(Spill(self.scratch)) as relations,
+            closing(Spill(self.scratch)) as pairs,
             tempfile.TemporaryFile("w+", dir=self.scratch, encoding="ascii") as images,
         ):
+            if self.source.relations is not None:
+                self.rejects += spill_pairs(self.source.relations, pairs)
             categories, predicates, shared = self._spill(boxes, relations, images)
-            yield from self._joined(images, boxes, relations, categories, predicates, shared)
+            yield from self._joined(images, boxes, relations, pairs, categories, predicates, shared)
 
     def _spill(
         self, boxes: Spill, relations: Spill, images: IO[str]
@@ -93,11 +96,11 @@ class CocoReader(Reader):
         images: IO[str],
         boxes: Spill,
         relations: Spill,
+        pairs: Spill,
         categories: dict[int, str],
         predicates: dict[int, str],
         shared: set[int],
     ) -> Iterator[ImageRecord]:
-        pairs = self._pairs()
         names = known_names(categories.values())
         self.predicates = tuple(dict.fromkeys(name for _, name in sorted(predicates.items())))
         self.objects = tuple(dict.fromkeys(name for _, name in sorted(categories.items())))
@@ -124,20 +127,19 @@ class CocoReader(Reader):
                     draft.relate(subject, name_of(predicates, predicate, "unknown verb id"), target)
             once = [*dict.fromkeys(draft.relations)]
             draft.rejects += [Rejected(record.image_id, "relation duplicate")] * (len(draft.relations) - len(once))
-            paired, lost = add_pairs(record.image_id, draft.boxes, pairs.pop(record.image_id, []), names)
+            draft.relations = once
+            add_pairs(draft, pairs.of(record.image_id), names, self.category_name)
             yield replace(
-                record, boxes=tuple(draft.boxes), relations=tuple(once + paired), rejects=(*draft.rejects, *lost)
+                record, boxes=tuple(draft.boxes), relations=tuple(draft.relations), rejects=tuple(draft.rejects)
             )
         self.report(1.0)
+        known = seen | shared
+        require_images(self.source.relations, [image_id for image_id, _ in pairs.counts()], known, self.annotation_file)
         self.rejects += [
             Rejected(image_id, f"{what} of unknown image", f"{count} {what}")
-            for what, spilled in (("annotations", boxes), ("relations", relations))
+            for what, spilled in (("annotations", boxes), ("relations", relations), ("relations", pairs))
             for image_id, count in spilled.counts()
-            if image_id not in seen | shared
-        ]
-        self.rejects += [
-            Rejected(image_id, "relations of unknown image", f"{len(pairs[image_id])} relations")
-            for image_id in sorted(pairs)
+            if image_id not in known
         ]
 
     def category_name(self, name: str) -> str:
@@ -167,9 +169,8 @@ class CocoReader(Reader):
     def _record(self, entry: Any, seen: set[int]) -> ImageRecord | None:
         values = as_object(entry)
         name = values.get("file_name") if isinstance(entry, dict) else entry
-        found = self.accepted(
-            as_id(values.get("id")), self._relative_path(name) if isinstance(name, str) else name, seen
-        )
+        path = self._relative_path(name) if isinstance(name, str) else name
+        found = self.accepted(as_id(values.get("id")), path, seen)
         if found is None:
             return None
         size = as_size(values.get("width")), as_size(values.get("height"))
@@ -192,13 +193,6 @@ class CocoReader(Reader):
     def _unwanted(self, is_fake: bool, is_reflected: bool) -> str:
         """The reason to reject a box; "" to keep it."""
         return ""
-
-    def _pairs(self) -> dict[int, list[AnnotatedPair | Rejected]]:
-        if self.source.relations is None:
-            return {}
-        pairs, rejects = read_pairs(self.source.relations, self.category_name)
-        self.rejects += rejects
-        return pairs
 
 
 def _of_several(listed: array[int]) -> set[int]:

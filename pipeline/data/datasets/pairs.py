@@ -7,14 +7,14 @@ The file is a list of {image_id, relations: [pair, ...]}. A pair has `person_box
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from pipeline.data.datasets.annotations import NO_IMAGE, as_four_numbers, as_id, readable, shown
+from pipeline.data.datasets.annotations import NO_IMAGE, AnnotationError, as_four_numbers, as_id, readable, shown
 from pipeline.data.datasets.json_stream import stream_rows
-from pipeline.data.datasets.record import AnnotatedRelation, Box, overlap
+from pipeline.data.datasets.record import AnnotatedRelation, Box, Draft, Unusable, overlap
+from pipeline.data.datasets.spill import Spill
 from pipeline.runtime.stage import Rejected
 from tagger.categories.names import without_case
 
@@ -22,51 +22,40 @@ EXPECTED = "relations: a list of {image_id, relations: [{person_box, action, obj
 SAME_OBJECT_IOU = 0.5
 
 
-class AnnotatedPair(NamedTuple):
-    """A relation with its two boxes, whose ids are unknown."""
-
-    subject: Box
-    predicate: str
-    object: Box
-
-
-def read_pairs(
-    path: Path, category: Callable[[str], str]
-) -> tuple[dict[int, list[AnnotatedPair | Rejected]], list[Rejected]]:
-    """Reads pairs by image id, in file order, and rejects malformed entries. Raises `AnnotationError`."""
-    pairs: dict[int, list[AnnotatedPair | Rejected]] = defaultdict(list)
-    rejects = []
+def spill_pairs(path: Path, spill: Spill) -> Iterator[Rejected]:
+    """Spills pairs by image id, in file order, and yields rejects of malformed entries. Raises `AnnotationError`."""
     for entry in stream_rows(path, EXPECTED):
         image_id = as_id(entry.get("image_id")) if isinstance(entry, dict) else None
         if image_id is None or not isinstance(entry.get("relations"), list):
-            rejects.append(Rejected(NO_IMAGE if image_id is None else image_id, "relations malformed", shown(entry)))
+            yield Rejected(NO_IMAGE if image_id is None else image_id, "relations malformed", shown(entry))
             continue
-        pairs[image_id] += [_pair(image_id, relation, category) for relation in entry["relations"]]
-    return dict(pairs), rejects
+        for relation in entry["relations"]:
+            spill.add(image_id, relation)
 
 
-def add_pairs(
-    image_id: int, boxes: list[Box], pairs: Sequence[AnnotatedPair | Rejected], categories: Mapping[str, str]
-) -> tuple[list[AnnotatedRelation], list[Rejected]]:
-    """Grounds pairs in `boxes`: in the box of the same category with the largest overlap, else in an appended box.
+def require_images(path: Path | None, paired: Sequence[int], known: Set[int], annotations: Path) -> None:
+    """Raises `AnnotationError` if the pairs are of other images, unless the dataset may be a small sample of theirs."""
+    if len(known) >= len(paired) > 0 and known.isdisjoint(paired):
+        raise AnnotationError(
+            f"{path}: none of its {len(paired)} images is in {annotations}, e.g. image {paired[0]}; name the relations "
+            "of this dataset and split, or omit `relations`"
+        )
 
-    `categories`: as `known_names` returns them.
+
+def add_pairs(draft: Draft, pairs: Iterable[Any], known: Mapping[str, str], category: Callable[[str], str]) -> None:
+    """Grounds pairs in the draft: in its box of the same category with the largest overlap, else in an appended box.
+
+    `pairs`: as the file states them. `known`: the dataset's categories, as `known_names` returns them.
     """
-    relations: list[AnnotatedRelation] = []
-    rejects: list[Rejected] = []
     for pair in pairs:
-        if isinstance(pair, Rejected):
-            rejects.append(pair)
-            continue
-        named = pair.subject.category, pair.object.category
-        if unknown := [name for name in named if without_case(name) not in categories]:
-            rejects.append(Rejected(image_id, "relation of unknown category", unknown[0]))
-            continue
-        names = [categories.get(name, categories[without_case(name)]) for name in named]
-        subject = _place(boxes, pair.subject._replace(category=names[0]))
-        target = _place(boxes, pair.object._replace(category=names[1]))
-        relations.append(AnnotatedRelation(subject, pair.predicate, target))
-    return relations, rejects
+        with draft.rejecting(pair):
+            *ends, predicate = _pair(pair, category)
+            if unknown := [box.category for box in ends if without_case(box.category) not in known]:
+                draft.reject("relation of unknown category", unknown[0])
+                continue
+            names = [known.get(box.category, known[without_case(box.category)]) for box in ends]
+            places = [_place(draft.boxes, box._replace(category=name)) for box, name in zip(ends, names, strict=True)]
+            draft.relations.append(AnnotatedRelation(places[0], predicate, places[1]))
 
 
 def known_names(categories: Collection[str]) -> dict[str, str]:
@@ -74,24 +63,19 @@ def known_names(categories: Collection[str]) -> dict[str, str]:
     return {without_case(name): name for name in reversed([*categories])} | {name: name for name in categories}
 
 
-def _pair(image_id: int, entry: Any, category: Callable[[str], str]) -> AnnotatedPair | Rejected:
-    malformed = Rejected(image_id, "relation malformed", shown(entry))
-    if not isinstance(entry, dict):
-        return malformed
-    subject_name, object_name = entry.get("subject", "person"), entry.get("object")
-    predicate = entry.get("predicate", entry.get("action"))
-    if not all(isinstance(text, str) and text.strip() for text in (subject_name, object_name, predicate)):
-        return malformed
-    subject_box, object_box = _corners(entry, "subject", "person"), _corners(entry, "object")
-    if subject_box is None or object_box is None:
-        return Rejected(image_id, "relation without box", shown(entry))
+def _pair(entry: Any, category: Callable[[str], str]) -> tuple[Box, Box, str]:
+    """The boxes of a pair and their predicate. Raises `Unusable`."""
+    found = entry if isinstance(entry, dict) else {}
+    names = found.get("subject", "person"), found.get("object")
+    predicate = found.get("predicate", found.get("action"))
+    if not all(isinstance(text, str) and text.strip() for text in (*names, predicate)):
+        raise Unusable("relation malformed")
+    subject, target = _corners(found, "subject", "person"), _corners(found, "object")
+    if subject is None or target is None:
+        raise Unusable("relation without box")
     predicate = readable(str(predicate))
-    words = predicate.strip() if "predicate" in entry else vcoco_predicate(predicate)
-    return AnnotatedPair(
-        Box.between(category(str(subject_name)), subject_box),
-        words,
-        Box.between(category(str(object_name)), object_box),
-    )
+    words = predicate.strip() if "predicate" in found else vcoco_predicate(predicate)
+    return Box.between(category(str(names[0])), subject), Box.between(category(str(names[1])), target), words
 
 
 def _corners(entry: dict[str, Any], *ends: str) -> Sequence[float] | None:

@@ -86,7 +86,7 @@ class Reader(ABC):
 
     def accepted(self, image_id: int | None, name: Any, seen: set[int]) -> tuple[int, str] | None:
         """The id and the file name of an image, if both are valid and the id is not in `seen`, to which it is added.
-        Other images are rejected.
+        Other images are rejected. Backslashes in names separate folders, as on Windows.
         """
         if image_id is None:
             reason = "image id not an integer"
@@ -96,7 +96,7 @@ class Reader(ABC):
             reason = "duplicate image id"
         else:
             seen.add(image_id)
-            return image_id, name
+            return image_id, name.replace("\\", "/")
         self.rejects.append(Rejected(NO_IMAGE if image_id is None else image_id, reason, shown(name)))
         return None
 
@@ -160,7 +160,8 @@ class Reader(ABC):
     def _none_exists(self, first: ImageRecord | None, count: int) -> AnnotationError:
         source = self.source
         if first is None:
-            reasons = "; ".join(sorted({reject.reason for reject in self.rejects})) or "the list of images is empty"
+            examples = {reject.reason: f"{reject.reason}: {reject.value}" for reject in reversed(self.rejects)}
+            reasons = "; ".join(sorted(examples.values())) or "the list of images is empty"
             return AnnotationError(f"{source.listed_in}: no usable image for dataset {source.name!r} ({reasons})")
         present = _first_names(source.images)
         holds = f"it contains {', '.join(present)}, ..." if present else "the folder is empty"

@@ -77,6 +77,8 @@ class Draft:
     boxes: list[Box] = field(default_factory=list)
     places: dict[Any, int] = field(default_factory=dict)
     """What relations call a box → its index."""
+    ambiguous: set[Any] = field(default_factory=set)
+    """What several unequal boxes are called."""
     relations: list[AnnotatedRelation] = field(default_factory=list)
     rejects: list[Rejected] = field(default_factory=list)
 
@@ -102,13 +104,17 @@ class Draft:
 
     def add(self, box: Box, key: Any) -> int:
         """Adds a box, and returns its index. No relation can name a box whose key is None."""
+        if key in self.places and self.boxes[self.places[key]] != box:
+            self.ambiguous.add(key)
         if key is not None:
             self.places[key] = len(self.boxes)
         self.boxes.append(box)
         return len(self.boxes) - 1
 
     def relate(self, subject: Any, predicate: str, target: Any) -> None:
-        """Adds a relation between boxes by their keys. Raises `Unusable` if one is missing."""
+        """Adds a relation between boxes by their keys. Raises `Unusable` if one is missing or ambiguous."""
+        if subject in self.ambiguous or target in self.ambiguous:
+            raise Unusable("relation of an id of several boxes")
         if subject not in self.places or target not in self.places:
             raise Unusable("relation without box")
         self.relations.append(AnnotatedRelation(self.places[subject], predicate, self.places[target]))

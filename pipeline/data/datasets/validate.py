@@ -24,8 +24,9 @@ IMAGE_REASONS = frozenset({"file name not usable", "image id not an integer", "i
 CORRECTED = {"box clipped": "boxes", "declared size wrong": "rows"}
 """Why something is corrected and kept → what it is. If many are, boxes are in another convention or of other images."""
 RELATION_REASONS = frozenset({
-    "hoi_annotation malformed", "relation malformed", "relation of unknown category", "relation to itself",
-    "relation without box", "relations malformed", "unknown verb id",
+    "hoi_annotation malformed", "relation malformed", "relation of an id of several boxes",
+    "relation of unknown category", "relation to itself", "relation without box", "relations malformed",
+    "unknown verb id",
 })  # fmt: skip
 """Reasons for which a relation is lost, or all of an image, which count as one since their number may be unknown."""
 MAX_SILENT_CLIP = 1.0
