@@ -62,7 +62,7 @@ class Listing:
         """
         search = _of_images(search)
         where, _ = search.conditions()
-        if _needs_labels(search):
+        if search != Search(dataset=search.dataset, text=search.text, image_id=search.image_id):
             source = f"SELECT DISTINCT image FROM ({_joined(search)})"
         else:
             source = f"SELECT image FROM images WHERE {where}"
@@ -143,7 +143,3 @@ def _joined(search: Search) -> str:
 def _of_images(search: Search) -> Search:
     """The search without its order of labels."""
     return search.model_copy(update={"order": "score"})
-
-
-def _needs_labels(search: Search) -> bool:
-    return _of_images(search) != Search(dataset=search.dataset, text=search.text, image_id=search.image_id)
