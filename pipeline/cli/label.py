@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -132,11 +131,10 @@ label = printed(label_recipe, _label)
 
 
 def _run_name(folder: str) -> str:
-    """Name of the run and its dataset, after the folder."""
+    """Name of the run and its dataset, after the folder. Names that differ in non-ASCII letters stay distinct."""
     last = folder.rstrip("/").rpartition("/")[2] if "://" in folder else Path(folder).resolve().name
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._") or "pictures"
-    # Else, all folders with names in e.g. Cyrillic would be one run.
-    return name if last.isascii() else f"{name}-{crc32(os.fsencode(last)):08x}"
+    return name if last.isascii() else f"{name}-{crc32(last.encode(errors='surrogateescape')):08x}"
 
 
 def require_usable(context: RunContext) -> dict[str, str]:
