@@ -94,16 +94,12 @@ def state_dict_diff(
 
 
 def summary(names: Iterable[str]) -> str:
-    """Joins the grouped names into one line."""
-    return ", ".join(grouped(names))
-
-
-def grouped(names: Iterable[str]) -> list[str]:
-    """Sorts names and merges those that differ only in numbers: `layers.*.norm.weight (6)`."""
+    """Joins sorted names into one line, and merges those that differ only in numbers: `layers.*.norm.weight (6)`."""
     together: dict[str, list[str]] = {}
     for name in sorted(names):
         together.setdefault(_NUMBER.sub("*", name), []).append(name)
-    return [same[0] if len(same) == 1 else f"{pattern} ({len(same)})" for pattern, same in together.items()]
+    merged = (same[0] if len(same) == 1 else f"{pattern} ({len(same)})" for pattern, same in together.items())
+    return ", ".join(merged)
 
 
 def by_part(names: Iterable[str]) -> dict[str, list[str]]:

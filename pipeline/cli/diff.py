@@ -26,7 +26,7 @@ from pipeline.labels.verdict_log import VerdictLog, folder_to_read
 from pipeline.labels.verdict_summary import outcome_of, run_precision
 from pipeline.labels.verdicts import JudgedRelation, StandingVerdicts, box4
 from pipeline.report.formatting import sanitise, table
-from pipeline.report.label_view import LabelView
+from pipeline.report.label_view import SCORES, LabelView
 from pipeline.report.steps import summaries
 from pipeline.report.variants import score_name, score_points, variant_scores
 from pipeline.runtime.stage import dataset_of
@@ -261,7 +261,9 @@ def difference(before: Run, after: Run) -> Difference:
             raise FatalError(f"run {run.name!r} has no artifacts of step {STEP!r}: nothing to compare")
     choices = choice_or_all(before), choice_or_all(after)
     settled = overrides_of(before), overrides_of(after)
-    result = Difference(tuple(_settings(before, after)), tuple(_figures(before, after)))
+    was, now = dict(_named_figures(before)), dict(_named_figures(after))
+    figures = tuple(Changed(name, was.get(name), now.get(name)) for name in was | now)
+    result = Difference(tuple(_settings(before, after)), figures)
     for (name_before, name_after), ids in _shared(old, new).items():
         one, other = old.get(name_before), new.get(name_after)
         number = _numbering([images[0].get(name_before), images[1].get(name_after)], [one, other])
@@ -371,7 +373,9 @@ def _kept(tagged: Artifact | None, choice: ChoiceSettings, settled: Overrides | 
 
 
 def _settings(before: Run, after: Run) -> Iterator[Changed]:
-    """The settings of steps in both runs that differ."""
+    """The settings that differ: which labels are kept, even without shards, and the settings of steps in both runs."""
+    kept = Changed("labels kept", *(choice_or_all(run).in_words() for run in (before, after)))
+    yield from [kept] if kept.before != kept.after else []
     old, new = ({summary.step: summary.settings for summary in summaries(run)} for run in (before, after))
     for step in (step for step in old if step in new):
         names = dict.fromkeys((*old[step], *new[step]))
@@ -382,18 +386,13 @@ def _settings(before: Run, after: Run) -> Iterator[Changed]:
         )
 
 
-def _figures(before: Run, after: Run) -> Iterator[Changed]:
-    old, new = dict(_named_figures(before)), dict(_named_figures(after))
-    for name in dict.fromkeys((*old, *new)):
-        yield Changed(name, old.get(name), new.get(name))
-
-
 def _named_figures(run: Run) -> Iterator[tuple[str, float | None]]:
     view = LabelView.of(run)
     yield from view.counts.levels()
     for dataset, audit in view.audits.items():
-        for name in ("precision", "recall", "precision_at_recall", "average_precision"):
-            yield f"{name.replace('_', ' ')}, {dataset}", _rounded(getattr(audit.tagger, name))
+        names = ("precision", "recall", "precision_at_recall", "average_precision")
+        for shown, name in zip(SCORES[1:], names, strict=True):
+            yield f"{shown}, {dataset}", _rounded(getattr(audit.tagger, name))
     for variant in variant_scores(run):
         for name, spread in variant.scores.items():
             yield f"{score_name(name)}, {variant.variant}", _rounded(score_points(spread, name))

@@ -62,7 +62,7 @@ def _message(error: Exception) -> str:
         return f"{error}\nA retry may help: run the same command again to resume."
     if isinstance(error, PipelineError):
         return str(error)
-    if isinstance(error, OSError) and error.strerror:
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, BrokenPipeError):
         where = error.filename2 or error.filename
         return (
             f"{where}: {error.strerror}; name another file or folder, or change this one" if where else error.strerror

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
+from zlib import crc32
 
 import typer
 from rich.console import Console
@@ -27,6 +28,8 @@ from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import RecipeValues, recipe_of
 from pipeline.runtime.settings import apply_override
 from storage.errors import FatalError
+from storage.open_store import open_store
+from storage.runs import Run
 
 COMMAND = Path("rlip label")
 """Stands for the file of the recipe in errors."""
@@ -68,6 +71,9 @@ def label_recipe(
     """
     name = run_name or _run_name(folder)
     images = folder if "://" in folder else str(Path(folder).resolve())
+    earlier = Run(open_store(store), name).read_document("recipe").get("data", {}).get("sources", [{}])[0].get("images")
+    if earlier not in (None, images) and Path(earlier).is_dir():  # which has not just moved
+        raise FatalError(f"run {name!r} has labels of {earlier}; name the run of {folder} with --as")
     listed = (categories or "").split(",")
     names = distinct(listed, known=listed)  # as they are, so that an earlier run's boxes are found
     detect: dict[str, Any] = {"weights": detector, "categories": names, "hub": hub}
@@ -125,9 +131,10 @@ label = printed(label_recipe, _label)
 
 
 def _run_name(folder: str) -> str:
-    """Name of the run and its dataset, after the folder."""
+    """Name of the run and its dataset, after the folder. Names that differ in non-ASCII letters stay distinct."""
     last = folder.rstrip("/").rpartition("/")[2] if "://" in folder else Path(folder).resolve().name
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._") or "pictures"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._") or "pictures"
+    return name if last.isascii() else f"{name}-{crc32(last.encode(errors='surrogateescape')):08x}"
 
 
 def require_usable(context: RunContext) -> dict[str, str]:

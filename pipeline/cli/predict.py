@@ -7,6 +7,7 @@ import re
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import dropwhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,8 @@ from PIL.Image import Image
 from rich.console import Console
 from rich.progress import Progress
 
+from models.config import ConfigError
+from models.weights_file import WeightsError, read_config
 from pipeline.cli.contact_sheet import ARROWS, labelled_cell
 from pipeline.cli.options import AsJson, Objects, Predicates, Tokenizer
 from pipeline.data.datasets.annotations import read_text, readable
@@ -26,6 +29,7 @@ from pipeline.evaluation.detections.names import distinct
 from pipeline.evaluation.detections.table import DetectionsWriter
 from pipeline.interop.shard_samples import SeenLabels, SeenRelation
 from pipeline.report.formatting import sanitise
+from pipeline.runtime.wording import first_few
 from pipeline.training.config import MODEL, VOCABULARY
 from pipeline.training.sample import SampleBox
 from pipeline.training.vocabulary import TrainedNames
@@ -42,6 +46,7 @@ IMAGE_SIZE = 1067
 is 800, as in the authors' evaluations and after a training here by their settings."""
 CONFIDENT = 0.5
 """Least score of a box that is drawn although no drawn relation has it."""
+_OWN = "; name weights of this project, and with --tokenizer the folder of their tokenizer"
 NUMBERED = re.compile(r"\s*\d+\s+(?=\S)")
 """The id before a name, as in the authors' lists."""
 FEW_SUBJECTS = 0.01
@@ -165,17 +170,20 @@ def weights_path(weights: str | Path) -> Path:
 
 def open_network(path: Path, tokenizer: Path | None, device: str) -> Network:
     """Loads a network of this project. Raises `FatalError` for another file, and where its tokenizer is missing."""
-    from models.config import ConfigError
     from models.weights import load
-    from models.weights_file import WeightsError
     from pipeline.runtime.devices import choose_device
 
-    try:
+    with weights_errors(_OWN):
         return load(path, tokenizer or path.parent).to(choose_device(device))
+
+
+@contextmanager
+def weights_errors(advice: str = "") -> Iterator[None]:
+    """Turns errors of files of weights into `FatalError`, with some advice."""
+    try:
+        yield
     except (OSError, WeightsError, ConfigError) as error:
-        raise FatalError(
-            f"{error}; name weights of this project, and with --tokenizer the folder of their tokenizer"
-        ) from error
+        raise FatalError(f"{error}{advice}") from error
 
 
 def _found(
@@ -201,9 +209,12 @@ def _found(
 
 
 def trained_names(weights: Path) -> TrainedNames:
-    """The facts of the training next to weights; no names if there are none. Raises `FatalError` without weights."""
-    if not weights.is_file():
-        raise FatalError(f"no weights at {weights}; name a .safetensors file, its folder, or sample weights")
+    """The facts of the training that are kept with its weights; no names for weights that came alone.
+
+    Raises `FatalError` for other files, which have no names either.
+    """
+    with weights_errors(_OWN):
+        read_config(weights)
     path = weights.with_name(VOCABULARY)
     return TrainedNames.read(path) if path.is_file() else TrainedNames(IMAGE_SIZE)
 
@@ -274,5 +285,4 @@ def drawable(row: Mapping[str, Any], width: int, top: int) -> SeenLabels:
 
 
 def _listed(left_out: Mapping[Path, BadImage]) -> str:
-    first = [readable(f"{path} ({bad})") for path, bad in list(left_out.items())[:5]]
-    return ", ".join(first) + (f", and {len(left_out) - 5} more" if len(left_out) > 5 else "")
+    return first_few([readable(f"{path} ({bad})") for path, bad in left_out.items()], 5)

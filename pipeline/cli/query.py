@@ -27,7 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath
-from pipeline.interop.run_tables import PartOfTable, tables_by_name
+from pipeline.interop.run_tables import tables_by_name
 from pipeline.report.formatting import sanitise
 from storage.atomic import atomic_file
 from storage.errors import FatalError
@@ -204,22 +204,16 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def tables_of(run: Run) -> Iterator[tuple[str, ds.Dataset]]:
-    """Names and tables of a run, each over all partitions and read lazily."""
+    """Names and tables of a run, each over all partitions, with their names in its rows, and read lazily."""
+    form, files = ds.ParquetFileFormat(), LocalFileSystem()
     for name, parts in tables_by_name(run).items():
-        yield name, _dataset(parts)
-
-
-def _dataset(parts: Sequence[PartOfTable]) -> ds.Dataset:
-    """The files of one table as one dataset, with the partition's name in each row."""
-    form = ds.ParquetFileFormat()
-    files = LocalFileSystem()
-    fragments = [
-        form.make_fragment(
-            str(part.artifact.file(f"{part.table}{_PARQUET}")),
-            files,
-            partition_expression=pc.field("partition") == part.partition,
-        )
-        for part in parts
-    ]
-    schema = fragments[0].physical_schema.insert(0, pa.field("partition", pa.string()))
-    return ds.FileSystemDataset(fragments, schema, form, files)
+        fragments = [
+            form.make_fragment(
+                str(part.artifact.file(f"{part.table}{_PARQUET}")),
+                files,
+                partition_expression=pc.field("partition") == part.partition,
+            )
+            for part in parts
+        ]
+        schema = fragments[0].physical_schema.insert(0, pa.field("partition", pa.string()))
+        yield name, ds.FileSystemDataset(fragments, schema, form, files)

@@ -159,6 +159,8 @@ def team_of(reviewers: str, overlap: str | None, labels: int | None, earlier: Te
     Raises `FatalError`.
     """
     names = [] if reviewers.isdecimal() else [name.strip() for name in reviewers.split(",") if name.strip()]
+    if not (names or reviewers.isdecimal()):
+        raise FatalError(f"--reviewers {reviewers!r}: write their names, or how many they are")
     known = earlier.members if earlier is not None and not names else ()
     size = len(set(names)) if names else int(reviewers)
     before = earlier or Team(overlap=0.1)

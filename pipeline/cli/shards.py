@@ -44,7 +44,7 @@ from pipeline.interop.shard_samples import (
     tar_samples,
 )
 from pipeline.report.formatting import byte_bars, bytes_in_words, sanitise
-from pipeline.runtime.wording import counted
+from pipeline.runtime.wording import counted, first_few
 from pipeline.stages.pretrain import PretrainStage, TrainTaggerStage
 from pipeline.training.config import SAMPLES, TrainConfig
 from pipeline.training.settings import TaggerSettings, TrainingSettings
@@ -443,10 +443,8 @@ def _write_loader_indexes(indexes: dict[Path, TarIndex], formats: Sequence[Loade
             )
     if "energon" in formats and (folder / ENERGON_FOLDER).exists():
         raise FatalError(f"{folder / ENERGON_FOLDER} already exists; remove it to write it again")
-    tables, sizes = (
-        {name: indexes[tar].table for name, tar in names.items()},
-        {name: tar.stat().st_size for name, tar in names.items()},
-    )
+    tables = {name: indexes[tar].table for name, tar in names.items()}
+    sizes = {name: tar.stat().st_size for name, tar in names.items()}
     for kind in formats:
         for name, data in index_files(kind, tables, sizes).items():
             with translate_os_errors(f"writing {folder / name}"):
@@ -477,8 +475,8 @@ def _print_contents(title: str, contents: Contents) -> None:
     _print_counts("members", contents.extensions)
     _print_counts("images", contents.formats)
     if contents.labels:
-        boxes = f"{contents.boxes:,} {'box' if contents.boxes == 1 else 'boxes'}"
-        print(f"  labels: {boxes}, {counted(contents.relations, 'relation')} in {counted(contents.labels, 'sample')}")
+        numbers = f"{counted(contents.boxes, 'box')}, {counted(contents.relations, 'relation')}"
+        print(f"  labels: {numbers} in {counted(contents.labels, 'sample')}")
         _print_counts("categories", contents.categories)
         _print_counts("predicates", contents.predicates)
     for gap in contents.gaps():
@@ -490,9 +488,7 @@ def _print_contents(title: str, contents: Contents) -> None:
 def _print_counts(title: str, counts: Counter[str]) -> None:
     if not counts:
         return
-    listed = ", ".join(f"{sanitise(name, 60)} {count:,}" for name, count in counts.most_common(TOP))
-    more = f", and {len(counts) - TOP:,} more" if len(counts) > TOP else ""
-    print(f"  {title}: {listed}{more}")
+    print(f"  {title}: {first_few([f'{sanitise(name, 60)} {count:,}' for name, count in counts.most_common()], TOP)}")
 
 
 def _print_refused(refused: Sequence[Refused], begin: str) -> None:
@@ -591,7 +587,7 @@ def _image_in_words(image: StepImage, left_out: Mapping[str, str]) -> str:
         f"{view.width}x{view.height} pixels",
         *(["a part"] if view.crop else []),
         *(["mirrored"] if view.mirrored else []),
-        f"{len(labels.boxes):,} {'box' if len(labels.boxes) == 1 else 'boxes'}",
+        counted(len(labels.boxes), "box"),
         counted(len(labels.relations), "relation"),
     ]
     return f"{', '.join(parts)} (epoch {image.epoch + 1})"

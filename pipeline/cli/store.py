@@ -27,6 +27,7 @@ from pipeline.report.report_folder import damaged_reports, remove_report
 from pipeline.report.view import REPORTS
 from pipeline.review.index import index_fault
 from pipeline.runtime.stage import dataset_of
+from pipeline.runtime.wording import first_few
 from pipeline.stages.parse_cache import cache_fault
 from storage.damage import (
     PARTITION_MAP_LIMITS,
@@ -82,7 +83,8 @@ def verify(
     else:
         print(f"{len(examined)} artifacts read, {len(damages) + len(files)} damaged, {removed} removed")
         for damage in damages:
-            print(f"  {damage.stage} {damage.key[:12]}: {damage.what}{_needed(damage)}")
+            needed = f"rebuilt by run {first_few(damage.needed_by, 1)}" if damage.needed_by else "in no run"
+            print(f"  {damage.stage} {damage.key[:12]}: {damage.what} ({needed})")
         for file in files:
             print(f"  {file.path}: {file.what}" if file.is_cache else f"  {file.what}")
     if ((damages or files) and not repair) or not all(file.is_cache for file in files):
@@ -275,13 +277,6 @@ def _remove_caches(store: Store, files: list[DamagedFile]) -> int:
     for path in caches:
         (store.disk.remove_tree if path.is_dir() else store.disk.remove)(path)
     return len(caches)
-
-
-def _needed(damage: Damage) -> str:
-    if not damage.needed_by:
-        return " (in no run)"
-    more = f" and {len(damage.needed_by) - 1} more" if len(damage.needed_by) > 1 else ""
-    return f" (rebuilt by run {damage.needed_by[0]}{more})"
 
 
 def _shares(title: str, what: str, apart: str, shares: tuple[Share, ...]) -> Any:

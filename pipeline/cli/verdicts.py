@@ -152,16 +152,18 @@ def _print_summary(summary: VerdictSummary, folder: Path) -> None:
     print(
         f"{summary.relations:,} relations judged in all runs, {summary.undone:,} verdicts undone or replaced ({folder})"
     )
-    columns = "median seconds", "an hour", "hasty", "honeypots right"
-    made = table("Verdicts", "reviewer", *(kind for kind in KINDS if kind != "undo"), *columns)
+    kinds = [kind for kind in KINDS if kind != "undo"]
+    # Two tables, since a terminal of 80 columns, as which files count, would lose the last columns of one.
+    made = table("Verdicts", "reviewer", *kinds)
+    paces = table("Pace and care", "reviewer", "median seconds", "an hour", "hasty", "honeypots right")
     for name, counts in summary.reviewers.items():
         seconds, hourly = summary.seconds.get(name), summary.hourly.get(name)
-        shown = [f"{counts.get(kind, 0):,}" for kind in KINDS if kind != "undo"]
+        made.add_row(Text(sanitise(name)), *(f"{counts.get(kind, 0):,}" for kind in kinds))
         pace = ("–" if seconds is None else f"{seconds:.1f}", "–" if hourly is None else f"{hourly:,.0f}")
         asked, right = summary.honeypots.get(name, (0, 0))
         checks = f"{summary.hasty.get(name, 0):,}", f"{right} of {asked}" if asked else "–"
-        made.add_row(Text(sanitise(name)), *shown, *pace, *checks)
-    console.print(made)
+        paces.add_row(Text(sanitise(name)), *pace, *checks)
+    console.print(made, paces, sep="\n")
     made = table("Predicates with the most verdicts", "predicate", "right", "wrong", "unsure")
     for name, counts in list(summary.predicates.items())[:SHOWN]:
         made.add_row(Text(sanitise(name)), *(f"{counts.get(word, 0):,}" for word in ("right", "wrong", "unsure")))

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,17 +15,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from models.config import ConfigError, NetworkConfig
-from models.weights_file import WeightsError, by_part, is_own, read_config, read_shapes
+from models.config import NetworkConfig
+from models.weights_file import by_part, is_own, read_config, read_shapes
 from pipeline.cli.errors import resumable
 from pipeline.cli.options import AsJson, Direct, Objects, Overrides, Predicates, RecipePath, Tokenizer
+from pipeline.cli.predict import label_names, open_network, trained_names, weights_errors, weights_path
 from pipeline.report.formatting import NAMES, share, table
 from pipeline.runtime.settings import apply_override, flat
 from storage.atomic import atomic_file
 from storage.errors import FatalError
 
 commands = typer.Typer(no_args_is_help=True)
-CheckpointPath = Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint (.pth) or a .safetensors file.")]
+OwnPath = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A .safetensors file, its folder, or sample weights, e.g. demo-detector.")
+]
 
 
 @commands.command("train-tagger")
@@ -69,7 +70,7 @@ def train_tagger(
 
 @commands.command("import")
 def import_weights(
-    file: CheckpointPath,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint (.pth) or a .safetensors file.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
     args: Annotated[
         Path | None, typer.Option(help="A JSON file with the training run's settings, for checkpoints that lack them.")
@@ -99,7 +100,7 @@ def import_weights(
     settings: dict[str, Any] = {}
     for override in overrides or []:
         apply_override(settings, override)
-    with _errors_as_fatal():
+    with weights_errors():
         imported = import_checkpoint(file, args, settings, seed, text)
         with atomic_file(out) as aside:
             write(imported.state, imported.config, aside)
@@ -132,7 +133,7 @@ def import_weights(
 
 @commands.command("export")
 def export_weights(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .safetensors file of this project.")],
+    file: OwnPath,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .pth file to write; with --onnx, the .onnx file.")],
     onnx: Annotated[bool, typer.Option("--onnx", help="Write a graph that onnxruntime runs without torch.")] = False,
     objects: Objects = None,
@@ -150,13 +151,14 @@ def export_weights(
     from models.official.sizes import kind_of
     from models.weights import load
 
+    file = weights_path(file)
     _refuse_target(file, out)
     if onnx:
         _export_onnx(file, out, objects, predicates, tokenizer, as_json)
         return
     if objects or predicates or tokenizer:
         raise FatalError("--objects, --predicates and --tokenizer belong to --onnx: a checkpoint contains no names")
-    with _errors_as_fatal():
+    with weights_errors():
         config = read_config(file)
         official = export_checkpoint(load(file, None).state_dict(), config)
         with atomic_file(out) as aside:
@@ -179,7 +181,6 @@ def _export_onnx(
     file: Path, out: Path, objects: str | None, predicates: str | None, tokenizer: Path | None, as_json: bool
 ) -> None:
     from models.onnx_export import export_onnx
-    from pipeline.cli.predict import label_names, open_network, trained_names
 
     network = open_network(file, tokenizer, "cpu")
     known = trained_names(file)
@@ -188,7 +189,7 @@ def _export_onnx(
         "predicates": label_names("predicates", predicates, known.predicates),
     }
     waiting = Console(stderr=True).status("Exporting takes minutes")
-    with _errors_as_fatal(), atomic_file(out) as aside, waiting:
+    with weights_errors(), atomic_file(out) as aside, waiting:
         export_onnx(network, **names, image_size=known.image_size, path=aside)
     if as_json:
         print(json.dumps({"file": str(out), "image_size": known.image_size, **names}))
@@ -198,9 +199,10 @@ def _export_onnx(
 
 
 @commands.command("show")
-def show_weights(file: CheckpointPath, as_json: AsJson = False) -> None:
-    """Show the contents of a weights file: network, settings and the sizes of its parts."""
-    with _errors_as_fatal():
+def show_weights(file: OwnPath, as_json: AsJson = False) -> None:
+    """Show the contents of weights or of a checkpoint (.pth): network, settings and the sizes of its parts."""
+    file = weights_path(file)
+    with weights_errors():
         if is_own(file):
             config: NetworkConfig | None = read_config(file)
             what, shapes = "weights of this project", read_shapes(file)
@@ -234,11 +236,3 @@ def show_weights(file: CheckpointPath, as_json: AsJson = False) -> None:
 def _refuse_target(file: Path, out: Path) -> None:
     if out.is_dir() or out.resolve() == file.resolve():
         raise FatalError(f"{out}: is {'a folder' if out.is_dir() else 'the input file'}; name a new file to write")
-
-
-@contextmanager
-def _errors_as_fatal() -> Iterator[None]:
-    try:
-        yield
-    except (WeightsError, ConfigError, OSError) as error:
-        raise FatalError(str(error)) from error

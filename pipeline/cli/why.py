@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath
+from pipeline.runtime.wording import first_few
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.keys import Change, changes
@@ -94,9 +95,7 @@ def reasons_of(run: Run, step: str, partition: str | None = None) -> Iterator[Wh
             f"run {run.name!r} has no artifacts of step {step!r}; its steps: {', '.join(sorted(run.steps()))}"
         )
     if partition is not None and partition not in artifacts:
-        more = f" and {len(artifacts) - 6} more" if len(artifacts) > 6 else ""
-        some = ", ".join([*artifacts][:6]) + more
-        raise FatalError(f"step {step!r} has no partition {partition!r}; it has {some}")
+        raise FatalError(f"step {step!r} has no partition {partition!r}; it has {first_few(list(artifacts), 6)}")
     own = {key for other in run.steps() for key in run.keys(other).values()}
     beside: dict[str, list[Artifact]] = {}
     for other in run.store.artifacts(run.stage(step)):

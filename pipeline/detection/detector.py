@@ -15,6 +15,7 @@ from pipeline.detection.weights_files import DetectorFiles, find_detector
 from pipeline.evaluation.detection import Detections
 from pipeline.runtime.plugins import load_plugin
 from pipeline.runtime.processes import keep_freed_memory
+from pipeline.runtime.wording import first_few
 from storage.errors import FatalError
 from tagger.categories.names import HYPERNYMS, without_case
 from tagger.english.lemmas import phrase_lemma
@@ -58,8 +59,9 @@ def map_names(names: Sequence[str], categories: Sequence[str]) -> list[str | Non
     if not any(mapped):
         raise FatalError(
             f"detect.categories: none of the detector's {len(names)} names fits any of the {len(categories)} "
-            f"categories. The detector has: {_listed(names)}. The recipe asks for: {_listed(categories)}. Choose "
-            "another detector or other categories, or leave the categories out to get the detector's names"
+            f"categories. The detector has: {first_few(names, _SHOWN)}. The recipe asks for: "
+            f"{first_few(categories, _SHOWN)}. Choose another detector or other categories, or leave the categories "
+            "out to get the detector's names"
         )
     return mapped
 
@@ -75,11 +77,6 @@ def _category(name: str, categories: Sequence[str]) -> str | None:
     }
     meant = [category for category in match(words, categories) if phrase_lemma(category) not in kinds]
     return meant[0] if len(meant) == 1 else None
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.detection.settings import DetectSettings
 from pipeline.detection.weights_files import DetectorFiles
 from pipeline.evaluation.detection import Detections
+from pipeline.evaluation.detections.names import distinct
 from pipeline.evaluation.predictor import Names, Predictor
 from pipeline.runtime.devices import choose_device
 from pipeline.training.config import MODEL, VOCABULARY
@@ -47,7 +48,12 @@ class OwnDetector:
 
 
 def _names_and_size(files: DetectorFiles, settings: DetectSettings) -> tuple[tuple[str, ...], int]:
-    """The names that a network of this project looks for, and the longest side at which it sees images."""
+    """The names that a network of this project looks for, and the longest side at which it sees images.
+
+    Raises `FatalError` for a name that its training spelled otherwise: to the network, that is another text.
+    """
     path = files.files.get(VOCABULARY)
     known = TrainedNames(settings.image_size) if path is None else TrainedNames.read(path)
+    if learned := {*distinct(settings.categories, known.objects)} & {*known.objects} - {*settings.categories}:
+        raise FatalError(f"detect.categories: the weights learned {', '.join(sorted(learned))}; spell these names so")
     return tuple(settings.categories or known.objects or COCO_CATEGORIES.values()), known.image_size

@@ -220,11 +220,8 @@ def headline(figures: Figures, human: AuditPrecision | None = None) -> list[tupl
             tiles.append((value, f"precision of the labels kept, {audit.dataset}", recall))
         if audit.labels and audit.labels.tagger.precision_at_recall is not None:
             name, best = audit.labels.best_baseline
-            against = (
-                "no baseline reaches it"
-                if best.precision_at_recall is None
-                else f"{name} {best.precision_at_recall:.2f}"
-            )
+            reached = best.precision_at_recall
+            against = "no baseline reaches it" if reached is None else f"{name} {reached:.2f}"
             value = f"{audit.labels.tagger.precision_at_recall:.2f}"
             tiles.append((value, f"precision at recall .8 of the reachable relations, {audit.dataset}", against))
     scores = {variant.variant: variant.scores for variant in figures.variants if ZERO_SHOT in variant.scores}

@@ -109,19 +109,21 @@ def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
     title = f"Labels of {sanitise(dataset)}, on the {audit.images:,} images with ground truth: {audit.in_words}"
     methods = methods_table(title, audit, choice)
     rules = table(
-        "Every rule at the threshold with its highest F1", "confidence, rule", "threshold", "precision", "recall", "F1",
-        f"precision at {REACHABLE_RECALL}",
+        "Every rule at the threshold with its highest F1", "confidence, rule", "threshold", "precision",
+        "recall of all", "F1", f"precision at {REACHABLE_RECALL}",
     )  # fmt: skip
     for rule in audit.rules:
         at_recall = rule.precision_at_recall or None
-        rules.add_row(rule.rule, *map(share, (rule.threshold, rule.precision, rule.recall, rule.f1, at_recall)))
+        # In full: a rounded threshold may exclude the label that decided it.
+        rules.add_row(rule.rule, f"{rule.threshold:g}", *map(share, (rule.precision, rule.recall, rule.f1, at_recall)))
     of_probabilities = "labels have no probabilities"
     if audit.probability_error is not None:
         of_probabilities = f"{share(audit.probability_error)} for probabilities"
     errors = f"Calibration error: {share(audit.score_error)} for raw scores, {of_probabilities}"
     by_predicate = table(
-        "By predicate, most kept first", "predicate", "kept", "true", "precision", "recall", "average precision",
-        "calibration error", "correct where wrong", texts=("correct where wrong",),
+        "By predicate, most kept first; recall of its reachable relations", "predicate", "kept", "reachable",
+        "precision", "recall", "average precision", "calibration error", "correct where wrong",
+        texts=("correct where wrong",),
     )  # fmt: skip
     for each in audit.predicates[:MAX_PREDICATES]:
         instead = ", ".join(f"{sanitise(what)} {count:,}" for what, count in each.instead[:MAX_CONFUSIONS])
@@ -136,7 +138,7 @@ def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
 REACHABLE_RECALL = "recall .8 of the reachable"
 
 
-SCORES = ("kept", "precision", "recall of all", f"precision at {REACHABLE_RECALL}", "average precision")
+SCORES = ("kept", "precision", "recall of all", f"precision at {REACHABLE_RECALL}", "average precision of all scored")
 """Columns of `score_cells`."""
 
 

@@ -10,8 +10,13 @@ MISSING, UNREADABLE = "missing file", "unreadable file"
 
 
 def counted(number: int, what: str) -> str:
-    """A number of things in words, such as "1 tar" and "2 tars"."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+    """A number of things in words, such as "1 tar", "2 tars" and "2 boxes"."""
+    return f"{number:,} {what}{'' if number == 1 else 'es' if what.endswith('x') else 's'}"
+
+
+def first_few(names: Sequence[str], most: int) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f", and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -93,8 +93,8 @@ class Agreement:
         return self.right / self.kept if self.kept else None
 
     def recall(self) -> float | None:
-        """Share of the truths that are kept; None when nothing is kept (a curve without points) or nothing is true."""
-        return self.right / self.truths if self.kept and self.truths else None
+        """Share of the truths that are kept; None when nothing is true."""
+        return self.right / self.truths if self.truths else None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ from pipeline.run.recipe_files import load_recipe
 from scenes.names import WORLD_CATEGORIES
 from scenes.scene import render
 from scenes.world import make_scene
+from storage.errors import FatalError
+from storage.local_store import LocalStore
+from storage.runs import Run
 
 PICTURES = "drawn/coco/train"
 
@@ -146,3 +149,18 @@ def test_names_of_boxes_stay_as_they_are_written(tmp_path):
     asked = {"tagger": "tagger", "detector": "boxes.json", "store": str(tmp_path / "store")}
     recipe = label_recipe(str(tmp_path), categories="wine_glass, cat,Cat", **asked)
     assert recipe.detect.categories == ("wine_glass", "cat"), "others would be other settings of an earlier run"
+
+
+def test_folders_of_other_names_or_places_are_other_runs(tmp_path):
+    given = {"tagger": "demo-tagger", "detector": "demo-detector", "store": str(tmp_path / "store")}
+    names = [label_recipe(str(tmp_path / name), **given).name for name in ("photos", "Отпуск", "写真")]
+    assert names[0] == "photos" and len(set(names)) == 3
+    for place in ("a/photos", "b/photos"):
+        (tmp_path / place).mkdir(parents=True)
+    recorded = label_recipe(str(tmp_path / "a/photos"), **given).model_dump(mode="json")
+    Run(LocalStore(tmp_path / "store"), "photos").note("recipe", recorded)
+    assert label_recipe(str(tmp_path / "a/photos"), **given).name == "photos"
+    with pytest.raises(FatalError, match=r"has labels of .*/a/photos; name the run of .*/b/photos with --as"):
+        label_recipe(str(tmp_path / "b/photos"), **given)
+    (tmp_path / "a").rename(tmp_path / "moved")
+    assert label_recipe(str(tmp_path / "moved/photos"), **given).name == "photos"

@@ -12,6 +12,7 @@ from rlip_command import in_own_process, loaded_by, rlip
 from small_set import write_small_set
 
 from pipeline.cli.app import COMMANDS, FORMER
+from pipeline.cli.errors import errors_reported
 
 
 @pytest.mark.parametrize("words", [(), ("run",), ("shards",), ("shards", "ls")])
@@ -132,6 +133,12 @@ with errors_reported():
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=20)
     assert done.stderr.startswith("\nStopped.")
+
+
+def test_a_reader_that_has_read_enough_is_no_error(capsys):
+    with pytest.raises(BrokenPipeError), errors_reported():  # which click ends on quietly
+        raise BrokenPipeError(32, "Broken pipe")
+    assert capsys.readouterr().err == ""
 
 
 def test_the_version_is_that_of_the_package_and_the_module_runs_like_the_command(root):

@@ -175,7 +175,9 @@ def test_what_is_kept_is_compared_with_settings_and_figures(runs):
     found = difference(before, stricter)
     assert (found.same, found.by_size, found.predicates) == (5, [], {}), "the relations are the same"
     assert (found.kept.same, found.kept.added, found.kept.lost) == (3, {}, {"ride": 2})
-    assert found.settings == (("shard:pseudo.threshold", 0.2, 0.45),)
+    assert found.settings == (
+        ("labels kept", "score ≥ 0.2", "score ≥ 0.45"), ("shard:pseudo.threshold", 0.2, 0.45),
+    )  # fmt: skip
     figures = {row.name: (row.before, row.after) for row in found.figures}
     assert figures["kept"] == (5, 3) and figures["scored"] == (5, 5) and "seconds, tag" in figures
 

@@ -77,6 +77,18 @@ def test_the_text_encoder_gets_words_and_neither_ids_nor_underscores(tmp_path):
     assert label_names("predicates", "brush_with,sit_at", ("sit_at",)) == ("brush with", "sit_at")
 
 
+def test_names_are_spelled_as_in_training_because_others_are_other_texts():
+    asked = "Sit at, HOLD, Brush_With,hold"
+    assert label_names("predicates", asked, ("hold", "sit_at")) == ("sit_at", "hold", "Brush With")
+
+
+def test_what_are_no_weights_is_told_before_names_are_asked_for(pictures, tmp_path):
+    (tmp_path / "photos.safetensors").write_bytes(b"7")
+    for name, message in (("gone.safetensors", "no weights at"), ("photos.safetensors", "not a readable")):
+        done = rlip("predict", tmp_path / name, pictures, "--out", tmp_path / "found.parquet")
+        assert done.exit_code == 1 and message in done.output and "has no names" not in done.output
+
+
 def test_what_is_below_the_threshold_is_left_out_and_names_in_another_case_are_one(pictures, tmp_path):
     words = (
         "--objects",

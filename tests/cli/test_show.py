@@ -161,6 +161,17 @@ def test_labels_are_shown_with_their_yield_spread_and_audits(labelled):
     assert set(plain["audits"]) == {"toys"}
 
 
+def test_shares_say_of_what_they_are_and_where_nothing_is_kept_recall_is_0(labelled):
+    labelled.run.note("recipe", {"shard": {"threshold": 1.0}})
+    text = shown(labelled, "toy", "tag")
+    lines = [line.split() for line in text.splitlines()]
+    assert next(line[-5:-2] for line in lines if line[:1] == ["kept:"]) == ["0", "–", "0.000"]
+    assert "By predicate, most kept first; recall of its reachable relations" in " ".join(text.split())
+    plain = json.loads(shown(labelled, "toy", "tag", as_json=True))["labels"]["audits"]["toys"]
+    threshold = next(rule["threshold"] for rule in plain["rules"] if rule["rule"] == "score")
+    assert [f"{threshold:g}"] == next(line[1:2] for line in lines if line[:1] == ["score"]), "not rounded"
+
+
 def test_coverage_is_shown_beside_the_audit(labelled):
     labelled.run.note("recipe", {"shard": {"threshold": 0.2}})
     text = shown(labelled, "toy", "tag", width=80)

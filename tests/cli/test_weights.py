@@ -98,6 +98,7 @@ def test_files_are_shown(tmp_path):
     state = weights.load(out, None).state_dict()
     assert sum(parsed["values"].values()) == sum(value.numel() for value in state.values())
     assert parsed["settings"]["relation_queries"] == "MBF" and parsed["settings"]["official_compat"] is True
+    assert "weights of this project" in rlip_weights("show", "demo-detector").stdout
 
 
 SMALL_TEXTS = {"hidden": 64, "layers": 1, "heads": 2, "feedforward": 64, "vocabulary": 64, "max_positions": 16}

@@ -175,6 +175,13 @@ def test_a_network_of_this_project_finds_the_objects_of_its_world(root):
     assert np.mean(list(scores.values())) > 0.8
 
 
+def test_a_name_in_another_spelling_than_the_trainings_is_refused(root):
+    weights = root / "scenes/weights/detector"
+    with pytest.raises(FatalError, match="learned horse, sports ball; spell"):
+        opened(weights, categories=("Horse", "person", "sports_ball", "Zebra"))
+    assert opened(weights, categories=("person", "Zebra")).categories == ("person", "Zebra")
+
+
 def test_what_is_no_detector_is_told(root, tmp_path):
     def refused(weights: object, words: str, **settings: object) -> None:
         with pytest.raises(FatalError, match=words):

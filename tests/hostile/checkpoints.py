@@ -158,7 +158,7 @@ def cases() -> Iterator[Case]:
 
 
 def _used(folder: Path, vocabulary: Make) -> str:
-    (folder / "model.safetensors").touch()
+    (folder / "model.safetensors").write_bytes(own("{}"))
     written(folder / "vocabulary.json", vocabulary)
     Image.new("RGB", (32, 32)).save(folder / "image.png")
     return told("predict", folder, folder, "--out", folder / "found.json")

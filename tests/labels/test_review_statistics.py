@@ -13,6 +13,7 @@ from pipeline.labels.audit_sample import (
     UNJUDGED,
     UNSURE,
     WRONG,
+    AuditPrecision,
     AuditStrata,
     audit_order,
     audit_precision,
@@ -279,3 +280,9 @@ def test_a_slow_member_of_a_team_does_not_void_the_verdicts_of_the_others():
     assert found.low is not None and found.high is not None and found.low < right.mean() < found.high
     assert sum(each.judged for each in found.predicates) == 540
     assert audit_precision(strata, numbers, outcomes).judged < 200, "one order for all"
+
+
+def test_what_few_labels_without_verdicts_leave_out_is_not_rounded_away():
+    found = AuditPrecision(0.5, 0.4, 0.6, judged=80, unsure=0, covered=0.997, strata=())
+    assert ", for the 0.997 of labels whose strata have verdicts, by" in found.in_words()
+    assert "strata" not in replace(found, covered=1.0).in_words()

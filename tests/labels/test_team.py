@@ -37,6 +37,8 @@ def test_who_comes_first_takes_the_free_seats_for_good(tmp_path):
     assert team_of("3", None, None, replace(team, overlap=0.25, labels=700)) == Team(
         size=3, overlap=0.25, labels=700, members=("ada", "Zoë")
     )
+    with pytest.raises(FatalError, match="write their names, or how many"):
+        team_of("", None, None, None)
     assert team_of("3", "0.2", 900, team) == Team(size=3, overlap=0.2, labels=900, members=("ada", "Zoë"))
 
 

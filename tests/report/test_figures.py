@@ -212,7 +212,7 @@ def test_recall_is_of_what_candidates_state(book):
     (audit,) = compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5)).audits
     assert (audit.labels.given, audit.labels.reachable) == (2, 1)
     tagger = audit.labels.tagger
-    assert (tagger.kept, tagger.precision, tagger.recall) == (0, None, None)
+    assert (tagger.kept, tagger.precision, tagger.recall) == (0, None, 0.0)
     assert tagger.precision_at_recall == 1.0
     assert audit.labels.naive.recall == 0.5
 

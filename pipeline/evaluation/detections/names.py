@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.evaluation.relations import Integers
+from pipeline.runtime.wording import first_few
 from tagger.categories.names import without_case
 
 
@@ -39,20 +40,17 @@ def counted_names(objects: Sequence[str]) -> Sequence[str]:
 
 def listed(names: Iterable[str], most: int = 200) -> str:
     """The first names in quotes, and how many more there are."""
-    every = list(names)
-    more = f", and {len(every) - most:,} more" if len(every) > most else ""
-    return ", ".join(repr(name) for name in every[:most]) + more
+    return first_few(list(map(repr, names)), most)
 
 
 def distinct(names: Iterable[str], known: Collection[str] = ()) -> tuple[str, ...]:
-    """The stripped names, as a text encoder reads them: with spaces for underscores, except in `known` names.
+    """The names as a text encoder reads them: those that it learned (`known`) as it did, others without underscores.
 
-    Of names that differ only in case or underscores, the first is kept.
+    Case and underscores do not tell names apart: of several, the first is kept.
     """
-    known = set(map(str.strip, known))
+    learned = {without_case(name): name.strip() for name in reversed([*known])}
     kept: dict[str, str] = {}
-    for name in map(str.strip, names):
-        spaced = name if name in known else name.replace("_", " ").strip()
-        if spaced:
-            kept.setdefault(without_case(name), spaced)
-    return tuple(kept.values())
+    for name in names:
+        form = without_case(name)
+        kept.setdefault(form, learned.get(form, name.replace("_", " ").strip()))
+    return tuple(filter(None, kept.values()))
