@@ -35,6 +35,8 @@ class KeyTerms:
 
 _ORDER = ("version", "settings", "weights", "inputs")
 """Terms in the order of reporting: a person's own change before what follows from it."""
+_IN_WORDS = {"inputs.records": "annotations or image files"}
+"""Descriptions of terms whose names mean nothing to people."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Change:
     @property
     def name(self) -> str:
         """The differing term in words."""
-        return "annotations or image files" if self.term == "inputs.records" else self.term.removeprefix("settings.")
+        return _IN_WORDS.get(self.term, self.term.removeprefix("settings."))
 
     @property
     def is_content(self) -> bool:

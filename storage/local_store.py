@@ -39,8 +39,12 @@ class LocalStore:
         self._pending = self.root / "pending"
         with self._writing():
             disk.make_durable(self._artifacts)
-        with suppress(OSError):  # a copy that was pushed to a read-only place lacks it
-            disk.make_durable(self._pending)
+            try:
+                disk.make_durable(self._pending)
+            except OSError as error:
+                # A copy that was pushed to a read-only place lacks it.
+                if error.errno not in (errno.EROFS, errno.EACCES):
+                    raise
 
     def require_writable(self) -> None:
         """Find out before any work whether the store can be written. Raises `FatalError`."""

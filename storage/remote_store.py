@@ -278,12 +278,15 @@ class RemoteStore:
         stage, key = folder.parts[-2:]
         here, there = self._local.find(stage, key), self.remote.manifest(stage, key)
         if here is not None:
-            files = here.manifest.files.items()
-            if here.manifest_bytes() == there and all(self._verified.holds(here.file(n), entry) for n, entry in files):
+            if here.manifest_bytes() == there and self._is_whole(here):
                 return here
             self.remove(here.folder)
         with self.draft() as draft:
             return self._local.commit(draft, self.remote.download(stage, key, draft))
+
+    def _is_whole(self, here: Artifact) -> bool:
+        """Whether this machine's copies of all data files are undamaged."""
+        return all(self._verified.holds(here.file(name), entry) for name, entry in here.manifest.files.items())
 
     def _cached_manifest(self, stage: str, key: str, entry: Entry) -> Path:
         """Where a manifest is cached. A manifest that is rewritten at the URL gets another file here."""
@@ -322,8 +325,7 @@ class VerifiedFiles:
         """Whether a file is there with the bytes of `entry`, read unless this process has done so since it last
         changed."""
         try:
-            status = path.stat()
-            state = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+            state = _state(path)
             if self._known.get((path, entry.digest)) != state:
                 if not entry.matches(path):
                     return False
@@ -345,6 +347,11 @@ def read_checked(path: Path) -> bytes | None:
         if data[:_CHECK_BYTES] == xxh3_128_digest(data[_CHECK_BYTES:]):
             return data[_CHECK_BYTES:]
     return None
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 _FOLDERS = ("runs", "cuts")
@@ -369,8 +376,7 @@ def mirror(files: Remote, root: Path, disk: Disk) -> None:
     there = {f"{top}/{path}": entry.token for top in _FOLDERS for path, entry in files.listing(top).items()}
     if out := [path for path in there if {".", ".."} & {*path.split("/")}]:
         raise FatalError(f"{files.url}: a record is named {out[0]!r}, which leads out of the store; remove it")
-    here = {path: xxh3_128_hexdigest((root / path).read_bytes()) for path in there if (root / path).is_file()}
-    now = {path: (token, here.get(path, "")) for path, token in there.items()}
+    now = {path: (token, _check_of(root / path)) for path, token in there.items()}
     changed = [path for path, is_now in now.items() if known.get(path) != is_now]
     for path, data in files.read_many(changed).items():
         write_atomic(root / path, data, disk)
@@ -381,3 +387,7 @@ def mirror(files: Remote, root: Path, disk: Disk) -> None:
             if is_older and mine.relative_to(root).as_posix() not in there:
                 mine.unlink(missing_ok=True)
     write_atomic(state, sealed_json({"files": now}), disk)
+
+
+def _check_of(path: Path) -> str:
+    return xxh3_128_hexdigest(path.read_bytes()) if path.is_file() else ""
