@@ -1,9 +1,11 @@
 """`rlip` in Python does what the commands do, and its objects show in notebooks."""
 
+import errno
 import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -93,6 +95,11 @@ def test_images_are_the_same_by_any_relative_path_and_others_by_the_same_one(tmp
         prepare(context, Display())
     assert told[:2] == ["", ""]
     assert f"made from the images in {tmp_path}/one/images, and is now made from those in {tmp_path}/two" in told[2]
+    context = RunContext(load_recipe(tmp_path / "one/recipe.toml", [f"store={tmp_path}/store"]))
+    monkeypatch.chdir(tmp_path / "one")
+    assert other_folders(context)
+    monkeypatch.setattr(Path, "exists", Mock(side_effect=PermissionError(errno.EACCES, "Permission denied")))
+    assert other_folders(context) == "", "the folders of somebody else may not be looked into"
 
 
 @pytest.mark.parametrize(("call", "message"), [
