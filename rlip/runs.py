@@ -147,12 +147,13 @@ class Run:
 
     @checked
     def report(
-        self, folder: str | Path | None = None, pictures: int = 24, seed: int = 0, verdicts: Path | None = None
+        self, folder: str | Path | None = None, pictures: int = 24, seed: int = 0, verdicts: str | Path | None = None
     ) -> Path:
         """Writes the report again, in place or into `folder`, and returns its page. `pictures`: images drawn at random.
         `verdicts`: folder of verdicts; by default, that in the store."""
         view, place = recorded_view(self._run), report_folder(self._run) if folder is None else Path(folder)
-        return write_report(view, None, place, pictures, seed=seed, written=datetime.now(), verdicts=verdicts)
+        judged = None if verdicts is None else Path(verdicts)
+        return write_report(view, None, place, pictures, seed=seed, written=datetime.now(), verdicts=judged)
 
     @checked
     def export(

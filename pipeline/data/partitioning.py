@@ -178,9 +178,24 @@ def damaged_digests(indexes: Path) -> Iterator[tuple[Path, str]]:
             yield path, str(error)
 
 
+def forget_digest(index: RecordIndex, dataset: str, number: int) -> None:
+    """Makes the next plan read the files of a partition, whose cached digest was wrong."""
+    cache = index.folder.with_name(f"{dataset}-{DIGESTS}")
+    with suppress(OSError, FatalError):  # without a cache, it reads them anyway
+        kept = {other: found for other, found in read_json(cache, _Digests).digests.items() if other != str(number)}
+        write_atomic(cache, sealed_json({"digests": kept}))
+
+
 def partition_digest(source: DataSource, found: Iterable[tuple[ImageRecord, str]], lost: Iterable[Rejected]) -> str:
-    """The digest of a partition: of its images, each with its `fingerprint_or_fault`, and of what has no record."""
-    described = [_described(record, uri_of(record.path, source.images), mark) for record, mark in found]
+    """The digest of a partition: of what has no record, and of everything that determines the rows of its images:
+    annotations, and their files' names and `fingerprint_or_fault`."""
+    described = []
+    for record, mark in found:
+        boxes = [[str(value) for value in box] for box in record.boxes]
+        rejects = [[reject.reason, reject.value] for reject in record.rejects]
+        place = record.image_id, uri_of(record.path, source.images)
+        read = ["upright"] if isinstance(record.path, UprightImage) else []
+        described.append([*place, record.width, record.height, boxes, record.relations, rejects, mark, *read])
     return digest_json([source.name, source.split, described, [*map(astuple, lost)]])
 
 
@@ -190,16 +205,6 @@ def fingerprint_or_fault(place: ImageRef, by: Literal["bytes", "stat"], limits: 
         return fingerprint(place, by, limits=limits)
     except BadImage as bad:
         return bad.reason
-
-
-def _described(record: ImageRecord, uri: str, found: str) -> list[Any]:
-    """Everything that determines the row of an image, as JSON values: annotations, and its file's name and
-    fingerprint."""
-    boxes = [[str(value) for value in box] for box in record.boxes]
-    rejects = [[reject.reason, reject.value] for reject in record.rejects]
-    read = ["upright"] if isinstance(record.path, UprightImage) else []
-    stated = [record.image_id, uri, record.width, record.height, boxes, record.relations, rejects]
-    return [*stated, found, *read]
 
 
 def _stamp(refs: Iterable[ImageRef], rest: Any) -> str | None:

@@ -53,7 +53,7 @@ class RunComparison:
         recorded = file_stamps(folder / "steps"), file_stamps(folder)
         if (self._index.generation, recorded) == self._known:
             return
-        self._known, self.other = (self._index.generation, recorded), self._read_view()
+        self.other = self._read_view()
         with self._index.transaction() as cursor:
             cursor.execute("DELETE FROM against")
             for found in partition_artifacts(self.other.run).values():

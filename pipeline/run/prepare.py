@@ -66,7 +66,7 @@ def _files(source: DataSource, indexes: Path | None) -> Iterator[tuple[int, str]
 
 def other_folders(context: RunContext) -> str:
     """What to know if the run's last execution read none of this one's folders of images; "" otherwise."""
-    with suppress(FatalError):  # the recipe of another version
+    with suppress(FatalError, OSError):  # the recipe of another version; a folder of somebody else
         if (before := recorded_recipe(context.run, STARTED)) is not None:
             each_run = (map(str, each.resolved().data.image_folders().values()) for each in (before, context.recipe))
             old, new = ({at if "://" in at else str(Path(at).resolve()) for at in folders} for folders in each_run)

@@ -49,7 +49,7 @@ def preload_imports(steps: Iterable[Step]) -> None:
 
 def run_step(planner: Planner, step: Step, display: Display, work: Work) -> StepOutcome:
     """Plan a step, execute what is due, and record the artifacts in the run. The steps that it needs must be done."""
-    with bound(step=step.name):
+    with bound(step=step.name), noticing(display.warn):
         plan = planner.plan(step)
         if plan.due:
             plan.later = _seconds_after(planner.context, step)
@@ -113,7 +113,7 @@ def execute_whole(planner: Planner, plan: StepPlan, display: Display) -> Record:
     (item,) = plan.due
     store = planner.context.store
     stage = stage_call(planner, plan).opened(store, item)
-    with _lent_nodes(planner.context, plan.step), noticing(display.warn):
+    with _lent_nodes(planner.context, plan.step):
         record = execute(stage, item, store, lambda done, total, note="": display.progress(item, done, total, note))
     display.finished(record)
     return record

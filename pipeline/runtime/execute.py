@@ -169,9 +169,8 @@ def _make(stage: Stage, item: WorkItem, store: Store, report: ReportProgress, dr
     new = stage.run(inputs if reusable is None else replace(inputs, without=reusable.image_ids), work, report)
     if stage.reads and (gone := [each for each in new.rejected if each.reason in (MISSING, UNREADABLE)]):
         raise RetryableError(
-            f"{item.step} {item.partition}: {len(gone)} of its image files, which ingest has read, can't be read on "
-            f"{platform.node()} (first: {gone[0].reason}, {gone[0].value}); check that their folder is mounted, then "
-            "run again"
+            f"{item.step} {item.partition}: on {platform.node()} {len(gone)} of the image files that ingest read can't "
+            f"be read (first: {gone[0].reason}, {gone[0].value}); mount the folder or remove bad ones, then run again"
         )
     output = new if reusable is None else merge(stage, reusable, new, work)
     seconds = time.monotonic() - began
@@ -187,7 +186,11 @@ def _make(stage: Stage, item: WorkItem, store: Store, report: ReportProgress, dr
         upstream=item.upstream,
         files=files,
         schema_fingerprint=digest_bytes(stage.schema.to_string().encode()),
-        counts=_count(output),
+        counts=Counts(
+            rows_in=len(output.table) if output.rows_in is None else output.rows_in,
+            rows_out=len(output.table) if output.rows_out is None else output.rows_out,
+            rejected=dict(sorted(Counter(each.reason for each in output.rejected).items())),
+        ),
         facts={**stage.describe(inputs, output.table), **output.facts},
         seconds=round(seconds, 3),
         host=platform.node(),
@@ -327,13 +330,6 @@ def _collect(stage: Stage, output: Output, draft: Path, disk: Disk) -> dict[str,
             disk.rename(path, draft / name)
         entries[name] = FileEntry(digest=digest_file(draft / name), size=os.path.getsize(draft / name))
     return entries
-
-
-def _count(output: Output) -> Counts:
-    rows_in = output.rows_in if output.rows_in is not None else len(output.table)
-    rows_out = output.rows_out if output.rows_out is not None else len(output.table)
-    reasons = Counter(rejected.reason for rejected in output.rejected)
-    return Counts(rows_in=rows_in, rows_out=rows_out, rejected=dict(sorted(reasons.items())))
 
 
 @cache

@@ -18,7 +18,7 @@ from pipeline.data.datasets.validate import BOX_REASONS, CORRECTED, IMAGE_REASON
 from pipeline.data.images.decoder_process import DecoderProcess
 from pipeline.data.images.opening import FORMATS, BadImage, ImageLimits, Probe, fingerprint, probe_bytes, read_bytes
 from pipeline.data.images.refs import ImageRef, uri_of
-from pipeline.data.partitioning import DIGESTS, fingerprint_or_fault, partition_dataset, partition_digest
+from pipeline.data.partitioning import fingerprint_or_fault, forget_digest, partition_dataset, partition_digest
 from pipeline.runtime.settings import Settings, runtime
 from pipeline.runtime.stage import Inputs, Output, Partition, ReportProgress, Stage, dataset_of
 from pipeline.runtime.wording import MISSING, UNREADABLE
@@ -99,14 +99,12 @@ class IngestStage(Stage):
                 rows.append(image_row(record, source, digest))
             report(done, len(inputs.image_ids))
         if inputs.digest not in ("", partition_digest(source, found, lost)):
-            # The next plan reads all files again.
-            index.folder.with_name(f"{source.name}-{DIGESTS}").unlink(missing_ok=True)
+            forget_digest(index, source.name, int(inputs.partition.rpartition("/")[2]))
             raise RetryableError(
                 f"ingest {inputs.partition}: its annotations or image files on {platform.node()} are not what this run "
                 "was planned with: they were changed since, or their folder is not mounted; run again"
             )
-        facts = {"sample": source.sample} if source.sample else {}
-        table = pa.Table.from_pylist(rows, schema=IMAGES)
+        table, facts = pa.Table.from_pylist(rows, schema=IMAGES), {"sample": source.sample} if source.sample else {}
         return Output(table, rejected=rejected, rows_in=rows_in, facts=facts)
 
     def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:

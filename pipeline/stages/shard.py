@@ -21,6 +21,7 @@ from pipeline.data.images.perceptual_hash import DEFAULT_DISTANCE, perceptual_ha
 from pipeline.data.images.refs import UprightImage
 from pipeline.labels.kept_labels import UNLIMITED, ChoiceSettings, KeptLabels, kept_labels, naive_labels
 from pipeline.labels.label_overrides import OVERRIDES_FILE, Overrides, SettledVerdicts, overrides_table, place_overrides
+from pipeline.runtime.logs import log
 from pipeline.runtime.settings import data_file, runtime
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from pipeline.stages.split import NameTriplet, unseen_triplets
@@ -154,15 +155,15 @@ class ShardStage(Stage):
         )
 
     def audit(self, made: Inputs) -> None:
-        """Refuses verdicts of which none is on an image of the run. Raises `FatalError`."""
+        """Tells people of verdicts of which none is on an image of the run, as before its first review."""
         settled = self.settings.settled
         about = [artifact.manifest.facts.get(name) for artifact in made.artifacts("shards") for name in _VERDICTS]
         if settled is not None and (settled.right or settled.wrong) and not any(about):
-            raise FatalError(
-                f"shard.verdicts = {self.settings.verdicts}: none of these verdicts is on a labelled image. They know "
-                "images by their digest, which another file, or another ingest.fingerprint, changes: restore these, "
-                "name the verdicts on these images, or remove the setting"
+            notice = (
+                f"shard.verdicts = {self.settings.verdicts}: none of these verdicts is on an image of this run. If you "
+                "expected some, image files or ingest.fingerprint have changed since, and with them the images' digests"
             )
+            log.warning(notice, extra={"notice": notice})
 
     def _samples(
         self, rows: Sequence[dict[str, Any]], inputs: Inputs, packed: _Packed, report: ReportProgress

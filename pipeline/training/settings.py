@@ -119,7 +119,7 @@ class TrainingSettings(ViewSettings):
     trackers: tuple[TrackerKind, ...] = runtime(())
     """Trackers in addition to TensorBoard, offline unless their settings say otherwise (docs/training.md, Tracking)."""
     tracking: Path = runtime(Path("out/training"))
-    """Output folder of trackers. To resume a training run in another current folder, set an absolute path."""
+    """Output folder of trackers. Set an absolute path if a training run may be resumed from another folder."""
     alarm_factor: float = runtime(4.0, gt=1)
     """A run whose loss or gradient norm exceeds this many times the median of its last steps, three steps in a row, is
     reported as diverging."""

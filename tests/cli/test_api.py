@@ -1,9 +1,11 @@
 """`rlip` in Python does what the commands do, and its objects show in notebooks."""
 
+import errno
 import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,8 @@ from rlip_command import output_of
 from small_set import write_small_set
 
 import rlip
+from pipeline.labels.verdict_log import VerdictLog
+from pipeline.labels.verdicts import JudgedRelation, Verdict
 from pipeline.run.context import RunContext
 from pipeline.run.prepare import other_folders, prepare
 from pipeline.run.progress import Display
@@ -49,7 +53,7 @@ def test_a_recipe_runs_and_its_tables_are_read(tmp_path):
     assert run.sql("select count(*) as n from images").to_pylist() == [{"n": 8}]
     assert run.report(tmp_path / "page").is_file()
     with pytest.raises(rlip.Error, match="no verdicts at"):
-        run.report(tmp_path / "page", verdicts=tmp_path / "verdicts")
+        run.report(tmp_path / "page", verdicts=str(tmp_path / "verdicts"))
     assert (run.export(tmp_path / "csv", "csv") / "labels.csv").is_file()
     with pytest.raises(rlip.Error, match="has no record"):
         store.run("small@7")
@@ -81,6 +85,18 @@ def test_a_run_whose_name_other_images_take_says_so(tmp_path, capfd):
         assert ("run small was last made from the images in" in told) == is_other
 
 
+def test_a_folder_of_verdicts_may_be_named_before_any_is_on_these_images(tmp_path, capfd):
+    about = JudgedRelation("d" * 64, (4, 4, 20, 30), (20, 10, 30, 30), "ride")
+    verdict = Verdict(about, "reject", "ada", "2026-01-31T12:00:00+00:00", "person", "horse")
+    for name, given in (("empty", []), ("of others", [verdict])):
+        recipe, verdicts = write_small_set(tmp_path / name, 1), tmp_path / name / "verdicts"
+        verdicts.mkdir()
+        VerdictLog(verdicts).append(given)
+        rlip.run(recipe, {"tag.method": "prior", "shard.verdicts": str(verdicts)})
+        told = " ".join(capfd.readouterr().err.split())
+        assert ("none of these verdicts is on an image of this run" in told) == bool(given)
+
+
 def test_images_are_the_same_by_any_relative_path_and_others_by_the_same_one(tmp_path, monkeypatch):
     told = []
     for name in ("one", "two"):
@@ -93,6 +109,11 @@ def test_images_are_the_same_by_any_relative_path_and_others_by_the_same_one(tmp
         prepare(context, Display())
     assert told[:2] == ["", ""]
     assert f"made from the images in {tmp_path}/one/images, and is now made from those in {tmp_path}/two" in told[2]
+    context = RunContext(load_recipe(tmp_path / "one/recipe.toml", [f"store={tmp_path}/store"]))
+    monkeypatch.chdir(tmp_path / "one")
+    assert other_folders(context)
+    monkeypatch.setattr(Path, "exists", Mock(side_effect=PermissionError(errno.EACCES, "Permission denied")))
+    assert other_folders(context) == "", "the folders of somebody else may not be looked into"
 
 
 @pytest.mark.parametrize(("call", "message"), [

@@ -1,5 +1,6 @@
 """The overview of a small run, with every figure counted by hand or compared with that of the report."""
 
+from unittest.mock import Mock
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
@@ -17,6 +18,7 @@ from pipeline.review.run_progress import RunProgress
 from pipeline.review.search import Search
 from pipeline.run.dag import build_steps
 from pipeline.runtime.stage import Rejected
+from storage.errors import FatalError
 from storage.local_store import LocalStore
 from storage.runs import Run
 
@@ -148,7 +150,7 @@ def test_only_who_can_judge_takes_a_seat_of_the_team(labelled, opened, tmp_path)
         assert read_team(tmp_path / "verdicts").members == members
 
 
-def test_another_run_is_set_beside_this_one(labelled, opened):
+def test_another_run_is_set_beside_this_one(labelled, opened, monkeypatch):
     other = RunBuilder(Run(labelled.run.store, "other"), labelled.pictures)
     own, ride = {"run": "other"}, [(0, "riding", 2)]
     other.add("ingest", "toys/0000", [other.image(1, TWO_PEOPLE, ride), other.image(2, TWO_PEOPLE, ride)], settings=own)
@@ -166,6 +168,10 @@ def test_another_run_is_set_beside_this_one(labelled, opened):
     other.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[], settings={"run": "again"})
     only_here = Search(disagree="only here")
     before = state.listing.images(only_here, 0, 9).total, state.listing.labels(only_here, 0, 9).total
+    with monkeypatch.context() as patch, pytest.raises(FatalError):
+        patch.setattr("pipeline.review.review_state.partition_artifacts", Mock(side_effect=FatalError("incomplete")))
+        state.refresh()
+    assert state.comparison.summary()["both"] == 3
     state.refresh()
     assert state.comparison.summary()["both"] == 1, "an execution of the other run counts, too"
     assert (state.listing.images(only_here, 0, 9).total, state.listing.labels(only_here, 0, 9).total) > before

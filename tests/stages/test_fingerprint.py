@@ -53,7 +53,7 @@ def test_each_image_has_the_hashes_of_its_bytes_and_of_its_picture_or_is_quarant
 def test_a_file_that_vanished_since_ingest_stops_the_step_and_leaves_nothing_under_its_key(inputs, tmp_path):
     store, stage = LocalStore(tmp_path / "store"), FingerprintStage(Settings(), {"test": tmp_path})
     item = WorkItem("fingerprint", "test/0000", KeyTerms("fingerprint", 1, {}, {}), {"images": (tmp_path / "inputs",)})
-    with pytest.raises(RetryableError, match=r"test/0000: 1 of its image files.*missing file, 5.jpg.*is mounted"):
+    with pytest.raises(RetryableError, match=r"test/0000: on .* 1 of the image files .*missing file, 5.jpg.*; mount"):
         execute(stage, item, store, lambda done, total, note="": None)
     (tmp_path / "5.jpg").write_bytes(image(5))
     assert execute(stage, item, store, lambda done, total, note="": None).rows_out == 4

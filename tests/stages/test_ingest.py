@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -16,10 +17,11 @@ import pytest
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.images import decoder_process
 from pipeline.data.images.opening import Probe, probe_bytes
+from pipeline.data.images.refs import FileState
 from pipeline.runtime.engines.engine import StageCall
 from pipeline.runtime.engines.local import LocalEngine
-from pipeline.runtime.execute import WorkItem
-from pipeline.runtime.stage import Inputs, Output
+from pipeline.runtime.execute import WorkItem, execute
+from pipeline.runtime.stage import Inputs, Output, Partition
 from pipeline.stages import ingest
 from pipeline.stages.ingest import IngestSettings, IngestStage
 from storage.errors import RetryableError
@@ -103,25 +105,37 @@ def test_files_that_change_or_can_not_be_read_after_planning_are_not_ingested_un
     """Their rows would be found by that key for ever, also once the folder is mounted again."""
     monkeypatch.setattr("pipeline.data.partitioning._SETTLED_NS", -(10**12))
     store, images, away = LocalStore(tmp_path / "store"), tmp_path / "images", tmp_path / "away"
+    limits = count()
+
+    def planned() -> Partition:
+        (part,) = IngestStage(settings).partitions("toy", store)
+        return part
 
     def ingested(meanwhile: Callable[[], object] = lambda: None) -> int:
-        stage = IngestStage(settings)
-        (part,) = stage.partitions("toy", store)
+        part = planned()
         meanwhile()
-        inputs = Inputs({}, part.name, part.image_ids, digest=part.digest)
-        return len(stage.run(inputs, Path(), lambda *_: None).table)
+        terms = KeyTerms("ingest", 4, {"limits": next(limits)}, {"records": (part.digest,)})
+        item = WorkItem("ingest", part.name, terms, image_ids=part.image_ids)
+        return execute(IngestStage(settings), item, store, lambda *_: None).rows_out
 
     (images / "5.jpg").write_bytes(b"")
-    assert ingested() == COUNT - 1
+    (images / "6.jpg").unlink()
+    assert ingested() == COUNT - 2, "what was missing from the start is quarantined"
     with pytest.raises(RetryableError, match=r"toy/0000.*not what this run was planned with"):
         ingested(lambda: (images.rename(away), images.mkdir()))
     images.rmdir()
     away.rename(images)
     with pytest.raises(RetryableError):
         ingested(lambda: save_picture(images / "7.jpg", width=99))
-    assert ingested() == COUNT - 1
-    with monkeypatch.context() as patch, pytest.raises(RetryableError):
+    with monkeypatch.context() as patch:
         patch.setattr("pipeline.data.images.opening.read_first", Mock(side_effect=OSError(errno.EIO, "failed")))
-        (images / "8.jpg").touch()
-        ingested(patch.undo)
-    assert ingested() == COUNT - 1, "what could not be read when the run was planned is read again"
+        planned()
+    assert ingested() == COUNT - 2, "what could not be read when the run was planned is read again"
+    with monkeypatch.context() as patch, pytest.raises(RetryableError):
+        patch.setattr("pipeline.data.partitioning.state_of", Mock(return_value=FileState(1, 0, "", 0)))
+        planned()
+        save_picture(images / "8.jpg", width=98)
+        ingested()
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.data.partitioning.state_of", Mock(return_value=FileState(1, 0, "", 0)))
+        assert ingested() == COUNT - 2, "a change that no plan could see is found once it was refused"

@@ -19,6 +19,7 @@ from pipeline.data.images.opening import decode_image, read_image
 from pipeline.data.images.perceptual_hash import perceptual_hash
 from pipeline.labels.verdict_log import VerdictLog
 from pipeline.labels.verdicts import JudgedRelation, Verdict
+from pipeline.runtime.logs import noticing
 from pipeline.runtime.stage import Inputs
 from pipeline.stages.shard import ShardSettings, ShardStage
 from pipeline.training.sample import SampleRelation, TrainingSample
@@ -257,18 +258,23 @@ def test_what_reviewers_settled_decides_labels_and_is_recorded_with_the_shard(in
     assert {row["predicate"] for row in read_table(output.files["overrides.parquet"]).to_pylist()} == {"lead", "ride"}
 
 
-def test_verdicts_of_which_none_is_on_an_image_of_the_run_are_refused(inputs, tmp_path):
-    """As after a change of `ingest.fingerprint`, which gives all images other digests."""
-    folder = tmp_path / "verdicts"
-    VerdictLog(folder).append([judged("reject")])
-    stage, made = ShardStage(ShardSettings(verdicts=folder)), []
-    for work in ("before", "after"):
+def test_verdicts_of_which_none_is_on_an_image_of_the_run_are_told_but_not_refused(inputs, tmp_path):
+    """As before its first review, or after a change of `ingest.fingerprint`, which gives all images other digests."""
+    folder, told = tmp_path / "verdicts", []
+    folder.mkdir()
+
+    def audited(work):
         output, _, _ = shard(inputs, tmp_path / work, verdicts=folder)
-        made.append(Inputs({"shards": [Mock(manifest=Mock(facts=output.facts))]}))
-        with_digests(inputs)
-    with pytest.raises(FatalError, match="none of these verdicts is on a labelled image"):
-        stage.audit(made[0])
-    stage.audit(made[1])
+        with noticing(told.append):
+            made = Inputs({"shards": [Mock(manifest=Mock(facts=output.facts))]})
+            ShardStage(ShardSettings(verdicts=folder)).audit(made)
+        return len(told)
+
+    assert audited("unreviewed") == 0
+    VerdictLog(folder).append([judged("reject")])
+    assert audited("other digests") == 1 and "none of these verdicts is on an image of this run" in told[0]
+    with_digests(inputs)
+    assert audited("same digests") == 1
 
 
 def test_verdicts_change_the_key_only_where_the_setting_names_them_and_as_they_were_when_planned(tmp_path):
