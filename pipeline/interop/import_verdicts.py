@@ -51,7 +51,7 @@ def import_verdicts(
     reviewer = require_reviewer(reviewer)
     form = form or _ENDINGS.get(path.suffix.lower())
     if form is None:
-        raise FatalError(f"{path}: name its format with --format label_studio or cvat; unpack an archive first")
+        raise FatalError(f"{path}: name its format with --format label_studio or --format cvat; unpack archives first")
     annotated = read_label_studio(path) if form == "label_studio" else read_cvat(path)
     known = _images(run)
     namesakes = Counter(Path(name).name for name in {image.name for image in annotated})
