@@ -71,9 +71,10 @@ def label_recipe(
     """
     name = run_name or _run_name(folder)
     images = folder if "://" in folder else str(Path(folder).resolve())
-    earlier = Run(open_store(store), name).read_document("recipe").get("data", {}).get("sources", [{}])[0].get("images")
-    if earlier not in (None, images) and Path(earlier).is_dir():  # which has not just moved
-        raise FatalError(f"run {name!r} has labels of {earlier}; name the run of {folder} with --as")
+    sources = Run(open_store(store), name).read_document("recipe").get("data", {}).get("sources", [{}])
+    earlier, now = sources[0].get("images", images).rstrip("/"), images.rstrip("/")  # one that is gone has moved
+    if now not in (earlier, str(Path(earlier).resolve())) and ("://" in earlier or Path(earlier).exists()):
+        raise FatalError(f"run {name!r} has labels of {earlier}; give the run of {folder} another name with --as")
     listed = (categories or "").split(",")
     names = distinct(listed, known=listed)  # as they are, so that an earlier run's boxes are found
     detect: dict[str, Any] = {"weights": detector, "categories": names, "hub": hub}

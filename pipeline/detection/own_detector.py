@@ -55,5 +55,5 @@ def _names_and_size(files: DetectorFiles, settings: DetectSettings) -> tuple[tup
     path = files.files.get(VOCABULARY)
     known = TrainedNames(settings.image_size) if path is None else TrainedNames.read(path)
     if learned := {*distinct(settings.categories, known.objects)} & {*known.objects} - {*settings.categories}:
-        raise FatalError(f"detect.categories: the weights learned {', '.join(sorted(learned))}; spell these names so")
+        raise FatalError(f"detect.categories: spell names as the weights learned them: {', '.join(sorted(learned))}")
     return tuple(settings.categories or known.objects or COCO_CATEGORIES.values()), known.image_size

@@ -70,9 +70,7 @@ def bootstrap(
     section 6.4); with 0, only values. Raises ValueError without images, for 1 resample, or a level outside 0 to 1.
     """
     if (resamples and images < 1) or resamples == 1 or not 0 < level < 1:
-        raise ValueError(
-            f"no intervals of level {level} from {resamples} resamples of {images} images; use 0 or at least 2"
-        )
+        raise ValueError(f"no intervals of level {level} from {resamples} resamples (use 0 or 2+) of {images} images")
     draws = (np.sort(np.random.default_rng([seed, number]).integers(0, images, images)) for number in range(resamples))
     groups = _without_groups(images, seed) if resamples else ()
     found: list[Mapping[Name, float]] = []

@@ -162,7 +162,7 @@ class AuditPrecision:
         if self.precision is None or self.low is None or self.high is None:
             unsure = f"; unsure: {self.unsure:,}" if self.unsure else ""
             return f"no label of the random audit has a confident verdict{unsure}"
-        whole = "" if self.covered == 1 else f", for the {self.covered:.3f} of labels whose strata have verdicts"
+        whole = "" if self.covered == 1 else f", for the {min(self.covered, 0.999):.3f} of them in strata with verdicts"
         unsure = f"; {self.unsure:,} more are unsure" if self.unsure else ""
         return (
             f"{self.precision:.3f} of the labels are right before corrections (95 % interval of the sampling "

@@ -72,7 +72,7 @@ def _imported_training(run: Run) -> frozenset[str] | None:
 
 @dataclass(frozen=True)
 class LabelScores:
-    """Scores of one labelling method. None: no label is kept, or the recall is not reached."""
+    """Scores of one labelling method. None: there is nothing to divide by, or the recall is not reached."""
 
     kept: int
     """For the tagger, the labels that stage `shard` keeps; for a baseline, those whose score reaches the threshold."""

@@ -160,7 +160,24 @@ def test_folders_of_other_names_or_places_are_other_runs(tmp_path):
     recorded = label_recipe(str(tmp_path / "a/photos"), **given).model_dump(mode="json")
     Run(LocalStore(tmp_path / "store"), "photos").note("recipe", recorded)
     assert label_recipe(str(tmp_path / "a/photos"), **given).name == "photos"
-    with pytest.raises(FatalError, match=r"has labels of .*/a/photos; name the run of .*/b/photos with --as"):
+    with pytest.raises(FatalError, match=r"has labels of .*/a/photos; give the run of .*/b/photos another name"):
         label_recipe(str(tmp_path / "b/photos"), **given)
     (tmp_path / "a").rename(tmp_path / "moved")
     assert label_recipe(str(tmp_path / "moved/photos"), **given).name == "photos"
+    (tmp_path / "a").symlink_to(tmp_path / "moved")
+    assert label_recipe(str(tmp_path / "moved/photos"), **given).name == "photos", "the link leads to the same folder"
+    assert label_recipe(str(tmp_path / "a/photos"), **given).name == "photos"
+
+
+def test_a_tar_or_url_of_another_place_is_another_run(tmp_path):
+    given = {"tagger": "demo-tagger", "detector": "demo-detector", "store": str(tmp_path / "store")}
+    tars = [tmp_path / place / "photos.tar" for place in "ab"]
+    for tar in tars:
+        tar.parent.mkdir()
+        tar.touch()
+    for one, other in ((str(tars[0]), str(tars[1])), ("s3://a/photos", "s3://b/photos")):
+        recipe = label_recipe(one, **given)
+        Run(LocalStore(tmp_path / "store"), recipe.name).note("recipe", recipe.model_dump(mode="json"))
+        with pytest.raises(FatalError, match="another name"):
+            label_recipe(other, **given)
+    assert label_recipe("s3://a/photos/", **given).name == "photos"

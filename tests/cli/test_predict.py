@@ -80,6 +80,7 @@ def test_the_text_encoder_gets_words_and_neither_ids_nor_underscores(tmp_path):
 def test_names_are_spelled_as_in_training_because_others_are_other_texts():
     asked = "Sit at, HOLD, Brush_With,hold"
     assert label_names("predicates", asked, ("hold", "sit_at")) == ("sit_at", "hold", "Brush With")
+    assert label_names("objects", "person,DOG", ("Person", "person", "Dog")) == ("person", "Dog"), "both are learned"
 
 
 def test_what_are_no_weights_is_told_before_names_are_asked_for(pictures, tmp_path):

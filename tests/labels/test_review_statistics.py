@@ -284,5 +284,6 @@ def test_a_slow_member_of_a_team_does_not_void_the_verdicts_of_the_others():
 
 def test_what_few_labels_without_verdicts_leave_out_is_not_rounded_away():
     found = AuditPrecision(0.5, 0.4, 0.6, judged=80, unsure=0, covered=0.997, strata=())
-    assert ", for the 0.997 of labels whose strata have verdicts, by" in found.in_words()
+    assert ", for the 0.997 of them in strata with verdicts, by" in found.in_words()
+    assert ", for the 0.999 of" in replace(found, covered=0.9999).in_words()
     assert "strata" not in replace(found, covered=1.0).in_words()

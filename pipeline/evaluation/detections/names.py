@@ -48,9 +48,10 @@ def distinct(names: Iterable[str], known: Collection[str] = ()) -> tuple[str, ..
 
     Case and underscores do not tell names apart: of several, the first is kept.
     """
-    learned = {without_case(name): name.strip() for name in reversed([*known])}
+    own = [name.strip() for name in known]
+    learned = {without_case(name): name for name in reversed(own)} | dict(zip(own, own, strict=True))
     kept: dict[str, str] = {}
-    for name in names:
+    for name in map(str.strip, names):
         form = without_case(name)
-        kept.setdefault(form, learned.get(form, name.replace("_", " ").strip()))
+        kept.setdefault(form, learned.get(name, learned.get(form, name.replace("_", " ").strip())))
     return tuple(filter(None, kept.values()))
