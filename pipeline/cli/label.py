@@ -134,7 +134,7 @@ label = printed(label_recipe, _label)
 def _run_name(folder: str) -> str:
     """Name of the run and its dataset, after the folder. Names that differ in non-ASCII letters stay distinct."""
     last = folder.rstrip("/").rpartition("/")[2] if "://" in folder else Path(folder).resolve().name
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-._") or "pictures"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", last)[:80].strip("-._") or "pictures"
     return name if last.isascii() else f"{name}-{crc32(last.encode(errors='surrogateescape')):08x}"
 
 
