@@ -34,12 +34,9 @@ EPOCHS = 4
 PARTS = 4
 """Parts of an epoch, after each of which the weights count towards the average."""
 RATE = 0.5
-LEAST = 5
-"""Pairs of a train split that a rewording needs."""
-MOST = 8
-"""Rewordings of the same words."""
-MISNAMED = {("brush", "wash"): "brush"}
-"""Words of a caption, and what FACTUAL's graphs make of them → what labels need."""
+LEAST = 5  # pairs of a train split that a rewording needs
+MOST = 8  # rewordings of the same words
+MISNAMED = {("brush", "wash"): "brush"}  # a caption's words, and what FACTUAL's graphs make of them → what labels need
 
 
 class Choices:
@@ -139,10 +136,8 @@ def split(
 
 
 def rewordings_of(meant: Mapping[str, Counter[tuple[str, bool]]]) -> dict[str, list[tuple[str, bool]]]:
-    """Returns the commonest predicates for the words between two nouns, and whether these swap the nouns.
-
-    The words themselves don't: a desk with a laptop is no laptop with a desk.
-    """
+    """Returns the commonest predicates for the words between two nouns, and whether these swap the nouns."""
+    # A desk with a laptop is no laptop with a desk.
     common = {
         words: [key for key, count in counts.most_common(MOST) if count >= LEAST and key != (words, True)]
         for words, counts in meant.items()
