@@ -372,7 +372,7 @@ def _is_place_of_it(token: Token, before: Token) -> bool:
 
 def _is_with(noun: Token, holder: Token) -> bool:
     """Whether a thing or person is said to be "with" the noun, or with others and it."""
-    while noun.dep_ == "conj":
+    while noun.dep_ == "conj" and noun.head != noun:
         noun = noun.head
     return noun.dep_ == "pobj" and noun.head.lower_ == "with" and noun.head.head == holder
 
