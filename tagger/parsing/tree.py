@@ -295,8 +295,8 @@ class Mentions:
                 return anchor
         if not self.is_noun(head):
             return None
-        is_animates = self.is_animate(head) and not self.is_animate(conjunct)
-        if is_animates or (_is_location(head) and not _is_location(conjunct)):
+        is_of_others = self.is_animate(head) and not self.is_animate(conjunct)
+        if is_of_others or (_is_location(head) and not _is_location(conjunct)):
             objects = [token for token in between if token.dep_ in ("dobj", "pobj") and self.is_noun(token)]
             if objects and not self.is_animate(objects[-1]):
                 return objects[-1]

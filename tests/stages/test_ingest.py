@@ -139,3 +139,13 @@ def test_files_that_change_or_can_not_be_read_after_planning_are_not_ingested_un
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.data.partitioning.state_of", Mock(return_value=FileState(1, 0, "", 0)))
         assert ingested() == COUNT - 2, "a change that no plan could see is found once it was refused"
+
+
+def test_a_node_whose_copies_have_other_times_ingests_them_by_size_and_time(settings, tmp_path):
+    stage, store = IngestStage(settings.model_copy(update={"fingerprint": "stat"})), LocalStore(tmp_path / "store")
+    (part,) = stage.partitions("toy", store)
+    for image in (tmp_path / "images").iterdir():
+        os.utime(image, (1, 1))
+    terms = KeyTerms("ingest", 4, {}, {"records": (part.digest,)})
+    item = WorkItem("ingest", part.name, terms, image_ids=part.image_ids)
+    assert execute(stage, item, store, lambda *_: None).rows_out == COUNT
