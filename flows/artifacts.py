@@ -64,7 +64,8 @@ class ProgressArtifact(Display):
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
         """Note the share of an item. A whole-set stage reports on the flow run's thread and is published at once."""
-        self._share[item.partition] = done / max(total, 1)
+        if done or not note:
+            self._share[item.partition] = done / max(total, 1)
         if threading.get_ident() == self._thread:
             self.pulse()
 

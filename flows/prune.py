@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from prefect import flow, get_run_logger
@@ -14,12 +15,14 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from pydantic import Field
 
+from flows.automations import TAG
 from flows.liveness import flow_runs_below
 from flows.parameters import described
 from pipeline.stages.order import STAGES
 
 PRUNED = ("end_to_end", "from_file", "on_pools", "prune", *(stage.name for stage in STAGES))
-"""Flows whose runs are pruned; those of other projects on the server are left alone."""
+"""Flows whose runs are pruned. `rlip run` calls the first without a deployment. Other projects may use the names of the
+others, so of these only runs with the deployments' tag are pruned."""
 
 _FINAL = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
 _PAGE = 200
@@ -44,20 +47,20 @@ def _old(client: SyncPrefectClient, before: datetime, keep: int) -> list[UUID]:
     """The finished top-level runs that ended before a time, without the last `keep` of each flow."""
     seen: Counter[UUID] = Counter()
     old = []
-    for run in _finished(client):
+    for run in (*_finished(client, PRUNED[:1]), *_finished(client, PRUNED[1:], tags={"all_": [TAG]})):
         seen[run.flow_id] += 1
         if seen[run.flow_id] > keep and run.end_time is not None and run.end_time < before:
             old.append(run.id)
     return old
 
 
-def _finished(client: SyncPrefectClient) -> list[FlowRun]:
-    """All finished top-level runs, the last first."""
+def _finished(client: SyncPrefectClient, flows: Sequence[str], **conditions: Any) -> list[FlowRun]:
+    """All finished top-level runs of these flows that meet further conditions, the last first."""
     runs: list[FlowRun] = []
     while True:
         page = client.read_flow_runs(
-            flow_filter=FlowFilter.model_validate({"name": {"any_": PRUNED}}),
-            flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": _FINAL}}}),
+            flow_filter=FlowFilter.model_validate({"name": {"any_": flows}}),
+            flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": _FINAL}}, **conditions}),
             sort=FlowRunSort.END_TIME_DESC,
             limit=_PAGE,
             offset=len(runs),

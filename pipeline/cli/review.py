@@ -94,7 +94,7 @@ def review(
     password = read_password(os.environ, password_file)
     listener = _listen(host, port)
     port = listener.getsockname()[1]
-    index = store.root / "indexes" / "review" / f"{re.sub(r'[^A-Za-z0-9._-]', '_', run_name)}.duckdb"
+    index = store.root / "indexes" / "review" / f"{run.name}.duckdb"
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     access = Access(
         names=names or (address,),
@@ -161,14 +161,16 @@ def team_of(reviewers: str, overlap: str | None, labels: int | None, earlier: Te
     names = [] if reviewers.isdecimal() else [name.strip() for name in reviewers.split(",") if name.strip()]
     if not (names or reviewers.isdecimal()):
         raise FatalError(f"--reviewers {reviewers!r}: write their names, or how many they are")
-    known = earlier.members if earlier is not None and not names else ()
     size = len(set(names)) if names else int(reviewers)
     before = earlier or Team(overlap=0.1)
+    # Seats decide who judges which images: whoever stays keeps theirs, and newcomers take those of members who left.
+    new = [name for name in names if name not in before.members]
+    seats = [name if not names or name in names else new.pop(0) if new else "" for name in before.members[:size]]
     try:
         share = before.overlap if overlap is None else float(overlap.removesuffix("%")) / (100 if "%" in overlap else 1)
     except ValueError:
         raise FatalError(f"--overlap {overlap}: write a share of the images, e.g. 10%") from None
-    return Team(size=size, overlap=share, labels=labels or before.labels, members=(*names, *known[:size]))
+    return Team(size=size, overlap=share, labels=labels or before.labels, members=(*filter(None, seats), *names))
 
 
 def _listen(host: str, port: int) -> socket.socket:

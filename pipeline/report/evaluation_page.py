@@ -17,7 +17,7 @@ from pipeline.evaluation.published import PublishedResult, Source
 from pipeline.evaluation.summary import EvaluationSummary
 from pipeline.report.charts import AXES, Plot, Series, lay_out, line_style, plot
 from pipeline.report.evaluation_images import EvaluatedImages, best_and_worst_images
-from pipeline.report.formatting import NAMES, count, without_controls
+from pipeline.report.formatting import NAMES, count, shown_name, without_controls
 from pipeline.report.page import page_templates, render_page
 
 MARK = "rlip-evaluation"
@@ -175,7 +175,8 @@ def published_tables(summary: EvaluationSummary) -> tuple[PublishedTable, ...]:
     tables = []
     for setting in ordered:
         results = [result for result in summary.published if result.setting == setting]
-        names = [name for name in NAMES["published"] if any(name in result.scores for result in results)]
+        every = dict.fromkeys((*NAMES["published"], *(name for result in results for name in result.scores)))
+        names = [name for name in every if any(name in result.scores for result in results)]
         rows = [
             PublishedRow(r.method, r.backbone, tuple(map(r.scores.get, names)), sources.index(r.source) + 1)
             for r in results
@@ -184,7 +185,7 @@ def published_tables(summary: EvaluationSummary) -> tuple[PublishedTable, ...]:
             values = {each.name: each.value if each.official is None else each.official for each in summary.figures}
             ours = (100 * values[name] if name in values else None for name in names)
             rows.insert(0, PublishedRow(summary.subject, "", tuple(ours), 0))
-        tables.append(PublishedTable(setting, tuple(NAMES["published"][name] for name in names), tuple(rows)))
+        tables.append(PublishedTable(setting, tuple(shown_name("published", name) for name in names), tuple(rows)))
     return tuple(tables)
 
 

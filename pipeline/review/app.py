@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Body, HTTPException, Query, Response
@@ -21,7 +21,7 @@ from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, decode_image, probe_bytes, read_bytes
 from pipeline.data.images.refs import UprightImage
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.review.decisions import Addition, Decisions, accept_class, add_relation, decide
+from pipeline.review.decisions import Addition, Decisions, accept_class, add_relation, decide, reopen_class
 from pipeline.review.entrance import Reviewer
 from pipeline.review.pages import Pages
 from pipeline.review.review_state import ReviewState
@@ -132,9 +132,10 @@ def _add_answers(app: APIRouter, state: ReviewState) -> None:
         reviewer: Reviewer,
         label: Annotated[int, Body(ge=0, le=2**62)],
         content: Annotated[str | None, Body(max_length=16)] = None,
+        kind: Annotated[Literal["accept", "undo"], Body()] = "accept",
     ) -> dict[str, int]:
         with _recording():
-            return accept_class(state, reviewer, label, content)
+            return (accept_class if kind == "accept" else reopen_class)(state, reviewer, label, content)
 
     @app.post("/relations")
     def relations(reviewer: Reviewer, addition: Addition) -> dict[str, str]:

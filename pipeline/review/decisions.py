@@ -88,13 +88,14 @@ def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> dict[str,
         last = said.get(reviewer)
         if last is not None and last.queue == ADJUDICATION:
             one.queue = ADJUDICATION
-        elif one.queue == ADJUDICATION and len({(v.kind, v.corrected) for v in looked_at(said).values()}) < 2:
-            # Beside a contested label, its image shows others.
-            one.queue = "image"
-        elif one.queue == ADJUDICATION and last is not None and last.queue != CLASS:
-            raise ValueError("you have judged this label yourself; somebody else must settle it")
-        elif one.queue == ADJUDICATION and any(other.queue == ADJUDICATION for other in said.values()):
-            raise ValueError("somebody else has already settled this label; reload the page")
+        elif one.queue == ADJUDICATION and one.kind != "undo":
+            if len({(v.kind, v.corrected) for v in looked_at(said).values()}) < 2:
+                # Beside a contested label, its image shows others.
+                one.queue = "image"
+            elif last is not None and last.queue != CLASS:
+                raise ValueError("you have judged this label yourself; somebody else must settle it")
+            elif any(other.queue == ADJUDICATION for other in said.values()):
+                raise ValueError("somebody else has already settled this label; reload the page")
         verdict = _verdict(state, labels[one.label], one, reviewer)
         if not _stands(verdict, last, one.of):
             new.append((labels[one.label], verdict))
@@ -172,8 +173,14 @@ def add_relation(state: ReviewState, reviewer: str, addition: Addition) -> None:
         state.reviews.log.append([verdict])
 
 
+def reopen_class(state: ReviewState, reviewer: str, number: int, content: str | None = None) -> dict[str, int]:
+    """Takes back what `accept_class` recorded of a label's class. Returns how many labels are open again."""
+    (label,) = _labels(state, {number: content}).values()
+    return {"reopened": _reopen(state, reviewer, label)}
+
+
 def _reopen(state: ReviewState, reviewer: str, label: Label) -> int:
-    """Takes back the acceptance of a label's class, since a label of it is wrong."""
+    """Takes back the acceptance of a label's class."""
     alike = _alike(state, label, f"relation IN ({JUDGED} AND queue = '{CLASS}')", reviewer)
     run = state.view.run.name
     state.reviews.record(alike, [verdict_on(each, "undo", reviewer, run, queue=CLASS) for each in alike])

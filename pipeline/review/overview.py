@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.labels.audit_sample import AuditPrecision
 from pipeline.labels.label_funnel import LabelFunnel
 from pipeline.report.charts import Axes, Plot, Tick, plot
-from pipeline.report.formatting import NAMES
+from pipeline.report.formatting import shown_name
 from pipeline.review.audit import ReviewerProgress
 from pipeline.review.label_facts import MOST_AN_IMAGE, BinnedLabels, LabelFacts, PredicateFacts, ScoreAudit, label_facts
 from pipeline.review.review_state import ReviewState
@@ -114,7 +114,7 @@ def _levels(funnel: LabelFunnel, quarantined: frozenset[str]) -> Iterator[Level]
         lost = funnel.lost.get(name, {}).items()
         losses = [(reason, count, _loss_address(name, reason, quarantined)) for reason, count in lost]
         note = f"with {funnel.unproposed:,} that no caption proposes" if name == "scored" and funnel.unproposed else ""
-        yield Level(NAMES["levels"][name], number, _ADDRESSES.get(name, ""), losses, note)
+        yield Level(shown_name("levels", name), number, _ADDRESSES.get(name, ""), losses, note)
 
 
 def _loss_address(level: str, reason: str, quarantined: frozenset[str]) -> str:

@@ -110,7 +110,7 @@ class Display:
         """A step starts."""
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
-        """`done` of `total` images (or training steps) of an item are finished."""
+        """`done` of `total` images (or training steps) of an item are finished. With a `note`, 0 says nothing."""
 
     def finished(self, record: Record) -> None:
         """An item is committed."""
@@ -313,7 +313,8 @@ class _JsonLines(_Paced):
         _emit(event="step", step=plan.step.name, **counts)
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
-        self._pace.update(item.partition, done, total)
+        if done or not note:
+            self._pace.update(item.partition, done, total)
         if self._is_due(EVENT_EVERY):
             left, later = self._pace.seconds_left, self._later
             _emit(

@@ -119,9 +119,9 @@ def short() -> None:
     """A flow of this project's name that does nothing."""
 
 
-@flow
+@flow(name="evaluate")
 def other() -> None:
-    """A flow of another project."""
+    """A flow of another project, with the name of one of this."""
 
 
 @pytest.fixture(scope="module")
@@ -318,7 +318,7 @@ def test_pruning_deletes_old_runs_of_this_project_and_keeps_the_last(client):
     before = names()
     assert prune(days=1, keep=0) == 0 and names() == before
     assert prune(days=0, keep=1) >= 2
-    assert names() == ["end_to_end", "other"]
+    assert names() == ["end_to_end", "evaluate"]
 
 
 def test_gpu_slots_are_held_while_a_step_computes_and_a_limit_that_can_not_grant_them_is_named(

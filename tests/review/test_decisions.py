@@ -14,7 +14,7 @@ from pipeline.interop.import_file import import_file
 from pipeline.labels.team import Team, write_team
 from pipeline.review import audit, decisions
 from pipeline.review.app import page_routes
-from pipeline.review.decisions import Addition, Decisions, accept_class, add_relation, decide
+from pipeline.review.decisions import Addition, Decisions, accept_class, add_relation, decide, reopen_class
 from pipeline.review.entrance import Access, protected
 from pipeline.review.labels import labels_of
 from pipeline.review.overview import work_of
@@ -102,6 +102,8 @@ def test_a_class_is_accepted_but_for_a_sample_and_is_open_again_when_one_of_thes
     *alike, unsure = state.listing.labels(Search(), 0, 100).numbers
     taken = accept_class(state, "ann", alike[0])
     assert taken == {"accepted": 28, "asked": 2}
+    assert reopen_class(state, "ann", alike[0]) == {"reopened": 28} and not state.reviews.log.standing_of("ann")
+    assert accept_class(state, "ann", alike[0]) == taken
     with pytest.raises(ValueError, match=r"at least 0\.98"):
         accept_class(state, "ann", unsure)
     with monkeypatch.context() as alone, pytest.raises(ValueError, match="only one open label of this class"):
@@ -192,6 +194,8 @@ def test_adjudication_settles_only_what_reviewers_disagree_on(opened, labelled):
     given = [{"label": label, "kind": "reject", "queue": "adjudication"} for label in (contested, agreed)]
     decide(state, "lead", Decisions.model_validate({"decisions": given}))
     assert [one.queue for one in state.reviews.log.standing_of("lead")] == ["adjudication", "image"]
+    undone = {"label": agreed, "kind": "undo", "queue": "adjudication"}  # it is contested by now
+    assert decide(state, "lead", Decisions.model_validate({"decisions": [undone]}))["verdicts"] == 1
 
 
 def test_what_a_lead_is_unsure_of_is_not_asked_again(opened, labelled, monkeypatch):

@@ -1,6 +1,7 @@
 """What users see of a running step: what is loaded or waited for, images, and the time that is left."""
 
 import io
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -127,6 +128,17 @@ def test_loading_and_what_an_earlier_run_did_do_not_count():
     assert pace.in_words("steps") == "2.0 steps/s, 0:00:40 left"
     clock.now += 990
     assert pace.in_words("steps").startswith("0.02 steps/s")
+
+
+def test_a_note_takes_no_time_and_takes_back_nothing(monkeypatch, capsys):
+    monkeypatch.setattr("pipeline.run.progress.EVENT_EVERY", 0.0)
+    with open_display(Console(), as_json=True) as shown:
+        shown.step(plan())
+        shown.progress(LARGE, 0, 1, "continues from its last checkpoint")
+        shown.progress(LARGE, 80, 90, "")
+        shown.progress(LARGE, 0, 1, "an image was skipped")
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(event["rate"], event["seconds_left"]) for event in events[1:]] == [(0, None)] * 3
 
 
 def test_a_committed_partition_counts_whole_even_if_it_told_nothing_more():

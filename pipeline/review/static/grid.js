@@ -2,7 +2,7 @@
 // to the server one after the other; a chip shows its verdict once that is on the server's disk.
 import { watchCloseup } from "./closeup.js";
 import { askPredicate, isTyping, keyOf, writeNote } from "./dialogs.js";
-import { decide, forgetRefusals, judged, record, remember, stopwatch, takeBack, tell } from "./verdicts.js";
+import { decide, judged, record, remember, stopwatch, takeBack, tell } from "./verdicts.js";
 import { visit } from "./visits.js";
 
 const KINDS = { a: "accept", r: "reject", u: "unsure" };
@@ -95,11 +95,12 @@ export function watchGrid(view) {
     if (!group) return;
     const targets = chips.filter((one) => group.verdicts.some(({ label }) => label === Number(one.dataset.label)));
     if (targets.length) choose(chips.indexOf(targets[0]));
-    const decided = await takeBack(group.verdicts, view.dataset.queue);
+    const decided = await (group.accepted ? record("classes", { ...group.accepted, kind: "undo" }) : takeBack(group.verdicts, view.dataset.queue));
     if (!decided) { if (group.address) judged.push(group); return; }
     watch.restart();
     view.querySelector("#done").hidden = true;
     if (!targets.length) await visit(group.address, "results");
+    if (group.accepted) tell(`The class is open again (${decided.reopened}).`);
   }
 
   async function go(address) {
@@ -107,7 +108,6 @@ export function watchGrid(view) {
     leaving = true;
     await sending;
     leaving = await visit(address, "results");
-    if (leaving) forgetRefusals();
   }
 
   const columns = () => getComputedStyle(view.querySelector(".grid")).gridTemplateColumns.split(" ").length;
@@ -141,9 +141,12 @@ export function watchGrid(view) {
   // Accepts all labels like the current one, and goes on to those of them that are asked nevertheless.
   function acceptClass() {
     const { label, content } = chips[current].dataset;
+    const accepted = { label: Number(label), content };
     sending = sending.then(async () => {
-      const taken = await record("classes", { label: Number(label), content });
-      if (!taken || !(await visit("labels?order=check&share=mine", "results"))) return;
+      const taken = await record("classes", accepted);
+      if (!taken) return;
+      remember([], { accepted });
+      if (!(await visit("labels?order=check&share=mine", "results"))) return;
       tell(`Accepted: ${taken.accepted}. To check: ${taken.asked}; if one is wrong, the class is open again.`);
     });
   }

@@ -104,7 +104,7 @@ export function watchImage(view) {
     if (!decided) return;
     stopPicking();
     if (decision.kind === "undo") { watch.restart(); return; }
-    remember(decided);
+    remember(decided, { next: view.dataset.next });
     if (view.dataset.next) await go(view.dataset.next);
     else tell("That was the last label of this search.");
   }
@@ -114,11 +114,13 @@ export function watchImage(view) {
     if (predicate) judge({ kind: "wrong_predicate", predicate });
   }
 
-  // Takes back the last verdict of this visit and shows its label again, or the verdict on the label that is shown.
+  // Takes back the last verdict of this visit and shows its label again. Where the reviewer went to a label that has an
+  // earlier verdict, and did not come to it by the last one, takes back that.
   async function undo() {
     const group = judged.at(-1);
     const isShown = group?.verdicts.some(({ label }) => label === Number(chosen.dataset.label));
-    if (chosen.dataset.kind && !isShown) { await judge({ kind: "undo", of: chosen.dataset.time }); return; }
+    const isNext = group?.next && location.href.endsWith(group.next);
+    if (chosen.dataset.kind && !isShown && !isNext) { await judge({ kind: "undo", of: chosen.dataset.time }); return; }
     if (!group || busy) return;
     busy = true;
     const decided = await takeBack(group.verdicts, view.dataset.queue);
@@ -191,7 +193,7 @@ export function watchImage(view) {
   }
 
   function record() {
-    const changed = ENDS.filter((one) => ends[one] !== chosen.dataset[one]);
+    const changed = ENDS.filter((one) => ends[one] !== chosen?.dataset[one]);
     if (ends.subject === ends.object) tell("Subject and object are the same box; choose another one.");
     else if (adding) add();
     else if (!changed.length) tell("This is the label's own pair; choose another box, or reject the label.");
@@ -226,7 +228,7 @@ export function watchImage(view) {
     )));
     busy = false;
     if (!decided) return;
-    remember(decided);
+    remember(decided, { next: view.dataset.next });
     stopPicking();
     if (view.dataset.next) await go(view.dataset.next);
   }

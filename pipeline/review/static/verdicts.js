@@ -4,11 +4,12 @@ const MESSAGE = document.getElementById("message");
 const NUMBERS = new Intl.NumberFormat("en");
 const WAITS = [500, 1000, 2000, 4000, 8000];
 
-// What this visit recorded, for undo: groups of verdicts that were given with one key, and the address of their screen.
+// What this visit recorded, for undo: groups of verdicts that were given with one key, and the address of their screen. `more`:
+// the address to which the key led, or a label whose class was accepted.
 export const judged = [];
 
-export function remember(verdicts) {
-  if (verdicts.length) judged.push({ verdicts, address: location.pathname + location.search });
+export function remember(verdicts, more) {
+  if (verdicts.length || more?.accepted) judged.push({ verdicts, ...more, address: location.pathname + location.search });
 }
 
 // A note waits in this tab for the verdicts on its label, on whichever screen they are given.

@@ -1,5 +1,5 @@
 // Goes to another screen or label by exchanging one part of the page, and keeps the browser's way back right.
-import { tell } from "./verdicts.js";
+import { forgetRefusals, tell } from "./verdicts.js";
 
 const here = () => location.pathname + location.search;
 let shown = here();
@@ -16,6 +16,7 @@ export async function visit(address, id) {
   document.dispatchEvent(new Event("visited"));
   history.pushState({}, "", address);
   shown = here();
+  forgetRefusals();
   if (action) after.querySelector(`[data-action="${action}"]`)?.focus();
   return true;
 }
