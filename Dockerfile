@@ -1,8 +1,6 @@
 # syntax=docker/dockerfile:1
-# One image for Prefect's server, its workers and the flow runs. CUDA, as PyTorch's default builds have it:
-#   docker build -t rlip .
-# Without CUDA, a fifth of the size: name the package index with PyTorch's CPU builds:
-#   docker build -t rlip:cpu --build-arg TORCH_INDEX=<index> --build-arg EXTRAS=s3,server,workers,review,tensorboard .
+# One image for Prefect's server, its workers and the flow runs, with CUDA, as PyTorch's default builds have it, or without
+# (docs/operations.md).
 ARG PYTHON=3.12
 FROM python:${PYTHON}-slim-bookworm
 ARG EXTRAS=s3,server,workers,review,tensorboard,gpu

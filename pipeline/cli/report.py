@@ -13,8 +13,7 @@ from pipeline.captioning.settings import CaptionSettings
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath, VerdictsFolder
 from pipeline.labels.kept_labels import choice_or_all
 from pipeline.report.report_folder import report_folder
-from pipeline.report.static_report import write_report
-from pipeline.report.training_charts import has_training
+from pipeline.report.static_report import has_training, write_report
 from pipeline.report.view import RunView
 from pipeline.run.context import run_view
 from pipeline.run.recipe import Recipe

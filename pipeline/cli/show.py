@@ -74,8 +74,7 @@ def show_run(console: Console, run: Run, step: str | None, as_json: bool, verdic
     # Here and for the checks, since a list of runs need not wait until all stages are imported.
     from pipeline.labels.verdict_summary import run_precision
     from pipeline.report.label_view import LabelView
-    from pipeline.report.quarantine import sampled
-    from pipeline.report.steps import summaries
+    from pipeline.report.steps import sampled, summaries
 
     steps = summaries(run)
     if step is None:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
 from pipeline.labels.verdict_summary import run_precision
-from pipeline.report.charts import predicate_bars
+from pipeline.report.charts import Plot, Series, lay_out, line_style, predicate_bars, series
 from pipeline.report.figures import figures_of, headline, run_stamp
-from pipeline.report.formatting import count, share
+from pipeline.report.formatting import count, share, shown_name
 from pipeline.report.galleries import draw_galleries, highlights
 from pipeline.report.label_view import SCORES, score_cells
 from pipeline.report.page import page_templates, render_page
-from pipeline.report.quarantine import quarantine
 from pipeline.report.report_folder import (
     ADVICE,
     MARK,
@@ -28,10 +27,10 @@ from pipeline.report.report_folder import (
     write_digests,
 )
 from pipeline.report.run_evaluations import write_run_evaluations
-from pipeline.report.steps import ESTIMATE, RunOutcome, outdated_in_words, scored_estimate, stage_rows
-from pipeline.report.training_charts import training_curves
-from pipeline.report.variants import score_name, score_names, score_text
+from pipeline.report.steps import ESTIMATE, RunOutcome, outdated_in_words, quarantine, scored_estimate, stage_rows
+from pipeline.report.variants import score_name, score_names, score_text, steps_of_seeds
 from pipeline.report.view import RunView
+from pipeline.stages.order import chain_order
 from storage.atomic import atomic_folder
 from storage.digests import digest_json
 from storage.errors import FatalError
@@ -129,3 +128,75 @@ _TEMPLATES = page_templates(
         "times": lambda texts: list(Counter(texts).items()),
     }
 )
+
+
+_STAGES = {"train_tagger": "Tagger", "pretrain": "Pre-training"}
+_MAIN = ("loss", "gradient_norm", "lr")
+"""Metrics that are always visible; the others are folded."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The charts of one kind of training: one per metric, with a line for each training run."""
+
+    title: str
+    legend: tuple[tuple[str, str, int], ...]
+    """CSS classes, run and variant, and number of training runs (seeds) of each kind of line."""
+    main: tuple[Plot, ...]
+    others: tuple[Plot, ...]
+
+
+@dataclass(frozen=True)
+class _Training:
+    """The recorded metrics of one training run, by name."""
+
+    stage: str
+    name: str
+    """Run and variant, shared by all seeds; a tagger has no variant."""
+    label: str
+    """Run, variant and seed."""
+    metrics: dict[str, Series]
+
+
+def training_curves(runs: Sequence[Run]) -> list[Curves]:
+    """Returns the curves of all training runs of these runs, by kind of training."""
+    trainings = [training for run in runs for training in _trainings(run)]
+    return [
+        _curves(title, of_stage)
+        for stage, title in _STAGES.items()
+        if (of_stage := [training for training in trainings if training.stage == stage])
+    ]
+
+
+def has_training(run: Run) -> bool:
+    """Whether a run has recorded metrics of a training run."""
+    return next(_trainings(run), None) is not None
+
+
+def _trainings(run: Run) -> Iterator[_Training]:
+    steps = [step for stage in _STAGES for of_variant in steps_of_seeds(run, stage).values() for step in of_variant]
+    for step in sorted(steps, key=chain_order):
+        stage, _, rest = step.partition(":")
+        variant, _, seed = rest.partition(":")
+        metrics = {each.name: each for artifact in run.artifacts(step).values() for each in series(artifact)}
+        if metrics:
+            name = f"{run.name}, {variant}" if variant else run.name
+            yield _Training(stage, name, f"{name} (seed {seed})" if seed else name, metrics)
+
+
+def _curves(title: str, trainings: Sequence[_Training]) -> Curves:
+    names = list(dict.fromkeys(training.name for training in trainings))
+    styles = {name: line_style(number) for number, name in enumerate(names)}
+    recorded = {metric for training in trainings for metric in training.metrics}
+    others = sorted(recorded.difference(_MAIN))
+    return Curves(
+        title=title,
+        legend=tuple((styles[name], name, sum(t.name == name for t in trainings)) for name in names),
+        main=tuple(_chart(metric, trainings, styles) for metric in _MAIN if metric in recorded),
+        others=tuple(_chart(metric, trainings, styles) for metric in others),
+    )
+
+
+def _chart(metric: str, trainings: Sequence[_Training], styles: dict[str, str]) -> Plot:
+    lines = [(t.label, styles[t.name], t.metrics[metric]) for t in trainings if metric in t.metrics]
+    return lay_out(shown_name("training", metric), lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from pipeline.review.listing import Listing
 from pipeline.review.partition_rows import SIDES, partition_rows
 from pipeline.review.reviews import Reviews
 from pipeline.review.run_progress import RunProgress, file_stamps
+from pipeline.runtime.logs import log
 
 MOST_DIFFERENT = 12
 """Predicates that the comparison names."""
@@ -103,8 +103,6 @@ class RunComparison:
 REFRESH_SECONDS = 10.0
 """How often the page looks for new contents of the run and for others' verdicts."""
 
-_log = logging.getLogger("rlip.review")
-
 
 class ReviewState:
     """A run, its index, and the verdicts on its labels.
@@ -178,4 +176,4 @@ class ReviewState:
                 self.refresh()
             except Exception:
                 # The page keeps its present state; the next attempt may find the store intact.
-                _log.exception("the run could not be read again")
+                log.exception("the run could not be read again")

@@ -40,11 +40,6 @@ class StepProgress:
     seconds: float | None = None
     """Compute time, summed over the partitions."""
 
-    @property
-    def missing(self) -> int | None:
-        """Recorded partitions whose artifacts are missing."""
-        return None if self.partitions is None or self.done is None else self.partitions - self.done
-
 
 class RunProgress:
     """The steps of a run. `planned`: step → the steps that it needs, from the run's recipe; empty if unknown.

@@ -97,11 +97,10 @@ def _audit(partitions: Iterable[tuple[Artifact, Artifact]]) -> LabelAudit:
 
 @dataclass(frozen=True)
 class Check:
-    """A check of partitions: name, setting of its limit, the value that switches it off, and what it measures."""
+    """A check of partitions: name, setting of its limit, and what it measures."""
 
     name: str
     setting: str
-    off: float
     measure: Callable[[Artifact, Mapping[str, Artifact]], float | None]
     """Takes a partition's artifact and those that it was made from, by table. None: there is nothing to judge."""
     stage: str | None = None
@@ -114,11 +113,11 @@ class Check:
 
 
 CHECKS = (
-    Check("rows", "min_rows", 0, _rows),
-    Check("reject share", "max_reject_share", 1, _reject_share),
-    Check("relations per image", "min_relations_per_image", 0, _relations_per_image, "tag"),
-    Check("average precision", "min_average_precision", 0, _average_precision, "tag"),
-    Check("unreachable predicates", "max_unreachable_share", 1, _unreachable_share, "tag"),
+    Check("rows", "min_rows", _rows),
+    Check("reject share", "max_reject_share", _reject_share),
+    Check("relations per image", "min_relations_per_image", _relations_per_image, "tag"),
+    Check("average precision", "min_average_precision", _average_precision, "tag"),
+    Check("unreachable predicates", "max_unreachable_share", _unreachable_share, "tag"),
 )
 
 
@@ -127,7 +126,8 @@ def checks_of(stage: type[Stage], settings: ChecksSection) -> list[tuple[Check, 
     if stage.whole:
         return []
     limits = ((check, float(getattr(settings, check.setting))) for check in CHECKS)
-    return [(c, limit) for c, limit in limits if limit != c.off and c.stage in (None, stage.name)]
+    # The lowest allowed share of 0 and the highest of 1 ask for nothing.
+    return [(c, limit) for c, limit in limits if limit != (0 if c.is_least else 1) and c.stage in (None, stage.name)]
 
 
 def recorded_checks(run: Run) -> Iterator[tuple[str, str, CheckResult]]:

@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 from run_builder import TWO_PEOPLE, RunBuilder, captions
 
+from pipeline.cli.run import outcome_json, print_outcome
 from pipeline.cli.show import show
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.report.console import outcome_json, print_outcome
 from pipeline.report.figures import compute_figures
 from pipeline.report.steps import RunOutcome, StepOutcome
 from pipeline.runtime.stage import Rejected
@@ -136,7 +136,8 @@ def test_the_outcome_ends_with_the_report(labelled):
     (shards,) = labelled.run.artifacts("shard:pseudo").values()
     assert f"Shards (shard:pseudo): 0 tars with 0 images in {shards.folder}" in lines
     assert any(line.startswith("2 images have the same bytes as another") for line in lines)
-    assert any(line.startswith("Labels: 4 of ") and " images have some, " in line for line in lines)
+    (labels,) = (line for line in lines if line.startswith("Labels: 4 of ") and " images have some, " in line)
+    assert f"rlip export toy --store {labelled.run.store.address}` writes them" in labels
     assert lines[-1] == "Report: reports/toy/index.html"
     shown = {line.split()[0]: line.split() for line in lines if line}
     assert shown["tag"] == ["tag", "1", "0", "2", "2", "0", "4.0", "0.5"]

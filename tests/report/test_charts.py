@@ -12,9 +12,8 @@ from run_builder import RunBuilder
 from pipeline.cli.report import report
 from pipeline.report.charts import AXES, POINTS, Series, lay_out, nice_ticks
 from pipeline.report.drawing import Rect, beside
-from pipeline.report.static_report import write_report
+from pipeline.report.static_report import training_curves, write_report
 from pipeline.report.steps import RunOutcome
-from pipeline.report.training_charts import training_curves
 from pipeline.run.context import run_view
 from storage.errors import FatalError
 from storage.runs import Run
