@@ -50,12 +50,9 @@ class Level(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ReviewWork:
+class ReviewWork(ReviewerProgress):
     """What a reviewer can do next."""
 
-    labels: int
-    """Labels of the audit in the reviewer's share."""
-    judged: int
     minutes: float | None
     """Time left for the audit, at the reviewer's median pace; None without a timed verdict."""
     adjudication: int
@@ -75,8 +72,7 @@ def work_of(state: ReviewState, reviewer: str) -> ReviewWork:
     queues = Search(order="adjudication"), Search(order="check", share="mine")
     adjudication, checks = (state.listing.count_now(queue.seen_by(reviewer, seat)) for queue in queues)
     return ReviewWork(
-        labels=own.labels,
-        judged=own.judged,
+        **vars(own),
         minutes=(own.labels - own.judged) * median(paces) / 60 if paces else None,
         adjudication=adjudication,
         checks=checks,

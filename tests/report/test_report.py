@@ -239,23 +239,15 @@ def test_a_pulled_run_has_a_report_without_the_pictures(labelled, recipe, tmp_pa
     assert "4 labels kept" in " ".join(page.text.split()) and page.all("polyline")
 
 
-def test_a_run_on_its_way_has_the_recipe_that_it_began_with(labelled, recipe):
+def test_a_run_before_its_end_has_the_recipe_of_its_last_execution_and_a_seed_draws_its_pictures(labelled, recipe):
     assert last_recipe(labelled.run) is None
-    labelled.run.note(STARTED, recipe.model_dump(mode="json"))
-    assert last_recipe(labelled.run) == recipe
-
-
-def test_a_run_that_was_stopped_has_the_recipe_of_its_last_execution(labelled, recipe):
+    began = recipe.model_copy(update={"store": "elsewhere"})
+    labelled.run.note(STARTED, began.model_dump(mode="json"))
+    assert last_recipe(labelled.run) == began
     labelled.run.append("stopped", recipe=recipe.model_dump(mode="json"))
-    page = rewritten(labelled.run)
-    assert page.all("img") and "imported" not in page.text
-
-
-def test_a_seed_of_the_command_draws_other_pictures(labelled, recipe):
-    labelled.run.note("recipe", recipe.model_dump(mode="json"))
-    for seed in (0, 5):
-        page = rewritten(labelled.run, pictures=1, seed=seed)
-        assert f"1 of 2 images, drawn at random with seed {seed}." in page.text
+    page = rewritten(labelled.run, pictures=1, seed=5)
+    assert last_recipe(labelled.run) == recipe and page.all("img") and "imported" not in page.text
+    assert "1 of 2 images, drawn at random with seed 5." in page.text
 
 
 def test_an_earlier_recipe_and_lost_recordings_do_not_stop_a_report(labelled, recipe):

@@ -50,10 +50,7 @@ def test_undo_takes_back_the_last_verdicts_one_by_one(window, server):
     assert window.text("#reviewed") == "0"
     window.open("/labels?predicate=wear")
     assert window.count(".chip:not([data-kind=''])") == 0
-
-
-def test_undo_leaves_a_verdict_of_an_earlier_visit_that_was_only_repeated(window, server):
-    window.open("/labels?predicate=wear")
+    # It leaves a verdict of an earlier visit that was only repeated.
     window.judge("a", "accept")
     before = server.kinds("wear")
     window.open("/labels?predicate=wear")

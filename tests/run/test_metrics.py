@@ -66,7 +66,7 @@ def test_a_run_is_scraped_while_it_goes_on(tmp_path):
 
 
 def test_a_failed_run_says_so_in_its_file_and_a_taken_port_or_unwritable_file_is_told(tmp_path):
-    write_small_set(tmp_path)
+    recipe = write_small_set(tmp_path)
 
     def fails(setting: str, said: str) -> None:
         with pytest.raises(FatalError, match=said), measured(small_recipe(tmp_path, setting), Scraping(0)):
@@ -79,14 +79,11 @@ def test_a_failed_run_says_so_in_its_file_and_a_taken_port_or_unwritable_file_is
         port = holder.getsockname()[1]
         fails(f"run.metrics_port={port}", rf"run\.metrics_port = {port}: .*choose another port")
     fails(f"run.metrics_file={tmp_path / 'none' / 'run.prom'}", r"run\.metrics_file = .* can't be written")
-
-
-def test_a_run_that_fails_its_checks_is_a_failed_one_in_its_metrics(tmp_path):
-    recipe = write_small_set(tmp_path)
-    words = ("run.until=ingest", "run.checks.min_rows=100", f"run.metrics_file={tmp_path / 'run.prom'}")
+    # A run that fails its checks is a failed one, too.
+    words = ("run.until=ingest", "run.checks.min_rows=100", f"run.metrics_file={tmp_path / 'checked.prom'}")
     failed = rlip("run", recipe, "--direct", *(word for each in words for word in ("--set", each)))
     assert failed.exit_code == 1 and "2 check(s) failed" in failed.output
-    ended = values((tmp_path / "run.prom").read_text())
+    ended = values((tmp_path / "checked.prom").read_text())
     assert (ended["rlip_run_running",], ended["rlip_run_failed",]) == (0, 1)
 
 
