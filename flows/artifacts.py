@@ -114,24 +114,25 @@ def publish_stage(recipe: Recipe, outcomes: Sequence[StepOutcome]) -> None:
 
 
 def publish_run(context: RunContext, outcome: RunOutcome) -> None:
-    """Publish the artifacts `stages-<run>` and `report-<run>` of a flow run of the chain."""
+    """Publish the artifacts `stages-<run>`, `summary-<run>` and `report-<run>` of a flow run of the chain."""
     recipe, figures = context.recipe, figures_of(context.view)
     create_table_artifact(
         table=[{name: str(value) for name, value in row.items()} for row in outcome.as_rows()],
         key=artifact_key("stages", recipe.name),
         description=f"Rows and time of each step of {recipe.name}.",
     )
+    create_markdown_artifact(
+        markdown=_summary_page(context, figures),
+        key=artifact_key("summary", recipe.name),
+        description=f"Results of {recipe.name}, and where to find them.",
+    )
     _publish_report_link(
         recipe,
-        [
-            *(f"**{value}** {what}{f' ({against})' if against else ''}" for value, what, against in headline(figures)),
-            f"artifacts by step: `{context.run.folder}`",
-        ],
-        _tables(figures),
+        [f"**{value}** {what}{f' ({against})' if against else ''}" for value, what, against in headline(figures)],
     )
 
 
-def _publish_report_link(recipe: Recipe, figures: Sequence[str], tables: Sequence[str] = ()) -> None:
+def _publish_report_link(recipe: Recipe, figures: Sequence[str]) -> None:
     """Publish figures, one a line, and the path of the report: a path, as browsers open no local file from a web page.
 
     Contains no text from the data, because Prefect renders it.
@@ -143,14 +144,14 @@ def _publish_report_link(recipe: Recipe, figures: Sequence[str], tables: Sequenc
         f"`rlip report {recipe.name} --store {recipe.store}` writes it again",
     ]
     create_markdown_artifact(
-        markdown="\n".join([*(f"* {line}" for line in lines), *tables, ""]),
+        markdown="".join(f"* {line}\n" for line in lines),
         key=artifact_key("report", recipe.name),
         description=f"Location of the report of {recipe.name}, with key figures.",
     )
 
 
-def _tables(figures: Figures) -> list[str]:
-    """The lines of the figures of a run in Markdown. Contains no text from the data, because Prefect renders it."""
+def _summary_page(context: RunContext, figures: Figures) -> str:
+    """The figures and paths of a run in Markdown. Contains no text from the data, because Prefect renders it."""
     counts = [[name, f"{count:,}"] for name, count in figures.labels.levels()]
     audited = ((audit.dataset, audit.labels.methods(figures.choice)) for audit in figures.audits if audit.labels)
     labels = [[f"{dataset}, {name}", *score_cells(scores)] for dataset, methods in audited for name, scores in methods]
@@ -160,6 +161,10 @@ def _tables(figures: Figures) -> list[str]:
         for variant in figures.variants
     ]
     lines = [
+        f"# {context.recipe.name}",
+        "",
+        f"* artifacts by step: `{context.run.folder}`",
+        f"* report: `{(context.recipe.report / 'index.html').absolute()}`",
         "",
         "## Labels",
         "",
@@ -171,4 +176,4 @@ def _tables(figures: Figures) -> list[str]:
         lines += ["", "## Scores", "", *markdown_table(["variant (seeds)", *map(score_name, names)], variants)]
     if names and figures.share_of_gain is not None:
         lines += ["", f"Pseudo-labels yield {figures.share_of_gain:.0%} of the gain of ground-truth relations."]
-    return lines
+    return "\n".join(lines) + "\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,13 +96,25 @@ class ScoreAudit:
 
 
 @dataclass(frozen=True)
+class PredicateFacts:
+    """The labels of one canonical predicate."""
+
+    predicate: str
+    scored: int
+    kept: int
+    given: int
+    """Number of ground-truth relations with it."""
+    precision: float | None
+    """Share of the kept labels that are in the ground truth, on images that have any."""
+
+
+@dataclass(frozen=True)
 class LabelFacts:
     """Counts over all labels of an index."""
 
     funnel: LabelFunnel
-    predicates: Sequence[Mapping[str, Any]]
-    """By canonical `predicate`, the most kept first: numbers of `scored`, `kept` and `given` (ground-truth) relations,
-    and the `precision` of the kept ones on images with ground truth; None without any."""
+    predicates: tuple[PredicateFacts, ...]
+    """In descending order of kept labels."""
     scores: BinnedLabels
     audits: tuple[ScoreAudit, ...]
     """One for each dataset with ground-truth relations."""
@@ -121,10 +133,13 @@ def _facts_of(index: ReviewIndex) -> LabelFacts:
     counts = index.rows("SELECT level, name, sum(number)::BIGINT AS number FROM counts GROUP BY ALL")
     tally = LabelTally({(row["level"], row["name"]): row["number"] for row in counts})
     given = {each.predicate: each.given for each in tally.predicates()}
-    predicates = index.rows(
-        "SELECT predicate, scored, kept, correct / nullif(judged, 0) AS precision FROM predicates "
-        "ORDER BY kept DESC, scored DESC, predicate"
-    )
+    predicates = [
+        PredicateFacts(
+            row["predicate"], row["scored"], row["kept"], given.get(row["predicate"], 0),
+            row["correct"] / row["judged"] if row["judged"] else None,
+        )
+        for row in index.rows("SELECT * FROM predicates ORDER BY kept DESC, scored DESC, predicate")
+    ]  # fmt: skip
     density = [0] * (MOST_AN_IMAGE + 1)
     sql = "SELECT least(kept, $most) AS kept, count(*) AS images FROM images GROUP BY ALL"
     for row in index.rows(sql, {"most": MOST_AN_IMAGE}):
@@ -133,7 +148,7 @@ def _facts_of(index: ReviewIndex) -> LabelFacts:
     scores = index.rows(f"SELECT {_BINNED} FROM scores WHERE measure = 'score' GROUP BY ALL")
     return LabelFacts(
         funnel=tally.funnel(),
-        predicates=[{**row, "given": given.get(row["predicate"], 0)} for row in predicates],
+        predicates=tuple(predicates),
         scores=BinnedLabels.of(scores),
         audits=_audits(index),
         density=tuple(density),

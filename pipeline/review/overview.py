@@ -6,7 +6,7 @@ Its diagrams are plain geometry, which the template draws with attributes, class
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from pipeline.labels.label_funnel import LabelFunnel
 from pipeline.report.charts import Axes, Plot, Tick, plot
 from pipeline.report.formatting import shown_name
 from pipeline.review.audit import ReviewerProgress
-from pipeline.review.label_facts import MOST_AN_IMAGE, BinnedLabels, LabelFacts, ScoreAudit, label_facts
+from pipeline.review.label_facts import MOST_AN_IMAGE, BinnedLabels, LabelFacts, PredicateFacts, ScoreAudit, label_facts
 from pipeline.review.review_state import ReviewState
 from pipeline.review.run_progress import StepProgress
 from pipeline.review.search import LONGEST_NAME, Search
@@ -50,9 +50,12 @@ class Level(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ReviewWork(ReviewerProgress):
+class ReviewWork:
     """What a reviewer can do next."""
 
+    labels: int
+    """Labels of the audit in the reviewer's share."""
+    judged: int
     minutes: float | None
     """Time left for the audit, at the reviewer's median pace; None without a timed verdict."""
     adjudication: int
@@ -72,7 +75,8 @@ def work_of(state: ReviewState, reviewer: str) -> ReviewWork:
     queues = Search(order="adjudication"), Search(order="check", share="mine")
     adjudication, checks = (state.listing.count_now(queue.seen_by(reviewer, seat)) for queue in queues)
     return ReviewWork(
-        **vars(own),
+        labels=own.labels,
+        judged=own.judged,
         minutes=(own.labels - own.judged) * median(paces) / 60 if paces else None,
         adjudication=adjudication,
         checks=checks,
@@ -86,15 +90,15 @@ def overview_of(state: ReviewState) -> dict[str, Any]:
     facts, steps = label_facts(state.index), state.progress.steps()
     score_rows = _score_rows(facts.scores)
     images = sum(facts.density)
-    kept = sum(each["kept"] for each in facts.predicates)
+    kept = sum(each.kept for each in facts.predicates)
     return {
         "steps": steps,
         "graph": graph(steps),
         "choice": state.view.choice.in_words(),
         "levels": list(_levels(facts.funnel, facts.quarantined)),
         "predicates": _bars(facts.predicates),
-        "number_of_predicates": sum(each["kept"] > 0 for each in facts.predicates),
-        "tail": long_tail([each["kept"] for each in facts.predicates]),
+        "number_of_predicates": sum(each.kept > 0 for each in facts.predicates),
+        "tail": long_tail([each.kept for each in facts.predicates]),
         "scores": _scores(score_rows),
         "score_rows": score_rows,
         "density": _density(facts),
@@ -119,14 +123,12 @@ def _loss_address(level: str, reason: str, quarantined: frozenset[str]) -> str:
     return f"quarantined?{urlencode({'reason': reason})}" if reason in quarantined else ""
 
 
-def _bars(predicates: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], float, str]]:
+def _bars(predicates: Sequence[PredicateFacts]) -> list[tuple[PredicateFacts, float, str]]:
     """The most frequent predicates, each with the length of its bar, a share of the longest on a logarithmic scale, and
     the address of its kept labels."""
-    shown = [each for each in predicates if each["kept"]][:MOST_PREDICATES]
-    longest = max((np.log10(each["kept"] + 1) for each in shown), default=1.0)
-    return [
-        (each, round(float(np.log10(each["kept"] + 1) / longest), 3), _kept_of(each["predicate"])) for each in shown
-    ]
+    shown = [each for each in predicates if each.kept][:MOST_PREDICATES]
+    longest = max((np.log10(each.kept + 1) for each in shown), default=1.0)
+    return [(each, round(float(np.log10(each.kept + 1) / longest), 3), _kept_of(each.predicate)) for each in shown]
 
 
 def _kept_of(predicate: str) -> str:

@@ -135,8 +135,11 @@ class Estimate:
 
     def as_json(self) -> dict[str, Any]:
         """The estimate as plain values."""
-        totals = (name for name, each in vars(Estimate).items() if isinstance(each, property))
-        return asdict(self) | {name: getattr(self, name) for name in totals}
+        names = (
+            "hours", "wall", "bytes", "gpu_hours", "cost", "cost_per_1000_images", "cost_per_1000_relations", "tokens",
+            "tokens_price",
+        )  # fmt: skip
+        return asdict(self) | {name: getattr(self, name) for name in names}
 
 
 def estimate(

@@ -112,7 +112,7 @@ def test_kubernetes_objects_name_each_other_and_hold_no_secret(manifests):
     assert ingress["spec"]["tls"] and {each["metadata"]["name"] for each in manifests if each["kind"] == "Service"} >= {
         "prefect"
     }
-    pools = re.findall(r"'--pool', '(\w+)', '--type', 'kubernetes'", str(manifests))
+    pools = [label["pool"] for label in labels if label["app"] == "worker"]
     assert pools == list(POOLS)
     maps = {each["metadata"]["name"] for each in manifests if each["kind"] == "ConfigMap"}
     assert set(re.findall(r"'configMapRef': {'name': '([\w-]+)'}", str(manifests))) == maps

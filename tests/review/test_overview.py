@@ -53,7 +53,7 @@ def test_funnel_and_audit_are_those_of_the_report(labelled, opened):
     facts, choice = label_facts(state.index), state.view.choice
     figures = compute_figures(labelled.run, ["toys"], choice)
     assert facts.funnel == figures.labels
-    assert {each["predicate"]: (each["kept"], each["given"]) for each in facts.predicates if each["kept"]} == {
+    assert {each.predicate: (each.kept, each.given) for each in facts.predicates if each.kept} == {
         each.predicate: (each.kept, each.given) for each in figures.predicates if each.kept
     }
     (theirs,) = figures.audits
@@ -86,7 +86,7 @@ def test_losses_say_why_and_counts_lead_to_the_labels_that_they_count(labelled, 
     counted = [(each.address, each.number) for each in (scored, kept)]
     counted += [(address, number) for _, number, address in scored.losses]
     counted += [(address, labels) for _, labels, _, address in overview["score_rows"]]
-    counted += [(address, facts["kept"]) for facts, _, address in overview["predicates"]]
+    counted += [(address, facts.kept) for facts, _, address in overview["predicates"]]
     assert [found(address) for address, _ in counted] == [number for _, number in counted]
     # The table holds a 32-bit number just below .9.
     assert found("labels?least=0.9") == 2
@@ -129,7 +129,7 @@ def test_an_artifact_that_is_gone_is_missing(labelled, opened):
         path.unlink()
     artifact.folder.rmdir()
     steps = {step.step: step for step in overview_of(opened())["steps"]}
-    assert (steps["caption"].state, steps["caption"].partitions, steps["caption"].done) == ("incomplete", 2, 1)
+    assert (steps["caption"].state, steps["caption"].done, steps["caption"].missing) == ("incomplete", 1, 1)
 
 
 def test_without_a_recipe_steps_follow_what_they_were_made_of(tmp_path):
