@@ -21,6 +21,7 @@ from pipeline.cli.report import last_recipe, recorded_view
 from pipeline.data.images.folders import UprightRoot
 from pipeline.labels.team import LABELS, Team, read_team
 from pipeline.labels.verdict_log import verdicts_folder
+from pipeline.labels.verdicts import require_reviewer
 from pipeline.report.view import RunView
 from pipeline.run.dag import build_steps
 from storage.errors import FatalError
@@ -158,19 +159,21 @@ def team_of(reviewers: str, overlap: str | None, labels: int | None, earlier: Te
 
     Raises `FatalError`.
     """
-    names = [] if reviewers.isdecimal() else [name.strip() for name in reviewers.split(",") if name.strip()]
+    given = [] if reviewers.isdecimal() else filter(None, map(str.strip, reviewers.split(",")))
+    names = list(dict.fromkeys(map(require_reviewer, given)))
     if not (names or reviewers.isdecimal()):
         raise FatalError(f"--reviewers {reviewers!r}: write their names, or how many they are")
-    size = len(set(names)) if names else int(reviewers)
+    size = len(names) or int(reviewers)
     before = earlier or Team(overlap=0.1)
-    # Seats decide who judges which images: whoever stays keeps theirs, and newcomers take those of members who left.
-    new = [name for name in names if name not in before.members]
-    seats = [name if not names or name in names else new.pop(0) if new else "" for name in before.members[:size]]
+    # Seats decide who judges which images: whoever stays keeps theirs, and others take those of members who left.
+    seated = before.members[:size]
+    others = [name for name in names if name not in seated]
+    seats = [name if name in names or not names else others.pop(0) for name in seated]
     try:
         share = before.overlap if overlap is None else float(overlap.removesuffix("%")) / (100 if "%" in overlap else 1)
     except ValueError:
         raise FatalError(f"--overlap {overlap}: write a share of the images, e.g. 10%") from None
-    return Team(size=size, overlap=share, labels=labels or before.labels, members=(*filter(None, seats), *names))
+    return Team(size=size, overlap=share, labels=labels or before.labels, members=(*seats, *others))
 
 
 def _listen(host: str, port: int) -> socket.socket:

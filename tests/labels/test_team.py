@@ -40,8 +40,10 @@ def test_who_comes_first_takes_the_free_seats_for_good(tmp_path):
     with pytest.raises(FatalError, match="write their names, or how many"):
         team_of("", None, None, None)
     assert team_of("3", "0.2", 900, team) == Team(size=3, overlap=0.2, labels=900, members=("ada", "Zoë"))
-    members = [team_of(names, None, None, team).members for names in ("eve,Zoë,ada", "eve,Zoë")]
-    assert members == [("ada", "Zoë", "eve"), ("eve", "Zoë")], "whoever stays keeps the seat, and so the images"
+    full = team_of("eve,Zoë,ada", None, None, team)
+    smaller = [team_of("eve,Zoë", None, None, earlier).members for earlier in (team, full)]
+    assert full.members == ("ada", "Zoë", "eve"), "whoever stays keeps the seat, and so the images"
+    assert smaller == [("eve", "Zoë")] * 2
 
 
 @pytest.mark.parametrize("reviewers, overlap, reason", [
