@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.errors import resumable
-from pipeline.cli.options import AsJson, Direct, Overrides, RecipePath
+from pipeline.cli.options import STORE, AsJson, Direct, Overrides, RecipePath
 from pipeline.report.figures import DatasetAudit, Figures
 from pipeline.report.formatting import sanitise, share, table
 from pipeline.report.label_view import methods_table
@@ -27,7 +27,6 @@ from pipeline.report.variants import VariantScores, score_name, score_names, sco
 from pipeline.run.context import RunContext
 from pipeline.run.metrics import measured
 from pipeline.run.progress import Display, open_display
-from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import load_recipe
 from pipeline.run.runner import conclude, logged_run
 from storage.runs import Run
@@ -164,7 +163,7 @@ def _made(run: Run, figures: Figures) -> Iterator[str]:
 def _command(run: Run, name: str) -> str:
     """The command of this name on a run, for the folder and installation of this one."""
     program = sys.argv[0] if Path(sys.argv[0]).name == "rlip" and shutil.which("rlip") is None else "rlip"
-    store = [] if run.store.address == Recipe.model_fields["store"].default else ["--store", run.store.address]
+    store = [] if run.store.address == str(Path(STORE).absolute()) else ["--store", run.store.address]
     return shlex.join([program, name, run.name, *store])
 
 

@@ -121,7 +121,7 @@ def test_a_stage_of_several_steps_must_be_named_in_full(book):
         shown(book, "toy", "pretrain")
 
 
-def test_the_outcome_ends_with_the_report(labelled):
+def test_the_outcome_ends_with_the_report(labelled, monkeypatch):
     labelled.metrics("evaluate:pseudo:0", (0, "zero_shot_map", 0.25))
     labelled.metrics("evaluate:pseudo:1", (0, "zero_shot_map", 0.35))
     outcome = RunOutcome(
@@ -138,6 +138,9 @@ def test_the_outcome_ends_with_the_report(labelled):
     assert any(line.startswith("2 images have the same bytes as another") for line in lines)
     (labels,) = (line for line in lines if line.startswith("Labels: 4 of ") and " images have some, " in line)
     assert f"rlip export toy --store {labelled.run.store.address}` writes them" in labels
+    monkeypatch.setattr("pipeline.cli.run.STORE", labelled.run.store.address)
+    print_outcome(terminal, labelled.run, outcome, figures, Path("reports/toy/index.html"))
+    assert "rlip export toy` writes them" in out.getvalue()
     assert lines[-1] == "Report: reports/toy/index.html"
     shown = {line.split()[0]: line.split() for line in lines if line}
     assert shown["tag"] == ["tag", "1", "0", "2", "2", "0", "4.0", "0.5"]
