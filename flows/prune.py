@@ -21,8 +21,8 @@ from flows.parameters import described
 from pipeline.stages.order import STAGES
 
 PRUNED = ("end_to_end", "from_file", "on_pools", "prune", *(stage.name for stage in STAGES))
-"""Flows whose runs are pruned. `rlip run` calls the first without a deployment. Other projects may use the names of the
-others, so of these only runs with the deployments' tag are pruned."""
+"""Flows whose runs are pruned. `rlip run` starts the first without a deployment. Other projects on the server may have
+flows with the other names, so of these only runs with the tag of the deployments are pruned."""
 
 _FINAL = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
 _PAGE = 200

@@ -126,7 +126,7 @@ def checks_of(stage: type[Stage], settings: ChecksSection) -> list[tuple[Check, 
     if stage.whole:
         return []
     limits = ((check, float(getattr(settings, check.setting))) for check in CHECKS)
-    # The lowest allowed share of 0 and the highest of 1 ask for nothing.
+    # A lowest allowed value of 0, and a highest of 1, which only shares have, ask for nothing.
     return [(c, limit) for c, limit in limits if limit != (0 if c.is_least else 1) and c.stage in (None, stage.name)]
 
 

@@ -121,7 +121,7 @@ def short() -> None:
 
 @flow(name="evaluate")
 def other() -> None:
-    """A flow of another project, with the name of one of this."""
+    """A flow of another project, with the name of one of this project's."""
 
 
 @pytest.fixture(scope="module")

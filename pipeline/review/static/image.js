@@ -114,8 +114,8 @@ export function watchImage(view) {
     if (predicate) judge({ kind: "wrong_predicate", predicate });
   }
 
-  // Takes back the last verdict of this visit and shows its label again. Where the reviewer went to a label that has an
-  // earlier verdict, and did not come to it by the last one, takes back that.
+  // Takes back the last verdict of this visit and shows its label again. On a label with an earlier verdict, to which that
+  // last one did not lead, takes back the earlier verdict.
   async function undo() {
     const group = judged.at(-1);
     const isShown = group?.verdicts.some(({ label }) => label === Number(chosen.dataset.label));
