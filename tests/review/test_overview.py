@@ -129,7 +129,7 @@ def test_an_artifact_that_is_gone_is_missing(labelled, opened):
         path.unlink()
     artifact.folder.rmdir()
     steps = {step.step: step for step in overview_of(opened())["steps"]}
-    assert (steps["caption"].state, steps["caption"].done, steps["caption"].missing) == ("incomplete", 1, 1)
+    assert (steps["caption"].state, steps["caption"].partitions, steps["caption"].done) == ("incomplete", 2, 1)
 
 
 def test_without_a_recipe_steps_follow_what_they_were_made_of(tmp_path):
