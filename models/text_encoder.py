@@ -152,6 +152,7 @@ class LabelTokenizer:
         self._tokenizer = load_tokenizer(Path(folder), config) if folder else None
         self.padding: int = ROBERTA_PADDING if self._tokenizer is None else self._tokenizer.pad_token_id
         self._tokens_of: dict[str, list[int]] = {}
+        self._has_warned = False
 
     def __call__(self, objects: Sequence[str], predicates: Sequence[str] = ()) -> TextTokens:
         """Returns the token ids of the texts. Raises `ConfigError` without a tokenizer."""
@@ -171,9 +172,11 @@ class LabelTokenizer:
         if text not in self._tokens_of:
             tokens = self._tokenizer(text, verbose=False)["input_ids"]
             if len(tokens) > self.longest:
-                most = f"the text encoder reads {self.longest} (text.max_positions - 2)"
-                warnings.warn(f"the name {text!r} has {len(tokens)} tokens, of which {most}", stacklevel=2)
                 tokens = self._tokenizer(text, truncation=True, max_length=self.longest)["input_ids"]
+                if not self._has_warned:
+                    self._has_warned = True
+                    most = f"{self.longest} tokens (text.max_positions - 2)"
+                    warnings.warn(f"the text encoder reads only {most} of longer names, such as {text!r}", stacklevel=3)
             self._tokens_of[text] = tokens
         return self._tokens_of[text]
 

@@ -94,5 +94,5 @@ def test_bad_and_missing_tokenizers_are_named(small_config, tokenizer, word_piec
 
 
 def test_a_name_that_is_cut_is_told(encoder):
-    with pytest.warns(UserWarning, match=r"'dog (dog )+' has \d+ tokens, of which the text encoder reads 14"):
+    with pytest.warns(UserWarning, match=r"reads only 14 tokens .*of longer names, such as 'dog (dog )+'"):
         encoder(["person", "dog " * 20])
