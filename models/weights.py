@@ -110,8 +110,13 @@ def load_pretrained(network: Network, path: Path, tokenizer: Path | None) -> Loa
     return Loaded(path, sorted(taken), sorted(own.keys() - taken), sorted(saved.keys() - taken))
 
 
-BEHIND_SHAPES = ("heads", "fusion_heads", "text.heads", "text.kind")
-"""Settings by which the same tensors compute something else."""
+BEHIND_SHAPES = {
+    "heads": "_decoder.",
+    "fusion_heads": ".b_attn.",
+    "text.heads": ".text_encoder.",
+    "text.kind": ".text_encoder.",
+}
+"""Setting by which the same tensors compute something else → part of the names of those tensors."""
 
 
 def shared_names(path: Path, config: NetworkConfig, own: Mapping[str, Shape]) -> set[str]:
@@ -127,9 +132,9 @@ def shared_names(path: Path, config: NetworkConfig, own: Mapping[str, Shape]) ->
             f"{path}: {len(wrong)} tensors have different shapes, e.g. {wrong[0]} {shapes[wrong[0]]}, where the "
             f"network has {own[wrong[0]]}; use weights of the same sizes, or change `network`"
         )
-    for name in BEHIND_SHAPES:
+    for name, part in BEHIND_SHAPES.items():
         theirs, ours = (attrgetter(name)(each) for each in (there, config))
-        if theirs != ours:
+        if theirs != ours and any(part in each for each in taken):
             raise WeightsError(
                 f"{path}: was trained with {name}={theirs!r}; with network.{name}={ours!r}, its weights would compute "
                 f"something else; set network.{name} to {theirs!r}"

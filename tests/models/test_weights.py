@@ -124,6 +124,11 @@ def test_weights_that_fit_no_more_are_named_and_change_nothing(saved, small_conf
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+def test_heads_of_what_is_not_shared_may_differ(saved, small_config):
+    network = build(replace(small_config, fusion="none", fusion_heads=4), None)
+    assert load_pretrained(network, saved[1], None).taken == sorted(network.state_dict())
+
+
 def test_the_first_pairs_stay_together_and_to_the_authors_subjects_become_objects():
     table = torch.arange(10)[:, None]  # subjects 0 to 4, objects 5 to 9
     assert first_pairs("tgt_embed.weight", table, 4)[:, 0].tolist() == [0, 1, 5, 6]
