@@ -66,11 +66,12 @@ def is_unused(official: str, config: NetworkConfig) -> bool:
         return True
     if config.relation_queries == "vanilla" and official.startswith(_BRANCHES):
         return True
+    if not (head := _HEAD.search(official)):
+        return False
     # We keep heads of the relation decoder, which no loss reaches, only to reproduce the authors' numbers.
-    head = None if config.official_compat else _HEAD.search(official)
-    return head is not None and (
-        official.startswith("transformer.verb_decoder.") or int(head[2]) >= config.decoder_layers
-    )
+    read = config.decoder_layers * (2 if config.official_compat else 1)
+    before = config.decoder_layers if official.startswith("transformer.verb_decoder.") else 0
+    return before + int(head[2]) >= read
 
 
 def from_official(state: Mapping[str, Tensor], known: Mapping[str, Place], config: NetworkConfig) -> dict[str, Tensor]:
