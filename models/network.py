@@ -7,6 +7,7 @@ width, D width, G groups, P pairs per group, N = G·P pairs.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -339,10 +340,14 @@ class Transformer(nn.Module):
             self.verb_tgt_generator = RelationQueries(config.width, config.relation_branches)
         if config.fusion == "late":
             self.obj_fusion, self.verb_fusion = LateFusion(config), LateFusion(config)
-        self.resizer = nn.Sequential()  # maps texts from their width to that of the image
-        self.resizer.fc = nn.Linear(config.text.hidden, config.width)
-        self.resizer.layer_norm = nn.LayerNorm(config.width, eps=1e-12)
-        self.resizer.dropout = nn.Dropout(config.text.dropout)
+        # Maps texts from their width to that of the image.
+        self.resizer = nn.Sequential(
+            OrderedDict(
+                fc=nn.Linear(config.text.hidden, config.width),
+                layer_norm=nn.LayerNorm(config.width, eps=1e-12),
+                dropout=nn.Dropout(config.text.dropout),
+            )
+        )
         self._reset_parameters()
         # Created after the reset, which would overwrite its own initial weights.
         self.text_encoder = TextEncoder(config.text, tokenizer_folder)
