@@ -88,6 +88,7 @@ def test_what_are_no_weights_is_told_before_names_are_asked_for(pictures, tmp_pa
         (tmp_path / name).write_bytes(b"7")
     told = {
         "gone.safetensors": "no weights at",
+        ".": f"no weights at {tmp_path / 'model.safetensors'}",
         "photos.safetensors": "not a readable",
         "authors.pth": "weights import",
     }

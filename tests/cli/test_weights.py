@@ -77,6 +77,7 @@ def test_a_network_that_the_authors_do_not_have_is_not_exported(tmp_path):
         (("export", "none", "new.pth"), "no weights at none"),
         (("export", TAGGER, "new.pth"), "this project did not write the file"),
         (("export", TAGGER, TAGGER), "the input file"),
+        (("show", "none"), "no weights at none"),
         (("show", OWN / "tagger_own_args.json"), "not a readable PyTorch checkpoint"),
     ],
 )
