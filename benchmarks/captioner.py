@@ -1,5 +1,7 @@
 """Measures how many triplets of the shipped captioner's captions are true: `python -m benchmarks.captioner`.
 
+`--captioner FOLDER` measures another one, also while `scenes.train_captioner` trains it.
+
 The pipeline's own parser reads captions of scenes from a seed that no training used. A triplet is (subject category,
 canonical predicate, object category).
 """
@@ -43,7 +45,7 @@ def parsed(texts: Sequence[str]) -> list[Named]:
 def measure(given: Namespace) -> Iterator[Row]:
     torch.set_num_threads(1)
     scenes = [make_scene(SEED, i) for i in range(given.scenes)]
-    captioner = CaptionSettings(model="scenes/weights/captioner", draws=DRAWS).plugin.open()
+    captioner = CaptionSettings(model=str(given.captioner), draws=DRAWS).plugin.open()
     drawn = captioner.caption([render(scene) for scene in scenes], range(given.scenes))
     stated = parsed([caption.text for captions in drawn for caption in captions])
     total = right = planted = found = 0
@@ -59,4 +61,6 @@ def measure(given: Namespace) -> Iterator[Row]:
 
 
 if __name__ == "__main__":
-    run(parser(__doc__, scenes=500), measure)
+    options = parser(__doc__, scenes=500)
+    options.add_argument("--captioner", default="scenes/weights/captioner", help="default: %(default)s")
+    run(options, measure)

@@ -40,10 +40,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from benchmarks.grammar_reader import read
 from benchmarks.harness import Row, cpu_seconds, parser, run
 from pipeline.stages.parse_cache import ParseCache
 from scenes.dataset import CAPTIONS, Written, captions as scene_captions
-from scenes.grammar import FORMS, NOUNS, read
+from scenes.grammar import FORMS, NOUNS
 from scenes.names import CANONICAL, WORLD_CATEGORIES
 from scenes.world import make_scene
 from tagger.english.lemmas import phrase_lemma, verb_lemma

@@ -161,9 +161,10 @@ class LossSettings(BaseModel):
     background: float = Field(0.1, ge=0)
     """Weight of "no objects" in the class loss."""
     localised_predicates: bool = True
-    """True: scale predicate targets by how well both boxes fit (quality focal loss); False: CornerNet focal loss."""
+    """True: scale predicate targets by how well both boxes fit (quality focal loss); False, the default of
+    `train_tagger`: CornerNet focal loss."""
     pseudo_predicates: bool = False
-    """Also use predicates whose texts are similar to the true ones as weaker targets."""
+    """Also use predicates whose texts are similar to the true ones as weaker targets; not for `train_tagger`."""
 
 
 def _build(kind: type[Config], values: Mapping[str, Any], prefix: str) -> Config:

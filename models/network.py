@@ -7,8 +7,10 @@ width, D width, G groups, P pairs per group, N = G·P pairs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +34,9 @@ Size = tuple[int, int]
 
 class Network(nn.Module):
     """Encoder and heads; subclasses add the queries. Parameter names mirror the authors' (see `official/names.py`)."""
+
+    decode: Callable[..., Predictions]
+    """Predicts pairs in images that are already encoded; a tagger's also takes the `PairQueries` to score."""
 
     def __init__(self, config: NetworkConfig, tokenizer_folder: Path | str | None) -> None:
         super().__init__()
@@ -60,6 +65,26 @@ class Network(nn.Module):
         gradients, less memory, more time."""
         self.transformer.encoder.activation_checkpointing = True
         self.transformer.text_encoder.activation_checkpointing = True
+
+    def forward(
+        self, images_B3HW: Tensor, sizes: Sequence[Size] | None, texts: TextTokens, *queries: Any
+    ) -> Predictions:
+        """Predicts pairs in each image, scored against the texts; see `encode` for images, `decode` for queries."""
+        objects_TE, predicates_TE = self.encode_tokens(texts)
+        predictions = self.predict(images_B3HW, sizes, objects_TE, predicates_TE, *queries)
+        predictions.predicate_features = predicates_TE
+        return predictions
+
+    def predict(
+        self,
+        images_B3HW: Tensor,
+        sizes: Sequence[Size] | None,
+        objects_TE: Tensor,
+        predicates_TE: Tensor,
+        *queries: Any,
+    ) -> Predictions:
+        """Does the same for texts that are already encoded."""
+        return self.decode(self.encode(images_B3HW, sizes, objects_TE, predicates_TE), *queries)
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Returns T×E features of label texts, before any fusion."""
@@ -315,7 +340,14 @@ class Transformer(nn.Module):
             self.verb_tgt_generator = RelationQueries(config.width, config.relation_branches)
         if config.fusion == "late":
             self.obj_fusion, self.verb_fusion = LateFusion(config), LateFusion(config)
-        self.resizer = _Resizer(config)
+        # Maps texts from their width to that of the image.
+        self.resizer = nn.Sequential(
+            OrderedDict(
+                fc=nn.Linear(config.text.hidden, config.width),
+                layer_norm=nn.LayerNorm(config.width, eps=1e-12),
+                dropout=nn.Dropout(config.text.dropout),
+            )
+        )
         self._reset_parameters()
         # Created after the reset, which would overwrite its own initial weights.
         self.text_encoder = TextEncoder(config.text, tokenizer_folder)
@@ -328,17 +360,3 @@ class Transformer(nn.Module):
             if isinstance(module, DeformableAttention | RelationQueries):
                 module.reset_parameters()
         nn.init.normal_(self.level_embed)
-
-
-class _Resizer(nn.Module):
-    """Maps texts from their width to that of the image: B×T×E to B×T×D."""
-
-    def __init__(self, config: NetworkConfig) -> None:
-        super().__init__()
-        self.fc = nn.Linear(config.text.hidden, config.width)
-        self.layer_norm = nn.LayerNorm(config.width, eps=1e-12)
-        self.dropout = nn.Dropout(config.text.dropout)
-
-    def forward(self, texts_BTE: Tensor) -> Tensor:
-        resized: Tensor = self.dropout(self.layer_norm(self.fc(texts_BTE)))
-        return resized

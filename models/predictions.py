@@ -101,21 +101,11 @@ class Pairs:
     predicate_scores: Tensor
     """P×Tv, ready for ranking"""
 
-    def where(self, keep: Tensor) -> Pairs:
-        """Returns the pairs for which `keep` is True."""
-        return Pairs(**{name: value[keep] for name, value in vars(self).items()})
-
 
 @torch.no_grad()
 def hoi(predictions: Predictions, sizes: list[tuple[int, int]]) -> list[Pairs]:
     """Scores pairs for HICO-DET: predicate * object class. Sizes are (height, width) in pixels."""
     return [_scored(pairs, pairs.object_scores) for pairs in _pairs(predictions, sizes)]
-
-
-@torch.no_grad()
-def zero_shot(predictions: Predictions, sizes: list[tuple[int, int]], subject: int) -> list[Pairs]:
-    """Same as `hoi`, but only of pairs whose most likely subject is the object text with index `subject`."""
-    return [pairs.where(pairs.subject_labels == subject) for pairs in hoi(predictions, sizes)]
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ Shapes: B images, N pairs, G groups, P pairs per group, T texts, E text width, D
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +17,8 @@ from models.config import ConfigError, NetworkConfig
 from models.decoder import PairBoxes, to_pairs
 from models.encoder import Encoded
 from models.layers import point_head
-from models.network import Network, Size
+from models.network import Network
 from models.predictions import Predictions
-from models.text_encoder import TextTokens
 
 
 @dataclass
@@ -60,27 +58,7 @@ class RelationTagger(Network):
             self.transformer.reference_points_sub = point_head(width)
             self.transformer.reference_points_obj = point_head(width)
 
-    def forward(
-        self, images_B3HW: Tensor, sizes: Sequence[Size] | None, texts: TextTokens, queries: PairQueries
-    ) -> Predictions:
-        """Scores the relations of the pairs against the texts; see `encode` for images and sizes."""
-        objects_TE, predicates_TE = self.encode_tokens(texts)
-        predictions = self.predict(images_B3HW, sizes, objects_TE, predicates_TE, queries)
-        predictions.predicate_features = predicates_TE
-        return predictions
-
-    def predict(
-        self,
-        images_B3HW: Tensor,
-        sizes: Sequence[Size] | None,
-        objects_TE: Tensor,
-        predicates_TE: Tensor,
-        queries: PairQueries,
-    ) -> Predictions:
-        """Does the same for texts that are already encoded: runs `encode`, then `score`."""
-        return self.score(self.encode(images_B3HW, sizes, objects_TE, predicates_TE), queries)
-
-    def score(self, encoded: Encoded, queries: PairQueries) -> Predictions:
+    def decode(self, encoded: Encoded, queries: PairQueries) -> Predictions:
         """Predicts the relations of N pairs per image, for any N."""
         count = queries.valid.shape[1]
         groups = max(1, -(-count // self.config.pairs))

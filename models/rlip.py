@@ -5,7 +5,6 @@ Shapes: B images, H×W pixels, P pairs, T texts, E text width, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,9 +15,8 @@ from models.config import ConfigError, NetworkConfig
 from models.decoder import PairBoxes, to_pairs
 from models.encoder import Encoded
 from models.layers import point_head
-from models.network import Network, Size
+from models.network import Network
 from models.predictions import Predictions
-from models.text_encoder import TextTokens
 
 ANCHOR_SIDE = 0.25
 """Initial width and height of the queries' anchor boxes, as shares of the image."""
@@ -43,19 +41,6 @@ class RLIP(Network):
         self.transformer.reference_points_obj = point_head(width)
         if config.relation_queries != "vanilla":
             self.transformer.verb_query_embed = nn.Embedding(pairs, width)
-
-    def forward(self, images_B3HW: Tensor, sizes: Sequence[Size] | None, texts: TextTokens) -> Predictions:
-        """Predicts pairs in each image, scored against the texts; see `encode` for images and sizes."""
-        objects_TE, predicates_TE = self.encode_tokens(texts)
-        predictions = self.predict(images_B3HW, sizes, objects_TE, predicates_TE)
-        predictions.predicate_features = predicates_TE
-        return predictions
-
-    def predict(
-        self, images_B3HW: Tensor, sizes: Sequence[Size] | None, objects_TE: Tensor, predicates_TE: Tensor
-    ) -> Predictions:
-        """Does the same for texts that are already encoded."""
-        return self.decode(self.encode(images_B3HW, sizes, objects_TE, predicates_TE))
 
     def decode(self, encoded: Encoded) -> Predictions:
         """Predicts pairs in images that are already encoded."""

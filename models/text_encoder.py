@@ -5,6 +5,7 @@ Shapes: T texts, U distinct texts, N tokens of the longest text, D hidden width 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +152,7 @@ class LabelTokenizer:
         self._tokenizer = load_tokenizer(Path(folder), config) if folder else None
         self.padding: int = ROBERTA_PADDING if self._tokenizer is None else self._tokenizer.pad_token_id
         self._tokens_of: dict[str, list[int]] = {}
+        self._has_warned = False
 
     def __call__(self, objects: Sequence[str], predicates: Sequence[str] = ()) -> TextTokens:
         """Returns the token ids of the texts. Raises `ConfigError` without a tokenizer."""
@@ -168,7 +170,14 @@ class LabelTokenizer:
             raise ConfigError("the network has no tokenizer and cannot encode texts; build it with a tokenizer folder")
         # The same labels are drawn step after step.
         if text not in self._tokens_of:
-            self._tokens_of[text] = self._tokenizer(text, truncation=True, max_length=self.longest)["input_ids"]
+            tokens = self._tokenizer(text, verbose=False)["input_ids"]
+            if len(tokens) > self.longest:
+                tokens = self._tokenizer(text, truncation=True, max_length=self.longest)["input_ids"]
+                if not self._has_warned:
+                    self._has_warned = True
+                    most = f"{self.longest} tokens (text.max_positions - 2)"
+                    warnings.warn(f"the text encoder reads only {most} of longer names, such as {text!r}", stacklevel=3)
+            self._tokens_of[text] = tokens
         return self._tokens_of[text]
 
 
@@ -178,13 +187,17 @@ ROBERTA_PADDING = 1
 
 def load_tokenizer(folder: Path, config: TextConfig) -> PreTrainedTokenizerBase:
     """Loads a tokenizer. Raises `ConfigError` when the folder has none or it does not fit the text encoder."""
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
+    kinds = [("tokenizer.json",), ("vocab.json", "merges.txt"), *([("vocab.txt",)] if config.kind != "roberta" else [])]
+    if not any(all((folder / name).is_file() for name in files) for files in kinds):
         raise ConfigError(
             f"{folder}: no tokenizer found; expected tokenizer.json, or vocab.json with merges.txt; copy them from "
             "a roberta-base checkpoint, or train a byte-level BPE tokenizer with RoBERTa's special tokens"
         )
     kind = RobertaTokenizerFast if config.kind == "roberta" else AutoTokenizer
-    tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(str(folder), local_files_only=True)
+    try:
+        tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # a damaged file makes the library raise any kind
+        raise ConfigError(f"{folder}: its tokenizer can't be read ({error}); copy its files again") from error
     if tokenizer.pad_token_id is None or (config.kind == "roberta" and tokenizer.pad_token_id != ROBERTA_PADDING):
         raise ConfigError(
             f"tokenizer {folder}: {tokenizer.pad_token!r} has the id {tokenizer.pad_token_id}, but "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from models.config import NetworkConfig
 from models.network import Network
 from models.relation_tagger import RelationTagger
 from models.rlip import RLIP
-from models.weights_file import WeightsError, by_part, opened, read_config, read_shapes, state_dict_diff, summary
+from models.weights_file import Shape, WeightsError, by_part, opened, read_config, read_shapes, state_dict_diff, summary
 
 
 def build(config: NetworkConfig, tokenizer_folder: Path | str | None) -> Network:
@@ -96,21 +97,49 @@ class Loaded:
 def load_pretrained(network: Network, path: Path, tokenizer: Path | None) -> Loaded:
     """Loads weights of this project, of any kind and architecture, into the tensors of the same names.
 
-    From a file for more pairs, the first pairs are taken. Raises `FileNotFoundError`, or `ValueError` when the file
-    holds no weights or a shape differs; then the network is unchanged.
+    From a file for more pairs, the first pairs are taken. Raises what `shared_names` raises; then the network is
+    unchanged.
     """
-    saved, own = load(path, tokenizer).state_dict(), network.state_dict()
-    taken = own.keys() & saved.keys()
+    own = network.state_dict()
+    taken = shared_names(path, network.config, {name: tuple(value.shape) for name, value in own.items()})
+    saved = load(path, tokenizer).state_dict()
     for name in taken:
-        if fits_fewer_pairs(name, tuple(saved[name].shape), tuple(own[name].shape)):
+        if saved[name].shape != own[name].shape:
             saved[name] = first_pairs(name, saved[name], len(own[name]), network.config.official_compat)
-    if unfit := [name for name in own if name in taken and saved[name].shape != own[name].shape]:
-        raise ValueError(
-            f"pretrained = {path}: {unfit[0]} has shape {tuple(saved[unfit[0]].shape)}, but the network has "
-            f"{tuple(own[unfit[0]].shape)}; use weights of the same sizes, or change `network`"
-        )
     network.load_state_dict(own | {name: saved[name] for name in taken})
     return Loaded(path, sorted(taken), sorted(own.keys() - taken), sorted(saved.keys() - taken))
+
+
+BEHIND_SHAPES = {
+    "heads": "_decoder.",
+    "fusion_heads": ".b_attn.",
+    "text.heads": ".text_encoder.",
+    "text.kind": ".text_encoder.",
+}
+"""Setting by which the same tensors compute something else → part of the names of those tensors."""
+
+
+def shared_names(path: Path, config: NetworkConfig, own: Mapping[str, Shape]) -> set[str]:
+    """Returns the names of the tensors that a network of `config`, with these shapes, takes from a file.
+
+    Raises `FileNotFoundError`, or `WeightsError` when the file holds no weights, or none with which it can start.
+    """
+    there, shapes = read_config(path), read_shapes(path)
+    taken = own.keys() & shapes.keys()
+    differing = [name for name in own if name in taken and shapes[name] != own[name]]
+    if wrong := [name for name in differing if not fits_fewer_pairs(name, shapes[name], own[name])]:
+        raise WeightsError(
+            f"{path}: {len(wrong)} tensors have different shapes, e.g. {wrong[0]} {shapes[wrong[0]]}, where the "
+            f"network has {own[wrong[0]]}; use weights of the same sizes, or change `network`"
+        )
+    for name, part in BEHIND_SHAPES.items():
+        theirs, ours = (attrgetter(name)(each) for each in (there, config))
+        if theirs != ours and any(part in each for each in taken):
+            raise WeightsError(
+                f"{path}: was trained with {name}={theirs!r}; with network.{name}={ours!r}, its weights would compute "
+                f"something else; set network.{name} to {theirs!r}"
+            )
+    return taken
 
 
 def _counted(names: Iterable[str]) -> str:

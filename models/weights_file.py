@@ -27,12 +27,6 @@ def is_own(path: Path | str) -> bool:
         return False
 
 
-def read_config(path: Path | str) -> NetworkConfig:
-    """Reads the configuration in a weights file."""
-    with opened(Path(path)) as file:
-        return config_of(Path(path), file)
-
-
 def read_shapes(path: Path | str) -> dict[str, tuple[int, ...]]:
     """Reads the names and shapes of the tensors in a weights file, but no values."""
     with opened(Path(path)) as file:
@@ -48,12 +42,14 @@ def opened(path: Path, framework: str = "numpy") -> Iterator[Any]:
         with safe_open(str(path), framework=framework) as file:
             yield file
     except (SafetensorError, RuntimeError) as error:  # torch's for what can't be mapped into memory
-        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error
+        hint = "; convert it first, with `rlip weights import`" if path.suffix in (".pth", ".pt") else ""
+        raise WeightsError(f"{path}: not a readable safetensors file ({error}){hint}") from error
 
 
-def config_of(path: Path, file: Any) -> NetworkConfig:
-    """Reads the configuration in an opened weights file. Raises `WeightsError`."""
-    metadata = file.metadata() or {}
+def read_config(path: Path | str) -> NetworkConfig:
+    """Reads the configuration in a weights file. Raises `FileNotFoundError`, or `WeightsError`."""
+    with opened(Path(path)) as file:
+        metadata = file.metadata() or {}
     if "network" not in metadata:
         raise WeightsError(
             f"{path}: no network configuration in the metadata, so this project did not write the file; convert "

@@ -106,8 +106,8 @@ class PersonFigure:
         elif wears < 0.06:
             self.straps()
 
-    def wear(self, category: str) -> int:
-        """Adds a tie on the chest, or a backpack on the back (before the body is drawn over it). Returns its index."""
+    def wear(self, category: str) -> None:
+        """Adds a tie on the chest, or a backpack on the back (before the body is drawn over it)."""
         group, pen = self.group, self.pen
         name, colour = pick_colour(group.rng, category)
         it = len(group.drafts)
@@ -115,7 +115,6 @@ class PersonFigure:
         x, y = pen.place(*((0.0, self.hip + 0.31) if category == "tie" else (-0.23, self.hip + 0.03)))
         draw(group.pen(it, x, y, pen.scale, pen.facing), category, colour)
         group.planted.append((self.me, "wearing", it))
-        return it
 
     def straps(self) -> None:
         """Draws the straps of a worn backpack over the shirt."""
@@ -126,8 +125,8 @@ class PersonFigure:
         body.arm(self.pen, self.looks, hand, self.hip, side, bend)
         self.free.discard(side)
 
-    def take(self, category: str, predicate: str) -> int:
-        """Adds an object held out in front, or carried in the lowered arm. Returns the object's index."""
+    def take(self, category: str, predicate: str) -> None:
+        """Adds an object held out in front, or carried in the lowered arm."""
         group, pen, hip = self.group, self.pen, self.hip
         if predicate == "carrying":
             hand = (0.27, hip + 0.0)
@@ -143,7 +142,6 @@ class PersonFigure:
         it = group.add(category, x, y, facing=pen.facing, grounded=False)
         group.planted.append((self.me, predicate, it))
         self.reach(hand, bend=0.0 if predicate == "carrying" else 0.05)
-        return it
 
     def finish(self) -> int:
         """Draws the head and the arms that are still free. Returns the person's index."""

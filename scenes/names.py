@@ -51,8 +51,3 @@ CANONICAL: dict[str, str] = {
 
 SYMMETRIC: frozenset[str] = frozenset({"next to"})
 """Predicates that hold in both directions."""
-
-
-def canonical_names() -> tuple[str, ...]:
-    """Returns the canonical forms of all planted predicates, in the order of PREDICATES."""
-    return tuple(CANONICAL[name] for name in PREDICATES)

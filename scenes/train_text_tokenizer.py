@@ -12,7 +12,7 @@ import typer
 from tokenizers import ByteLevelBPETokenizer
 
 from scenes.grammar import FORMS, NOUNS, caption
-from scenes.names import COCO_CATEGORIES, PREDICATES, canonical_names
+from scenes.names import CANONICAL, COCO_CATEGORIES, PREDICATES
 from scenes.world import make_scene
 
 SIZE = 1200
@@ -22,7 +22,7 @@ SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
 def corpus(scenes: int = 400, seed: int = 7) -> list[str]:
     """Returns names and predicates, each with and without a leading space, and captions of some scenes."""
-    lines = [*COCO_CATEGORIES, *PREDICATES, *canonical_names()]
+    lines = [*COCO_CATEGORIES, *PREDICATES, *CANONICAL.values()]
     lines += ["no objects", "no relation", "in front of", "a photo of"]
     lines += [noun for nouns in NOUNS.values() for noun in nouns]
     for participles, third, passive in FORMS.values():

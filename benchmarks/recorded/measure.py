@@ -19,8 +19,8 @@ from models.decoder import Decoded
 from models.encoder import Encoded
 from models.losses import Matches, SetCriterion, TaggerCriterion, hungarian, pseudo_labels
 from models.network import Network
-from models.official.names import place_of, share_of
-from models.predictions import Pairs, Predictions, Target, hoi, scene_graph, zero_shot
+from models.official.names import places, share_of
+from models.predictions import Pairs, Predictions, Target, hoi, scene_graph
 
 FIELDS = {
     "pred_sub_logits": "subject_logits", "pred_obj_logits": "object_logits", "pred_verb_logits": "predicate_logits",
@@ -61,6 +61,15 @@ def measure_evaluation(recording: Recording, given: Arrays) -> Arrays:
         | _results("post.hoi_zs.", zero_shot(predictions, sizes, subject), subject)
         | _results("post.sgg.", scene_graph(predictions, sizes), None)
     )
+
+
+def zero_shot(predictions: Predictions, sizes: list[tuple[int, int]], subject: int) -> list[Pairs]:
+    """Same as `hoi`, but only of pairs whose most likely subject is the object text with index `subject`."""
+    every = hoi(predictions, sizes)
+    return [
+        Pairs(**{name: value[pairs.subject_labels == subject] for name, value in vars(pairs).items()})
+        for pairs in every
+    ]
 
 
 def measure_zero_shot(recording: Recording, given: Arrays) -> Arrays:
@@ -240,8 +249,9 @@ def _gradients(recording: Recording, clipped: bool) -> Arrays:
     gradients: Arrays = {}
     norms: dict[str, float] = {}
     without: list[str] = []
+    known = places(parameters, recording.config)
     for name, value in recording.official.items():
-        place = place_of(name, recording.config)
+        place = known.get(name)
         ours = parameters.get(place.name) if place else None
         if place is None or ours is None or not ours.requires_grad:
             continue

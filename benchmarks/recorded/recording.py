@@ -21,7 +21,7 @@ from models.config import LossSettings, TextConfig
 from models.encoder import Encoded
 from models.losses import MatchWeights
 from models.official.checkpoint import read_checkpoint
-from models.official.imported import import_state
+from models.official.imported import import_checkpoint
 from models.predictions import Predictions, Target
 from models.relation_tagger import PairQueries, RelationTagger
 from models.rlip import RLIP
@@ -51,9 +51,9 @@ class Recording:
         self.folder, self.name = folder, name
         self.args: dict[str, Any] = json.loads((folder / f"{name}_args.json").read_text())["args"]
         self.forward = self.arrays("forward")
-        checkpoint = read_checkpoint(folder / f"{name}.safetensors", folder / f"{name}_args.json")
-        self.official = checkpoint.state
-        imported = import_state(checkpoint, {"text": {"dropout": 0.0, "heads": 1}, "dropout": 0.0})
+        files = folder / f"{name}.safetensors", folder / f"{name}_args.json"
+        self.official = read_checkpoint(*files).state
+        imported = import_checkpoint(*files, {"text": {"dropout": 0.0, "heads": 1}, "dropout": 0.0})
         self.config = replace(imported.config, text=self._with_heads(imported.config.text, imported.state))
         self.network = build(self.config, None)
         self.network.load_state_dict(imported.state)
@@ -87,7 +87,7 @@ class Recording:
     def decode(self, encoded: Encoded, targets: list[Target]) -> Predictions:
         """Returns predictions for the recorded images. A tagger scores the targets' pairs."""
         if isinstance(self.network, RelationTagger):
-            return self.network.score(encoded, self.queries(targets))
+            return self.network.decode(encoded, self.queries(targets))
         assert isinstance(self.network, RLIP)
         return self.network.decode(encoded)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.models.swin_transformer import get_relative_position_index
 from torch import Tensor
 
 from models.backbone import is_window_transformer
@@ -187,15 +188,8 @@ def _indices(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
         indices[f"{embeddings}.position_ids"] = torch.arange(len(positions))[None]
     for name in (name for name in official if name.endswith(table)):
         side = (math.isqrt(len(official[name])) + 1) // 2
-        indices[name.replace(table, "relative_position_index")] = _window_index(side)
+        indices[name.replace(table, "relative_position_index")] = get_relative_position_index(side, side)
     return indices
-
-
-def _window_index(side: int) -> Tensor:
-    """Returns the row of the bias table for each pair of places in a window of `side` × `side` places."""
-    row_S, column_S = torch.arange(side).repeat_interleave(side), torch.arange(side).repeat(side)
-    down_SS, right_SS = (place[:, None] - place[None] + side - 1 for place in (row_S, column_S))
-    return down_SS * (2 * side - 1) + right_SS
 
 
 def _added(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Tensor]:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from models.config import ConfigError, NetworkConfig
-from models.official.checkpoint import Checkpoint, read_checkpoint
-from models.official.names import from_official, official_shapes, place_of
+from models.official.checkpoint import read_checkpoint
+from models.official.names import Place, from_official, is_unused, places, to_official
 from models.official.sizes import Architecture, infer_config, kind_of
 from models.weights import build, expected_shapes
 from models.weights_file import WeightsError, opened, state_dict_diff, summary
@@ -64,21 +64,15 @@ def import_checkpoint(
     of the training run determine, or that should differ. `text_folder`: see `read_text_encoder`; for detectors alone.
     Raises `FileNotFoundError`, or `WeightsError` with file and parameters.
     """
-    return import_state(read_checkpoint(path, args_file), overrides or {}, seed, text_folder)
-
-
-def import_state(
-    checkpoint: Checkpoint, overrides: Mapping[str, Any], seed: int = 0, text_folder: Path | None = None
-) -> ImportedCheckpoint:
-    """Same as `import_checkpoint`, for a checkpoint that is already read."""
+    checkpoint, overrides = read_checkpoint(path, args_file), overrides or {}
     kind = kind_of(checkpoint.state)
     if kind is None:
         raise WeightsError(
-            f"{checkpoint.path}: unsupported architecture; expected {', '.join(kind.value for kind in Architecture)}; "
+            f"{path}: unsupported architecture; expected {', '.join(kind.value for kind in Architecture)}; "
             f"its parameters begin with {', '.join(sorted(checkpoint.state)[:3]) or 'nothing'}"
         )
     if text_folder is not None and not kind.detector:
-        raise WeightsError(f"{checkpoint.path}: a {kind.value} has its own text encoder; omit --text")
+        raise WeightsError(f"{path}: a {kind.value} has its own text encoder; omit --text")
     sources = {name: name for name in checkpoint.state}
     state: Mapping[str, Tensor] = checkpoint.state
     try:
@@ -88,30 +82,33 @@ def import_state(
             {name: tuple(value.shape) for name, value in state.items()}, kind, checkpoint.args, overrides
         )
     except ConfigError as error:
-        raise WeightsError(f"{checkpoint.path}: {error}") from error
+        raise WeightsError(f"{path}: {error}") from error
     ours = expected_shapes(config)
-    places = {name: place for name in state if (place := place_of(name, config)) is not None}
-    expected = official_shapes(ours, config)
+    known = places(ours, config)
+    used = {name: known.get(name, Place(name)) for name in state if not is_unused(name, config)}
+    wanted = to_official({name: torch.empty(shape, device="meta") for name, shape in ours.items()}, config)
+    expected = {known[name]: tuple(value.shape) for name, value in wanted.items()}
+    expected |= {Place(name): ours[name] for name in ours.keys() - {place.name for place in expected}}
     if kind.detector:
-        missing = {place.name for place in expected.keys() - set(places.values())}
+        missing = {place.name for place in expected.keys() - set(used.values())}
         is_new = NEW_TO_TWO_STAGES if is_two_stage(checkpoint.state) else NEW_TO_DETECTORS
         new = sorted(name for name in missing if name.startswith(is_new))
         expected = {place: shape for place, shape in expected.items() if place.name not in new}
     else:
         new = []
     if wrong := state_dict_diff(
-        {str(place): tuple(state[name].shape) for name, place in places.items()},
+        {str(place): tuple(state[name].shape) for name, place in used.items()},
         {str(place): shape for place, shape in expected.items()},
-        {str(place): sources[name] for name, place in places.items()},
+        {str(place): sources[name] for name, place in used.items()},
     ):
-        raise WeightsError(f"{checkpoint.path}: looks like {kind.value} but does not fit it; " + "; ".join(wrong))
+        raise WeightsError(f"{path}: looks like {kind.value} but does not fit it; " + "; ".join(wrong))
     texts = {} if text_folder is None else read_text_encoder(text_folder, {name: ours[name] for name in new})
     new = [name for name in new if name not in texts]
-    loaded = {sources[name] for name in places}
+    loaded = {sources[name] for name in used}
     return ImportedCheckpoint(
         kind=kind,
         config=config,
-        state=from_official(state, config) | texts | _random_values(config, seed, new),
+        state=from_official(state, known, config) | texts | _random_values(config, seed, new),
         loaded=sorted(loaded),
         texts=sorted(texts),
         new=new,

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from enum import Enum
 from typing import Any
 
-from models.backbone import sized_resnet
+from models.backbone import is_window_transformer, sized_resnet
 from models.config import ConfigError, NetworkConfig
 
 
@@ -109,12 +109,15 @@ def _vision(
     )
     offsets, _ = _matrix(shapes, f"{encoder}.layers.0.self_attn.sampling_offsets.weight")
     points = {"points": offsets // (heads * levels * 2)} if isinstance(heads, int) and heads > 0 else {}
+    backbone = backbone_name(shapes)
     maps = sum(shape[2:] == (1, 1) for name, shape in shapes.items() if name.startswith("input_proj."))
     return {
         "architecture": "parseda" if kind.anchored else "parsed",
         "tagger": kind is Architecture.TAGGER,
         "official_compat": True,
-        "backbone": backbone_name(shapes),
+        "backbone": backbone,
+        # Their ResNets have none, whatever the option says.
+        "backbone_drop_path": args.get("drop_path_rate", 0.0) if is_window_transformer(backbone) else 0.0,
         "backbone_strides": [8, 16, 32][-maps:],
         "levels": levels,
         "width": width,
@@ -200,20 +203,14 @@ def backbone_name(shapes: Mapping[str, tuple[int, ...]]) -> str:
     """Returns the backbone's name in `models.backbone`. Raises `ConfigError` for unsupported backbones."""
     body = {name.removeprefix(_BODY): shape for name, shape in shapes.items() if name.startswith(_BODY)}
     if "conv1.weight" in body and "layer1.0.bn3.weight" in body:
-        return sized_resnet(
-            body["conv1.weight"][0], [_blocks(body, rf"layer{stage}\.(\d+)\.") for stage in range(1, 5)]
-        )
+        return sized_resnet(body["conv1.weight"][0], [_count(body, f"layer{stage}") for stage in range(1, 5)])
     biases = body.get("layers.0.blocks.0.attn.relative_position_bias_table", ())
     if len(body.get("patch_embed.proj.weight", ())) == 4 and len(biases) == 2:
         width = body["patch_embed.proj.weight"][0]
-        depths = tuple(_blocks(body, rf"layers\.{stage}\.blocks\.(\d+)\.") for stage in range(4))
+        depths = tuple(_count(body, f"layers.{stage}.blocks") for stage in range(4))
         window = (round(biases[0] ** 0.5) + 1) // 2
         if (width, depths) in _SWIN and window in (7, 12):
             return f"swin_{_SWIN[width, depths]}_patch4_window{window}_{32 * window}"
     raise ConfigError(
         f"unsupported backbone (neither a bottleneck ResNet nor a Swin); its parameters begin with {sorted(body)[:3]}"
     )
-
-
-def _blocks(body: Mapping[str, tuple[int, ...]], pattern: str) -> int:
-    return len({found[1] for name in body if (found := re.match(pattern, name))})

@@ -181,20 +181,20 @@ def _export_onnx(
     file: Path, out: Path, objects: str | None, predicates: str | None, tokenizer: Path | None, as_json: bool
 ) -> None:
     from models.onnx_export import export_onnx
+    from pipeline.evaluation.predictor import Names
 
     network = open_network(file, tokenizer, "cpu")
     known = trained_names(file)
-    names = {
-        "objects": label_names("objects", objects, known.objects),
-        "predicates": label_names("predicates", predicates, known.predicates),
-    }
+    names = Names(
+        label_names("objects", objects, known.objects), label_names("predicates", predicates, known.predicates)
+    )
     waiting = Console(stderr=True).status("Exporting takes minutes")
     with weights_errors(), atomic_file(out) as aside, waiting:
-        export_onnx(network, **names, image_size=known.image_size, path=aside)
+        export_onnx(network, names.objects, names.predicates, known.image_size, aside)
     if as_json:
-        print(json.dumps({"file": str(out), "image_size": known.image_size, **names}))
+        print(json.dumps({"file": str(out), "image_size": known.image_size, **vars(names)}))
         return
-    counts = " and ".join(f"{len(each):,} {kind}" for kind, each in names.items())
+    counts = " and ".join(f"{len(each):,} {kind}" for kind, each in vars(names).items())
     Console().print(f"{file} → {out}: {counts}; images of {known.image_size} pixels, or any multiples of 32")
 
 

@@ -43,6 +43,10 @@ class Names:
     objects: tuple[str, ...]
     predicates: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        if NO_OBJECTS in map(str.lower, self.objects):
+            raise FatalError(f'the object names contain "{NO_OBJECTS}", which the network itself adds; remove it')
+
     def place_of(self, subject: str) -> int:
         """The place in `objects` of a subject's name. Ignores case and underscores. Raises `FatalError` for others."""
         (place,) = matched([subject], self.objects).tolist()

@@ -102,8 +102,8 @@ def _trained(settings: Any) -> str:
     """Builds the network of a training run. Raises `FatalError` when it can't be built or started."""
     import torch
 
-    from models.weights import build, fits_fewer_pairs
-    from models.weights_file import WeightsError, read_shapes
+    from models.weights import build, shared_names
+    from models.weights_file import WeightsError
     from pipeline.training.launch.meeting import require_gpus
 
     try:
@@ -117,26 +117,12 @@ def _trained(settings: Any) -> str:
     if settings.pretrained is None:
         return f"{type(network).__name__} with {name}, from random weights"
     try:
-        pretrained = read_shapes(settings.pretrained)
+        taken = len(shared_names(settings.pretrained, settings.network, own))
     except (OSError, WeightsError) as error:
         remedy = "convert some with `rlip weights import` (docs/training_recipes.md)"
         raise FatalError(
             f"pretrained: {error}{f'; {remedy}' if isinstance(error, FileNotFoundError) else ''}"
         ) from error
-    differing = [each for each in own if each in pretrained and pretrained[each] != own[each]]
-    wrong = [each for each in differing if not fits_fewer_pairs(each, pretrained[each], own[each])]
-    if wrong:
-        raise FatalError(
-            f"pretrained = {settings.pretrained}: {len(wrong)} entries have different shapes, e.g. {wrong[0]} "
-            f"{pretrained[wrong[0]]}, where the network has {own[wrong[0]]}; use weights of the same sizes, or change "
-            "`network`"
-        )
-    taken = len(own.keys() & pretrained.keys())
-    if not taken:
-        raise FatalError(
-            f"pretrained = {settings.pretrained}: none of its {len(pretrained)} entries belongs to this network; "
-            "convert official weights with `rlip weights import`"
-        )
     rest = ", the others random" if taken < len(own) else ""
     return f"{type(network).__name__} with {name}; {taken} of {len(own)} entries from {settings.pretrained}{rest}"
 

@@ -320,6 +320,19 @@ class TaggerSettings(TrainingSettings):
         """The expected share of images that this training never sees."""
         return 1 / self.folds if self.folds > 1 else self.held_out
 
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _to_loss(cls, values: Any) -> Any:
+        """A table that states some settings leaves the others at the tagger's defaults."""
+        return {"localised_predicates": False} | values if isinstance(values, dict) else values
+
+    @field_validator("loss")
+    @classmethod
+    def _has_labels_alone(cls, loss: LossSettings) -> LossSettings:
+        if loss.pseudo_predicates:
+            raise ValueError("pseudo_predicates: a tagger's loss has no weaker targets; remove this setting")
+        return loss
+
     @field_validator("evaluate_every")
     @classmethod
     def _is_for_pretraining(cls, value: int | None) -> int | None:

@@ -76,7 +76,7 @@ class Task(ABC):
         """Builds the network of the settings, with its pretrained weights where the settings name some.
 
         Random weights come from torch's current generator. `report` receives a sentence about which weights come from
-        the file. Raises ValueError when a shape differs.
+        the file. Raises what `load_pretrained` raises.
         """
         network = build(self._settings.network, self._folder)
         if self._settings.pretrained is not None:

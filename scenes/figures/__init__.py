@@ -7,7 +7,7 @@ from scenes.figures import objects
 from scenes.figures.animals import BUILDS, animal, animal_colour, bird
 from scenes.ink import NAMED, Colour, Pen, varied
 
-OBJECTS: dict[str, tuple[Callable[[Pen, Colour], object], tuple[str, ...]]] = {
+OBJECTS: dict[str, tuple[Callable[[Pen, Colour], None], tuple[str, ...]]] = {
     "bicycle": (objects.bicycle, ("red", "blue", "green", "yellow", "black")),
     "motorcycle": (objects.motorcycle, ("red", "blue", "green", "orange")),
     "car": (objects.car, ("red", "blue", "green", "yellow", "white", "black", "gray")),

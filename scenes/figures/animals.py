@@ -44,8 +44,8 @@ def animal_colour(rng: Random, species: str) -> tuple[str, Colour]:
     return name, varied(rng, NAMED[name], 10)
 
 
-def animal(pen: Pen, species: str, colour: Colour, pose: str = "stand") -> tuple[float, float]:
-    """Draws an animal around x = 0, feet at y = 0. `pose` is stand, graze or lie. Returns its mouth's position."""
+def animal(pen: Pen, species: str, colour: Colour, pose: str = "stand") -> None:
+    """Draws an animal around x = 0, feet at y = 0. `pose` is stand, graze or lie."""
     b = BUILDS[species]
     half = b.length / 2
     lying = pose == "lie"
@@ -83,7 +83,7 @@ def animal(pen: Pen, species: str, colour: Colour, pose: str = "stand") -> tuple
     )  # fmt: skip
     if species == "horse":
         pen.line([(half * 0.5, back), (hx - 0.05, hy + 0.08)], 0.065, shaded(colour, 0.45))
-    return _head(pen, species, hx, hy, b.head, colour, pose)
+    _head(pen, species, hx, hy, b.head, colour, pose)
 
 
 def _tail(pen: Pen, species: str, x: float, back: float, middle: float, colour: Colour) -> None:
@@ -98,7 +98,7 @@ def _tail(pen: Pen, species: str, x: float, back: float, middle: float, colour: 
         pen.line([(x, back - 0.08), (x - 0.07, middle - 0.12)], 0.03, colour)
 
 
-def _head(pen: Pen, species: str, x: float, y: float, r: float, colour: Colour, pose: str) -> tuple[float, float]:
+def _head(pen: Pen, species: str, x: float, y: float, r: float, colour: Colour, pose: str) -> None:
     down = pose == "graze"
     dark = shaded(colour, 0.7)
     if species == "elephant":
@@ -108,15 +108,13 @@ def _head(pen: Pen, species: str, x: float, y: float, r: float, colour: Colour, 
         pen.line([(x + r * 0.6, y - r * 0.6), (x + r * 1.3, y - r * 0.75)], 0.04, (250, 245, 225))
         pen.ellipse(x - r * 0.55, y - 0.01, r * 0.72, r * 1.05, shaded(colour, 0.82))
         pen.ellipse(x + r * 0.5, y + r * 0.3, 0.025, 0.025, EYE)
-        return tip
-    if species == "sheep":
+    elif species == "sheep":
         face = (70, 62, 60)
         pen.ellipse(x - 0.02, y + 0.05, r, r * 0.8, colour)
         pen.ellipse(x + 0.03, y, r, r * 0.85 if not down else r, face)
         pen.ellipse(x - 0.06, y + 0.02, 0.05, 0.025, face)
         pen.ellipse(x + 0.05, y + 0.02, 0.018, 0.018, (240, 240, 240))
-        return (x + 0.1, y - 0.04)
-    if species == "cat":
+    elif species == "cat":
         pen.polygon([(x - r * 0.95, y + r * 0.3), (x - r * 0.75, y + r * 1.55), (x - r * 0.05, y + r * 0.8)], colour)
         pen.polygon([(x + r * 0.95, y + r * 0.3), (x + r * 0.75, y + r * 1.55), (x + r * 0.05, y + r * 0.8)], colour)
         pen.ellipse(x, y, r * 1.05, r * 0.95, colour)
@@ -125,29 +123,26 @@ def _head(pen: Pen, species: str, x: float, y: float, r: float, colour: Colour, 
             pen.ellipse(x + side * r * 0.4, y + r * 0.15, r * 0.09, r * 0.22, EYE)
             pen.line([(x + side * r * 0.3, y - r * 0.35), (x + side * r * 1.3, y - r * 0.3)], 0.012, (250, 250, 250))
         pen.ellipse(x, y - r * 0.25, r * 0.16, r * 0.12, (225, 120, 130))
-        return (x, y - r * 0.5)
-    if species == "dog":
+    elif species == "dog":
         pen.ellipse(x, y, r, r, colour)
         pen.ellipse(x + r * 0.95, y - r * 0.3, r * 0.65, r * 0.45, shaded(colour, 0.92))
         pen.ellipse(x + r * 1.5, y - r * 0.15, r * 0.22, r * 0.2, EYE)
         pen.ellipse(x - r * 0.5, y - r * 0.15, r * 0.38, r * 0.85, dark)
         pen.ellipse(x + r * 0.4, y + r * 0.3, r * 0.2, r * 0.2, EYE)
-        return (x + r * 1.3, y - r * 0.6)
-    if species == "horse":
+    elif species == "horse":
         tip = (x + 0.13, y - 0.1) if not down else (x + 0.06, y - 0.13)
         pen.polygon([(x - 0.07, y + 0.02), (x - 0.05, y + 0.17), (x + 0.0, y + 0.07)], colour)
         pen.line([(x, y + 0.01), tip], r * 1.35, colour)
         pen.ellipse(x, y + 0.01, r * 0.85, r * 0.85, colour)
         pen.ellipse(tip[0], tip[1], r * 0.7, r * 0.62, dark)
         pen.ellipse(x + 0.02, y + 0.03, 0.02, 0.02, EYE)
-        return (tip[0] + 0.05, tip[1] - 0.03)
-    tip = (x + 0.08, y - 0.05) if not down else (x + 0.04, y - 0.08)
-    pen.ellipse(x, y, r, r * 0.85, colour)
-    pen.line([(x - 0.03, y + r * 0.7), (x + 0.02, y + r * 1.5)], 0.03, (235, 225, 195))
-    pen.ellipse(x - r * 0.8, y + r * 0.35, 0.055, 0.03, dark)
-    pen.ellipse(tip[0], tip[1], r * 0.72, r * 0.58, (235, 175, 165))
-    pen.ellipse(x + 0.01, y + 0.03, 0.022, 0.022, EYE)
-    return (tip[0] + 0.05, tip[1] - 0.02)
+    else:
+        tip = (x + 0.08, y - 0.05) if not down else (x + 0.04, y - 0.08)
+        pen.ellipse(x, y, r, r * 0.85, colour)
+        pen.line([(x - 0.03, y + r * 0.7), (x + 0.02, y + r * 1.5)], 0.03, (235, 225, 195))
+        pen.ellipse(x - r * 0.8, y + r * 0.35, 0.055, 0.03, dark)
+        pen.ellipse(tip[0], tip[1], r * 0.72, r * 0.58, (235, 175, 165))
+        pen.ellipse(x + 0.01, y + 0.03, 0.022, 0.022, EYE)
 
 
 def bird(pen: Pen, colour: Colour) -> None:

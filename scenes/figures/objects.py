@@ -44,8 +44,8 @@ def bus(pen: Pen, colour: Colour) -> None:
     _wheel(pen, 0.4, 0.12)
 
 
-def bicycle(pen: Pen, colour: Colour) -> tuple[float, float]:
-    """A bicycle. Returns the heights of its saddle and handlebar."""
+def bicycle(pen: Pen, colour: Colour) -> None:
+    """A bicycle."""
     for x in (-0.27, 0.27):
         pen.ring(x, 0.19, 0.19, 0.032, TYRE)
         pen.ellipse(x, 0.19, 0.03, 0.03, METAL)
@@ -54,11 +54,10 @@ def bicycle(pen: Pen, colour: Colour) -> tuple[float, float]:
     pen.line([(0.27, 0.19), (0.18, 0.5), (0.11, 0.52)], 0.035, colour)
     pen.line([(-0.2, 0.46), (-0.06, 0.46)], 0.05, (40, 35, 35))
     pen.ellipse(0.0, 0.17, 0.04, 0.04, METAL)
-    return 0.47, 0.51
 
 
-def motorcycle(pen: Pen, colour: Colour) -> tuple[float, float]:
-    """A motorcycle. Returns the heights of its saddle and handlebar."""
+def motorcycle(pen: Pen, colour: Colour) -> None:
+    """A motorcycle."""
     for x in (-0.31, 0.31):
         pen.ellipse(x, 0.155, 0.155, 0.155, TYRE)
         pen.ellipse(x, 0.155, 0.07, 0.07, METAL)
@@ -69,7 +68,6 @@ def motorcycle(pen: Pen, colour: Colour) -> tuple[float, float]:
     pen.line([(0.31, 0.155), (0.2, 0.48), (0.12, 0.5)], 0.05, METAL)
     pen.ellipse(0.28, 0.41, 0.06, 0.06, (255, 240, 170))
     pen.line([(-0.05, 0.1), (-0.46, 0.13)], 0.05, METAL)
-    return 0.38, 0.5
 
 
 def skateboard(pen: Pen, colour: Colour) -> None:

@@ -150,7 +150,7 @@ class TaggerLabeller:
         for parts in pack([len(pairs) for pairs in ends], self._tagger.config.pairs, self._pairs_together):
             queries = _queries(images, lists, ends, parts, self._device)
             together = _side_by_side([encoded[part.image] for part in parts])
-            logits_BNP = self._tagger.score(together, queries).predicate_logits
+            logits_BNP = self._tagger.decode(together, queries).predicate_logits
             scored += zip(parts, logits_BNP.float().sigmoid(), strict=True)
         # The only place that waits for the device.
         on_host = torch.cat([scores_NP.flatten() for _, scores_NP in scored]).cpu()

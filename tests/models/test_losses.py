@@ -20,6 +20,7 @@ from models.losses import (
     pseudo_labels,
 )
 from models.predictions import Predictions, Target
+from pipeline.training.settings import TaggerSettings
 from tests.models.made import make_predictions, make_target
 
 PAIRS, OBJECTS, PREDICATES = 4, 5, 3
@@ -178,6 +179,8 @@ def test_pseudo_labels_favour_similar_texts_and_leave_out_true_ones():
     assert labels[0, 0] == 0 and labels[0, 1] > 0.9 and labels[0, 2] == 0
     assert pseudo_labels(features, torch.zeros(1, 3)).tolist() == [[0, 0, 0]]
     assert pseudo_labels(features[:1], torch.ones(1, 1)).tolist() == [[0]]
+    assert pseudo_labels(features[:0], torch.zeros(3, 0)).shape == (3, 0)
+    assert pseudo_labels(features, torch.zeros(0, 3)).shape == (0, 3)
 
 
 def test_pseudo_labels_need_the_features_of_texts():
@@ -196,6 +199,12 @@ def test_the_tagger_is_judged_by_position_and_not_on_empty_slots():
     true = torch.cat([t.subject_boxes for t in targets])
     found = torch.cat((predictions.subject_boxes[0, :2], predictions.subject_boxes[1, :1]))
     assert losses["loss_subject_box"].item() == pytest.approx((found - true).abs().sum().item() / 3, rel=1e-5)
+
+
+def test_a_table_of_a_tagger_s_loss_keeps_the_tagger_s_other_defaults():
+    assert TaggerSettings(loss={"box": 5.0}).loss == LossSettings(box=5.0, localised_predicates=False)
+    with pytest.raises(ValueError, match="pseudo_predicates: a tagger's loss has no weaker targets"):
+        TaggerSettings(loss={"pseudo_predicates": True})
 
 
 def authors_focal(logits: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from models.config import ConfigError, LossSettings
-from models.losses import SetCriterion, TaggerCriterion, pseudo_labels
+from models.losses import SetCriterion, TaggerCriterion
 from models.predictions import check_finite, hoi, scene_graph
 from models.relation_tagger import RelationTagger
 from models.rlip import RLIP
@@ -236,8 +236,3 @@ def test_bad_pixels_are_suspected_when_all_weights_are_sound(network):
     predictions = predict(network, images)
     with pytest.raises(FloatingPointError, match="bad values in the images"):
         check_finite(predictions.tensors(), network)
-
-
-def test_pseudo_labels_of_nothing():
-    assert pseudo_labels(torch.zeros(0, 8), torch.zeros(3, 0)).shape == (3, 0)
-    assert pseudo_labels(torch.randn(4, 8), torch.zeros(0, 4)).shape == (0, 4)

@@ -137,7 +137,7 @@ def test_slots_of_the_tagger_have_embeddings_of_their_own(small_tagger_config, t
     encoded = tagger.encode(images, None, *texts(tagger))
     queries = make_queries(1, 5)
     reordered = PairQueries(**{name: value[:, order] for name, value in vars(queries).items()})
-    given, moved_scores = (tagger.score(encoded, x).predicate_logits for x in (queries, reordered))
+    given, moved_scores = (tagger.decode(encoded, x).predicate_logits for x in (queries, reordered))
     assert ((moved_scores - given[:, order]).abs().max() > 1e-4) == official
 
 

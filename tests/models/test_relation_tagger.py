@@ -34,7 +34,7 @@ def encode(tagger):
 def test_any_number_of_pairs(tagger, encode):
     encoded = encode(torch.randn(2, 3, 64, 96))
     for pairs in (0, 1, 5, 6, 13):
-        predictions = tagger.score(encoded, make_queries(2, pairs))
+        predictions = tagger.decode(encoded, make_queries(2, pairs))
         assert predictions.predicate_logits.shape == (2, pairs, 2)
         assert predictions.subject_boxes.shape == (2, pairs, 4)
         assert predictions.predicate_logits.isfinite().all()
@@ -42,20 +42,20 @@ def test_any_number_of_pairs(tagger, encode):
 
 def test_order_of_pairs_in_a_group_moves_their_scores_only(tagger, encode):
     encoded, queries, order = encode(torch.randn(1, 3, 64, 96)), make_queries(1, 5), [3, 1, 4, 0, 2]
-    given = tagger.score(encoded, queries).predicate_logits
+    given = tagger.decode(encoded, queries).predicate_logits
     reordered = PairQueries(**{name: value[:, order] for name, value in vars(queries).items()})
-    moved = tagger.score(encoded, reordered).predicate_logits
+    moved = tagger.decode(encoded, reordered).predicate_logits
     torch.testing.assert_close(moved, given[:, order], atol=1e-5, rtol=0)
 
 
 def test_scores_depend_on_boxes_and_labels(tagger, encode):
     encoded, queries = encode(torch.randn(1, 3, 64, 96)), make_queries(1, 1)
-    given = tagger.score(encoded, queries).predicate_logits
+    given = tagger.decode(encoded, queries).predicate_logits
     relabelled = replace(queries, object_labels=(queries.object_labels + 1) % 3)
     moved = replace(queries, object_boxes=queries.object_boxes + 0.1)
     swapped = replace(queries, subject_boxes=queries.object_boxes, object_boxes=queries.subject_boxes)
     for other in (relabelled, moved, swapped):
-        assert (tagger.score(encoded, other).predicate_logits - given).abs().max() > 1e-4
+        assert (tagger.decode(encoded, other).predicate_logits - given).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("counts", [(3, 1), (2, 0), (0, 0)])

@@ -1,5 +1,6 @@
 """Features of label texts: each text is encoded by itself, and once."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -84,3 +85,14 @@ def test_bad_and_missing_tokenizers_are_named(small_config, tokenizer, word_piec
         TextEncoder(replace(small_config.text, vocabulary=50), tokenizer)
     with pytest.raises(ConfigError, match="tokenizer"):
         TextEncoder(small_config.text, None)(["person"])
+    shutil.copy(tokenizer / "vocab.json", tmp_path)
+    with pytest.raises(ConfigError, match=r"vocab\.json with merges\.txt"):
+        TextEncoder(small_config.text, tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ConfigError, match="its tokenizer can't be read"):
+        TextEncoder(small_config.text, tmp_path)
+
+
+def test_a_name_that_is_cut_is_told(encoder):
+    with pytest.warns(UserWarning, match=r"reads only 14 tokens .*of longer names, such as 'dog (dog )+'"):
+        encoder(["person", "dog " * 20])

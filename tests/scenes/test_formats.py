@@ -63,6 +63,13 @@ def test_same_settings_same_bytes_and_no_second_writing(written, tmp_path):
     assert again.stamp.stat().st_mtime_ns == before and calls == []
 
 
+def test_a_folder_that_can_not_be_replaced_is_refused_before_anything_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileExistsError, match="is the current folder"):
+        write_scenes(Path(), SMALL)
+    assert not list(tmp_path.iterdir())
+
+
 def test_more_images_keep_the_old_ones(tmp_path):
     small = SceneSettings(seed=4, train=4, relations=0, test=0)
     folders = write_scenes(tmp_path / "set", small)
