@@ -175,7 +175,8 @@ def published_tables(summary: EvaluationSummary) -> tuple[PublishedTable, ...]:
     tables = []
     for setting in ordered:
         results = [result for result in summary.published if result.setting == setting]
-        names = [name for name in NAMES["published"] if any(name in result.scores for result in results)]
+        found = dict.fromkeys(name for result in results for name in result.scores)
+        names = [name for name in dict.fromkeys((*NAMES["published"], *found)) if name in found]
         rows = [
             PublishedRow(r.method, r.backbone, tuple(map(r.scores.get, names)), sources.index(r.source) + 1)
             for r in results
@@ -184,7 +185,7 @@ def published_tables(summary: EvaluationSummary) -> tuple[PublishedTable, ...]:
             values = {each.name: each.value if each.official is None else each.official for each in summary.figures}
             ours = (100 * values[name] if name in values else None for name in names)
             rows.insert(0, PublishedRow(summary.subject, "", tuple(ours), 0))
-        tables.append(PublishedTable(setting, tuple(NAMES["published"][name] for name in names), tuple(rows)))
+        tables.append(PublishedTable(setting, tuple(NAMES["published"].get(name, name) for name in names), tuple(rows)))
     return tuple(tables)
 
 
