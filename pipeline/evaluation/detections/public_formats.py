@@ -44,7 +44,8 @@ def read_score_matrices(
     names = counted_names(truth.objects)
     content.objects = {name: code for code, name in enumerate(names)}
     content.predicates = {name: code for code, name in enumerate(truth.predicates)}
-    permitted = None if allowed is None else _permitted(allowed, names, truth)
+    places = matched(names, truth.objects)
+    permitted = None if allowed is None else np.where((places >= 0)[:, None], allowed[places], False)
     content.allowed_applied = allowed is not None
     for number, entry in enumerate(entries):
         found = _scored(entry)
@@ -77,12 +78,6 @@ def _scored(entry: Any) -> _Scored | None:
     fits = labels.shape == (len(boxes),) and subjects.ndim == 1 and subjects.shape == objects.shape
     fits = fits and len(scores) == len(subjects) and (scores.ndim == 2 or not len(scores))
     return (boxes, labels, scores, subjects, objects) if fits else None
-
-
-def _permitted(allowed: NDArray[np.bool_], names: Sequence[str], truth: GroundTruth) -> NDArray[np.bool_]:
-    """`allowed` with a row for each of `names`."""
-    places = matched(names, truth.objects)
-    return np.where((places >= 0)[:, None], allowed[places], False)
 
 
 def _best(
