@@ -134,8 +134,10 @@ def _relation(values: Any, boxes: int) -> SampleRelation:
     subject, object_ = values["subject"], values["object"]
     if not (isinstance(subject, int) and isinstance(object_, int) and 0 <= subject < boxes and 0 <= object_ < boxes):
         raise ValueError("a relation refers to a missing box")
+    confidence = values.get("confidence")
     # Training takes 1, too, where none is stated.
-    return SampleRelation(subject, object_, str(values["predicate"]), _number(values.get("confidence", 1.0)))
+    sure = 1.0 if confidence is None else _number(confidence)
+    return SampleRelation(subject, object_, str(values["predicate"]), sure)
 
 
 def _number(value: Any) -> float:
