@@ -56,12 +56,15 @@ def published_split(name: str, triplets: Sequence[TripletClass]) -> frozenset[Tr
 def split_of_positions(name: str, unseen: Iterable[int], triplets: Sequence[TripletClass]) -> frozenset[TripletClass]:
     """Returns the triplets at these positions, counted from 0: those that a split leaves out.
 
-    Raises ValueError if a position is outside the list.
+    Raises ValueError if a position is outside the list or occurs twice.
     """
     positions = list(unseen)
     wrong = sorted({p for p in positions if not 0 <= p < len(triplets)})
     if wrong:
         raise ValueError(f"split {name} names positions {wrong[:5]}, but the list has {len(triplets)} triplets, from 0")
+    twice = [position for position, times in Counter(positions).items() if times > 1]
+    if twice:
+        raise ValueError(f"split {name} names positions {twice[:5]} more than once")
     return frozenset(triplets[p] for p in positions)
 
 

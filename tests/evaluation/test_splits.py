@@ -125,6 +125,8 @@ def test_lists_that_do_not_fit_are_refused():
         published_split("UC-RF", TRIPLETS[:-1])
     with pytest.raises(ValueError, match=r"positions \[-1, 600\], but the list has 600"):
         split_of_positions("own", [600, 0, -1], TRIPLETS)
+    with pytest.raises(ValueError, match=r"positions \[7\] more than once"):
+        split_of_positions("own", [7, 0, 7], TRIPLETS)
 
 
 def test_the_published_lists_name_each_position_once():
