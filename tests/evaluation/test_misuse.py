@@ -340,6 +340,7 @@ def test_the_report_of_a_few_shot_training_is_of_its_setting(files):
     words = "--interactions", files.folder / "list.txt", "--split", files.folder / "mine.txt", "--report", report
     assert files.call(files.rows(), *words, figure="unseen") == RIGHT
     assert json.loads((report / "evaluation.json").read_text())["setting"] == "mine"
+    assert "no published result has both" in files.call(files.rows(), *words, "--setting", "10%")
 
 
 def test_a_detector_that_finds_no_true_pair_is_scored_with_a_note(files, monkeypatch):
