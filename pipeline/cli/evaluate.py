@@ -43,7 +43,6 @@ from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.matching import pair_numbers
 from pipeline.evaluation.open_images import PREDICATES_PER_PAIR
 from pipeline.evaluation.ranking import PER_IMAGE, places
-from pipeline.evaluation.relations import Relations
 from pipeline.evaluation.splits import (
     HICO_TRIPLETS,
     PUBLISHED,
@@ -348,8 +347,15 @@ def _scored(
 ) -> ScoredFile:
     allowed = None if options.validity is None else options.validity.T > 0
     two = benchmark.metric is open_images and options.of_open_images.two_per_pair
-    limit = None if two else benchmark.per_image
-    found = read_detections(path, truth, **faults, per_image=limit, counts=benchmark.counts, allowed=allowed)
+    found = read_detections(
+        path,
+        truth,
+        **faults,
+        per_image=benchmark.per_image,
+        per_pair=PREDICATES_PER_PAIR if two else None,
+        counts=benchmark.counts,
+        allowed=allowed,
+    )
     truth, predicted, true = found.truth, found.relations, found.truth.relations
     names = truth.objects, truth.predicates
     doubt = refuse_implausible(path, predicted, true, truth.sizes, *names)
@@ -358,7 +364,7 @@ def _scored(
     predicted, true = (replace(each, masks=None) for each in (predicted, true))
     cut = _cut_before(path, found, options)
     if two or benchmark.counts is not None:
-        cut = _cut_pairs(path, found.relations, PREDICATES_PER_PAIR if two else 1)
+        cut = _cut_pairs(path, found, PREDICATES_PER_PAIR if two else 1)
     findings = "\n".join(filter(None, (str(found.findings), doubt, cut)))
     return ScoredFile(ComparedModel(name, evaluated, predicted, true), *names, truth.uris, findings)
 
@@ -366,7 +372,7 @@ def _scored(
 def _cut_before(path: Path, found: DetectionSet, options: Options) -> str:
     """A note on relations that may have been chosen before the validity could rule out others."""
     most = int(np.bincount(found.relations.image).max(initial=0))
-    if options.validity is None or found.allowed_applied or not 0 < most <= PER_IMAGE:
+    if options.validity is None or found.every_score or not 0 < most <= PER_IMAGE:
         return ""
     return (
         f"{path}: no image has more than {most} relations; if they were chosen before --validity ruled some out, these "
@@ -374,10 +380,11 @@ def _cut_before(path: Path, found: DetectionSet, options: Options) -> str:
     )
 
 
-def _cut_pairs(path: Path, predicted: Relations, most: int) -> str:
+def _cut_pairs(path: Path, found: DetectionSet, most: int) -> str:
     """A note on relations that were cut to HICO-DET's number, of which too few may count: `most` of each pair."""
+    predicted = found.relations
     counts = np.bincount(predicted.image, minlength=predicted.images)
-    if counts.max(initial=0) != PER_IMAGE:
+    if found.every_score or counts.max(initial=0) != PER_IMAGE:
         return ""
     counted = predicted.image[places(pair_numbers(predicted)) < most]
     if np.bincount(counted, minlength=predicted.images)[counts == PER_IMAGE].min() == PER_IMAGE:

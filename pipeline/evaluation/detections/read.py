@@ -41,8 +41,8 @@ class DetectionSet:
     """The ground truth, with the sizes of images that only the detections state, and so with boxes in pixels"""
     relations: Relations
     findings: DetectionFindings
-    allowed_applied: bool
-    """Whether `allowed` ruled relations out before the best of an image were chosen"""
+    every_score: bool
+    """Whether the file has the scores of all predicates, so that the best of an image were chosen from all"""
 
 
 def read_detections(
@@ -52,6 +52,7 @@ def read_detections(
     allow_missing: bool = False,
     drop_faulty: bool = False,
     per_image: int | None = 100,
+    per_pair: int | None = None,
     counts: Callable[[Relations], Flags] | None = None,
     allowed: NDArray[np.bool_] | None = None,
 ) -> DetectionSet:
@@ -64,7 +65,7 @@ def read_detections(
     counted. Both are an error otherwise.
 
     `counts` marks the relations that can count, by the labels of the truth; others are forgotten. Only the format with
-    `verb_scores` per pair and predicate uses `per_image` and `allowed`, as `read_score_matrices` does.
+    `verb_scores` per pair and predicate uses `per_image`, `per_pair` and `allowed`, as `read_score_matrices` does.
 
     If boxes of the ground truth are shares of the image, the row's width and height make them pixels, the unit of all
     rules. Raises `FatalError` for these errors, for a file of another kind, names that do not fit at all, and images
@@ -79,7 +80,7 @@ def read_detections(
     elif head[:1] == b"{":
         read_rows(content, json_lines(path))
     elif head[:1] == b"[":
-        _read_list(content, truth, per_image, allowed)
+        _read_list(content, truth, per_image, per_pair, allowed)
     else:
         kind = "is a pickle, which can run code when loaded; write it as JSON" if head[:1] == b"\x80" else "holds none"
         raise FatalError(f"{path}: {kind}; expected {EXPECTED}")
@@ -100,7 +101,11 @@ def _head(path: Path) -> bytes:
 
 
 def _read_list(
-    content: DetectionsContent, truth: GroundTruth, per_image: int | None, allowed: NDArray[np.bool_] | None
+    content: DetectionsContent,
+    truth: GroundTruth,
+    per_image: int | None,
+    per_pair: int | None,
+    allowed: NDArray[np.bool_] | None,
 ) -> None:
     """Reads a JSON list, whose first entry tells its format."""
     entries = stream_rows(content.path, EXPECTED)
@@ -110,7 +115,7 @@ def _read_list(
     keys = first.keys() if isinstance(first, dict) else set()
     everything = chain([first], entries)
     if keys >= set(MATRIX_FIELDS):
-        read_score_matrices(content, everything, truth, per_image, allowed)
+        read_score_matrices(content, everything, truth, per_image, per_pair, allowed)
     elif keys >= set(PAIR_FIELDS):
         read_pair_list(content, everything, truth.predicates)
     elif {"boxes", "pairs"} <= keys:
@@ -156,7 +161,7 @@ def _over_truth(
     if (findings.faults and not drop_faulty) or (missing and not allow_missing):
         wrong = [*map(str, findings.faults), *([str(missing)] if missing else []), *hints]
         raise FatalError(f"{content.path} can't be scored:\n  " + "\n  ".join(wrong))
-    return DetectionSet(truth, relations, findings, content.allowed_applied)
+    return DetectionSet(truth, relations, findings, content.every_score)
 
 
 def _image_places(content: DetectionsContent, truth: GroundTruth) -> Integers:
