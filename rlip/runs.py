@@ -27,7 +27,7 @@ from pipeline.cli.show import show_runs, show_steps
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.interop.export_run import export_run
-from pipeline.interop.shard_samples import SeenLabels, SeenRelation
+from pipeline.interop.shard_samples import SeenLabels
 from pipeline.labels.label_rows import LABELS, flat_labels
 from pipeline.report.formatting import sanitise
 from pipeline.report.report_folder import report_folder
@@ -37,7 +37,7 @@ from pipeline.run.context import RunContext
 from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import load_recipe
 from pipeline.runtime.settings import toml_value
-from pipeline.training.sample import SampleBox
+from pipeline.training.sample import SampleBox, SampleRelation
 from rlip.arguments import checked
 from rlip.notebook import Drawable, console_html
 from storage.errors import FatalError, PipelineError
@@ -210,7 +210,7 @@ class Explanation(Drawable):
         row = self.trace.image
         boxes = tuple(SampleBox(b["category"], *(b[side] for side in "xywh")) for b in row["boxes"])
         kept = [label for label in self.trace.labels if label["not_kept"] is None]
-        relations = (SeenRelation(k["subject"], k["object"], k["predicate"], k["confidence"]) for k in kept)
+        relations = (SampleRelation(k["subject"], k["object"], k["predicate"], k["confidence"]) for k in kept)
         return SeenLabels(boxes, tuple(relations), row["width"])
 
     def __str__(self) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.interop.shard_samples import SeenLabels, SeenRelation
+from pipeline.interop.shard_samples import SeenLabels
 from pipeline.report.drawing import COLOURS, IDLE, INK, PAPER, Line, Point, Rect, along, arrow_head, first_free
 from pipeline.report.formatting import sanitise
 from pipeline.training.sample import SampleRelation, TrainingSample
@@ -22,13 +22,7 @@ ARROWS = 6
 
 
 def save_sheet(cells: Sequence[Image.Image], out: Path) -> None:
-    """Saves cells as one PNG. Raises as `translate_os_errors` does."""
-    with translate_os_errors(f"writing {out}"), atomic_file(out) as aside:
-        contact_sheet(cells).save(aside, "PNG")
-
-
-def contact_sheet(cells: Sequence[Image.Image]) -> Image.Image:
-    """Puts cells side by side, row by row."""
+    """Puts cells side by side, row by row, and saves them as one PNG. Raises as `translate_os_errors` does."""
     columns = min(len(cells), 2 if len(cells) <= 4 else 3)
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [max(cell.height for cell in row) for row in rows]
@@ -40,11 +34,12 @@ def contact_sheet(cells: Sequence[Image.Image]) -> Image.Image:
             framed.paste(cell, (0, 0))
             sheet.paste(framed, (MARGIN + number * (CELL + MARGIN), top))
         top += height + MARGIN
-    return sheet
+    with translate_os_errors(f"writing {out}"), atomic_file(out) as aside:
+        sheet.save(aside, "PNG")
 
 
 Labels = SeenLabels | TrainingSample
-Relations = Sequence[SeenRelation | SampleRelation]
+Relations = Sequence[SampleRelation]
 
 
 def labelled_cell(title: str, image: Image.Image, labels: Labels | None, arrows: int = ARROWS) -> Image.Image:
@@ -94,8 +89,7 @@ def _lines(labels: Labels | None, shown: Relations) -> list[str]:
     lines = []
     for found in shown:
         ends = [f"{end} {sanitise(labels.boxes[end].category, 24)}" for end in (found.subject, found.object)]
-        sure = "" if found.confidence is None else f"   {found.confidence:.2f}"
-        lines.append(f"[{ends[0]}]  {sanitise(found.predicate, 30)}  [{ends[1]}]{sure}")
+        lines.append(f"[{ends[0]}]  {sanitise(found.predicate, 30)}  [{ends[1]}]   {found.confidence:.2f}")
     if len(labels.relations) > len(shown):
         lines.append(f"and {len(labels.relations) - len(shown)} more relations; {len(labels.boxes)} boxes")
     return lines
@@ -103,7 +97,7 @@ def _lines(labels: Labels | None, shown: Relations) -> list[str]:
 
 def _surest(relations: Relations, most: int) -> Relations:
     """The most confident relations, in stored order."""
-    ranked = sorted(range(len(relations)), key=lambda place: -(relations[place].confidence or 0.0))
+    ranked = sorted(range(len(relations)), key=lambda place: -relations[place].confidence)
     return [relations[place] for place in sorted(ranked[:most])]
 
 

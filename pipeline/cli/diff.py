@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from heapq import nlargest
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -24,7 +24,7 @@ from pipeline.labels.label_overrides import Overrides, overrides_of
 from pipeline.labels.labelled_partitions import images_with_boxes, require_same_boxes
 from pipeline.labels.verdict_log import VerdictLog, folder_to_read
 from pipeline.labels.verdict_summary import outcome_of, run_precision
-from pipeline.labels.verdicts import JudgedRelation, StandingVerdicts, box4
+from pipeline.labels.verdicts import Box4, JudgedRelation, StandingVerdicts, box4
 from pipeline.report.formatting import sanitise, table
 from pipeline.report.label_view import SCORES, LabelView
 from pipeline.report.steps import summaries
@@ -48,8 +48,6 @@ STEP = "tag"
 
 Label = tuple[int, int, str, int]
 """Image, subject box, predicate, object box."""
-Scores = dict[JudgedRelation, float]
-Relation = TypeVar("Relation", bound=Hashable)
 
 
 class Example(NamedTuple):
@@ -64,11 +62,6 @@ class Example(NamedTuple):
     object: int
     before: float | None
     after: float | None
-
-    @property
-    def weight(self) -> float:
-        """Absolute change of the score; a missing score counts as 0."""
-        return abs((self.after or 0.0) - (self.before or 0.0))
 
     def __str__(self) -> str:
         scores = " → ".join("none" if score is None else f"{score:.3f}" for score in (self.before, self.after))
@@ -92,7 +85,8 @@ class CauseSummary:
         for example in found:
             self.predicates.setdefault(example.predicate, Counter())[kind] += 1
         kept = [*self.examples.get(kind, []), *found]
-        self.examples[kind] = nlargest(EXAMPLES, kept, key=lambda example: example.weight)
+        # A missing score counts as 0.
+        self.examples[kind] = nlargest(EXAMPLES, kept, key=lambda one: abs((one.after or 0.0) - (one.before or 0.0)))
 
     def as_json(self) -> dict[str, Any]:
         """The cause as JSON values."""
@@ -147,11 +141,8 @@ class Difference:
     """Relations that are equal."""
     causes: dict[tuple[str, str], CauseSummary] = field(default_factory=dict)
     """(Stage, what changed there) → the relations that differ because of it."""
-
-    def add(self, cause: tuple[str, str], kind: str, found: list[Example]) -> None:
-        """Count relations that differ in one way for one cause."""
-        if found:
-            self.causes.setdefault(cause, CauseSummary(*cause)).add(kind, found)
+    judged: dict[str, Counter[str]] = field(default_factory=dict)
+    """Kind → verdict in words → how many relations that differ in this way reviewers judged so."""
 
     @property
     def by_size(self) -> list[CauseSummary]:
@@ -173,6 +164,7 @@ class Difference:
         listed = {name: [row._asdict() for row in getattr(self, name)] for name in ("settings", "figures")}
         return {
             "same": self.same, "causes": causes, "predicates": self.predicates, "kept": vars(self.kept), **listed,
+            "judged": self.judged,
         }  # fmt: skip
 
 
@@ -189,12 +181,11 @@ def diff(
     """
     opened = existing_store(store)
     runs = find_run(opened, before), find_run(opened, after)
-    found = difference(*runs)
-    judged = judged_difference(*runs, VerdictLog(folder_to_read(opened, verdicts)).standing())
+    found = difference(*runs, VerdictLog(folder_to_read(opened, verdicts)).standing())
     reviewed = {run.name: run_precision(run, verdicts) for run in runs}
     if as_json:
         people = {name: None if human is None else asdict(human) for name, human in reviewed.items()}
-        values = {**found.as_json(), "judged": judged, "reviewed": people}
+        values = {**found.as_json(), "reviewed": people}
         print(json.dumps(values, ensure_ascii=False, default=str))
         return
     console = Console()
@@ -210,9 +201,9 @@ def diff(
     if len(causes) > DETAILED:
         print(f"showing the {DETAILED} largest of {len(causes)} causes in full; --json shows all")
     print(f"{found.same:,} scored relations are unchanged")
-    for kind, counts in judged.items():
-        said = ", ".join(f"{number:,} {word}" for word, number in counts.items())
-        print(f"reviewers judged {sum(counts.values()):,} of those {kind}: {said}")
+    for kind, counts in found.judged.items():
+        said = ", ".join(f"{number:,} {word}" for word, number in counts.most_common())
+        print(f"reviewers judged {counts.total():,} of those {kind}: {said}")
     for name, human in reviewed.items():
         if human is not None:
             print(f"reviewers of {name}: {human.in_words()}")
@@ -249,11 +240,13 @@ def _counted(title: str, what: str, counted: Mapping[str, Counter[str]]) -> Tabl
     return made
 
 
-def difference(before: Run, after: Run) -> Difference:
-    """Compare two runs, one partition at a time.
+def difference(before: Run, after: Run, standing: StandingVerdicts | None = None) -> Difference:
+    """Compare two runs, one partition at a time. `standing`: the verdicts that are counted.
 
     Raises `FatalError` if a run has no relations.
     """
+    standing = standing or {}
+    digests = {relation.image for relation in standing}
     old, new = before.artifacts(STEP), after.artifacts(STEP)
     images = images_with_boxes(before), images_with_boxes(after)
     for run, artifacts in ((before, old), (after, new)):
@@ -266,7 +259,8 @@ def difference(before: Run, after: Run) -> Difference:
     result = Difference(tuple(_settings(before, after)), figures)
     for (name_before, name_after), ids in _shared(old, new).items():
         one, other = old.get(name_before), new.get(name_after)
-        number = _numbering([images[0].get(name_before), images[1].get(name_after)], [one, other])
+        boxed = images[0].get(name_before), images[1].get(name_after)
+        number = _numbering(boxed, (one, other))
         kept = _kept(one, choices[0], settled[0].get(name_before), ids)
         kept_after = _kept(other, choices[1], settled[1].get(name_after), ids)
         renumbered = {(i, number(i, s), name, number(i, o)) for i, s, name, o in kept_after}
@@ -280,11 +274,15 @@ def difference(before: Run, after: Run) -> Difference:
         keys = {(i, number(i, s), name, number(i, o)): (i, s, name, o) for i, s, name, o in found}
         others = {key: found[own] for key, own in keys.items()}
         cause = _cause(before.store, dataset_of(name_before or name_after), one, other)
+        judged = [_judged_rows(each, digests) for each in boxed]
         ways = _ways(labels, others)
         result.same += len(labels.keys() & others.keys()) - len(ways["re-scored"])
         for kind, differing in ways.items():
             examples = [Example(*keys.get(key, key), labels.get(key), others.get(key)) for key in sorted(differing)]
-            result.add(cause, kind, examples)
+            if examples:
+                result.causes.setdefault(cause, CauseSummary(*cause)).add(kind, examples)
+            if counts := Counter(_verdicts(judged[kind != "lost"], examples, standing)):
+                result.judged.setdefault(kind, Counter()).update(counts)
     return result
 
 
@@ -308,7 +306,7 @@ def _shared(old: Mapping[str, Artifact], new: Mapping[str, Artifact]) -> dict[tu
     return shared
 
 
-def _ways(before: Mapping[Relation, float], after: Mapping[Relation, float]) -> dict[str, set[Relation]]:
+def _ways(before: Mapping[Label, float], after: Mapping[Label, float]) -> dict[str, set[Label]]:
     """The relations that differ, by kind."""
     shared = before.keys() & after.keys()
     changed = {key for key in shared if abs(before[key] - after[key]) >= MIN_SCORE_CHANGE}
@@ -332,10 +330,13 @@ def _numbering(images: Sequence[Artifact | None], tagged: Sequence[Artifact | No
     for row in new.table("images").select(_IMAGE).to_pylist():
         same = known.get(row["image_id"], {})
         boxes = same.get("boxes", []) if same.get("digest") == row["digest"] else []
-        places = {(box["category"], box4(box)): number for number, box in enumerate(boxes)}
+        places: dict[tuple[str, Box4], list[int]] = {}
+        for number, box in enumerate(boxes):
+            places.setdefault((box["category"], box4(box)), []).append(number)
         for number, box in enumerate(row["boxes"]):
             beyond = len(same.get("boxes", ())) + number
-            numbers[row["image_id"], number] = places.get((box["category"], box4(box)), beyond)
+            equal = places.get((box["category"], box4(box)), [])
+            numbers[row["image_id"], number] = equal.pop(0) if equal else beyond
     return lambda image_id, number: numbers[image_id, number]
 
 
@@ -404,39 +405,21 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def judged_difference(before: Run, after: Run, standing: StandingVerdicts) -> dict[str, dict[str, int]]:
-    """Kind of difference → verdict in words → number of relations. Kinds without verdicts are absent.
-
-    Relations are compared by content, so recomputed boxes at the same place are equal.
-    """
-    digests = {relation.image for relation in standing}
-    counted = {}
-    for way, relations in _ways(_scores(before, after, digests), _scores(after, before, digests)).items():
-        outcomes = (outcome_of(standing[each]) for each in relations if each in standing)
-        counts = Counter({RIGHT: "right", WRONG: "wrong"}.get(outcome, "unsure") for outcome in outcomes)
-        if counts:
-            counted[way] = dict(counts.most_common())
-    return counted
+def _judged_rows(images: Artifact | None, digests: Collection[str]) -> dict[int, Mapping[str, Any]]:
+    """Image id → row of `images`, of a partition's images with verdicts."""
+    rows = images.table("images").select(_IMAGE).to_pylist() if images is not None and digests else ()
+    return {row["image_id"]: row for row in rows if row["digest"] in digests}
 
 
-def _scores(run: Run, other: Run, digests: Collection[str]) -> Scores:
-    """Scores of relations in images with verdicts, for the partitions in which two runs differ."""
-    scores: Scores = {}
-    images, equal = images_with_boxes(run), other.artifacts("tag")
-    for partition, tagged in run.artifacts("tag").items():
-        if partition not in images or tagged == equal.get(partition):
-            continue
-        rows = {
-            row["image_id"]: row for row in images[partition].table("images").to_pylist() if row["digest"] in digests
-        }
-        for row in tagged.table("relations").to_pylist() if rows else ():
-            if row["image_id"] not in rows:
-                continue
-            image = rows[row["image_id"]]
-            boxes = [box4(box) for box in image["boxes"]]
-            # Nobody can judge a predicate without a word, such as "the".
-            for label in (each for each in row["relations"] if canonical(each["predicate"])):
-                ends = boxes[label["subject"]], boxes[label["object"]]
-                relation = JudgedRelation(image["digest"], *ends, label["predicate"])
-                scores[relation] = max(label["score"], scores.get(relation, 0.0))
-    return scores
+def _verdicts(
+    rows: Mapping[int, Mapping[str, Any]], found: Iterable[Example], standing: StandingVerdicts
+) -> Iterator[str]:
+    """Yields the verdicts, in words, on those relations that reviewers judged. `rows`: see `_judged_rows`."""
+    for each in found:
+        # Nobody can judge a predicate without a word, such as "the".
+        if each.image_id in rows and canonical(each.predicate):
+            row = rows[each.image_id]
+            subject, object_ = (box4(row["boxes"][end]) for end in (each.subject, each.object))
+            relation = JudgedRelation(row["digest"], subject, object_, each.predicate)
+            if relation in standing:
+                yield {RIGHT: "right", WRONG: "wrong"}.get(outcome_of(standing[relation]), "unsure")

@@ -31,6 +31,7 @@ from pipeline.evaluation.benchmark import (
     Options,
     find_benchmark,
     numbered_triplets,
+    open_images,
     vcoco,
 )
 from pipeline.evaluation.comparison import ComparedModel, Comparison, compare
@@ -40,8 +41,8 @@ from pipeline.evaluation.detections.plausible import refuse_implausible
 from pipeline.evaluation.detections.read import DetectionSet, read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.matching import pair_numbers
-from pipeline.evaluation.ranking import PER_IMAGE
-from pipeline.evaluation.relations import Relations
+from pipeline.evaluation.open_images import PREDICATES_PER_PAIR
+from pipeline.evaluation.ranking import PER_IMAGE, places
 from pipeline.evaluation.splits import (
     HICO_TRIPLETS,
     PUBLISHED,
@@ -134,16 +135,6 @@ class Evaluation:
             return self.comparison.as_json(**said)
         named = {"benchmark": self.benchmark, "rules": self.rules}
         return json.dumps(json_values(named | said | {"figures": [*map(vars, self.figures)]}))
-
-    def print(self, console: Console) -> None:
-        """Prints findings, rules, and the comparison or figures."""
-        if self.findings:
-            console.print(self.findings, markup=False)
-        for rule in self.rules:
-            console.print(rule, markup=False)
-        console.print(_table(self.figures) if self.comparison is None else _compared_table(self.comparison))
-        if self.report is not None:
-            console.print(f"Report: {self.report}", markup=False)
 
 
 def score(
@@ -244,7 +235,7 @@ def score(
     annotations = format_name or chosen.format
     if annotations is None:
         raise FatalError(f"{benchmark}: has no ground-truth format of its own; name that of your file with --format")
-    if setting != "full" and split in PUBLISHED:
+    if setting != "full" and split:
         raise FatalError("--setting, --split: no published result has both; omit one")
     if setting != "full" and (report_folder is None or len(detections) > 1):
         raise FatalError(
@@ -284,7 +275,7 @@ def score(
                     validity=_validity(validity, truth),
                     boxes_given=boxes_given,
                     absent_as_zero=absent_as_zero,
-                    masks=panoptic is not None if format_name == "psg" else None,
+                    masks=panoptic is not None if format_name == "psg" and "--masks" in chosen.options else None,
                     seen=None if seen is None else _seen(seen, truth),
                     verified=None if verified is None else _verified(verified, further["classes"], truth),
                     **_apart(truth, interactions, rare, split, subject),
@@ -318,7 +309,7 @@ def score(
                 write_atomic(report_folder / "index.html", comparison_page(comparison).encode())
                 write_atomic(report_folder / "comparison.json", comparison.as_json().encode())
             else:
-                shown = named if split and (named := Path(split).stem) in PUBLISHED else setting
+                shown = Path(split).stem if split else setting
                 if "--boxes-given" in chosen.options:
                     shown = "boxes given" if boxes_given else "SGDet"
                 _write_report(report_folder, chosen, scored[0], root, shown, options)
@@ -330,8 +321,13 @@ def score(
 def _print(evaluation: Evaluation, as_json: AsJson = False) -> None:
     if as_json:
         print(evaluation.as_json())
-    else:
-        evaluation.print(Console(highlight=False, soft_wrap=True))
+        return
+    console, compared = Console(highlight=False, soft_wrap=True), evaluation.comparison
+    for line in (*filter(None, [evaluation.findings]), *evaluation.rules):
+        console.print(line, markup=False)
+    console.print(_table(evaluation.figures) if compared is None else _compared_table(compared))
+    if evaluation.report is not None:
+        console.print(f"Report: {evaluation.report}", markup=False)
 
 
 evaluate = printed(score, _print)
@@ -350,14 +346,25 @@ def _scored(
     benchmark: Benchmark, name: str, path: Path, truth: GroundTruth, faults: Mapping[str, Any], options: Options
 ) -> ScoredFile:
     allowed = None if options.validity is None else options.validity.T > 0
-    found = read_detections(path, truth, **faults, per_image=benchmark.per_image, allowed=allowed)
+    two = benchmark.metric is open_images and options.of_open_images.two_per_pair
+    found = read_detections(
+        path,
+        truth,
+        **faults,
+        per_image=benchmark.per_image,
+        per_pair=PREDICATES_PER_PAIR if two else None,
+        counts=benchmark.counts,
+        allowed=allowed,
+    )
     truth, predicted, true = found.truth, found.relations, found.truth.relations
     names = truth.objects, truth.predicates
     doubt = refuse_implausible(path, predicted, true, truth.sizes, *names)
     evaluated = benchmark.metric(predicted, true, truth.predicates, options)
     predicted = predicted if evaluated.counted is None else evaluated.counted
     predicted, true = (replace(each, masks=None) for each in (predicted, true))
-    cut = _cut_pairs(path, found.relations) if benchmark.per_image is None else _cut_before(path, found, options)
+    cut = _cut_before(path, found, options)
+    if two or benchmark.counts is not None:
+        cut = _cut_pairs(path, found, PREDICATES_PER_PAIR if two else 1)
     findings = "\n".join(filter(None, (str(found.findings), doubt, cut)))
     return ScoredFile(ComparedModel(name, evaluated, predicted, true), *names, truth.uris, findings)
 
@@ -365,7 +372,7 @@ def _scored(
 def _cut_before(path: Path, found: DetectionSet, options: Options) -> str:
     """A note on relations that may have been chosen before the validity could rule out others."""
     most = int(np.bincount(found.relations.image).max(initial=0))
-    if options.validity is None or found.allowed_applied or not 0 < most <= PER_IMAGE:
+    if options.validity is None or found.every_score or not 0 < most <= PER_IMAGE:
         return ""
     return (
         f"{path}: no image has more than {most} relations; if they were chosen before --validity ruled some out, these "
@@ -373,19 +380,20 @@ def _cut_before(path: Path, found: DetectionSet, options: Options) -> str:
     )
 
 
-def _cut_pairs(path: Path, predicted: Relations) -> str:
-    """A note on relations that were cut to HICO-DET's number, which may leave too few pairs for R@100."""
+def _cut_pairs(path: Path, found: DetectionSet, most: int) -> str:
+    """A note on relations that were cut to HICO-DET's number, of which too few may count: `most` of each pair."""
+    predicted = found.relations
     counts = np.bincount(predicted.image, minlength=predicted.images)
-    if counts.max(initial=0) != PER_IMAGE:
+    if found.every_score or counts.max(initial=0) != PER_IMAGE:
         return ""
-    first = np.unique(pair_numbers(predicted), return_index=True)[1]
-    pairs = np.bincount(predicted.image[first], minlength=predicted.images)
-    if pairs[counts == PER_IMAGE].min() == PER_IMAGE:
+    counted = predicted.image[places(pair_numbers(predicted)) < most]
+    if np.bincount(counted, minlength=predicted.images)[counts == PER_IMAGE].min() == PER_IMAGE:
         return ""
+    limited = "recalls with one predicate per pair" if most == 1 else f"figures with {most} predicates per pair"
+    scored = ", and `evaluate.metrics` in a recipe scores all" if most == 1 else ""
     return (
-        f"{path}: some images have {PER_IMAGE} relations of fewer pairs; if the file was cut to {PER_IMAGE}, recalls "
-        "with one predicate per pair are lower bounds; `rlip predict --per-image 5000` writes more, and "
-        "`evaluate.metrics` in a recipe scores all"
+        f"{path}: some images have {PER_IMAGE} relations of fewer pairs; if the file was cut to {PER_IMAGE}, {limited} "
+        f"are lower bounds; `rlip predict --per-image 5000` writes more{scored}"
     )
 
 

@@ -27,11 +27,11 @@ from pipeline.data.images.folders import LocalFolder
 from pipeline.data.images.opening import BadImage, orientation_of, read_ahead, read_image
 from pipeline.evaluation.detections.names import distinct
 from pipeline.evaluation.detections.table import DetectionsWriter
-from pipeline.interop.shard_samples import SeenLabels, SeenRelation
+from pipeline.interop.shard_samples import SeenLabels
 from pipeline.report.formatting import sanitise
 from pipeline.runtime.wording import first_few
 from pipeline.training.config import MODEL, VOCABULARY
-from pipeline.training.sample import SampleBox
+from pipeline.training.sample import SampleBox, SampleRelation
 from pipeline.training.vocabulary import TrainedNames
 from scenes import SAMPLE_WEIGHTS
 from storage.atomic import atomic_file
@@ -280,7 +280,7 @@ def drawable(row: Mapping[str, Any], width: int, top: int) -> SeenLabels:
     confident = {place for place, box in enumerate(row["boxes"]) if box["score"] >= CONFIDENT}
     drawn = _with_boxes(row, row["pairs"][:top], confident)
     boxes = tuple(SampleBox(b["category"], b["x"], b["y"], b["w"], b["h"]) for b in drawn["boxes"])
-    relations = tuple(SeenRelation(p["subject"], p["object"], p["predicate"], p["score"]) for p in drawn["pairs"])
+    relations = tuple(SampleRelation(p["subject"], p["object"], p["predicate"], p["score"]) for p in drawn["pairs"])
     return SeenLabels(boxes, relations, width)
 
 

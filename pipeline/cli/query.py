@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
+from decimal import Decimal
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -53,8 +54,10 @@ def query(
     as_json: AsJson = False,
 ) -> None:
     """Run an SQL query (DuckDB) on a run's tables: labels (one row each), images, captions, triplets, rejected, ..."""
-    if out is not None:
-        _require_new_table(out)
+    if out is not None and out.suffix not in _WRITERS:
+        raise FatalError(f"--out {out}: name a file that ends in {' or '.join(_WRITERS)}; --json prints JSON")
+    if out is not None and out.exists():
+        raise FatalError(f"--out {out} already exists; name a new file, or remove this one")
     schema, batches = select(find_run(existing_store(store), run_name), sql)
     if out is not None:
         rows = _write(batches, out)
@@ -96,17 +99,7 @@ def select(run: Run, sql: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
             yield
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             resources.close()
-            lacking = (
-                "relations" in tables and "dropped" not in tables and re.search(r"\bdropped\b", sql, re.IGNORECASE)
-            )
-            hint = (
-                "; the labels are from a version that did not record dropped triplets: run stage tag again"
-                if lacking
-                else ""
-            )
-            raise FatalError(
-                f"{sql}: {error}; tables of run {run.name!r}: {', '.join(sorted(tables))}{hint}"
-            ) from error
+            raise FatalError(f"{sql}: {error}; tables of run {run.name!r}: {', '.join(sorted(tables))}") from error
 
     with errors_explained():
         for name, dataset in tables_of(run):
@@ -157,13 +150,6 @@ def _labels(run: Run, path: Path) -> ds.Dataset:
     return ds.dataset(path)
 
 
-def _require_new_table(out: Path) -> None:
-    if out.suffix not in _WRITERS:
-        raise FatalError(f"--out {out}: name a file that ends in {' or '.join(_WRITERS)}; --json prints JSON")
-    if out.exists():
-        raise FatalError(f"--out {out} already exists; name a new file, or remove this one")
-
-
 def _write(batches: Iterator[pa.RecordBatch], out: Path) -> int:
     """Write rows as CSV or Parquet, by the suffix of the new file `out`. Returns their number."""
     first = next(batches, None)
@@ -187,9 +173,14 @@ def _print_json(batches: Iterator[pa.RecordBatch]) -> None:
     begin = "["
     for batch in batches:
         for row in batch.to_pylist():
-            sys.stdout.write(begin + json.dumps(json_values(row), ensure_ascii=False, default=str))
+            sys.stdout.write(begin + json.dumps(json_values(row), ensure_ascii=False, default=_plain))
             begin = ", "
     sys.stdout.write("[]\n" if begin == "[" else "]\n")
+
+
+def _plain(value: Any) -> Any:
+    """A number for an exact decimal, as DuckDB's sums of integers are; the text of any other value."""
+    return json.loads(str(value)) if isinstance(value, Decimal) else str(value)
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -100,7 +100,7 @@ class Dissection:
         prediction with the median score of right ones.
         """
         if kind is ErrorKind.MISSED:
-            return self._with(self.missed)
+            return self.with_found(self.missed)
         chosen = np.flatnonzero(self.of_kind(kind))
         if kind not in _REPAIRED:
             return self.predicted.take(~self.of_kind(kind))
@@ -111,15 +111,8 @@ class Dissection:
         kept[winners] = True
         return _overwritten(self.predicted, winners, self.truth, self.target[winners]).take(kept)
 
-    def without_wrong(self) -> Relations:
-        """Returns the right predictions: an oracle without false positives."""
-        return self.predicted.take(self.right)
-
-    def with_all_found(self) -> Relations:
-        """Returns the predictions and one for each unfound truth: an oracle without false negatives."""
-        return self._with(~self.found)
-
-    def _with(self, truths: Flags) -> Relations:
+    def with_found(self, truths: Flags) -> Relations:
+        """Returns the predictions and one for each of some truths, with the median score of right ones."""
         scores = scores_of(self.predicted)
         score = float(np.median(scores[self.right])) if self.right.any() else 1.0
         added = self.truth.take(truths)
@@ -157,8 +150,8 @@ def anatomy(dissection: Dissection, score: Score) -> Anatomy:
         counts=counts,
         within_reach=int((~dissection.found & ~dissection.missed).sum()),
         costs=costs,
-        false_positives=score(dissection.without_wrong(), truth) - base,
-        false_negatives=score(dissection.with_all_found(), truth) - base,
+        false_positives=score(dissection.predicted.take(dissection.right), truth) - base,
+        false_negatives=score(dissection.with_found(~dissection.found), truth) - base,
     )
 
 
@@ -174,7 +167,24 @@ def dissect(predicted: Relations, truth: Relations, per_image: int | None = 100)
     target = np.full(len(counted), -1, dtype=np.int64)
     found, reached = np.zeros(len(truth), dtype=bool), np.zeros(len(truth), dtype=bool)
     for near in near_truths(counted, truth):
-        _dissect(near, _codes(near, counted, truth), kind, target, found, reached)
+        codes = _codes(near, counted, truth)
+        if not len(codes):
+            continue
+        starts = np.flatnonzero(np.diff(near.prediction, prepend=-1))
+        kind[near.prediction[starts]] = np.minimum.reduceat(codes, starts)
+        full = np.flatnonzero(codes == 0)
+        full = full[first_of_groups(near.prediction[full], -near.overlap[full])]
+        truths, first = np.unique(near.truth[full], return_index=True)
+        winners = near.prediction[full][first]
+        found[truths] = True
+        one_repair = codes < _CODE[ErrorKind.SEVERAL]
+        reached[near.truth[one_repair]] = True
+        aims = np.flatnonzero((codes == kind[near.prediction]) & one_repair)
+        # Truths that are found come last: a repair towards one would give a duplicate.
+        aims = aims[first_of_groups(near.prediction[aims], found[near.truth[aims]], -near.overlap[aims])]
+        target[near.prediction[aims]] = near.truth[aims]
+        # Written last: where nothing is wrong, only the winner is right, and others stay duplicates.
+        kind[winners], target[winners] = _RIGHT, truths
     return Dissection(counted, truth, kind, target, found, ~found & ~reached)
 
 
@@ -240,29 +250,6 @@ def _codes(near: NearTruths, predicted: Relations, truth: Relations) -> NDArray[
     for kind in reversed(conditions):  # the last one written takes precedence
         code[conditions[kind]] = _CODE[kind]
     return code
-
-
-def _dissect(
-    near: NearTruths, codes: NDArray[np.int8], kind: NDArray[np.int8], target: Integers, found: Flags, reached: Flags
-) -> None:
-    """Writes what a block of whole images says of its predictions and truths."""
-    if not len(codes):
-        return
-    starts = np.flatnonzero(np.diff(near.prediction, prepend=-1))
-    kind[near.prediction[starts]] = np.minimum.reduceat(codes, starts)
-    full = np.flatnonzero(codes == 0)
-    full = full[first_of_groups(near.prediction[full], -near.overlap[full])]
-    truths, first = np.unique(near.truth[full], return_index=True)
-    winners = near.prediction[full][first]
-    found[truths] = True
-    one_repair = codes < _CODE[ErrorKind.SEVERAL]
-    reached[near.truth[one_repair]] = True
-    aims = np.flatnonzero((codes == kind[near.prediction]) & one_repair)
-    # Truths that are found come last: a repair towards one would give a duplicate.
-    aims = aims[first_of_groups(near.prediction[aims], found[near.truth[aims]], -near.overlap[aims])]
-    target[near.prediction[aims]] = near.truth[aims]
-    # Written last: where nothing is wrong, only the winner is right, and others stay duplicates.
-    kind[winners], target[winners] = _RIGHT, truths
 
 
 def _iou(left: Floats, right: Floats) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -12,10 +12,10 @@ from pipeline.evaluation.anatomy import Score
 from pipeline.evaluation.bootstrap import Interval, OnResample, bootstrap
 from pipeline.evaluation.detections.names import matched
 from pipeline.evaluation.hico import HicoRules, HicoScores, TripletClass, counted, match_hico
-from pipeline.evaluation.open_images import OpenImagesRules, OpenImagesScores, match_challenge, match_open_images
+from pipeline.evaluation.open_images import OpenImagesRules, counted_relations, match_challenge, match_open_images
 from pipeline.evaluation.ranking import PER_IMAGE, Recalls, mean_of
-from pipeline.evaluation.relations import Integers, Relations
-from pipeline.evaluation.scene_graph_recall import SceneGraphRules, counted_truth, match_scene_graphs
+from pipeline.evaluation.relations import Flags, Integers, Relations
+from pipeline.evaluation.scene_graph_recall import SceneGraphRules, counted_truth, match_scene_graphs, that_count
 from pipeline.evaluation.vcoco import match_vcoco
 from pipeline.evaluation.vcoco_detections import VcocoDetections
 from pipeline.evaluation.vcoco_truth import VcocoTruth
@@ -85,6 +85,11 @@ class Options:
         """What the rules of HICO-DET and Open Images say about duplicates."""
         return {} if self.suppression else {"suppression": None}
 
+    @property
+    def of_open_images(self) -> OpenImagesRules:
+        """The rules of Open Images."""
+        return OpenImagesRules(official=self.official, **self.suppressed)
+
 
 class Measured(NamedTuple):
     """What a benchmark measures on some choice of images, by name."""
@@ -141,7 +146,7 @@ class Evaluated:
     measure: str = "AP"
     """What the classes' scores are"""
     counted: Relations | None = field(default=None, compare=False)
-    """HICO-DET: the predictions that count, which `score` takes; None: it takes all"""
+    """The predictions that count, which `score` takes; None: it takes all"""
     rules: tuple[str, ...] = ()
     """What readers should know of the rules, as sentences"""
 
@@ -165,8 +170,7 @@ def hico_det(predicted: Relations, truth: Relations, predicates: Sequence[str], 
     rules = HicoRules(validity=options.validity, official=options.official, **options.suppressed)
     settings = {"": rules} | ({"known_": replace(rules, known_object=True)} if options.known_object else {})
     matches = {prefix: match_hico(predicted, truth, each) for prefix, each in settings.items()}
-    objects = options.objects
-    names = {t: f"{objects[t.subject]} {predicates[t.predicate]} {objects[t.object]}" for t in matches[""].kinds}
+    names = {t: _in_words(t, options.objects, predicates) for t in matches[""].kinds}
 
     def measured(chosen: Integers | None = None) -> Measured:
         scores = {prefix: each.scores(chosen) for prefix, each in matches.items()}
@@ -197,6 +201,11 @@ def hico_det(predicted: Relations, truth: Relations, predicates: Sequence[str], 
     return replace(evaluated, counted=counted(predicted, rules), rules=named)
 
 
+def _in_words(triplet: TripletClass, objects: Sequence[str], predicates: Sequence[str]) -> str:
+    target = objects[triplet.object] if triplet.object >= 0 else "nothing"
+    return f"{objects[triplet.subject]} {predicates[triplet.predicate]} {target}"
+
+
 def _hico_means(scores: Mapping[str, HicoScores], options: Options) -> dict[str, float]:
     """The means of each setting, whose prefix begins their names."""
     means: dict[str, float] = {}
@@ -212,40 +221,32 @@ def _hico_means(scores: Mapping[str, HicoScores], options: Options) -> dict[str,
 
 def open_images(predicted: Relations, truth: Relations, predicates: Sequence[str], options: Options) -> Evaluated:
     """score_wtd with its three parts, and Google's challenge metric."""
-    rules = OpenImagesRules(official=options.official, **options.suppressed)
+    rules = options.of_open_images
     matches = match_open_images(predicted, truth, rules)
     challenge = match_challenge(predicted, truth, options.verified)
 
     def measured(chosen: Integers | None = None) -> Measured:
-        scores, google = matches.scores(chosen), challenge.scores(chosen)
-        figures = _open_images_means(scores) | {"challenge": google.score}
+        scores, google = matches.scores(chosen), challenge.figures(chosen)
+        figures = scores.figures | {"challenge": google["challenge"]}
         if options.verified is not None:
-            figures |= {"weighted_rel": google.weighted_relations, "weighted_phr": google.weighted_phrases}
-        return Measured(figures, {named(key): value for key, value in scores.relations.average_precision.items()}, {})
+            figures |= google
+        return Measured(figures, {named(key): value for key, value in scores.relations.items()}, {})
 
-    def named(key: Hashable) -> str:
-        return predicates[key] if isinstance(key, int) else str(key)
+    def named(key: Any) -> str:
+        return _in_words(key, options.objects, predicates) if rules.official else predicates[key]
 
     def score_wtd(found: Relations, true: Relations, overlap: float = 0.5) -> float:
-        return match_open_images(found, true, replace(rules, overlap=overlap)).scores().score_wtd
+        return match_open_images(found, true, replace(rules, overlap=overlap)).scores().figures["score_wtd"]
 
     unverified = {"challenge": f"{_LABELS['challenge']}, without verified image labels"}
     labels = _LABELS if options.verified is not None else _LABELS | unverified
     official: Values = {}
     if not options.official:
-        official = _open_images_means(match_open_images(predicted, truth, replace(rules, official=True)).scores())
-    truths = {named(key): count for key, count in matches.scores().relations.truths.items()}
+        official = match_open_images(predicted, truth, replace(rules, official=True)).scores().figures
+    truths = {named(key): count for key, count in matches.scores().truths.items()}
     evaluated = _evaluated(measured, official, truths, truth, options, score_wtd, "score_wtd", labels=labels)
-    return replace(evaluated, rules=options.named_rules(two=not options.suppression and not options.official))
-
-
-def _open_images_means(scores: OpenImagesScores) -> dict[str, float]:
-    return {
-        "score_wtd": scores.score_wtd,
-        "recall_50": scores.recall,
-        "wmap_rel": scores.relations.weighted_mean,
-        "wmap_phr": scores.phrases.weighted_mean,
-    }
+    counted = counted_relations(predicted, rules)
+    return replace(evaluated, counted=counted, rules=options.named_rules(two=rules.two_per_pair))
 
 
 def visual_genome(predicted: Relations, truth: Relations, predicates: Sequence[str], options: Options) -> Evaluated:
@@ -406,6 +407,8 @@ class Benchmark:
     """The options it takes, among those that only some benchmarks have"""
     per_image: int | None = None
     """Predictions of an image that count, the best ones; None: other rules limit pairs, or none does"""
+    counts: Callable[[Relations], Flags] | None = None
+    """Marks those of whole images' predictions that can count; None: any may"""
     published: str = ""
     """Its name in `published.toml`, if it has another there"""
     by_roles: bool = False
@@ -429,8 +432,8 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         Benchmark("hico-det", hico_det, "hico_det", ("--format", "--no-suppression", *_OF_HICO), PER_IMAGE),
         Benchmark("vcoco", vcoco, "vcoco", ("--official",), published="v-coco", by_roles=True),
         Benchmark("open-images", open_images, "open_images", ("--format", "--no-suppression", *_OF_IMAGES), PER_IMAGE),
-        Benchmark("vrd", visual_relationships, "vrd", ("--format", "--seen")),
-        Benchmark("vg", visual_genome, "vg150", ("--format", "--seen", *_OF_GRAPHS)),
+        Benchmark("vrd", visual_relationships, "vrd", ("--format", "--seen"), counts=that_count),
+        Benchmark("vg", visual_genome, "vg150", ("--format", "--seen", *_OF_GRAPHS), counts=that_count),
     )
 }
 """The project's own benchmarks, by name."""

@@ -57,28 +57,26 @@ def bootstrap(
     images: int,
     *,
     resamples: int = 200,
-    level: float = 0.95,
-    seed: int = 0,
     report: OnResample = lambda done, total: None,
 ) -> dict[Name, Interval]:
-    """Returns an interval for each figure of the metric, from test sets drawn with replacement from `images` images.
+    """Returns a 95 % interval for each figure of the metric, from test sets of `images` images drawn with replacement.
 
     A metric keeps what it found of each image: `lambda chosen: {"mAP": matches.scores(chosen).mean()}` with `matches =
     match_hico(...)`. That of a difference between two models makes the bootstrap a paired one. A resample depends on
-    the seed and its number alone. The metric is called 1 + resamples + `GROUPS` times at most, and `report` after each;
+    its number alone. The metric is called 1 + resamples + `GROUPS` times at most, and `report` after each;
     choices without a value (NaN) are left out. A standard error needs 50 to 200 resamples (Efron and Tibshirani 1993,
-    section 6.4); with 0, only values. Raises ValueError without images, for 1 resample, or a level outside 0 to 1.
+    section 6.4); with 0, only values. Raises ValueError without images, and for 1 resample.
     """
-    if (resamples and images < 1) or resamples == 1 or not 0 < level < 1:
-        raise ValueError(f"no intervals of level {level} from {resamples} resamples (use 0 or 2+) of {images} images")
-    draws = (np.sort(np.random.default_rng([seed, number]).integers(0, images, images)) for number in range(resamples))
-    groups = _without_groups(images, seed) if resamples else ()
+    if (resamples and images < 1) or resamples == 1:
+        raise ValueError(f"no intervals from {resamples} resamples (use 0 or 2+) of {images} images")
+    draws = (np.sort(np.random.default_rng([0, number]).integers(0, images, images)) for number in range(resamples))
+    groups = _without_groups(images) if resamples else ()
     found: list[Mapping[Name, float]] = []
     for chosen in itertools.chain([np.arange(images)], draws, groups):
         found.append(metric(chosen))
         report(len(found), 1 + resamples + min(GROUPS, images))
     drawn, left = found[1 : 1 + resamples], found[1 + resamples :]
-    return {name: _interval(value, _known(drawn, name), _known(left, name), level) for name, value in found[0].items()}
+    return {name: _interval(value, _known(drawn, name), _known(left, name)) for name, value in found[0].items()}
 
 
 def resampled(relations: Relations, chosen: Integers) -> Relations:
@@ -95,18 +93,18 @@ def _known(found: Sequence[Mapping[Name, float]], name: Name) -> list[float]:
     return [each[name] for each in found if name in each and not np.isnan(each[name])]
 
 
-def _without_groups(images: int, seed: int) -> Iterator[Integers]:
+def _without_groups(images: int) -> Iterator[Integers]:
     """Yields the images without each of `GROUPS` random groups in turn, or without each image if there are fewer."""
     groups = min(GROUPS, images)
-    group = np.random.default_rng(seed).permutation(images) % groups
+    group = np.random.default_rng(0).permutation(images) % groups
     for number in range(groups if groups > 1 else 0):
         yield np.flatnonzero(group != number)
 
 
-def _interval(value: float, drawn: Sequence[float], left: Sequence[float], level: float) -> Interval:
+def _interval(value: float, drawn: Sequence[float], left: Sequence[float]) -> Interval:
     if len(drawn) < 2:
         return Interval(value, float("nan"), float("nan"))
     # The variance is (g - 1) / g times the sum of g squares, that is g - 1 times their mean.
     jackknife = float(np.std(left)) * (len(left) - 1) ** 0.5 if len(left) > 1 else 0.0
-    reach = NormalDist().inv_cdf((1 + level) / 2) * max(float(np.std(drawn, ddof=1)), jackknife)
+    reach = NormalDist().inv_cdf(0.975) * max(float(np.std(drawn, ddof=1)), jackknife)
     return Interval(value, value - reach, value + reach)

@@ -63,29 +63,20 @@ def pair_quality(dissection: Dissection) -> PairQuality:
         rows = np.flatnonzero(both & names)
         rows = rows[first_of_groups(near.prediction[rows], -near.overlap[rows])]
         pair_of_prediction[near.prediction[rows]] = pair[rows]
-    precision, truths = _predicate_precision(predicted, truth, pair_of_prediction, pair_of_truth, named)
+    true = np.flatnonzero(named[pair_of_truth])
+    true = true[first_of_groups(numbered([pair_of_truth[true], truth.predicates[true]]))]
+    on_pair = np.flatnonzero(pair_of_prediction >= 0)
+    stated = [pair_of_prediction[on_pair], predicted.predicates[on_pair]]
+    rows = np.sort(first_of_groups(numbered(stated), -scores_of(predicted)[on_pair]))
+    right = np.isin(*numbered_alike([each[rows] for each in stated], [pair_of_truth[true], truth.predicates[true]]))
+    asked, given = predicted.take(on_pair[rows]), truth.take(true)
+    ranking = Ranking.of(asked, right, asked.predicates, given, given.predicates)
+    precision, truths = ranking.precision(), dict(zip(ranking.kinds, ranking.counted()[1].tolist(), strict=True))
 
     def share(flags: Flags) -> float:
         return float(flags.mean()) if pairs else float("nan")
 
     return PairQuality(pairs, share(located), share(named), share(subject), share(object_), precision, truths)
-
-
-def _predicate_precision(
-    predicted: Relations,
-    truth: Relations,
-    pair_of_prediction: Integers,
-    pair_of_truth: Integers,
-    named: Flags,
-) -> tuple[dict[int, float], dict[int, int]]:
-    true = np.flatnonzero(named[pair_of_truth])
-    true = true[first_of_groups(numbered([pair_of_truth[true], truth.predicates[true]]))]
-    on_pair = np.flatnonzero(pair_of_prediction >= 0)
-    pairs = [pair_of_prediction[on_pair], predicted.predicates[on_pair]]
-    rows = np.sort(first_of_groups(numbered(pairs), -scores_of(predicted)[on_pair]))
-    right = np.isin(*numbered_alike([each[rows] for each in pairs], [pair_of_truth[true], truth.predicates[true]]))
-    ranking = Ranking.of(predicted.take(on_pair[rows]), right, pairs[1][rows], truth.take(true), truth.predicates[true])
-    return ranking.precision(), dict(zip(ranking.kinds, ranking.counted()[1].tolist(), strict=True))
 
 
 def confused_predicates(dissection: Dissection) -> Integers:
@@ -143,9 +134,7 @@ class Reliability:
 
 
 def calibration(scores: Floats, right: Flags) -> Reliability:
-    """Compares N scores in [0, 1] with what is right, in `BINS` of equal width. Raises ValueError on other scores."""
-    if len(scores) and not (np.isfinite(scores).all() and scores.min() >= 0 and scores.max() <= 1):
-        raise ValueError("calibration needs scores in [0, 1]")
+    """Compares N scores, which must be in [0, 1], with what is right, in `BINS` of equal width."""
     edges = np.arange(BINS + 1) / BINS
     number = np.minimum((scores * BINS).astype(np.int64), BINS - 1)
     count = np.bincount(number, minlength=BINS)

@@ -36,7 +36,7 @@ from pipeline.evaluation.matching import (
     triplets_in_images,
 )
 from pipeline.evaluation.ranking import PER_IMAGE, Ranking, best_first, check_test_set, eleven_points, mean_of, places
-from pipeline.evaluation.relations import Flags, Integers, Relations
+from pipeline.evaluation.relations import Flags, Floats, Integers, Relations
 
 RECALLED = 50
 """Number of relations per image that count for recall."""
@@ -59,40 +59,36 @@ class OpenImagesRules:
     only the two best predicates of a pair, as PySGG does, after Zhang et al."""
     official: bool = False
     """Whether to score as the evaluator of RLIPv2's authors does. There, AP is of triplets instead of predicates, by
-    eleven points; wrong relations on images without truth are ignored; a phrase gets the matches of another, since
-    phrases are sorted after these were looked up; and phrases' recall ignores triplets that were never predicted."""
-
-
-@dataclass(frozen=True)
-class DetectionScores:
-    """Average precision by predicate, or by triplet in official mode. Keys are those of the truth."""
-
-    average_precision: Mapping[Hashable, float]
-    truths: Mapping[Hashable, int]
-    total_recall: float
-    """Share of all truths that were found."""
+    eleven points; wrong relations on images without truth are ignored; and a phrase gets the matches of another, since
+    phrases are sorted after these were looked up."""
 
     @property
-    def weighted_mean(self) -> float:
-        """Mean AP, weighted by the numbers of truths."""
-        if not self.average_precision:
-            return float("nan")
-        return float(np.average([*self.average_precision.values()], weights=[*self.truths.values()]))
+    def two_per_pair(self) -> bool:
+        """Whether only the `PREDICATES_PER_PAIR` best predicates of a pair count."""
+        return self.suppression is None and not self.official
 
 
 @dataclass(frozen=True)
 class OpenImagesScores:
-    """Scores of the `per_image` best relations and phrases."""
+    """Scores of the `per_image` best relations and phrases, by predicate, or by triplet in official mode."""
 
-    relations: DetectionScores
-    phrases: DetectionScores
+    relations: Mapping[Hashable, float]
+    phrases: Mapping[Hashable, float]
+    """Average precision"""
+    truths: Mapping[Hashable, int]
     recall: float
     """R@50: the share of true relations among the 50 best of their image."""
 
     @property
-    def score_wtd(self) -> float:
-        """The weighted sum that papers compare."""
-        return 0.2 * self.recall + 0.4 * self.relations.weighted_mean + 0.4 * self.phrases.weighted_mean
+    def figures(self) -> dict[str, float]:
+        """The weighted sum that papers compare, and its parts. wmAP is weighted by the numbers of truths."""
+        weights = [*self.truths.values()]
+        relations, phrases = (
+            float(np.average([*each.values()], weights=weights)) if weights else float("nan")
+            for each in (self.relations, self.phrases)
+        )
+        score = 0.2 * self.recall + 0.4 * relations + 0.4 * phrases
+        return {"score_wtd": score, "recall_50": self.recall, "wmap_rel": relations, "wmap_phr": phrases}
 
 
 @dataclass(frozen=True)
@@ -107,24 +103,21 @@ class OpenImagesMatches:
 
     def scores(self, chosen: Integers | None = None) -> OpenImagesScores:
         """Returns the scores on the chosen images (positions; repeated ones count repeatedly), all by default."""
-        relations, recalled = self._scores(self.relations, chosen), self._scores(self.recalled, chosen)
-        phrases = self._scores(self.phrases, chosen, ignore_unpredicted=self.official)
-        return OpenImagesScores(relations, phrases, recalled.total_recall)
-
-    def _scores(self, ranking: Ranking, chosen: Integers | None, ignore_unpredicted: bool = False) -> DetectionScores:
-        weights, truths = ranking.counted(chosen)
-        if self.official:
-            precision, _ = eleven_points(ranking.right, ranking.bounds, truths, weights, official=True)
-        else:
-            precision, _ = ranking.areas(chosen)
-        there = np.flatnonzero(truths).tolist()
-        number = np.diff(np.append(0, np.cumsum(weights))[ranking.bounds])
-        total = truths[number > 0].sum() if ignore_unpredicted else truths.sum()
-        return DetectionScores(
-            {ranking.kinds[k]: float(precision[k]) for k in there},
-            {ranking.kinds[k]: int(truths[k]) for k in there},
-            float(weights[ranking.right].sum() / total) if total else float("nan"),
+        weights, truths = self.recalled.counted(chosen)
+        there, kinds = np.flatnonzero(truths).tolist(), self.relations.kinds
+        relations, phrases = (self._precision(each, chosen) for each in (self.relations, self.phrases))
+        return OpenImagesScores(
+            {kinds[k]: float(relations[k]) for k in there},
+            {kinds[k]: float(phrases[k]) for k in there},
+            {kinds[k]: int(truths[k]) for k in there},
+            float(weights[self.recalled.right].sum() / truths.sum()) if there else float("nan"),
         )
+
+    def _precision(self, ranking: Ranking, chosen: Integers | None) -> Floats:
+        if not self.official:
+            return ranking.areas(chosen)[0]
+        weights, truths = ranking.counted(chosen)
+        return eleven_points(ranking.right, ranking.bounds, truths, weights, official=True)[0]
 
 
 def match_open_images(
@@ -133,16 +126,21 @@ def match_open_images(
     """Decides which relations and phrases are right. Raises ValueError as `check_test_set` does."""
     rules = rules or OpenImagesRules()
     check_test_set(predicted, truth)
-    counted = predicted
-    if rules.suppression is None and not rules.official:
-        every = best_first(predicted)
-        counted = every.take(places(pair_numbers(every)) < PREDICATES_PER_PAIR)
+    counted = counted_relations(predicted, rules)
     ranked, best = (
         without_duplicates(best_first(counted, limit), rules.suppression) for limit in (rules.per_image, RECALLED)
     )
     recalled = _relations(best, truth, rules)
     relations, phrases = _relations(ranked, truth, rules), _phrases(ranked, truth, rules)
     return OpenImagesMatches(relations, phrases, recalled, rules.official)
+
+
+def counted_relations(predicted: Relations, rules: OpenImagesRules) -> Relations:
+    """The predictions that compete for the places of an image: all, or the two best predicates of each pair."""
+    if not rules.two_per_pair:
+        return predicted
+    every = best_first(predicted)
+    return every.take(places(pair_numbers(every)) < PREDICATES_PER_PAIR)
 
 
 def _relations(ranked: Relations, truth: Relations, rules: OpenImagesRules) -> Ranking:
@@ -186,24 +184,6 @@ def _misplaced(candidates: MatchCandidates, phrases: Relations, truth: Relations
 
 
 @dataclass(frozen=True)
-class ChallengeScores:
-    """AP by relationship type (NaN without a truth), for relations and for phrases, and recall of relations."""
-
-    relations: Mapping[int, float]
-    phrases: Mapping[int, float]
-    recall: float
-    weighted_relations: float
-    weighted_phrases: float
-    """Google's weightedAP: the AP of all relations (or phrases) in one ranking, whatever their types."""
-
-    @property
-    def score(self) -> float:
-        """The weighted sum that ranks entries of the challenge."""
-        relations, phrases = (mean_of(each.values()) for each in (self.relations, self.phrases))
-        return 0.4 * relations + 0.2 * self.recall + 0.4 * phrases
-
-
-@dataclass(frozen=True)
 class ChallengeMatches:
     """Which relations and phrases are right."""
 
@@ -212,19 +192,20 @@ class ChallengeMatches:
     """By relationship type"""
     all_relations: Ranking
     all_phrases: Ranking
-    """In one ranking"""
+    """In one ranking, whatever their types: their AP is Google's weightedAP"""
     recalled: Ranking
     """The 50 best relations of each image in one ranking"""
 
-    def scores(self, chosen: Integers | None = None) -> ChallengeScores:
-        """Returns the scores on the chosen images (positions; repeated ones count repeatedly), all by default."""
-        return ChallengeScores(
-            relations=self.relations.precision(chosen),
-            phrases=self.phrases.precision(chosen),
-            recall=mean_of(self.recalled.areas(chosen)[1]),
-            weighted_relations=mean_of(self.all_relations.areas(chosen)[0]),
-            weighted_phrases=mean_of(self.all_phrases.areas(chosen)[0]),
-        )
+    def figures(self, chosen: Integers | None = None) -> dict[str, float]:
+        """Returns the score, which ranks entries of the challenge, and the two values of weightedAP.
+
+        They are those on the chosen images (positions; repeated ones count repeatedly), all by default.
+        """
+        rankings = (self.relations, self.phrases, self.all_relations, self.all_phrases)
+        relations, phrases, weighted_rel, weighted_phr = (mean_of(each.areas(chosen)[0]) for each in rankings)
+        recall = mean_of(self.recalled.areas(chosen)[1])
+        score = 0.4 * relations + 0.2 * recall + 0.4 * phrases
+        return {"challenge": score, "weighted_rel": weighted_rel, "weighted_phr": weighted_phr}
 
 
 def match_challenge(predicted: Relations, truth: Relations, verified: Integers | None = None) -> ChallengeMatches:

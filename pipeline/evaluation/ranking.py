@@ -58,13 +58,20 @@ class Ranking:
         return times[self.image], truths.astype(np.int64)
 
     def areas(self, chosen: Integers | None = None) -> tuple[Floats, Floats]:
-        """Returns the area under the precision of each category, and its greatest recall; NaN without a truth."""
+        """Returns the average precision and the greatest recall of each category; NaN without a truth, else at least 0.
+
+        Average precision is the area under the falling envelope of precision, as in PASCAL VOC since 2010.
+        """
         weights, truths = self.counted(chosen)
         area, recall = np.full(len(truths), np.nan), np.full(len(truths), np.nan)
         for category in np.flatnonzero(truths).tolist():
             own = slice(self.bounds[category], self.bounds[category + 1])
-            area[category] = area_under_precision(self.right[own], int(truths[category]), weights[own])
-            recall[category] = weights[own][self.right[own]].sum() / truths[category]
+            # Only hits matter: until the next one, precision falls and recall stays.
+            hits, times = np.flatnonzero(self.right[own]), weights[own]
+            ranked, found = np.cumsum(times)[hits], np.cumsum(times[hits])
+            ceiling = np.maximum.accumulate((found / np.maximum(ranked, 1))[::-1])[::-1]
+            area[category] = (ceiling * times[hits]).sum() / truths[category]
+            recall[category] = times[hits].sum() / truths[category]
         return area, recall
 
     def precision(self, chosen: Integers | None = None) -> dict[Any, float]:
@@ -116,6 +123,34 @@ class Recalls(NamedTuple):
     """At the greatest K."""
 
 
+@dataclass(frozen=True)
+class RecallMatches:
+    """Which truths are found, in groups by figure."""
+
+    shares: Mapping[str, GroupRecall]
+    """By the figure that is their mean, e.g. "R"."""
+    classes: str
+    """The figure whose groups give the recalls of predicates."""
+    over_predicates: tuple[str, ...] = ()
+    """Figures that are means over predicates of the means of each."""
+    predicates: int | None = None
+    """Number of predicates of these; those that no image has count as 0. None leaves them out."""
+
+    def scores(self, chosen: Integers | None = None) -> Recalls:
+        """Returns the recalls of the chosen images (positions; repeated ones count repeatedly), all by default."""
+        means = {name: self.shares[name].by_predicate(chosen) for name in {self.classes, *self.over_predicates}}
+        figures: dict[str, float] = {}
+        for name, share in self.shares.items():
+            over = name in self.over_predicates
+            values = {k: self._mean(each) for k, each in means[name].items()} if over else share.means(chosen)
+            figures |= {f"{name}@{k}": value for k, value in values.items()}
+        return Recalls(figures, means[self.classes][max(self.shares[self.classes].found)])
+
+    def _mean(self, by_predicate: Mapping[int, float]) -> float:
+        absent = 0 if self.predicates is None else self.predicates - len(by_predicate)
+        return mean_of([*by_predicate.values(), *[0.0] * absent])
+
+
 def times_of(chosen: Integers | None, images: int) -> Integers:
     """Returns how often each of `images` images is among the chosen ones; once if `chosen` is None."""
     return np.ones(images, np.int64) if chosen is None else np.bincount(chosen, minlength=images)
@@ -159,27 +194,11 @@ def places(groups: Integers) -> Integers:
     return place
 
 
-def area_under_precision(hits: Flags, truths: int, weights: Integers | None = None) -> float:
-    """Returns average precision as PASCAL VOC does since 2010: the area under the falling envelope of precision.
-
-    `hits` marks correct predictions, best first. Without a truth it is NaN, without a prediction 0. `weights` says how
-    often a prediction counts, once by default: the outcome is that of a list with as many copies of it.
-    """
-    if not truths:
-        return float("nan")
-    # Only hits matter: until the next one, precision falls and recall stays.
-    places = np.flatnonzero(hits)
-    times = np.ones(len(hits), np.int64) if weights is None else weights
-    ranked, found = np.cumsum(times)[places], np.cumsum(times[places])
-    ceiling = np.maximum.accumulate((found / np.maximum(ranked, 1))[::-1])[::-1]
-    return float((ceiling * times[places]).sum() / truths)
-
-
 def eleven_points(
     right: Flags,
     bounds: Integers,
     truths: Integers,
-    weights: Integers | None = None,
+    weights: Integers,
     *,
     official: bool = False,
 ) -> tuple[Floats, Floats]:
@@ -187,16 +206,15 @@ def eleven_points(
 
     `right` marks the correct ones of R predictions, ordered by category, and best first in each; category k has those
     from `bounds[k]` to `bounds[k + 1]` (K+1), and `truths[k]` true instances. `weights` (R) says how often a prediction
-    counts, once by default: the outcome is that of a list with as many copies of it.
+    counts: the outcome is that of a list with as many copies of it.
 
     The average precision is the mean over recalls t of 0, 0.1, ... 1 of the greatest precision at a recall of at least
     t (Everingham et al. 2010). `official` compares with `FLOAT_THRESHOLDS`, by which a recall of exactly 3, 6 or 7
     tenths misses its threshold.
     """
     hit_places = np.flatnonzero(right)
-    counts = np.ones(len(right), np.int64) if weights is None else weights.astype(np.int64)
-    ranked = np.concatenate([[0], np.cumsum(counts)])
-    found = np.concatenate([[0], np.cumsum(counts[hit_places])])
+    ranked = np.concatenate([[0], np.cumsum(weights)])
+    found = np.concatenate([[0], np.cumsum(weights[hit_places])])
     starts = np.searchsorted(hit_places, bounds)
     firsts, ends = starts[:-1], starts[1:]
     category = np.repeat(np.arange(len(truths)), ends - firsts)

@@ -16,14 +16,13 @@ twice then counts once, since nothing could find it again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pipeline.evaluation.matching import mask_candidates, numbered, pair_numbers, unseen_triplets
-from pipeline.evaluation.ranking import GroupRecall, Recalls, best_first, check_test_set, mean_of, places
+from pipeline.evaluation.ranking import GroupRecall, RecallMatches, best_first, check_test_set, places
 from pipeline.evaluation.relations import Flags, Integers, Relations, scores_of
 
 
@@ -45,35 +44,6 @@ class SceneGraphRules:
     evaluator of Tang et al. None leaves them out."""
 
 
-@dataclass(frozen=True)
-class SceneGraphMatches:
-    """Which truths are found by the best predictions of their image, with the graph constraint and without."""
-
-    rules: SceneGraphRules
-    by_image: tuple[GroupRecall, GroupRecall]
-    by_predicate: tuple[GroupRecall, GroupRecall]
-    """Groups are the truths of an image with one predicate."""
-    unseen: tuple[GroupRecall, GroupRecall]
-    """Groups are the truths of an image whose triplet the training set lacks."""
-
-    def scores(self, chosen: Integers | None = None) -> Recalls:
-        """Returns the recalls of the chosen images (positions; repeated ones count repeatedly), all by default.
-
-        zR and ng-zR are NaN unless training triplets were given and some true triplet is not among them.
-        """
-        by_predicate, free_by_predicate = (each.by_predicate(chosen) for each in self.by_predicate)
-        kinds = {
-            "R": self.by_image[0].means(chosen),
-            "mR": {k: _mean(each, self.rules) for k, each in by_predicate.items()},
-            "ng-R": self.by_image[1].means(chosen),
-            "ng-mR": {k: _mean(each, self.rules) for k, each in free_by_predicate.items()},
-            "zR": self.unseen[0].means(chosen),
-            "ng-zR": self.unseen[1].means(chosen),
-        }
-        figures = {f"{kind}@{k}": value for kind, by_k in kinds.items() for k, value in by_k.items()}
-        return Recalls(figures, by_predicate[self.rules.limits[-1]])
-
-
 def counted_truth(truth: Relations, rules: SceneGraphRules) -> Relations:
     """The relations without those that repeat boxes and predicate of an earlier one, which only the official
     evaluators that use boxes count."""
@@ -85,10 +55,12 @@ def counted_truth(truth: Relations, rules: SceneGraphRules) -> Relations:
 
 def match_scene_graphs(
     predicted: Relations, truth: Relations, rules: SceneGraphRules | None = None, seen: Integers | None = None
-) -> SceneGraphMatches:
-    """Decides which truths are found. Raises ValueError as `check_test_set` does, and if the truth alone has masks.
+) -> RecallMatches:
+    """Decides which truths are found by the best predictions of their image, with the graph constraint and without.
 
-    `seen` are M×3 triplets of the training set (subject label, object label, predicate).
+    `seen` are M×3 triplets of the training set (subject label, object label, predicate). zR and ng-zR are NaN unless
+    they are given and some true triplet is not among them. Raises ValueError as `check_test_set` does, and if the truth
+    alone has masks.
     """
     rules = rules or SceneGraphRules()
     check_test_set(predicted, truth)
@@ -106,21 +78,18 @@ def match_scene_graphs(
     new = unseen_triplets(truth, seen)
     unseen = truth.take(new)
 
-    def shares(of: Relations, groups: Integers, chosen: Flags | slice) -> tuple[GroupRecall, GroupRecall]:
-        first, second = (GroupRecall.of(of, groups, each[chosen], rules.limits) for each in found)
-        return first, second
+    def share(of: Relations, groups: Integers, found_at: Integers) -> GroupRecall:
+        return GroupRecall.of(of, groups, found_at, rules.limits)
 
-    return SceneGraphMatches(
-        rules,
-        by_image=shares(truth, truth.image, slice(None)),
-        by_predicate=shares(truth, groups, slice(None)),
-        unseen=shares(unseen, unseen.image, new),
-    )
-
-
-def _mean(by_predicate: Mapping[int, float], rules: SceneGraphRules) -> float:
-    absent = 0 if rules.predicates is None else rules.predicates - len(by_predicate)
-    return mean_of([*by_predicate.values(), *[0.0] * absent])
+    shares = {
+        "R": share(truth, truth.image, found[0]),
+        "mR": share(truth, groups, found[0]),
+        "ng-R": share(truth, truth.image, found[1]),
+        "ng-mR": share(truth, groups, found[1]),
+        "zR": share(unseen, unseen.image, found[0, new]),
+        "ng-zR": share(unseen, unseen.image, found[1, new]),
+    }
+    return RecallMatches(shares, "mR", ("mR", "ng-mR"), rules.predicates)
 
 
 def _find_masks(predicted: Relations, truth: Relations, rules: SceneGraphRules, found: Integers) -> None:

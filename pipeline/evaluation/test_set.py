@@ -137,7 +137,8 @@ class TestSet:
         same = [(row, each) for row, each in scored if _number(row["uri"]) == _number(listed[row["image_id"]])]
         if len({row["dataset"] for row, _ in scored}) > 1:
             # Datasets may use the same ids for different images, or have the same images under different names.
-            named = [(row, each) for row, each in same if _name(row["uri"]) == _name(listed[row["image_id"]])]
+            names = {image_id: PurePosixPath(uri).name for image_id, uri in listed.items()}
+            named = [(row, each) for row, each in same if PurePosixPath(row["uri"]).name == names[row["image_id"]]]
             scored = named or same
         elif len(same) < len(scored):
             other = next(row for row, _ in scored if _number(row["uri"]) != _number(listed[row["image_id"]]))
@@ -174,10 +175,6 @@ class TestSet:
 
     def _boxes(self, position: int) -> Detections:
         return self.truth.boxes.take(slice(*np.searchsorted(self.truth.box_images, (position, position + 1))))
-
-
-def _name(uri: str) -> str:
-    return PurePosixPath(uri).name
 
 
 def _number(uri: str) -> str:

@@ -175,7 +175,7 @@ def _persons(image: Integers, boxes: Floats, truth: VcocoTruth) -> tuple[Integer
 def _counted(person: Integers, truth: VcocoTruth) -> Flags:
     """Returns which predictions count: all but those of persons without annotations."""
     # The element at the end stands for "no person".
-    return ~np.append(truth.unannotated, False)[person]
+    return ~np.append((truth.labels < 0).any(axis=1), False)[person]
 
 
 def _overlaps(left: Floats, right: Floats) -> Floats:

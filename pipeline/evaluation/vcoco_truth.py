@@ -41,11 +41,6 @@ class VcocoTruth:
     uris: tuple[str, ...] = ()
     """The id and the file name of each image"""
 
-    @property
-    def unannotated(self) -> np.ndarray:
-        """N: whether a person has no annotation. Predictions that match one do not count."""
-        return np.asarray((self.labels < 0).any(axis=1))
-
     def of_images(self, image_ids: Sequence[int]) -> VcocoTruth:
         """Returns the truth of some of its images, in the given order."""
         places = {image_id: place for place, image_id in enumerate(image_ids)}
@@ -61,8 +56,8 @@ def read_vcoco_truth(actions: Path, instances: Path) -> VcocoTruth:
     """Reads `vcoco_test.json` and the COCO instances of its images, in the layout of V-COCO's authors.
 
     Boxes are cleaned as vsrl_eval does: the last pixel belongs to them, they are clipped to the image, and those
-    without an area are left out. Raises `AnnotationError` if a file is of another kind, an image is missing, or an
-    annotation names a box that isn't there.
+    without an area are left out. Raises `AnnotationError` if a file is of another kind, an image is missing, an
+    annotation names a box that isn't there, or a person does an action twice.
     """
     try:
         return _truth([*read_actions(actions)], actions, instances)
@@ -99,6 +94,11 @@ def _truth(verbs: list[VcocoAction], actions: Path, instances: Path) -> VcocoTru
             row = place.get(int(person))
             if row is None or label != 1:
                 continue
+            if labels[row, action] == 1:
+                raise AnnotationError(
+                    f"{actions}: {verb.name} lists person {person} twice, but V-COCO's scores are of one object for "
+                    "each role; keep one row"
+                )
             labels[row, action] = 1
             for number, thing in enumerate(map(int, things), first_role):
                 if thing and thing not in clean:

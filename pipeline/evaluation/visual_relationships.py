@@ -9,9 +9,6 @@ detection is the recall of relations where boxes and labels were given.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import numpy as np
 
 from pipeline.evaluation.matching import (
@@ -21,27 +18,11 @@ from pipeline.evaluation.matching import (
     relation_candidates,
     unseen_triplets,
 )
-from pipeline.evaluation.ranking import GroupRecall, Recalls, best_first, check_test_set, places
+from pipeline.evaluation.ranking import GroupRecall, RecallMatches, best_first, check_test_set, places
 from pipeline.evaluation.relations import Flags, Integers, Relations
 
 LIMITS = (50, 100)
 """The K of R@K."""
-
-
-@dataclass(frozen=True)
-class VrdMatches:
-    """Which truths are found."""
-
-    shares: Mapping[str, GroupRecall]
-    """By what is recalled: relations and phrases, and those of true triplets that the training set lacks. Each truth is
-    a group of its own."""
-
-    def scores(self, chosen: Integers | None = None) -> Recalls:
-        """Returns the recalls of the chosen images (positions; repeated ones count repeatedly), all by default."""
-        recalls = {what: each.means(chosen) for what, each in self.shares.items()}
-        figures = {f"{what} R@{k}": value for what, by_k in recalls.items() for k, value in by_k.items()}
-        relations = self.shares["relation"]
-        return Recalls(figures, relations.by_predicate(chosen)[max(relations.found)])
 
 
 def match_vrd(
@@ -50,8 +31,10 @@ def match_vrd(
     predicates_per_pair: int | None = 1,
     seen: Integers | None = None,
     overlap: float = 0.5,
-) -> VrdMatches:
-    """Decides which truths are found. Raises ValueError as `check_test_set` does.
+) -> RecallMatches:
+    """Decides which truths are found, as relations and as phrases, and of those the ones that the training set lacks.
+
+    Raises ValueError as `check_test_set` does.
 
     `predicates_per_pair`: the k; None counts all predicates of a pair. `overlap`: minimum IoU of boxes. `seen` are M×3
     triplets of the training set (subject label, object label, predicate).
@@ -70,17 +53,17 @@ def match_vrd(
     new = unseen_triplets(truth, seen)
 
     def shares(found: Integers, counted: Flags) -> GroupRecall:
+        """Each truth is a group of its own."""
         return GroupRecall.of(truth.take(counted), np.arange(counted.sum()), found[counted], LIMITS)
 
     every = np.ones(len(truth), bool)
-    return VrdMatches(
-        {
-            "relation": shares(relations, every),
-            "phrase": shares(phrases, every),
-            "zero-shot relation": shares(relations, new),
-            "zero-shot phrase": shares(phrases, new),
-        }
-    )
+    found = {
+        "relation R": shares(relations, every),
+        "phrase R": shares(phrases, every),
+        "zero-shot relation R": shares(relations, new),
+        "zero-shot phrase R": shares(phrases, new),
+    }
+    return RecallMatches(found, "relation R")
 
 
 def _found_at(candidates: MatchCandidates, place: Integers, truths: int) -> Integers:

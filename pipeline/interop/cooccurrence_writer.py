@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.data.datasets.names import COCO_CATEGORIES
@@ -19,29 +18,22 @@ def write_cooccurrence(rows: RunRows, folder: Path, threshold: float, tally: Tal
     captions. Relations with other names are excluded and counted.
     """
     rows.require_kept()
-    relations = list(_relations(rows, threshold, tally))
-    categories = tuple(COCO_CATEGORIES.values())
-    names = {name for subject, _, object_ in relations for name in (subject, object_)}
-    meant = {name for name in names if by_whole_words(name, name, categories)}
-    left_out = sum(subject not in meant or object_ not in meant for subject, _, object_ in relations)
-    tally.note("relation of a name that matches no category", left_out)
-    tally.wrote["relations counted"] += len(relations) - left_out
-    table = cooccurrence_table(relations, categories, by_whole_words)
-    if table:
-        write_object(folder / "cooccurrence.json", table.items())
-
-
-def _relations(rows: RunRows, threshold: float, tally: Tally) -> Iterator[tuple[str, str, str]]:
     tested = rows.run.recipe.get("data", {}).get("test", ())
+    relations: list[tuple[str, str, str]] = []
     for dataset in rows.ingested():
         for image in rows.images(dataset, "images", "relations"):
             if dataset in tested:  # labels made by the table must not know the test set
                 tally.note("image of a test set")
                 continue
-            boxes = image.items("images", "boxes")
-            for relation in relations_of(image, threshold, tally):
-                yield (
-                    boxes[relation["subject"]]["category"],
-                    relation["predicate"],
-                    boxes[relation["object"]]["category"],
-                )
+            categories = [box["category"] for box in image.items("images", "boxes")]
+            found = relations_of(image, threshold, tally)
+            relations += [(categories[r["subject"]], r["predicate"], categories[r["object"]]) for r in found]
+    coco = tuple(COCO_CATEGORIES.values())
+    names = {name for subject, _, object_ in relations for name in (subject, object_)}
+    meant = {name for name in names if by_whole_words(name, name, coco)}
+    left_out = sum(subject not in meant or object_ not in meant for subject, _, object_ in relations)
+    tally.note("relation of a name that matches no category", left_out)
+    tally.wrote["relations counted"] += len(relations) - left_out
+    table = cooccurrence_table(relations, coco, by_whole_words)
+    if table:
+        write_object(folder / "cooccurrence.json", table.items())

@@ -439,7 +439,8 @@ def read_scene_graph(
     objects = draft.listed(graph, "objects") if "objects" in graph else []
     for item in draft.listed(graph, "relations"):
         with draft.rejecting(item):
-            values = dict(zip(_PARTS, item, strict=False)) if isinstance(item, list) else as_object(item)
+            is_list = isinstance(item, list) and len(item) == len(_PARTS)
+            values = dict(zip(_PARTS, item, strict=True)) if is_list else as_object(item)
             predicate = values.get("predicate")
             predicate = canonical(readable(predicate)) if isinstance(predicate, str) else ""
             score = as_number(values.get("score", 1.0))

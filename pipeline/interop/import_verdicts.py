@@ -11,8 +11,7 @@ from typing import Literal, NamedTuple
 from xml.etree import ElementTree
 
 from pipeline.data.datasets.record import Box, overlap
-from pipeline.interop.annotated_image import AnnotatedImage
-from pipeline.interop.label_studio import read_label_studio
+from pipeline.interop.label_studio import AnnotatedImage, read_label_studio
 from pipeline.labels.label_rows import reviewable_labels
 from pipeline.labels.labelled_partitions import images_with_boxes
 from pipeline.labels.verdicts import Box4, JudgedRelation, Kind, Verdict, box4, now, require_reviewer

@@ -7,21 +7,47 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 from xml.sax.saxutils import quoteattr
 
-from pipeline.interop.annotated_image import AnnotatedImage
 from pipeline.interop.json_writer import number, write_list
 from pipeline.interop.run_rows import RunRows, Tally, labelled_images
 from pipeline.labels.verdicts import Box4, box4
 from storage.errors import FatalError
+from tagger.english.predicates import canonical
 
 _SHOWN = "rlip_labels"
 """Field of a task with the labels that the annotator starts from. Projects have other fields of their own names."""
 LOCAL_FILES = "/data/local-files/?d="
 """URL of files below Label Studio's LOCAL_FILES_DOCUMENT_ROOT, which must be the folder of the images."""
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """An annotated image. It is identified by its digest, else by dataset and id, else by file name.
+
+    Raises ValueError for a predicate without a word.
+    """
+
+    name: str
+    """Path or file name."""
+    boxes: tuple[tuple[str, Box4], ...]
+    """Category and position of each box."""
+    relations: tuple[tuple[int, str, int], ...]
+    """Subject, predicate and object. Subject and object index `boxes`."""
+    digest: str | None = None
+    dataset: str | None = None
+    image_id: int | None = None
+    shown: frozenset[tuple[Box4, str, Box4]] | None = None
+    """The run's labels that the annotator started from: subject, canonical predicate, object; None if unknown."""
+
+    def __post_init__(self) -> None:
+        for _, predicate, _ in self.relations:
+            if not canonical(predicate):
+                raise ValueError(f"image {self.name!r}: the predicate {predicate[:80]!r} contains no word")
 
 
 def write_label_studio(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:

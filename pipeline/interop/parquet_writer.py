@@ -23,7 +23,7 @@ def write_parquet(rows: RunRows, folder: Path, threshold: float, tally: Tally) -
     """Writes every table of the run, with a column for each row's partition, and `labels.parquet`."""
     if threshold:
         raise FatalError("--threshold: parquet has every table as it is; omit it, or export csv")
-    rows.take_whole_tables()
+    rows.choice, rows.unlabelled = None, 0  # nothing is left out, and no relation chosen
     for name, parts in tables_by_name(rows.run).items():
         writer: pq.ParquetWriter | None = None
         for partition, artifact, table in parts:

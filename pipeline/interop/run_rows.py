@@ -102,10 +102,6 @@ class RunRows:
     def _settled(self) -> Mapping[str, Overrides]:
         return {} if self._all_scores else overrides_of(self.run)
 
-    def take_whole_tables(self) -> None:
-        """Leaves nothing out, and chooses no relations; formats that copy the tables of the run call it."""
-        self.choice, self.unlabelled = None, 0
-
     @cached_property
     def formats(self) -> Mapping[str, str]:
         """The format of each dataset that the recipe names."""

@@ -9,11 +9,11 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 
-from pipeline.training.sample import SampleBox
+from pipeline.training.sample import SampleBox, SampleRelation
 from storage.errors import FatalError
 from storage.shards.index import artifact_index
 from storage.shards.scan import ENDS_EARLY, Member, Refused, scan_tar
@@ -49,21 +49,12 @@ class TarSample:
         return next((m for m in self.members if m.extension == LABELS), None)
 
 
-class SeenRelation(NamedTuple):
-    """A relation of a label file, by box indices. `confidence` is None if the file states none."""
-
-    subject: int
-    object: int
-    predicate: str
-    confidence: float | None
-
-
 @dataclass(frozen=True)
 class SeenLabels:
     """The readable contents of a label file. Fields unknown to this version are ignored."""
 
     boxes: tuple[SampleBox, ...]
-    relations: tuple[SeenRelation, ...]
+    relations: tuple[SampleRelation, ...]
     width: int | None
     """Width in pixels of the image that the boxes refer to."""
 
@@ -139,12 +130,14 @@ def read_labels(data: bytes) -> SeenLabels | None:
     return SeenLabels(tuple(boxes), tuple(relations), width if isinstance(width, int) and width > 0 else None)
 
 
-def _relation(values: Any, boxes: int) -> SeenRelation:
+def _relation(values: Any, boxes: int) -> SampleRelation:
     subject, object_ = values["subject"], values["object"]
     if not (isinstance(subject, int) and isinstance(object_, int) and 0 <= subject < boxes and 0 <= object_ < boxes):
         raise ValueError("a relation refers to a missing box")
     confidence = values.get("confidence")
-    return SeenRelation(subject, object_, str(values["predicate"]), None if confidence is None else _number(confidence))
+    # Training takes 1, too, where none is stated.
+    sure = 1.0 if confidence is None else _number(confidence)
+    return SampleRelation(subject, object_, str(values["predicate"]), sure)
 
 
 def _number(value: Any) -> float:

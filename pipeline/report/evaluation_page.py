@@ -175,8 +175,8 @@ def published_tables(summary: EvaluationSummary) -> tuple[PublishedTable, ...]:
     tables = []
     for setting in ordered:
         results = [result for result in summary.published if result.setting == setting]
-        every = dict.fromkeys((*NAMES["published"], *(name for result in results for name in result.scores)))
-        names = [name for name in every if any(name in result.scores for result in results)]
+        found = dict.fromkeys(name for result in results for name in result.scores)
+        names = [name for name in dict.fromkeys((*NAMES["published"], *found)) if name in found]
         rows = [
             PublishedRow(r.method, r.backbone, tuple(map(r.scores.get, names)), sources.index(r.source) + 1)
             for r in results

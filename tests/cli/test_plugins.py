@@ -172,13 +172,13 @@ def test_a_metric_of_another_package_scores_detections_by_its_name(others, tmp_p
     state_relations(tmp_path / "set", 1, 2)
     sides = {"person": [4, 4, 20, 30], "horse": [20, 10, 30, 30]}
     boxes = [dict(zip("xywh", each, strict=True)) | {"category": name, "score": 1.0} for name, each in sides.items()]
-    pairs = [{"subject": 0, "object": 1, "predicate": "ride", "score": 0.9}]
+    pairs = [{"subject": 0, "object": 1, "predicate": "ride", "score": 0.9}] * 150  # all are the metric's, however many
     row = {"image_id": 1, "uri": "000001.png", "width": 64, "height": 48, "boxes": boxes, "pairs": pairs}
     (tmp_path / "found.json").write_text(json.dumps(row))
     words = ("--ground-truth", tmp_path / "set/instances.json", "--file", f"relations={tmp_path}/set/relations.json")
     words += ("--detections", tmp_path / "found.json", "--allow-missing", "--report", tmp_path / "report", "--json")
     (figure,) = json.loads(output_of("evaluate", "counted", *words, "--format", "coco"))["figures"]
-    assert (figure["label"], figure["value"]) == ("relations of ride by a person", 0.5)
+    assert (figure["label"], figure["value"]) == ("relations of ride by a person", 75.0)
     assert json.loads((tmp_path / "report/evaluation.json").read_text())["benchmark"] == "counted"
     assert "name that of your file with --format" in rlip("evaluate", "counted", *words).stderr
     assert (

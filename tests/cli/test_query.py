@@ -54,11 +54,12 @@ def test_images_with_annotated_and_with_detected_boxes_are_one_table(book):
     assert found == [{"partition": "bare/0000", "boxes": 1}, {"partition": "toys/0000", "boxes": 3}]
 
 
-def test_what_json_can_not_hold_is_told_as_null(labelled, capsys):
-    sql = """select 'nan'::double as a, [1.5, '-inf'::double] as b, {'c': 'inf'::float} as d, date '2026-01-02' as e"""
+def test_json_has_numbers_and_null_for_what_is_none(labelled, capsys):
+    sql = """select 'nan'::double as a, [1.5, '-inf'::double] as b, {'c': 'inf'::float} as d, date '2026-01-02' as e,
+        sum(len(boxes)) as f, sum(len(boxes)) * 0.5 as g from images"""
     query(labelled.run.name, sql, store=labelled.run.store.root, as_json=True)
     parsed = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
-    assert parsed == [{"a": None, "b": [1.5, None], "d": {"c": None}, "e": "2026-01-02"}]
+    assert parsed == [{"a": None, "b": [1.5, None], "d": {"c": None}, "e": "2026-01-02", "f": 6, "g": 3.0}]
 
 
 def test_columns_of_one_name_are_told_apart(labelled):

@@ -18,6 +18,7 @@ import rlip_command
 from PIL import Image
 
 from pipeline.cli.shards import describe_shards, index_shards, list_shards, verify_shards
+from pipeline.interop.shard_samples import read_labels
 from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from storage.errors import FatalError
 from storage.shards.index import index_path, index_tar, read_index
@@ -210,6 +211,14 @@ def test_a_preview_shows_boxes_in_the_picture_and_lists_what_has_none(tar, tmp_p
     texts = foreign(tmp_path / "t.tar", ("t.txt", b"x"))
     done = rlip("preview", texts, "--out", tmp_path / "none.png")
     assert done.exit_code == 1 and not (tmp_path / "none.png").exists()
+
+
+@pytest.mark.parametrize("stated", [{}, {"confidence": None}])
+def test_a_relation_without_a_confidence_is_as_sure_as_in_training(stated):
+    box = {"category": "a", "x": 0, "y": 0, "w": 1, "h": 1}
+    relation = {"subject": 0, "object": 1, "predicate": "on"} | stated
+    seen = read_labels(json.dumps({"objects": [box, box], "relations": [relation]}).encode())
+    assert seen is not None and seen.relations[0].confidence == 1.0
 
 
 @pytest.mark.parametrize("labels", [

@@ -127,9 +127,9 @@ def test_every_prediction_and_truth_is_accounted_for():
     assert sum(counts.values()) + found.right.sum() == len(found.predicted)
     assert found.found.sum() == found.right.sum()
     assert 0 < missed < (~found.found).sum()
-    repaired = dissect(found.with_all_found(), found.truth, per_image=None)
+    repaired = dissect(found.with_found(~found.found), found.truth, per_image=None)
     assert repaired.found.all()
-    assert dissect(found.without_wrong(), found.truth).right.all()
+    assert dissect(found.predicted.take(found.right), found.truth).right.all()
 
 
 def test_what_is_right_agrees_with_the_metric_of_hico_det():
@@ -145,8 +145,3 @@ def test_no_predictions_and_no_truth():
     assert dissect(relations([]), truth_of([TRUE])).counts[ErrorKind.MISSED] == 1
     assert dissect(relations([(*TRUE, 0.5)]), truth_of([])).counts[ErrorKind.BACKGROUND] == 1
     assert sum(dissect(relations([]), truth_of([])).counts.values()) == 0
-
-
-def test_predictions_without_scores_are_refused():
-    with pytest.raises(ValueError, match="no scores"):
-        dissect(truth_of([TRUE]), truth_of([TRUE]))

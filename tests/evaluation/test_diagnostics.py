@@ -6,7 +6,7 @@ from pair_scenes import BIKE, DOG, MAN, MAN_OFF, TRUE, relations, truth_of
 
 from pipeline.evaluation.anatomy import dissect
 from pipeline.evaluation.diagnostics import best_and_worst, calibration, image_precision, pair_quality
-from pipeline.evaluation.ranking import area_under_precision
+from pipeline.evaluation.ranking import Ranking
 
 
 def test_pairs_are_counted_once_however_many_predicates_they_have():
@@ -49,9 +49,10 @@ def test_no_truth_has_no_recall():
 
 def test_precision_is_taken_at_its_envelope():
     # Precision 1/2 at the first find, 2/3 at the second: the envelope is 2/3 for both.
-    assert area_under_precision(np.array([False, True, True]), 2) == pytest.approx(2 / 3)
-    assert area_under_precision(np.array([True, False]), 2) == pytest.approx(0.5)
-    assert area_under_precision(np.zeros(0, bool), 3) == 0.0
+    predicted, right = relations([(*TRUE, 0.9), (*TRUE, 0.8), (*TRUE, 0.7)]), np.array([False, True, True])
+    one = np.zeros(3, np.int64)
+    ranking = Ranking.of(predicted, right, one, truth_of([TRUE, TRUE]), one[:2])
+    assert ranking.precision() == pytest.approx({0: 2 / 3})
 
 
 def test_scores_that_say_what_is_right_are_calibrated():
@@ -69,12 +70,6 @@ def test_the_calibration_error_weighs_bins_by_their_predictions():
     assert found.expected_error == pytest.approx(0.75 * (0.95 - 2 / 3) + 0.25 * 0.85)
     assert calibration(np.array([1.0, 0.0]), np.array([True, False])).expected_error == 0.0
     assert np.isnan(calibration(np.zeros(0), np.zeros(0, bool)).expected_error)
-
-
-@pytest.mark.parametrize("bad", [1.5, np.nan])
-def test_scores_that_are_no_shares_cannot_be_calibrated(bad):
-    with pytest.raises(ValueError, match=r"scores in \[0, 1\]"):
-        calibration(np.array([0.5, bad]), np.array([True, False]))
 
 
 def test_an_image_scores_by_the_ranks_of_its_finds():

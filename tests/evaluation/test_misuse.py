@@ -335,6 +335,12 @@ def test_the_report_of_a_few_shot_training_is_of_its_setting(files):
     words = "--split", "UC-RF", "--setting", "10%", "--report", report
     assert "no published result has both" in files.call(files.rows(), *words)
     assert "--setting: vcoco has no such rule" in files.call(files.rows(), "--setting", "1%", benchmark="vcoco")
+    (files.folder / "list.txt").write_text("".join(f"{n} {thing} {verb}\n" for n, (verb, thing) in enumerate(PAIRS)))
+    (files.folder / "mine.txt").write_text("0")
+    words = "--interactions", files.folder / "list.txt", "--split", files.folder / "mine.txt", "--report", report
+    assert files.call(files.rows(), *words, figure="unseen") == RIGHT
+    assert json.loads((report / "evaluation.json").read_text())["setting"] == "mine"
+    assert "no published result has both" in files.call(files.rows(), *words, "--setting", "10%")
 
 
 def test_a_detector_that_finds_no_true_pair_is_scored_with_a_note(files, monkeypatch):

@@ -1,22 +1,20 @@
 """Open Images: what works on scene graphs report, what RLIPv2's evaluator makes of it, and the challenge's score."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from relation_rows import A, B, C, D, half, relations, truths
 
-from pipeline.evaluation.open_images import ChallengeScores, OpenImagesRules, match_challenge, match_open_images
+from pipeline.evaluation.benchmark import Options, hico_det, open_images
+from pipeline.evaluation.open_images import OpenImagesRules, match_challenge, match_open_images
 from pipeline.evaluation.ranking import mean_of
-from pipeline.evaluation.relations import Integers, Relations
 
 OFFICIAL = OpenImagesRules(official=True)
 
 
-def mean(scores) -> float:
-    return mean_of(scores.average_precision.values())
-
-
-def challenge(predicted: Relations, truth: Relations, verified: Integers | None = None) -> ChallengeScores:
-    return match_challenge(predicted, truth, verified).scores()
+def mean(precision) -> float:
+    return mean_of(precision.values())
 
 
 def test_precision_is_of_predicates_and_weighted_by_their_truths_but_of_triplets_officially():
@@ -24,12 +22,12 @@ def test_precision_is_of_predicates_and_weighted_by_their_truths_but_of_triplets
     truth = truths([(0, A, B, 0, 1, 0), (0, A, C, 0, 2, 0), (0, A, D, 0, 3, 1)])
     predicted = relations([(0, A, B, 0, 1, 0, 0.9), (0, A, half(D), 0, 2, 0, 0.8), (0, A, C, 0, 2, 0, 0.7)])
     found = match_open_images(predicted, truth).scores()
-    assert found.relations.average_precision == pytest.approx({0: 1 / 2 + 2 / 3 / 2, 1: 0.0})
-    assert found.relations.weighted_mean == pytest.approx((2 * (1 / 2 + 1 / 3) + 0) / 3)
+    assert found.relations == pytest.approx({0: 1 / 2 + 2 / 3 / 2, 1: 0.0})
+    assert found.figures["wmap_rel"] == pytest.approx((2 * (1 / 2 + 1 / 3) + 0) / 3)
     assert mean(found.relations) == pytest.approx((1 / 2 + 1 / 3) / 2)
     official = match_open_images(predicted, truth, OFFICIAL).scores()
-    assert [*official.relations.average_precision.values()] == pytest.approx([1.0, 0.5, 0.0])
-    assert official.relations.weighted_mean == pytest.approx((1 + 0.5 + 0) / 3)
+    assert [*official.relations.values()] == pytest.approx([1.0, 0.5, 0.0])
+    assert official.figures["wmap_rel"] == pytest.approx((1 + 0.5 + 0) / 3)
 
 
 def test_wrong_relations_on_images_without_truth_count_but_not_officially():
@@ -39,6 +37,15 @@ def test_wrong_relations_on_images_without_truth_count_but_not_officially():
     assert (mean(found.relations), mean(official.relations)) == pytest.approx((0.5, 1.0))
     # Phrases there are wrong in both.
     assert (mean(found.phrases), mean(official.phrases)) == pytest.approx((0.5, 0.5))
+
+
+def test_classes_that_are_triplets_have_their_names():
+    truth = truths([(0, A, B, 0, 1, 0), (0, A, [np.nan] * 4, 0, -1, 1)])  # the second has no object
+    predicted, options = relations([(0, A, B, 0, 1, 0, 0.9)]), Options(objects=("man", "cup"), resamples=0)
+    found = hico_det(predicted, truth, ("hold", "walk"), options).classes
+    assert {each.name for each in found} == {"man walk nothing", "man hold cup"}
+    official = open_images(predicted, truth.take(truth.predicates == 0), ("hold",), replace(options, official=True))
+    assert [each.name for each in official.classes] == ["man hold cup"]
 
 
 def test_a_phrase_has_its_own_match_but_officially_that_of_another():
@@ -54,17 +61,8 @@ def test_a_phrase_has_its_own_match_but_officially_that_of_another():
     found, official = (match_open_images(predicted, truth, rules).scores() for rules in (None, OFFICIAL))
     assert mean(found.phrases) == pytest.approx(1.0)
     # The second phrase gets the matches of the third, which has none, and the third those of the second.
-    assert [*official.phrases.average_precision.values()] == pytest.approx([1.0, 0.0])
-    assert official.phrases.total_recall == pytest.approx(1.0)
-    assert official.score_wtd == pytest.approx(0.2 + 0.4 + 0.4 / 2)
-
-
-def test_recall_of_phrases_counts_triplets_that_were_never_predicted_but_not_officially():
-    truth = truths([(0, A, B, 0, 1, 0), (0, C, D, 0, 2, 1)])
-    predicted = relations([(0, A, B, 0, 1, 0, 0.9)])
-    found, official = (match_open_images(predicted, truth, rules).scores() for rules in (None, OFFICIAL))
-    assert (found.phrases.total_recall, official.phrases.total_recall) == pytest.approx((0.5, 1.0))
-    assert official.relations.total_recall == pytest.approx(0.5)
+    assert [*official.phrases.values()] == pytest.approx([1.0, 0.0])
+    assert official.figures["score_wtd"] == pytest.approx(0.2 + 0.4 + 0.4 / 2)
 
 
 def test_duplicates_of_a_triplet_are_suppressed_and_duplicates_of_phrases_too():
@@ -91,7 +89,7 @@ def test_only_fifty_relations_count_for_recall_and_a_hundred_for_precision():
     rows = [(0, C, [300.0, 10, 340 + place, 90], 0, 1, 1, 1 - place / 200) for place in range(60)]
     predicted = relations([*rows, (0, A, B, 0, 1, 0, 0.1)])
     found = match_open_images(predicted, truths([(0, A, B, 0, 1, 0)]), OpenImagesRules(suppression=None)).scores()
-    assert (found.recall, found.relations.total_recall) == (0.0, 1.0)
+    assert (found.recall, mean(found.relations)) == (0.0, 1.0)
 
 
 def test_the_challenge_ignores_what_nobody_checked():
@@ -99,31 +97,32 @@ def test_the_challenge_ignores_what_nobody_checked():
     wrong = [(0, C, D, 7, 8, 0, 0.9), (0, B, A, 1, 0, 0, 0.8), (1, A, B, 0, 1, 0, 0.7)]
     predicted = relations([wrong[0], wrong[1], (0, A, B, 0, 1, 0, 0.5), wrong[2]], images=2)
     # Classes 7 and 8 are unknown in the image, and the second image has no classes. From B to A is wrong.
-    found = challenge(predicted, truth)
-    assert (mean_of(found.relations.values()), found.recall) == pytest.approx((0.5, 1.0))
-    assert mean_of(found.phrases.values()) == pytest.approx(0.5)
-    assert found.score == pytest.approx(0.4 * 0.5 + 0.2 + 0.4 * 0.5)
+    found = match_challenge(predicted, truth)
+    assert found.relations.precision() == found.phrases.precision() == pytest.approx({0: 0.5})
     # In one ranking, whatever the types: a wrong relation, then the right one.
-    assert (found.weighted_relations, found.weighted_phrases) == pytest.approx((0.5, 0.5))
+    assert found.figures() == pytest.approx(
+        {"challenge": 0.4 * 0.5 + 0.2 + 0.4 * 0.5, "weighted_rel": 0.5, "weighted_phr": 0.5}
+    )
     # Class 8 is absent for certain.
-    absent = challenge(predicted, truth, verified=np.array([[0, 8]]))
-    assert mean_of(absent.relations.values()) == pytest.approx(1 / 3)
+    absent = match_challenge(predicted, truth, verified=np.array([[0, 8]]))
+    assert absent.relations.precision() == pytest.approx({0: 1 / 3})
 
 
 def test_the_challenge_has_no_pixels_at_both_ends():
     # With them, the IoU would be 0.5 exactly.
     truth = truths([(0, [0.0, 0, 9, 9], B, 0, 1, 0)])
     predicted = relations([(0, [0.0, 0, 9, 4], B, 0, 1, 0, 0.5)])
-    assert match_open_images(predicted, truth).scores().relations.weighted_mean == 1.0
-    assert challenge(predicted, truth).relations == {0: 0.0}
+    assert match_open_images(predicted, truth).scores().figures["wmap_rel"] == 1.0
+    assert match_challenge(predicted, truth).relations.precision() == {0: 0.0}
 
 
 def test_nothing_predicted_scores_zero_and_nothing_true_scores_nan():
     truth = truths([(0, A, B, 0, 1, 0)])
     for rules in (None, OFFICIAL):
         found = match_open_images(relations([]), truth, rules).scores()
-        assert (found.score_wtd, found.recall) == (0.0, 0.0) or rules is OFFICIAL
+        assert (found.figures["score_wtd"], found.recall) == (0.0, 0.0) or rules is OFFICIAL
         assert mean(found.relations) == mean(found.phrases) == 0.0
-        assert np.isnan(match_open_images(relations([(0, A, B, 0, 1, 0, 0.5)]), truths([]), rules).scores().score_wtd)
-    assert challenge(relations([]), truth).score == 0.0
-    assert np.isnan(challenge(relations([]), truths([])).score)
+        nothing = match_open_images(relations([(0, A, B, 0, 1, 0, 0.5)]), truths([]), rules).scores()
+        assert np.isnan(nothing.figures["score_wtd"])
+    assert match_challenge(relations([]), truth).figures()["challenge"] == 0.0
+    assert np.isnan(match_challenge(relations([]), truths([])).figures()["challenge"])

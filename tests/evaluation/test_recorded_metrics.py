@@ -9,12 +9,12 @@ from relation_rows import best_of_pairs, of_image
 
 from pipeline.evaluation.hico import HicoRules, TripletClass, match_hico
 from pipeline.evaluation.open_images import OpenImagesRules, match_open_images
+from pipeline.evaluation.ranking import mean_of
 from pipeline.evaluation.relations import Relations
 from pipeline.evaluation.vcoco import match_vcoco
 from pipeline.evaluation.vcoco_detections import read_vcoco_detections
 from pipeline.evaluation.vcoco_truth import read_vcoco_truth
 from tests.data.toy_sets import save_json
-from tests.evaluation.test_open_images import mean
 from tests.evaluation.test_vcoco import means
 
 
@@ -94,18 +94,18 @@ def test_open_images_agrees_with_the_authors_evaluator(shared):
     for limit in (50, 100):
         rules = OpenImagesRules(official=True, per_image=limit)
         found = match_open_images(predicted(recorded), given(recorded, "rels"), rules).scores()
-        for kind, scores in (("RelD", found.relations), ("PhrD", found.phrases)):
-            assert mean(scores) == pytest.approx(expected[f"mAP@{limit} ({kind})"], abs=1e-6)
-            assert scores.weighted_mean == pytest.approx(expected[f"wmAP@{limit} ({kind})"], abs=1e-6)
-            assert scores.total_recall == pytest.approx(expected[f"max recall@{limit} ({kind})"], abs=1e-6)
-    assert found.score_wtd == pytest.approx(expected["score_wtd (wmAP)"], abs=1e-6)
-    assert all(isinstance(key, TripletClass) for key in found.relations.average_precision)
+        for kind, precision, name in (("RelD", found.relations, "wmap_rel"), ("PhrD", found.phrases, "wmap_phr")):
+            assert mean_of(precision.values()) == pytest.approx(expected[f"mAP@{limit} ({kind})"], abs=1e-6)
+            assert found.figures[name] == pytest.approx(expected[f"wmAP@{limit} ({kind})"], abs=1e-6)
+        assert found.recall == pytest.approx(expected["max recall@50 (RelD)"], abs=1e-6)
+    assert found.figures["score_wtd"] == pytest.approx(expected["score_wtd (wmAP)"], abs=1e-6)
+    assert all(isinstance(key, TripletClass) for key in found.relations)
 
 
 def test_open_images_without_suppression_agrees_too(shared):
     recorded = recording(shared, "oi_sgg")
     rules = OpenImagesRules(official=True, suppression=None)
     found = match_open_images(predicted(recorded), given(recorded, "rels"), rules).scores()
-    for kind, scores in (("RelD", found.relations), ("PhrD", found.phrases)):
-        expected = [v for k, v in recorded["outputs_no_nms_top100"].items() if kind in k and "mean max" not in k]
-        assert [mean(scores), scores.weighted_mean, scores.total_recall] == pytest.approx(expected, abs=1e-6)
+    for kind, precision, name in (("RelD", found.relations, "wmap_rel"), ("PhrD", found.phrases, "wmap_phr")):
+        expected = [v for k, v in recorded["outputs_no_nms_top100"].items() if kind in k and "max recall" not in k]
+        assert [mean_of(precision.values()), found.figures[name]] == pytest.approx(expected, abs=1e-6)

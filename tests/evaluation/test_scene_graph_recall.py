@@ -13,7 +13,7 @@ from pipeline.evaluation.detections.read import read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.open_images import match_challenge, match_open_images
 from pipeline.evaluation.relations import Relations
-from pipeline.evaluation.scene_graph_recall import SceneGraphRules, match_scene_graphs
+from pipeline.evaluation.scene_graph_recall import SceneGraphRules, match_scene_graphs, that_count
 from pipeline.evaluation.visual_relationships import match_vrd
 from tests.data.toy_sets import save_json
 from tests.evaluation.test_detections_read import HICO, NAMES, row, write_parquet
@@ -146,7 +146,7 @@ def test_only_pairs_that_can_count_are_kept_and_the_others_change_no_figure(tmp_
     ] + [(0, 1, "fly", 0.0)]
     rows = [row(None, name, pairs if name == NAMES[1] else [], boxes) for name in NAMES]
     path = write_parquet(tmp_path / "a.parquet", rows)
-    few, every = (read_detections(path, truth, drop_faulty=True, per_image=limit) for limit in (None, 100))
+    few, every = (read_detections(path, truth, drop_faulty=True, counts=counts) for counts in (that_count, None))
     assert len(few.relations) < len(every.relations) / 3 == 400
     assert few.findings.faults == every.findings.faults and few.findings.faults[0].reason == "unknown predicate name"
     of_graphs = (SceneGraphRules(), SceneGraphRules(same_object=None), SceneGraphRules(official=True))

@@ -224,10 +224,15 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         read_vcoco_truth(actions, instances)
 
 
-def test_a_role_of_a_box_that_is_not_there_is_refused(tmp_path):
+def test_a_role_of_a_box_that_is_not_there_or_of_two_is_refused(tmp_path):
     actions, instances, _ = files(tmp_path)
     actions.write_text(actions.read_text().replace("[1, 3]", "[1, 33]"))
     with pytest.raises(AnnotationError, match="hold of person 1 names box 33"):
+        read_vcoco_truth(actions, instances)
+    hold, walk = json.loads(actions.read_text())
+    hold |= {"image_id": [7, 7], "ann_id": [1, 1], "label": [1, 1], "role_object_id": [1, 1, 3, 2]}
+    actions.write_text(json.dumps([hold, walk]))
+    with pytest.raises(AnnotationError, match="hold lists person 1 twice"):
         read_vcoco_truth(actions, instances)
 
 

@@ -242,12 +242,14 @@ def test_relations_of_a_model_join_the_boxes_that_they_mean(tmp_path):
         ({"object": [0, 0, 40, 80]}, "relation to itself"),
         ({"predicate": " "}, "relation malformed"),
         ({"score": 7}, "score not a number from 0 to 1"),
+        ([[0, 0, 40, 80], "riding", "horse", 0.3], "relation malformed"),
     ],
 )
 def test_a_relation_that_means_no_pair_of_boxes_is_quarantined_with_its_reason(tmp_path, changed, reason):
     stated = {"subject": [0, 0, 40, 80], "predicate": "riding", "object": "horse"}
     lines = (
-        {"image_id": 7, "relations": [stated, {**stated, **changed}]}, {"file_name": "8.jpg"}, '{"image_id": 7, "rel',
+        {"image_id": 7, "relations": [stated, changed if isinstance(changed, list) else {**stated, **changed}]},
+        {"file_name": "8.jpg"}, '{"image_id": 7, "rel',
     )  # fmt: skip
     made, run = of_model(tmp_path, *lines)
     assert made.noted == {reason: 1, "image unknown to the run": 2}

@@ -36,8 +36,8 @@ class DetectionsContent:
         """The code of each name."""
         self.parts: list[Relations] = []
         """The pairs, with the places of images in the file, and codes of names."""
-        self.allowed_applied = False
-        """Whether combinations that are not allowed were left out before the best of an image were chosen."""
+        self.every_score = False
+        """Whether the file has the scores of all predicates, so that the best of an image were chosen from all."""
         self.faults = Faults()
 
     def add(self, part: Relations) -> None:

@@ -17,6 +17,7 @@ from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.evaluation.detections.content import DetectionsContent
 from pipeline.evaluation.detections.names import counted_names, matched
 from pipeline.evaluation.ground_truth import GroundTruth
+from pipeline.evaluation.ranking import places
 from pipeline.evaluation.relations import Floats, Integers, Relations
 from storage.errors import FatalError
 
@@ -33,19 +34,23 @@ def read_score_matrices(
     entries: Iterable[Any],
     truth: GroundTruth,
     per_image: int | None,
+    per_pair: int | None,
     allowed: NDArray[np.bool_] | None,
 ) -> None:
     """Reads each image's `per_image` best scores (None: all) of those that `allowed` (objects × predicates) permits.
 
-    Labels count `counted_names`.
+    With `per_pair`, also as many of those that are among the `per_pair` best of their pair. Labels count
+    `counted_names`.
 
     Raises `FatalError` for an image whose fields do not fit, or images that can't be told from each other.
     """
     names = counted_names(truth.objects)
     content.objects = {name: code for code, name in enumerate(names)}
     content.predicates = {name: code for code, name in enumerate(truth.predicates)}
-    permitted = None if allowed is None else _permitted(allowed, names, truth)
-    content.allowed_applied = allowed is not None
+    if allowed is not None:
+        known = matched(names, truth.objects)
+        allowed = np.where((known >= 0)[:, None], allowed[known], False)
+    content.every_score = True
     for number, entry in enumerate(entries):
         found = _scored(entry)
         if found is None:
@@ -56,7 +61,7 @@ def read_score_matrices(
         uri = entry.get("file_name", entry.get("filename", entry.get("uri")))
         content.images.append((as_id(entry.get("image_id")), uri if isinstance(uri, str) else None))
         content.sizes.append((np.nan, np.nan) if size is None else (size[2], size[3]))
-        content.add(_best(content, number, found, per_image, permitted))
+        content.add(_best(content, number, found, per_image, per_pair, allowed))
     if any(image == (None, None) for image in content.images):
         raise FatalError(
             f"{content.path}: not all of its images have an image_id or a file_name, and their order does not say "
@@ -79,16 +84,15 @@ def _scored(entry: Any) -> _Scored | None:
     return (boxes, labels, scores, subjects, objects) if fits else None
 
 
-def _permitted(allowed: NDArray[np.bool_], names: Sequence[str], truth: GroundTruth) -> NDArray[np.bool_]:
-    """`allowed` with a row for each of `names`."""
-    places = matched(names, truth.objects)
-    return np.where((places >= 0)[:, None], allowed[places], False)
-
-
 def _best(
-    content: DetectionsContent, row: int, found: _Scored, per_image: int | None, permitted: NDArray[np.bool_] | None
+    content: DetectionsContent,
+    row: int,
+    found: _Scored,
+    per_image: int | None,
+    per_pair: int | None,
+    allowed: NDArray[np.bool_] | None,
 ) -> Relations:
-    """The highest scores of an image."""
+    """The highest scores of an image, as `read_score_matrices` chooses them."""
     boxes, labels, scores, subjects, objects = found
     if not len(subjects):
         return Relations.of(())
@@ -107,10 +111,14 @@ def _best(
         )
     faulty = ~(np.isfinite(scores) & (scores >= 0))
     content.note("score negative or not finite", np.flatnonzero(faulty), rows, scores.reshape(-1))
-    usable = ~faulty if permitted is None else ~faulty & permitted[labels[objects]]
+    usable = ~faulty if allowed is None else ~faulty & allowed[labels[objects]]
     # Below every score, so that what can't be used comes last and is cut off
     flat = np.where(usable, scores, -1.0).reshape(-1)
-    order = np.argsort(-flat, kind="stable")[:per_image]
+    ranked = np.argsort(-flat, kind="stable")
+    order = ranked[:per_image]
+    if per_pair is not None:
+        pairs = (subjects * len(boxes) + objects)[ranked // max(predicates, 1)]
+        order = ranked[np.isin(ranked, np.append(order, ranked[places(pairs) < per_pair][:per_image]))]
     order = order[flat[order] >= 0]
     pair, predicate = order // max(predicates, 1), order % max(predicates, 1)
     ends = subjects[pair], objects[pair]

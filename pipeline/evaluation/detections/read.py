@@ -6,7 +6,7 @@ and lists of images with a score for every pair and predicate (`public_formats.p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -28,8 +28,7 @@ from pipeline.evaluation.detections.public_formats import (
 )
 from pipeline.evaluation.detections.table import json_lines, read_parquet, read_rows
 from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.evaluation.relations import Floats, Integers, Relations, scores_of
-from pipeline.evaluation.scene_graph_recall import that_count
+from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
 from storage.errors import FatalError
 from tagger.english.predicates import canonical
 
@@ -42,8 +41,8 @@ class DetectionSet:
     """The ground truth, with the sizes of images that only the detections state, and so with boxes in pixels"""
     relations: Relations
     findings: DetectionFindings
-    allowed_applied: bool
-    """Whether `allowed` ruled relations out before the best of an image were chosen"""
+    every_score: bool
+    """Whether the file has the scores of all predicates, so that the best of an image were chosen from all"""
 
 
 def read_detections(
@@ -53,6 +52,8 @@ def read_detections(
     allow_missing: bool = False,
     drop_faulty: bool = False,
     per_image: int | None = 100,
+    per_pair: int | None = None,
+    counts: Callable[[Relations], Flags] | None = None,
     allowed: NDArray[np.bool_] | None = None,
 ) -> DetectionSet:
     """Reads a file of detections.
@@ -63,23 +64,23 @@ def read_detections(
     `allow_missing`, images that the file lacks have no detections; with `drop_faulty`, faulty rows are left out and
     counted. Both are an error otherwise.
 
-    Without a limit `per_image`, only pairs that can count for scene graphs are kept (`that_count`). Of the formats with
-    a limit, only that with `verb_scores` per pair and predicate uses it and `allowed`, as `read_score_matrices` does.
+    `counts` marks the relations that can count, by the labels of the truth; others are forgotten. Only the format with
+    `verb_scores` per pair and predicate uses `per_image`, `per_pair` and `allowed`, as `read_score_matrices` does.
 
     If boxes of the ground truth are shares of the image, the row's width and height make them pixels, the unit of all
     rules. Raises `FatalError` for these errors, for a file of another kind, names that do not fit at all, and images
     whose size nobody states.
     """
     content = DetectionsContent(path)
-    if per_image is None:
-        content.counts = partial(_counts, content, truth)
+    if counts is not None:
+        content.counts = partial(_counts, content, truth, counts)
     head = _head(path)
     if head[:4] == b"PAR1":
         read_parquet(content)
     elif head[:1] == b"{":
         read_rows(content, json_lines(path))
     elif head[:1] == b"[":
-        _read_list(content, truth, per_image, allowed)
+        _read_list(content, truth, per_image, per_pair, allowed)
     else:
         kind = "is a pickle, which can run code when loaded; write it as JSON" if head[:1] == b"\x80" else "holds none"
         raise FatalError(f"{path}: {kind}; expected {EXPECTED}")
@@ -100,7 +101,11 @@ def _head(path: Path) -> bytes:
 
 
 def _read_list(
-    content: DetectionsContent, truth: GroundTruth, per_image: int | None, allowed: NDArray[np.bool_] | None
+    content: DetectionsContent,
+    truth: GroundTruth,
+    per_image: int | None,
+    per_pair: int | None,
+    allowed: NDArray[np.bool_] | None,
 ) -> None:
     """Reads a JSON list, whose first entry tells its format."""
     entries = stream_rows(content.path, EXPECTED)
@@ -110,7 +115,7 @@ def _read_list(
     keys = first.keys() if isinstance(first, dict) else set()
     everything = chain([first], entries)
     if keys >= set(MATRIX_FIELDS):
-        read_score_matrices(content, everything, truth, per_image, allowed)
+        read_score_matrices(content, everything, truth, per_image, per_pair, allowed)
     elif keys >= set(PAIR_FIELDS):
         read_pair_list(content, everything, truth.predicates)
     elif {"boxes", "pairs"} <= keys:
@@ -156,7 +161,7 @@ def _over_truth(
     if (findings.faults and not drop_faulty) or (missing and not allow_missing):
         wrong = [*map(str, findings.faults), *([str(missing)] if missing else []), *hints]
         raise FatalError(f"{content.path} can't be scored:\n  " + "\n  ".join(wrong))
-    return DetectionSet(truth, relations, findings, content.allowed_applied)
+    return DetectionSet(truth, relations, findings, content.every_score)
 
 
 def _image_places(content: DetectionsContent, truth: GroundTruth) -> Integers:
@@ -272,8 +277,10 @@ def _faults(columns: Relations, found: Relations) -> Iterator[tuple[str, NDArray
     yield "box not finite", ~_finite(columns.subject_boxes) | ~(_finite(columns.object_boxes) | without)
 
 
-def _counts(content: DetectionsContent, truth: GroundTruth, part: Relations) -> NDArray[np.bool_]:
-    """Marks pairs that can count for scene graphs, and faulty ones, which are counted later. With masks, all may."""
+def _counts(
+    content: DetectionsContent, truth: GroundTruth, counts: Callable[[Relations], Flags], part: Relations
+) -> Flags:
+    """Marks pairs that can count, and faulty ones, which are counted later. With masks, all may."""
     objects, predicates = (
         matched(content.objects, truth.objects),
         matched(content.predicates, truth.predicates, canonical),
@@ -284,7 +291,7 @@ def _counts(content: DetectionsContent, truth: GroundTruth, part: Relations) -> 
         kept |= wrong
     usable = np.flatnonzero(~kept)
     if part.masks is None and len(usable):
-        usable = usable[that_count(found.take(usable))]
+        usable = usable[counts(found.take(usable))]
     kept[usable] = True
     return kept
 
