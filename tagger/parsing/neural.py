@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from tagger.english.lemmas import noun_lemma, phrase_lemma, verb_lemma
 from tagger.english.predicates import canonical
-from tagger.english.words import DETERMINERS, FUNCTION_WORDS
+from tagger.english.words import DETERMINERS, FUNCTION_WORDS, NUMBERS, SEVERAL, tokens_of
 from tagger.parsing.parser import refusal
 from tagger.triplet import Triplet
 
@@ -20,6 +21,7 @@ PROMPT = "Generate Scene Graph: "
 _FACT = re.compile(r"\(([^()]*)\)")
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _ATTRIBUTE = "is"
+_COUNTS = {**dict.fromkeys(SEVERAL, 0), **NUMBERS}
 
 Place = tuple[int, int]
 """Character range of the caption, end exclusive."""
@@ -129,9 +131,19 @@ def _triplet(
         object_start=object_place[0],
         object_end=object_place[1],
         rule=RULE,
+        subject_count=_count(caption, subject_place),
+        object_count=_count(caption, object_place),
         subject_attributes=tuple(attributes.get(lemmas[0], ())),
         object_attributes=tuple(attributes.get(lemmas[1], ())),
     )
+
+
+def _count(caption: str, noun: Place) -> int:
+    """Returns how many a noun means: the number among the two words before it, or as `Triplet` says."""
+    before = takewhile(lambda word: word not in FUNCTION_WORDS, reversed(tokens_of(caption[: noun[0]])[-2:]))
+    stated = next((_COUNTS[word] for word in before if word in _COUNTS), None)
+    last = _WORD.findall(caption[slice(*noun)].lower())[-1]
+    return int(noun_lemma(last) == last) if stated is None else stated
 
 
 def _find(caption: str, words: str, noun: bool, taken: Sequence[Place] = ()) -> Place | None:

@@ -14,13 +14,19 @@ from tagger.english.words import GARMENTS, NUMBERS, SEVERAL, names_more, words
 if TYPE_CHECKING:
     from spacy.tokens import Doc, Token
 
-# "a group of people" is people, "a close up of a dog" is a dog.
-_TRANSPARENT = words(
-    "group bunch pair couple herd flock pack crowd lot number variety assortment collection row line pile stack "
-    "team set piece slice type kind close closeup picture photo photograph image view shot portrait painting "
-    "dozen hundred part patch bit chunk cluster clump bunch bouquet bundle roll range layer droplet drop pane hint "
-    "pad sheet strip string series array mass heap pack mound half body game match ball bag pitcher trio duo stalk bed"
+# "a group of people" is people, and "a herd of sheep" several sheep.
+_GATHERINGS = words(
+    "group bunch herd flock pack crowd lot variety assortment collection row line pile stack team dozen hundred "
+    "cluster clump bouquet bundle string series array mass heap mound"
 )
+# "a close up of a dog" is a dog.
+_TRANSPARENT = _GATHERINGS | words(
+    "pair couple number set piece slice type kind close closeup picture photo photograph image view shot portrait "
+    "painting part patch bit chunk roll range layer droplet drop pane hint pad sheet strip half body game match ball "
+    "bag pitcher trio duo stalk bed"
+)
+# How many people a singular means.
+_PEOPLE_TOGETHER = {"couple": 2, **dict.fromkeys(words("family crowd audience choir crew squad mob gang orchestra"), 0)}
 # "a statue of a dog" is no dog.
 _DEPICTIONS = words("statue sculpture figurine painting drawing sketch portrait poster mural carving sticker logo")
 _PERSONAL = words("it him her them itself himself herself themselves")
@@ -143,22 +149,24 @@ class Mentions:
         return named if one.pos_ == "NOUN" else None
 
     def count(self, token: Token) -> int:
-        """Returns how many the noun means: its number word, 1 for a singular, 0 for a plural without a number."""
+        """Returns how many the noun means: its number word, 1 for a singular, 0 for several without a number."""
         if token.i in self._named:
             return self._named[token.i].count
+        if token.lower_ in _PEOPLE_TOGETHER:
+            return _PEOPLE_TOGETHER[token.lower_]
         for child in token.lefts:
             if child.lower_ in NUMBERS:
                 return NUMBERS[child.lower_]
             if child.dep_ == "nummod" and child.text.isdecimal() and len(child.text) < 4:
                 return int(child.text)
-        if token.dep_ == "pobj" and token.head.lower_ == "of":
-            holder = noun_lemma(token.head.head.lower_)
-            if holder == "couple" or (holder == "pair" and self.is_animate(token)):
-                return 2
-            if holder in NUMBERS:
-                return NUMBERS[holder]
-        is_several = token.tag_ in ("NNS", "NNPS") or any(child.lower_ in SEVERAL for child in token.lefts)
-        return 0 if is_several else 1
+        is_part = token.dep_ == "pobj" and token.head.lower_ == "of"
+        holder = noun_lemma(token.head.head.lower_) if is_part else ""
+        if holder == "couple" or (holder == "pair" and self.is_animate(token)):
+            return 2
+        if holder in NUMBERS:
+            return NUMBERS[holder]
+        is_several = token.tag_ in ("NNS", "NNPS") or holder in _GATHERINGS
+        return 0 if is_several or any(child.lower_ in SEVERAL for child in token.lefts) else 1
 
     def attributes(self, token: Token) -> tuple[str, ...]:
         """Returns the adjectives and nouns that describe the noun but are not part of its lemma, in order."""

@@ -34,6 +34,7 @@ def test_facts_get_their_places_and_attributes() -> None:
     assert CAPTION[triplet.predicate_start : triplet.predicate_end] == "riding on"
     assert (triplet.subject_lemma, triplet.predicate_lemma, triplet.rule) == ("man", "ride", "neural")
     assert triplet.object_attributes == ("brown",)
+    assert (triplet.subject_count, triplet.object_count) == (2, 0)
 
 
 @pytest.mark.parametrize(
