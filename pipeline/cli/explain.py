@@ -31,6 +31,7 @@ from pipeline.labels.labelled_partitions import (
     require_same_boxes,
 )
 from pipeline.report.formatting import sanitise
+from pipeline.training.settings import fold_of
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.open_store import existing_store
@@ -60,7 +61,7 @@ class ImageTrace:
     captioner: Mapping[str, str]
     """Role → digest of a file or folder of the captioner."""
     tagger: str | None
-    """Content digest of the tagger artifact."""
+    """Content digest of the artifact of the tagger that scored the image."""
     labels: Sequence[Mapping[str, Any]]
     """Relations, best first, then those that reviewers added (`score` is None). Each has its `words` (a triplet), its
     `caption`, its pair's `mentions` (candidates), why it is not kept (`not_kept`, None if it is), with the `confidence`
@@ -107,6 +108,7 @@ def trace_of(run: Run, image: str) -> ImageTrace:
     texts, triplets = items_of_image(captioned, "captions", image_id), items_of_image(parsed, "triplets", image_id)
     labels = _labels(run, at.get("tag"), image_id)
     said = opinions(at.get("verify"), at["tag"]) if "tag" in at else {}
+    taggers = at["tag"].manifest.terms["inputs"].get("tagger", ()) if "tag" in at else ()
     mentions: dict[tuple[int, str, int], list[dict[str, Any]]] = {}
     for pair in candidates_of_image(at.get("tag"), image_id):
         mentions.setdefault(ends_of(pair), []).append(pair)
@@ -116,7 +118,7 @@ def trace_of(run: Run, image: str) -> ImageTrace:
         image=row,
         captions=items_of_image(at.get("caption"), "captions", image_id),
         captioner=at["caption"].manifest.terms["weights"] if "caption" in at else {},
-        tagger=next(iter(at["tag"].manifest.terms["inputs"].get("tagger", [])), None) if "tag" in at else None,
+        tagger=taggers[fold_of(row["dataset"], image_id, len(taggers))] if taggers else None,
         labels=[
             {
                 **label,
