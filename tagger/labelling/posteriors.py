@@ -1,7 +1,7 @@
 """Posteriors of labels among the pairs that their mentions may mean, and the probabilities that follow from them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tagger.labelling.calibration import USUAL_SUPPORT, Stack, features
@@ -36,6 +36,12 @@ def with_probabilities(relations: Sequence[Relation], pairs: Sequence[Pair], sta
             replace(one, probability=stack.probability(parts), **{f"{n}_part": v for n, v in parts._asdict().items()})
         )
     return found
+
+
+def scored_labels(pairs: Sequence[Pair], scores: Mapping[_Label, float]) -> dict[tuple[int, int, str], Relation]:
+    """Returns `distinct_labels` of an image's candidates with these scores, which are probabilities."""
+    stated = [Relation(p.subject, p.object, p.predicate, scores[_label(p)], p.triplet >= 0, p.triplet) for p in pairs]
+    return distinct_labels(stated, pairs)
 
 
 def distinct_labels(stated: Sequence[Relation], pairs: Sequence[Pair]) -> dict[tuple[int, int, str], Relation]:
