@@ -42,6 +42,8 @@ _GUESSES = words(
 )
 _SEEMING = words("appear appears appeared seem seems seemed")
 _DESCRIBING = ("amod", "compound", "nmod")
+# Labels of words that open a phrase before its preposition: "next" in "next to".
+_OPENING = ("advmod", "acomp", "amod", "prt", "oprd", "acl")
 _BESIDE = words("to near beside by behind")
 _PREMODIFIERS = words("det amod compound nummod poss nmod predet quantmod case")
 
@@ -128,7 +130,8 @@ class Mentions:
             return self.lemma(named)
         if token.pos_ == "PRON":
             return _UNNAMED.get(token.lower_, "person")
-        counted = any(child.dep_ == "nummod" for child in token.lefts) or self._is_followed_by_of(token)
+        is_before_of = self._doc[token.i + 1 : token.i + 2].text == "of"
+        counted = is_before_of or any(child.dep_ == "nummod" for child in token.lefts)
         phrase = "glass" if token.lower_ == "glasses" and counted else token.lower_
         position = token.i - 1
         while position >= 0:
@@ -248,9 +251,6 @@ class Mentions:
             child.dep_ in ("acl", "relcl") and child.tag_ != "VBN" for child in conjunct.rights
         )
 
-    def _is_followed_by_of(self, token: Token) -> bool:
-        return token.i + 1 < len(self._doc) and self._doc[token.i + 1].lower_ == "of"
-
     def of_part(self, part: Token) -> list[Token]:
         """Returns the boys in "one of the boys"."""
         objects = (noun for child in part.rights if child.lower_ == "of" for noun in self._of_objects(child))
@@ -341,53 +341,45 @@ class Phrase:
     object: Token | None
 
 
-class Phrases:
-    """The prepositional phrases of one parsed caption."""
+def phrases_behind(head: Token) -> Iterator[Phrase]:
+    """Yields the prepositional phrases attached to a noun or verb, to its right."""
+    for child in head.rights:
+        if child.dep_ in ("prep", "agent"):
+            yield from _followed(child, child.i)
+        elif child.doc[child.i : child.i + 3].text.lower() == "side by side":
+            yield Phrase(child.i, child.i + 3, None)
+        elif child.dep_ in _OPENING and child.pos_ in ("ADV", "ADJ", "ADP", "SCONJ"):
+            for preposition in child.rights:
+                if preposition.dep_ == "prep" and preposition.i == child.i + 1:
+                    yield from _followed(preposition, child.i)
 
-    def __init__(self, doc: Doc) -> None:
-        self._doc = doc
 
-    def behind(self, head: Token) -> Iterator[Phrase]:
-        """Yields the phrases attached to a noun or verb, to its right."""
-        for child in head.rights:
-            if child.dep_ in ("prep", "agent"):
-                yield from self._followed(child, child.i)
-            elif self._doc[child.i : child.i + 3].text.lower() == "side by side":
-                yield Phrase(child.i, child.i + 3, None)
-            elif child.dep_ in ("advmod", "acomp", "amod", "prt", "oprd", "acl") and child.pos_ in (
-                "ADV",
-                "ADJ",
-                "ADP",
-                "SCONJ",
-            ):
-                for preposition in child.rights:
-                    if preposition.dep_ == "prep" and preposition.i == child.i + 1:
-                        yield from self._followed(preposition, child.i)
+def is_part_noun(token: Token) -> bool:
+    """Whether the noun belongs to a preposition, like "front" in "in front of"."""
+    return token.dep_ == "pobj" and token.lower_ in PART_NOUNS and _of_after(token) is not None
 
-    def is_part_noun(self, token: Token) -> bool:
-        """Whether the noun belongs to a preposition, like "front" in "in front of"."""
-        return token.dep_ == "pobj" and token.lower_ in PART_NOUNS and self._of_after(token) is not None
 
-    def _followed(self, preposition: Token, start: int) -> Iterator[Phrase]:
-        if preposition.lower_ in NO_LINK:
-            return
-        for child in preposition.rights:
-            if child.dep_ == "prep" and child.i == preposition.i + 1:
-                yield from self._followed(child, start)
-            elif self._doc[preposition.i + 1 : preposition.i + 3].text in RECIPROCALS:
-                yield Phrase(start, preposition.i + 1, None)
-            elif child.dep_ == "pobj":
-                part = self._of_after(child) if child.lower_ in PART_NOUNS else None
-                if part is not None:
-                    yield from self._followed(part, start)
-                else:
-                    yield Phrase(start, preposition.i + 1, child)
+def _followed(preposition: Token, start: int) -> Iterator[Phrase]:
+    if preposition.lower_ in NO_LINK:
+        return
+    for child in preposition.rights:
+        if child.dep_ == "prep" and child.i == preposition.i + 1:
+            yield from _followed(child, start)
+        elif child.doc[preposition.i + 1 : preposition.i + 3].text in RECIPROCALS:
+            yield Phrase(start, preposition.i + 1, None)
+        elif child.dep_ == "pobj":
+            part = _of_after(child) if child.lower_ in PART_NOUNS else None
+            if part is not None:
+                yield from _followed(part, start)
+            else:
+                yield Phrase(start, preposition.i + 1, child)
 
-    def _of_after(self, part: Token) -> Token | None:
-        for child in part.rights:
-            if child.dep_ == "prep" and child.lower_ == "of" and child.i == part.i + 1:
-                return child
-        return None
+
+def _of_after(part: Token) -> Token | None:
+    for child in part.rights:
+        if child.dep_ == "prep" and child.lower_ == "of" and child.i == part.i + 1:
+            return child
+    return None
 
 
 # Performed by people and animals only: in "a boy in a shirt carrying a bag", the shirt does not carry.
