@@ -21,14 +21,13 @@ from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.label_rows import stated_by
 from pipeline.labels.labelled_partitions import (
     candidates,
-    candidates_of_image,
-    dropped_of_image,
     images_with_boxes,
     items_of_image,
     of_image,
     opinions,
     partition_artifacts,
     require_same_boxes,
+    rows_of_image,
 )
 from pipeline.report.formatting import sanitise
 from pipeline.training.settings import fold_of
@@ -110,7 +109,7 @@ def trace_of(run: Run, image: str) -> ImageTrace:
     said = opinions(at.get("verify"), at["tag"]) if "tag" in at else {}
     taggers = at["tag"].manifest.terms["inputs"].get("tagger", ()) if "tag" in at else ()
     mentions: dict[tuple[int, str, int], list[dict[str, Any]]] = {}
-    for pair in candidates_of_image(at.get("tag"), image_id):
+    for pair in items_of_image(at.get("tag"), "candidates", image_id, "pairs"):
         mentions.setdefault(ends_of(pair), []).append(pair)
     return ImageTrace(
         run=run.name,
@@ -132,7 +131,7 @@ def trace_of(run: Run, image: str) -> ImageTrace:
         ],
         dropped=[
             {**triplets[row["triplet"]], "reason": row["reason"], "value": row["value"]}
-            for row in dropped_of_image(at.get("tag"), image_id)
+            for row in rows_of_image(at.get("tag"), "dropped", image_id)
             if row["triplet"] < len(triplets)
         ],
         shards=[
@@ -252,8 +251,7 @@ def _because(label: Mapping[str, Any]) -> str:
     if not words:
         return ""
     draw = f", draw {label['caption']['draw']}" if label["caption"] else ""
-    other = "" if label["proposed"] else ", stated about a different pair"
-    return f"  from “{_quoted(words)}” (rule {words['rule']}{draw}{other}{_alternatives(label)})"
+    return f"  from “{_quoted(words)}” (rule {words['rule']}{draw}{_alternatives(label)})"
 
 
 def _quoted(words: Mapping[str, Any]) -> str:

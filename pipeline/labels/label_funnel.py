@@ -139,14 +139,12 @@ def partition_tally(
         parts["triplets"] = _ungrounded(parsed, tagged)
     if tagged is not None:
         scored, proposed = _named(tagged.table("relations"), "relations"), _named(candidates(tagged), "pairs")
-        distinct, labels = set(proposed), set(scored)
+        pairs, labels = set(proposed), set(scored)
         if CANDIDATES_FILE in tagged.manifest.files:
             numbers["candidates"] = len(proposed)
-            below = len(distinct - labels)
-            parts["candidates"] = Counter({REPEATED: len(proposed) - len(distinct), BELOW_FLOOR: below})
+            parts["candidates"] = Counter({REPEATED: len(proposed) - len(pairs), BELOW_FLOOR: len(pairs - labels)})
         kept = Counter(name for name, reason in zip(predicates, reasons, strict=True) if reason is None)
-        unproposed = len(labels - distinct)
-        numbers |= {"scored": len(scored), "unproposed": unproposed, "added": added, "kept": kept.total()}
+        numbers |= {"scored": len(scored), "unproposed": len(labels - pairs), "added": added, "kept": kept.total()}
         numbers["unexplained"] = int(dropped(tagged) is None)
         parts["scored"] = Counter(reason for reason in reasons if reason is not None)
         parts[_KEPT] = Counter()
