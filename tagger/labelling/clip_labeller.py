@@ -56,9 +56,8 @@ class ClipLabeller:
         pixels = image.load()
         if isinstance(pixels, Problem):
             return Labels(problem=pixels)
-        ends = sorted({(pair.subject, pair.object) for pair in image.pairs})
-        crops = [_union(image, subject, object_, pixels) for subject, object_ in ends]
-        features = dict(zip(ends, self._crop_features(crops), strict=True))
+        crops = [_union(image, subject, object_, pixels) for subject, object_ in image.ends]
+        features = dict(zip(image.ends, self._crop_features(crops), strict=True))
         scores: dict[tuple[int, str, int], float] = {}
         for pair in image.pairs:
             related, unrelated = (self._text_feature(text) for text in _texts(image, pair))

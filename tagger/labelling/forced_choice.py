@@ -53,8 +53,7 @@ def questions_of(
     `usual`: subject → object → predicates, most frequent first; categories without case (`without_case`). With
     `each_label`, every label is a question of its own.
     """
-    ends = sorted({(pair.subject, pair.object) for pair in image.pairs})
-    for subject, object_ in ends:
+    for subject, object_ in image.ends:
         own = list(dict.fromkeys(p.predicate for p in image.pairs if (p.subject, p.object) == (subject, object_)))
         if not each_label:
             named = {canonical(name) for name in own}

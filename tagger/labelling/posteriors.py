@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from tagger.labelling.calibration import USUAL_SUPPORT, Stack, features
+from tagger.labelling.calibration import EDGE, USUAL_SUPPORT, Stack, features
 from tagger.pair import NO_MENTION, Pair, shares
 from tagger.relation import Relation
 
@@ -59,10 +59,6 @@ def distinct_labels(stated: Sequence[Relation], pairs: Sequence[Pair]) -> dict[t
     return labels
 
 
-LEAST = 1e-6
-"""Minimum distance of probabilities from 0 and 1."""
-
-
 def posteriors(pairs: Sequence[Pair], probabilities: Sequence[float]) -> list[float | None]:
     """Returns the probability that each candidate is (one of those) meant by its mention; None without a mention.
 
@@ -77,12 +73,12 @@ def posteriors(pairs: Sequence[Pair], probabilities: Sequence[float]) -> list[fl
     for mention, places in mentions.items():
         if mention == NO_MENTION:
             continue
-        weights = [max(pairs[place].prior, LEAST) * _odds(probabilities[place]) for place in places]
+        weights = [max(pairs[place].prior, EDGE) * _odds(probabilities[place]) for place in places]
         for place, share in zip(places, shares(weights, math.fsum(pairs[p].prior for p in places)), strict=True):
             found[place] = share
     return found
 
 
 def _odds(probability: float) -> float:
-    kept = min(max(probability, LEAST), 1 - LEAST)
+    kept = min(max(probability, EDGE), 1 - EDGE)
     return kept / (1 - kept)
