@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import pyarrow as pa
 from PIL import Image
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr
 
 from pipeline.data.exclusions import Contaminated, Contamination, ExclusionList, exclusion_files
 from pipeline.data.images.folders import locate_image
@@ -72,12 +72,6 @@ class ShardSettings(ChoiceSettings):
     """Images whose perceptual hash differs from that of an image in `data.test` by at most this many of 64 bits are
     excluded."""
     _settled: SettledVerdicts | None = PrivateAttr(None)
-
-    @model_validator(mode="after")
-    def _uses_its_calibration(self) -> Self:
-        if self.calibration and self.confidence != "calibrated":
-            raise ValueError("calibration: only confidence = 'calibrated' uses it; set that, or remove calibration")
-        return self
 
     def planned(self) -> ShardSettings:
         """These settings with the verdicts as they are now. Raises `FatalError` when there is no folder of verdicts."""

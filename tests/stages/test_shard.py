@@ -280,10 +280,7 @@ def test_verdicts_of_which_none_is_on_an_image_of_the_run_are_told_but_not_refus
 def test_verdicts_change_the_key_only_where_the_setting_names_them_and_as_they_were_when_planned(tmp_path):
     without = ShardStage(ShardSettings()).row_settings()
     assert "verdicts" not in without and "calibration" not in without
-    with pytest.raises(ValueError, match="calibration: only confidence = 'calibrated' uses it"):
-        ShardSettings(calibration={"": (1.0, 0.0)})
-    fitted = ShardSettings(confidence="calibrated", calibration={"": (1.0, 0.0)})
-    assert "calibration" in ShardStage(fitted).row_settings()
+    assert ShardStage(ShardSettings(calibration={"": (1.0, 0.0)})).row_settings() != without
     verdicts = VerdictLog(tmp_path)
     verdicts.append([judged("reject")])
     planned = ShardSettings(verdicts=tmp_path).planned()
