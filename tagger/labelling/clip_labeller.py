@@ -59,10 +59,11 @@ class ClipLabeller:
         crops = [_union(image, subject, object_, pixels) for subject, object_ in image.ends]
         features = dict(zip(image.ends, self._crop_features(crops), strict=True))
         scores: dict[tuple[int, str, int], float] = {}
-        for pair in image.pairs:
+        # Several mentions may propose a label, which is scored once.
+        for label, pair in {(p.subject, p.predicate, p.object): p for p in image.pairs}.items():
             related, unrelated = (self._text_feature(text) for text in _texts(image, pair))
             cosines = torch.stack((related, unrelated)) @ features[pair.subject, pair.object]
-            scores[pair.subject, pair.predicate, pair.object] = float((SHARPNESS * cosines).softmax(0)[0])
+            scores[label] = float((SHARPNESS * cosines).softmax(0)[0])
         return Labels([one for one in scored_labels(image.pairs, scores).values() if one.score >= self._floor])
 
     def _crop_features(self, crops: Sequence[Tensor]) -> Tensor:
