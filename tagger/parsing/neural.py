@@ -135,11 +135,14 @@ def _triplet(
 
 
 def _count(caption: str, noun: Place) -> int:
-    """Returns how many a noun means: the number among the two words before it, or as `Triplet` says."""
+    """Returns how many a noun means: the number among the two words before it, or as `Triplet` says.
+
+    The article of "a man's shoes" or "a couple people" is not a plural's.
+    """
     before = takewhile(lambda word: word not in FUNCTION_WORDS, reversed(tokens_of(caption[: noun[0]])[-2:]))
     stated = next((_COUNTS[word] for word in before if word in _COUNTS), None)
     last = WORD.findall(caption[slice(*noun)].lower())[-1]
-    return int(noun_lemma(last) == last) if stated is None else stated
+    return int(noun_lemma(last) == last) if stated in (None, 1) else stated
 
 
 def _find(caption: str, words: str, noun: bool, taken: Sequence[Place] = ()) -> Place | None:
