@@ -64,8 +64,8 @@ class CaptionSettings(PluginSettings):
     num_beams: int = Field(default=3, ge=1, le=32)
     """Number of beams of beam search."""
     merge_draws: bool = False
-    """Merge equal captions of an image, box or pair, with their number as `times`. They support a label as one
-    caption, which lowers its probability."""
+    """Merge equal captions of an image, box or pair, with their number as `times`. Merged captions support a label
+    as one, which lowers its probability."""
     filter: str = file_read("")
     """Folder or hub name of a `BlipForImageTextRetrieval` whose matching head scores every caption (CapFilt). "": no
     filter."""

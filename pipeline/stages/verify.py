@@ -45,6 +45,11 @@ class VerifySettings(LabellerSettings):
         made._kept = kept
         return made
 
+    @property
+    def kept(self) -> ChoiceSettings:
+        """Which labels the run keeps."""
+        return self._kept
+
     def row_settings(self) -> dict[str, Any]:
         """The settings that change opinions, the choice of labels among them."""
         kept = self._kept.model_dump(mode="json", include=set(ChoiceSettings.model_fields))
@@ -80,7 +85,7 @@ class VerifyStage(PluginStage):
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Asks about the labels of each image that has any."""
         tagged = inputs.artifact("relations")
-        kept = judged_labels(tagged.table("relations"), tagged.table("candidates"), self.settings._kept).kept()
+        kept = judged_labels(tagged.table("relations"), tagged.table("candidates"), self.settings.kept).kept()
         rows = [row for row in inputs.table("images").to_pylist() if kept.get(row["image_id"])]
         size = self._opened.image_size
         images = [tagging_image(row, _pairs(kept[row["image_id"]]), size, self.image_folders) for row in rows]
