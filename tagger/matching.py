@@ -1,7 +1,7 @@
 """Maps the nouns of a caption to the box categories of one image, by our rules or the authors'."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -176,7 +176,7 @@ def _aliases() -> dict[str, str]:
 def _synonym_table() -> dict[str, frozenset[str]]:
     """Maps plain names to synonyms; a name of both datasets gets the words of both tables."""
     ours, more = _in_lemmas(COCO), _in_lemmas(OBJECTS365)
-    return {name: ours.get(name, _NOTHING) | more.get(name, _NOTHING) for name in ours.keys() | more.keys()}
+    return {name: ours.get(name, _NOTHING) | more.get(name, _NOTHING) for name in {**ours, **more}}
 
 
 @cache
@@ -231,19 +231,17 @@ def match_by_substrings(span: str, categories: Collection[str], paraphrases: Par
     return matching[-1:]
 
 
-def by_whole_words(surface: str, lemma: str, categories: Collection[str]) -> list[str]:
+def by_whole_words(
+    surface: str, lemma: str, categories: Collection[str], more: Mapping[str, Collection[str]] | None = None
+) -> list[str]:
     """Matches by our rules (`match`), with what the noun as written has before its lemma: "rocking", "stuffed"."""
-    return match(_described(surface, lemma), categories)
-
-
-def _described(surface: str, lemma: str) -> str:
-    return " ".join([*surface.split()[: -len(lemma.split()) or None], lemma])
+    return match(" ".join([*surface.split()[: -len(lemma.split()) or None], lemma]), categories, more)
 
 
 def by_whole_words_and(paraphrases: Paraphrases) -> NounReader:
     """Returns our matching, with the phrases of an external dictionary added to our own synonyms."""
     more = {category: _spelled(map(phrase_lemma, phrases)) for category, phrases in paraphrases.items()}
-    return lambda surface, lemma, categories: match(_described(surface, lemma), categories, more)
+    return partial(by_whole_words, more=more)
 
 
 def by_substrings(paraphrases: Paraphrases) -> NounReader:

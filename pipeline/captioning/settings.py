@@ -64,7 +64,8 @@ class CaptionSettings(PluginSettings):
     num_beams: int = Field(default=3, ge=1, le=32)
     """Number of beams of beam search."""
     merge_draws: bool = False
-    """Merge equal captions of an image, box or pair, with their number as `times`."""
+    """Merge equal captions of an image, box or pair, with their number as `times`. Merged captions support a label
+    as one, which lowers its probability."""
     filter: str = file_read("")
     """Folder or hub name of a `BlipForImageTextRetrieval` whose matching head scores every caption (CapFilt). "": no
     filter."""
@@ -114,6 +115,11 @@ class CaptionSettings(PluginSettings):
             raise ValueError(f"of: {[*self.of]} names one twice")
         if self.captioner == "recorded" and not self.recorded:
             raise ValueError("recorded: name at least one caption file, or set captioner to 'blip'")
+        if self.captioner == "recorded" and self.filter and self.crops:
+            raise ValueError(
+                f"filter: it would compare recorded captions of {[*self.of]} with whole images; set it in the run that "
+                "makes the captions, or of = 'image'"
+            )
         if self.captioner == "lavis" and self.precision == "bfloat16":
             raise ValueError(f"precision: {self.precision} needs captioner 'blip'; 'lavis' supports float32 only")
         if self.captioner == "lavis" and self.device.startswith("cuda"):

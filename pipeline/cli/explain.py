@@ -21,16 +21,16 @@ from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.label_rows import stated_by
 from pipeline.labels.labelled_partitions import (
     candidates,
-    candidates_of_image,
-    dropped_of_image,
     images_with_boxes,
     items_of_image,
     of_image,
     opinions,
     partition_artifacts,
     require_same_boxes,
+    rows_of_image,
 )
 from pipeline.report.formatting import sanitise
+from pipeline.training.settings import fold_of
 from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.open_store import existing_store
@@ -60,7 +60,7 @@ class ImageTrace:
     captioner: Mapping[str, str]
     """Role → digest of a file or folder of the captioner."""
     tagger: str | None
-    """Content digest of the tagger artifact."""
+    """Content digest of the artifact of the tagger that scored the image."""
     labels: Sequence[Mapping[str, Any]]
     """Relations, best first, then those that reviewers added (`score` is None). Each has its `words` (a triplet), its
     `caption`, its pair's `mentions` (candidates), why it is not kept (`not_kept`, None if it is), with the `confidence`
@@ -107,8 +107,9 @@ def trace_of(run: Run, image: str) -> ImageTrace:
     texts, triplets = items_of_image(captioned, "captions", image_id), items_of_image(parsed, "triplets", image_id)
     labels = _labels(run, at.get("tag"), image_id)
     said = opinions(at.get("verify"), at["tag"]) if "tag" in at else {}
+    taggers = at["tag"].manifest.terms["inputs"].get("tagger", ()) if "tag" in at else ()
     mentions: dict[tuple[int, str, int], list[dict[str, Any]]] = {}
-    for pair in candidates_of_image(at.get("tag"), image_id):
+    for pair in items_of_image(at.get("tag"), "candidates", image_id, "pairs"):
         mentions.setdefault(ends_of(pair), []).append(pair)
     return ImageTrace(
         run=run.name,
@@ -116,7 +117,7 @@ def trace_of(run: Run, image: str) -> ImageTrace:
         image=row,
         captions=items_of_image(at.get("caption"), "captions", image_id),
         captioner=at["caption"].manifest.terms["weights"] if "caption" in at else {},
-        tagger=next(iter(at["tag"].manifest.terms["inputs"].get("tagger", [])), None) if "tag" in at else None,
+        tagger=taggers[fold_of(row["dataset"], image_id, len(taggers))] if taggers else None,
         labels=[
             {
                 **label,
@@ -130,7 +131,7 @@ def trace_of(run: Run, image: str) -> ImageTrace:
         ],
         dropped=[
             {**triplets[row["triplet"]], "reason": row["reason"], "value": row["value"]}
-            for row in dropped_of_image(at.get("tag"), image_id)
+            for row in rows_of_image(at.get("tag"), "dropped", image_id)
             if row["triplet"] < len(triplets)
         ],
         shards=[
@@ -250,8 +251,7 @@ def _because(label: Mapping[str, Any]) -> str:
     if not words:
         return ""
     draw = f", draw {label['caption']['draw']}" if label["caption"] else ""
-    other = "" if label["proposed"] else ", stated about a different pair"
-    return f"  from “{_quoted(words)}” (rule {words['rule']}{draw}{other}{_alternatives(label)})"
+    return f"  from “{_quoted(words)}” (rule {words['rule']}{draw}{_alternatives(label)})"
 
 
 def _quoted(words: Mapping[str, Any]) -> str:

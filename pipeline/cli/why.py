@@ -49,11 +49,7 @@ class Why:
 
     def as_json(self) -> dict[str, Any]:
         """The causes as JSON values."""
-        listed = [
-            {"stage": c.stage, "key": c.key, "nearest": c.nearest, "term": c.change.term, "old": c.change.old,
-             "new": c.change.new}
-            for c in self.causes
-        ]  # fmt: skip
+        listed = [{"stage": c.stage, "key": c.key, "nearest": c.nearest, **vars(c.change)} for c in self.causes]
         return {"partition": self.partition, "causes": listed}
 
 
@@ -103,7 +99,8 @@ def reasons_of(run: Run, step: str, partition: str | None = None) -> Iterator[Wh
             beside.setdefault(other.manifest.partition, []).append(other)
     for name, artifact in artifacts.items():
         if partition in (None, name):
-            others = ((len(_differences(other, artifact)), other.key, other) for other in beside.get(name, ()))
+            terms = artifact.manifest.terms
+            others = ((len(changes(other.manifest.terms, terms)), other.key, other) for other in beside.get(name, ()))
             _, _, nearest = min(others, default=(0, "", None))
             yield Why(name, () if nearest is None else tuple(causes_of(run.store, nearest, artifact)))
 
@@ -113,15 +110,11 @@ def causes_of(store: Store, old: Artifact, new: Artifact) -> Iterator[KeyDiffere
     nearest: Artifact | None = old
     current: Artifact | None = new
     while nearest is not None and current is not None:
-        differing = _differences(nearest, current)
+        differing = changes(nearest.manifest.terms, current.manifest.terms)
         if not differing:
             return
         yield KeyDifference(current.manifest.stage, current.key, nearest.key, differing[0])
         nearest, current = _above(store, differing[0], nearest, current)
-
-
-def _differences(old: Artifact, new: Artifact) -> list[Change]:
-    return changes(old.manifest.terms, new.manifest.terms)
 
 
 def _above(store: Store, change: Change, old: Artifact, new: Artifact) -> tuple[Artifact | None, Artifact | None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -68,10 +67,6 @@ class FlatList:
         `rows` may be one more than the table has.
         """
         return np.searchsorted(self.row, np.arange(rows), side="left")
-
-    def by_row(self, rows: int) -> list[slice]:
-        """The slice of items for each of the table's `rows` images."""
-        return [slice(start, end) for start, end in pairwise(self.starts(rows + 1).tolist())]
 
     def xywh(self) -> npt.NDArray[np.float64]:
         """Top-left corner and size of every item, a box (N, 4)."""

@@ -213,13 +213,6 @@ class JudgedLabels:
         return found
 
 
-def kept_labels(
-    relations: pa.Table, candidates: pa.Table, settings: ChoiceSettings, overrides: Overrides | None = None
-) -> KeptLabels:
-    """The labels of a partition's `relations` that `judged_labels` keeps."""
-    return judged_labels(relations, candidates, settings, overrides).kept()
-
-
 def judged_artifact(tagged: Artifact, settings: ChoiceSettings, overrides: Overrides | None = None) -> JudgedLabels:
     """Judges the labels of an artifact of stage `tag` as `judged_labels` does."""
     return judged_labels(tagged.table("relations"), candidates(tagged), settings, overrides)
@@ -378,7 +371,10 @@ def _confidence(labels: FlatList, settings: ChoiceSettings) -> NDArray[np.float6
     else:
         confidence = labels.numbers(name).astype(np.float64)
     if settings.rule != "all" and pc.any(pc.and_(labels.fields.field("proposed"), pc.is_null(posterior))).as_py():
-        raise FatalError(f"shard.rule = {settings.rule!r}: labels have no posteriors; run `tag` again, or use 'all'")
+        raise FatalError(
+            f"shard.rule = {settings.rule!r}: labels have no posteriors, which tag.method = 'prior' and 'naive' don't "
+            "give; run `tag` again with another, or use 'all'"
+        )
     if settings.rule == "posterior":
         # If no mention proposed the label for this pair, no mention can mean it: its posterior is 0.
         confidence = confidence * np.asarray(pc.fill_null(posterior, 0.0), np.float64)

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.labels.flat_list import FlatList
-from pipeline.labels.image_facts import facts_by_image
 from pipeline.labels.kept_labels import UNLIMITED, ChoiceSettings, judged_labels
 from pipeline.labels.label_overrides import Overrides
 from pipeline.labels.labelled_partitions import candidates
@@ -100,11 +99,7 @@ class RuleScores:
 
 RULES: tuple[dict[str, Any], ...] = (
     {"confidence": "probability"},
-    *(
-        {"confidence": measure, "rule": rule}
-        for measure in ("calibrated", "score")
-        for rule in ("all", "best", "posterior")
-    ),
+    *({"confidence": name, "rule": rule} for name in ("calibrated", "score") for rule in ("all", "best", "posterior")),
 )
 """Settings of every rule."""
 _NO_LIMITS = {"threshold": 0.0, "thresholds": {}, "per_pair": None, "max_relations": UNLIMITED}
@@ -210,11 +205,7 @@ class LabelCount:
             with suppress(FatalError):
                 judged = chain.from_iterable(judged_labels(*tables, choice).verdicts() for tables in self._tables)
                 left = [
-                    [
-                        replace(r, score=one.confidence)
-                        for r, one in zip(of_image, judged, strict=False)
-                        if not one.reason
-                    ]
+                    [replace(r, score=j.confidence) for r, j in zip(of_image, judged, strict=False) if not j.reason]
                     for of_image in self._relations
                 ]
                 curve = label_curve(left, self._truth, reachable)
@@ -255,6 +246,19 @@ class LabelCount:
         )
 
 
+def facts_by_image(table: pa.Table, column: str) -> dict[int, set[Fact]]:
+    """Image id → the facts of a nested column, such as the ground-truth `relations` of table `images`.
+
+    Relations without a canonical predicate are left out, and so are images without others.
+    """
+    ids = table["image_id"].to_pylist()
+    found: dict[int, set[Fact]] = {}
+    for row, subject, name, other in FlatList.of(table, column).each("subject", "predicate", "object"):
+        if predicate := canonical(name):
+            found.setdefault(ids[row], set()).add((subject, predicate, other))
+    return found
+
+
 def _pair(row: Mapping[str, Any]) -> Pair:
     # Tables of earlier versions have no mentions: missing fields take their defaults.
     known = {name: value for name, value in row.items() if value is not None}
@@ -273,10 +277,11 @@ def _facts(pairs: Sequence[Pair], least: float = 0.0) -> set[Fact]:
 
 def _by_image(table: pa.Table, column: str, *names: str) -> Mapping[int, Sequence[tuple[Any, ...]]]:
     """Image id → items of a nested column, as tuples of the fields `names`."""
-    items = FlatList.of(table, column)
-    every = list(zip(*map(items.values, names), strict=True))
-    parts = items.by_row(len(table))
-    return {image_id: every[part] for image_id, part in zip(table["image_id"].to_pylist(), parts, strict=True)}
+    ids = table["image_id"].to_pylist()
+    found: dict[int, list[tuple[Any, ...]]] = {image_id: [] for image_id in ids}
+    for row, *values in FlatList.of(table, column).each(*names):
+        found[ids[row]].append(tuple(values))
+    return found
 
 
 Named = tuple[str, str, str]

@@ -43,7 +43,7 @@ class LabelFunnel:
     candidates: int | None = None
     """Proposals of a predicate for a pair of boxes; also None for imported labels without candidates."""
     unproposed: int | None = None
-    """Scored labels that no caption proposes for their pair."""
+    """Scored labels that are no candidates: nothing proposes their predicate for their pair."""
     scored: int | None = None
     """Labels with a score."""
     added: int | None = None
@@ -138,15 +138,13 @@ def partition_tally(
         numbers["triplets"] = len(FlatList.of(parsed.table("triplets"), "triplets"))
         parts["triplets"] = _ungrounded(parsed, tagged)
     if tagged is not None:
-        proposed = FlatList.of(tagged.table("relations"), "relations").values("proposed")
-        alone = proposed.count(False)
+        scored, proposed = _named(tagged.table("relations"), "relations"), _named(candidates(tagged), "pairs")
+        pairs, labels = set(proposed), set(scored)
         if CANDIDATES_FILE in tagged.manifest.files:
-            stated = list(FlatList.of(candidates(tagged), "pairs").each("subject", "object", "predicate"))
-            numbers["candidates"], distinct = len(stated), len(set(stated))
-            below = distinct - (len(proposed) - alone)
-            parts["candidates"] = Counter({REPEATED: len(stated) - distinct, BELOW_FLOOR: below})
+            numbers["candidates"] = len(proposed)
+            parts["candidates"] = Counter({REPEATED: len(proposed) - len(pairs), BELOW_FLOOR: len(pairs - labels)})
         kept = Counter(name for name, reason in zip(predicates, reasons, strict=True) if reason is None)
-        numbers |= {"scored": len(proposed), "unproposed": alone, "added": added, "kept": kept.total()}
+        numbers |= {"scored": len(scored), "unproposed": len(labels - pairs), "added": added, "kept": kept.total()}
         numbers["unexplained"] = int(dropped(tagged) is None)
         parts["scored"] = Counter(reason for reason in reasons if reason is not None)
         parts[_KEPT] = Counter()
@@ -155,6 +153,13 @@ def partition_tally(
     tally = LabelTally({(level, None): number for level, number in numbers.items()})
     tally.update({(level, name): number for level, counts in parts.items() for name, number in counts.items()})
     return tally
+
+
+def _named(table: pa.Table, column: str) -> list[tuple[int, int, int, str]]:
+    """Image id, boxes and predicate of each label or pair of a nested column."""
+    ids = table["image_id"].to_pylist()
+    every = FlatList.of(table, column).each("subject", "object", "predicate")
+    return [(ids[row], subject, object_, predicate) for row, subject, object_, predicate in every]
 
 
 def _uncaptioned(images: pa.Table, captioned: Artifact | None) -> Counter[str]:

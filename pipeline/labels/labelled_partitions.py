@@ -99,27 +99,19 @@ def of_image(table: pa.Table, image_id: int) -> pa.Table:
     return table.filter(pc.field("image_id") == image_id)
 
 
+def rows_of_image(artifact: Artifact | None, table: str, image_id: int) -> list[dict[str, Any]]:
+    """The rows of an image in a table; none without the artifact or the table."""
+    if artifact is None or f"{table}.parquet" not in artifact.manifest.files:
+        return []
+    rows: list[dict[str, Any]] = of_image(artifact.table(table), image_id).to_pylist()
+    return rows
+
+
 def items_of_image(
     artifact: Artifact | None, table: str, image_id: int, column: str | None = None
 ) -> list[dict[str, Any]]:
-    """The items of an image in a table; none without the artifact or a row of the image.
-
-    `column`: the nested column, if not named like the table.
-    """
-    rows = [] if artifact is None else of_image(artifact.table(table), image_id).to_pylist()
-    return [item for row in rows for item in row[column or table] or ()]
-
-
-def dropped_of_image(tagged: Artifact | None, image_id: int) -> list[dict[str, Any]]:
-    """The image's rows of `dropped`; none if they were not recorded."""
-    lost = None if tagged is None else dropped(tagged)
-    return [] if lost is None else of_image(lost, image_id).to_pylist()
-
-
-def candidates_of_image(tagged: Artifact | None, image_id: int) -> list[dict[str, Any]]:
-    """The candidate pairs of an image."""
-    rows = [] if tagged is None else of_image(candidates(tagged), image_id).to_pylist()
-    return [pair for row in rows for pair in row["pairs"] or ()]
+    """The items of an image in a nested column, which has the table's name unless `column` says another."""
+    return [item for row in rows_of_image(artifact, table, image_id) for item in row[column or table] or ()]
 
 
 def opinions(verified: Artifact | None, tagged: Artifact) -> dict[tuple[int, int, int, str], float]:

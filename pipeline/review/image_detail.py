@@ -9,14 +9,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
-from pipeline.labels.labelled_partitions import (
-    LabelledPartition,
-    candidates,
-    candidates_of_image,
-    dropped_of_image,
-    items_of_image,
-    of_image,
-)
+from pipeline.labels.labelled_partitions import LabelledPartition, candidates, items_of_image, of_image, rows_of_image
 from pipeline.labels.verdicts import box4
 from pipeline.review.index import ReviewIndex
 from pipeline.review.labels import Label, labels_of_images
@@ -109,7 +102,8 @@ class ImageDetails:
         triplets = items_of_image(parsed if captioned is part.captioned else None, "triplets", image_id)
         scored = items_of_image(part.tagged, "relations", image_id)
         labels = labels_of_images(self._index, [number])
-        lost = {row["triplet"]: (row["reason"], row["value"]) for row in dropped_of_image(part.tagged, image_id)}
+        dropped = rows_of_image(part.tagged, "dropped", image_id)
+        lost = {row["triplet"]: (row["reason"], row["value"]) for row in dropped}
         return ImageDetail(
             number=number,
             **{name: place[name] for name in ("dataset", "image_id", "uri", "digest", "width", "height")},
@@ -123,7 +117,7 @@ class ImageDetails:
                 for label in labels
                 if label.place < len(scored) and (scored[label.place]["triplet"] or 0) >= 0
             },
-            unscored=[*_unscored(candidates_of_image(part.tagged, image_id), scored)],
+            unscored=[*_unscored(items_of_image(part.tagged, "candidates", image_id, "pairs"), scored)],
             given=[
                 (r["subject"], canonical(r["predicate"]), r["object"])
                 for r in items_of_image(part.images, "images", image_id, "relations")

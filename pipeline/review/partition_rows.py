@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 
 from pipeline.labels.audit_sample import AUDIT_SEED, permanent_numbers_of
 from pipeline.labels.flat_list import FlatList, rows_of
-from pipeline.labels.image_facts import facts_by_image
 from pipeline.labels.kept_labels import ChoiceSettings, judged_artifact
+from pipeline.labels.label_audit import facts_by_image
 from pipeline.labels.label_funnel import partition_tally
 from pipeline.labels.labelled_partitions import LabelledPartition, candidates, opinions, require_same_boxes
 from pipeline.runtime.stage import dataset_of

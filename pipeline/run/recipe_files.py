@@ -121,6 +121,8 @@ def _doubts(recipe: Recipe, read: RecipeValues) -> Iterator[str]:
                 f"{file}: shard.exclude.{number} excludes nothing: no source is named {', '.join(each.datasets)}; "
                 f"sources are {', '.join(sources)}"
             )
+    if recipe.shard.calibration and recipe.shard.confidence != "calibrated":
+        yield f'{file}: shard.calibration has no effect; set shard.confidence = "calibrated" to use it'
     steps = build_steps(recipe)
     if read.origin("data.label") is None and any(step.stage is TagStage and not step.datasets for step in steps):
         yield (

@@ -128,6 +128,7 @@ class Tagger(LabellerPlugin):
 class Clip(LabellerPlugin):
     """Any CLIP of transformers."""
 
+    version = 2
     imports = ("transformers.models.clip.modeling_clip",)
     uses_gpu = True
 

@@ -19,7 +19,7 @@ from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, Probe, decode_image, read_bytes
 from pipeline.data.images.perceptual_hash import DEFAULT_DISTANCE, perceptual_hash, probe_and_hash
 from pipeline.data.images.refs import UprightImage
-from pipeline.labels.kept_labels import UNLIMITED, ChoiceSettings, KeptLabels, kept_labels, naive_labels
+from pipeline.labels.kept_labels import UNLIMITED, ChoiceSettings, KeptLabels, judged_labels, naive_labels
 from pipeline.labels.label_overrides import OVERRIDES_FILE, Overrides, SettledVerdicts, overrides_table, place_overrides
 from pipeline.runtime.logs import log
 from pipeline.runtime.settings import data_file, runtime
@@ -245,13 +245,13 @@ class ShardStage(Stage):
         if (settled := self.settings.settled) is not None:
             packed.override(*place_overrides(settled, inputs.table("images"), relations))
         try:
-            packed.kept = kept = kept_labels(relations, candidates, self.settings, packed.overrides)
+            packed.kept = kept = judged_labels(relations, candidates, self.settings, packed.overrides).kept()
             if (least := self.settings.uncertain) is not None:
                 # Without the limit per image: a label that it leaves out is not evidence against the label.
                 lower = self.settings.model_copy(
                     update={"threshold": least, "thresholds": {}, "max_relations": UNLIMITED}
                 )
-                wider = kept_labels(relations, candidates, lower, packed.overrides)
+                wider = judged_labels(relations, candidates, lower, packed.overrides).kept()
                 packed.uncertain = {n: tuple(r for r in its if r not in kept[n]) for n, its in wider.items()}
         except FatalError as error:
             raise FatalError(f"{inputs.partition}: {error}") from error

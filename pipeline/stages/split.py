@@ -119,20 +119,17 @@ class SplitStage(Stage):
         places = {name: place for place, name in enumerate(names)}
         numbered = [TripletClass(places[s], places[o], places[p]) for s, p, o in every]
         instances = {number: counts[triplet] for number, triplet in zip(numbered, every, strict=True)}
+        method = settings.method
         try:
-            unseen = self._split(settings.method, numbered, instances)
+            if method in PUBLISHED:
+                unseen = published_split(method, numbered)
+            elif settings.positions is not None:
+                unseen = split_of_positions(method, read_positions(settings.positions), numbered)
+            else:
+                unseen = split_by_counts(instances, settings.unseen, rare_first=method == "rare_first")
         except (ValueError, AnnotationError) as error:
-            raise FatalError(f"split.method = {settings.method}: {error}") from error
+            raise FatalError(f"split.method = {method}: {error}") from error
         return frozenset((names[t.subject], names[t.predicate], names[t.object]) for t in unseen)
-
-    def _split(
-        self, method: str, numbered: list[TripletClass], instances: dict[TripletClass, int]
-    ) -> frozenset[TripletClass]:
-        if method in PUBLISHED:
-            return published_split(method, numbered)
-        if self.settings.positions is not None:
-            return split_of_positions(method, read_positions(self.settings.positions), numbered)
-        return split_by_counts(instances, self.settings.unseen, rare_first=method == "rare_first")
 
 
 def _triplets(row: Mapping[str, Any]) -> Iterator[NameTriplet]:

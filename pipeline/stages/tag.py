@@ -29,15 +29,7 @@ from tagger.candidates.grounding import ground
 from tagger.candidates.official import official_candidates
 from tagger.candidates.source import Candidates, CandidateSource
 from tagger.labelling.posteriors import with_probabilities
-from tagger.matching import (
-    AuthorsFileError,
-    NounReader,
-    Paraphrases,
-    by_substrings,
-    by_whole_words,
-    by_whole_words_and,
-    read_paraphrases,
-)
+from tagger.matching import AuthorsFileError, by_substrings, by_whole_words_and, read_paraphrases
 from tagger.pair import Pair
 from tagger.parsing.wordings import WORDINGS
 from tagger.triplet import Triplet
@@ -218,14 +210,7 @@ def open_candidates(settings: CandidateSettings) -> CandidateSource:
         raise FatalError(f"tag: {error}") from error
     return partial(
         official_candidates if settings.enumeration == "official" else ground,
-        nouns=noun_reader(settings, paraphrases),
+        nouns=(by_substrings if settings.matching == "official" else by_whole_words_and)(paraphrases),
         wording=WORDINGS[settings.wording],
         overlapping=settings.overlap,
     )
-
-
-def noun_reader(settings: CandidateSettings, paraphrases: Paraphrases) -> NounReader:
-    """The function that matches nouns to categories."""
-    if settings.matching == "official":
-        return by_substrings(paraphrases)
-    return by_whole_words_and(paraphrases) if paraphrases else by_whole_words

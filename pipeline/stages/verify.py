@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Self
 import pyarrow as pa
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
-from pipeline.labels.kept_labels import ChoiceSettings, kept_labels
+from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
 from pipeline.runtime.chat_endpoint import tokens_taken
 from pipeline.runtime.plugins import PluginStage, RequireName, load_plugin
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress
@@ -85,7 +85,7 @@ class VerifyStage(PluginStage):
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Asks about the labels of each image that has any."""
         tagged = inputs.artifact("relations")
-        kept = kept_labels(tagged.table("relations"), tagged.table("candidates"), self.settings.kept)
+        kept = judged_labels(tagged.table("relations"), tagged.table("candidates"), self.settings.kept).kept()
         rows = [row for row in inputs.table("images").to_pylist() if kept.get(row["image_id"])]
         size = self._opened.image_size
         images = [tagging_image(row, _pairs(kept[row["image_id"]]), size, self.image_folders) for row in rows]

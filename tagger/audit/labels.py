@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -163,25 +163,19 @@ def _scored(relations: Sequence[Sequence[Relation]]) -> dict[_Label, float]:
 
 
 def _curve(scored: dict[_Label, float], facts: set[_Label], reachable: int) -> LabelCurve:
-    points = list(_points(scored, facts))
+    scores = np.array([*scored.values()], np.float64)
+    ranked = np.argsort(-scores)
+    # Each point is after the last label with a score.
+    last = np.flatnonzero(np.diff(scores[ranked], append=-np.inf))
+    right = np.cumsum(np.array([label in facts for label in scored], bool)[ranked])[last]
     return LabelCurve(
         labels=len(scored),
         truths=len(facts),
         reachable=reachable,
-        scores=tuple(score for score, _, _ in points),
-        precision=tuple(right / kept for _, kept, right in points),
-        recall=tuple(right / max(reachable, 1) for _, _, right in points),
+        scores=tuple(scores[ranked][last].tolist()),
+        precision=tuple((right / (last + 1)).tolist()),
+        recall=tuple((right / max(reachable, 1)).tolist()),
     )
-
-
-def _points(scored: dict[_Label, float], facts: set[_Label]) -> Iterator[tuple[float, int, int]]:
-    """Yields (score, labels kept, right labels among them) after each distinct score, highest first."""
-    ranked = sorted(((score, label in facts) for label, score in scored.items()), reverse=True)
-    right = 0
-    for kept, (score, is_right) in enumerate(ranked, start=1):
-        right += is_right
-        if kept == len(ranked) or ranked[kept][0] != score:
-            yield score, kept, right
 
 
 @dataclass(frozen=True)

@@ -71,24 +71,20 @@ def ground(
         mention.stated[caption] = mention.stated.get(caption, 0) + _stated(triplet)
         mention.subject_attributes.update(triplet.subject_attributes)
         mention.object_attributes.update(triplet.object_attributes)
-    pairs_of_mentions = [
-        Pair(subject, object_, predicate, mention.triplets[0], len(mention.pairs), number, prior, len(mention.triplets))
-        for number, ((predicate, *_), mention) in enumerate(mentions.items())
-        for (subject, object_), prior in zip(mention.pairs, _priors(mention, boxes), strict=True)
-    ]
-    return Candidates(pairs_of_mentions, lost)
+    found: list[Pair] = []
+    for number, ((predicate, *_), m) in enumerate(mentions.items()):
+        # Captions repeat each other, so counts are not added across them.
+        stated = max(m.stated.values())
+        priors = pair_priors(m.pairs, boxes, stated, m.subject_attributes, m.object_attributes)
+        for ends, prior in zip(m.pairs, priors, strict=True):
+            found.append(Pair(*ends, predicate, m.triplets[0], len(m.pairs), number, prior, len(m.triplets)))
+    return Candidates(found, lost)
 
 
 def _stated(triplet: Triplet) -> int:
     """Number of pairs that a triplet states: 2 for "two men on horses"; "next to each other" counts both directions."""
     subjects, objects = triplet.subject_count or SEVERAL, triplet.object_count or SEVERAL
     return subjects * (subjects - 1) if triplet.rule == "reciprocal" and subjects > 1 else max(subjects, objects)
-
-
-def _priors(mention: _Mention, boxes: Sequence[Box]) -> list[float]:
-    # Captions repeat each other, so counts are not added across them.
-    stated = max(mention.stated.values())
-    return pair_priors(mention.pairs, boxes, stated, mention.subject_attributes, mention.object_attributes)
 
 
 def _indices_by_category(boxes: Sequence[Box]) -> dict[str, list[int]]:

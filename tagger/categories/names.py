@@ -14,7 +14,8 @@ def without_case(name: str) -> str:
 
 
 def _phrases_by_name(table: str) -> dict[str, tuple[str, ...]]:
-    return {name: phrases(listed) for name, listed in _TABLES[table].items()}
+    alone = dict.fromkeys(phrases(_TABLES.get(f"{table}_names", "")), "")
+    return {name: phrases(listed) for name, listed in {**alone, **_TABLES[table]}.items()}
 
 
 COCO, OBJECTS365, HYPERNYMS = map(_phrases_by_name, ("coco", "objects365", "hypernyms"))

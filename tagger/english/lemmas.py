@@ -50,7 +50,7 @@ def _lemminflect() -> ModuleType:
     return lemminflect  # type: ignore[no-any-return]
 
 
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 # Words that lemminflect reads in another sense than captions: eyewear is not a drinking glass.
 _OVERRIDES = {
@@ -96,7 +96,7 @@ def noun_lemma(word: str) -> str:
 @lru_cache(maxsize=1 << 15)
 def phrase_lemma(phrase: str) -> str:
     """Returns a noun phrase or category name in lower case, its last word singular ("Stop_Signs" gives "stop sign")."""
-    tokens = _WORD.findall(phrase.replace("_", " ").lower())
+    tokens = WORD.findall(phrase.replace("_", " ").lower())
     if not tokens:
         return ""
     head = "glass" if tokens[-1] == "glasses" and tokens[-2:-1] and tokens[-2] in _DRINKS else noun_lemma(tokens[-1])

@@ -27,7 +27,8 @@ _COMMON_STRENGTH, _STACK_STRENGTH = 10.0, 30.0
 """How strongly the common line is pulled towards the scores as they are, and the weights of a stack to the defaults."""
 USUAL_SUPPORT = 2
 """Support at which captions contribute nothing. Held-out images have no captions and stand for the usual."""
-_EDGE = 1e-6
+EDGE = 1e-6
+"""Minimum distance of probabilities from 0 and 1."""
 
 Numbers = NDArray[np.float64]
 
@@ -53,8 +54,8 @@ def features(probability: float, prior: float, posterior: float, support: int) -
     """Returns the features of a label, which a stack weighs: its calibrated probability, and those of its candidate."""
     return Parts(
         _logit(probability),
-        math.log(max(prior, _EDGE)),
-        math.log(max(posterior, _EDGE)),
+        math.log(max(prior, EDGE)),
+        math.log(max(posterior, EDGE)),
         math.log(max(support, 1) / USUAL_SUPPORT),
     )
 
@@ -186,7 +187,7 @@ def _fitted(columns: Numbers, right: Numbers, near: Numbers, strength: float) ->
 
 
 def _logits(scores: Numbers) -> Numbers:
-    kept = np.clip(scores, _EDGE, 1 - _EDGE)
+    kept = np.clip(scores, EDGE, 1 - EDGE)
     logits: Numbers = np.log(kept) - np.log1p(-kept)
     return logits
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
 from tagger.labelling.labeller import CACHE_LIMIT
+from tagger.labelling.posteriors import scored_labels
 from tagger.labelling.tagging_image import Labels, Problem, TaggingImage
 from tagger.pair import Pair
-from tagger.relation import Relation
 
 SHARPNESS = 100.0
 """Scale of the cosines in the softmax, as in the training of the released CLIP models."""
@@ -56,21 +56,15 @@ class ClipLabeller:
         pixels = image.load()
         if isinstance(pixels, Problem):
             return Labels(problem=pixels)
-        candidates: dict[tuple[int, int, str], Pair] = {}
-        for pair in image.pairs:
-            candidates.setdefault((pair.subject, pair.object, pair.predicate), pair)
-        ends = sorted({(subject, object_) for subject, object_, _ in candidates})
-        crops = [_union(image, subject, object_, pixels) for subject, object_ in ends]
-        features = dict(zip(ends, self._crop_features(crops), strict=True))
-        relations = []
-        for pair in candidates.values():
+        crops = [_union(image, subject, object_, pixels) for subject, object_ in image.ends]
+        features = dict(zip(image.ends, self._crop_features(crops), strict=True))
+        scores: dict[tuple[int, str, int], float] = {}
+        # Several mentions may propose a label, which is scored once.
+        for label, pair in {(p.subject, p.predicate, p.object): p for p in image.pairs}.items():
             related, unrelated = (self._text_feature(text) for text in _texts(image, pair))
             cosines = torch.stack((related, unrelated)) @ features[pair.subject, pair.object]
-            score = float((SHARPNESS * cosines).softmax(0)[0])
-            if score >= self._floor:
-                stated = pair.triplet >= 0
-                relations.append(Relation(pair.subject, pair.object, pair.predicate, score, stated, pair.triplet))
-        return Labels(relations)
+            scores[label] = float((SHARPNESS * cosines).softmax(0)[0])
+        return Labels([one for one in scored_labels(image.pairs, scores).values() if one.score >= self._floor])
 
     def _crop_features(self, crops: Sequence[Tensor]) -> Tensor:
         """Returns N×D, the unit features of the crops."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from tagger.box import Box
 from tagger.categories.names import without_case
 from tagger.english.predicates import canonical
-from tagger.labelling.posteriors import distinct_labels
+from tagger.labelling.posteriors import scored_labels
 from tagger.labelling.tagging_image import TaggingImage
 from tagger.relation import Relation
 
@@ -53,8 +53,7 @@ def questions_of(
     `usual`: subject → object → predicates, most frequent first; categories without case (`without_case`). With
     `each_label`, every label is a question of its own.
     """
-    ends = sorted({(pair.subject, pair.object) for pair in image.pairs})
-    for subject, object_ in ends:
+    for subject, object_ in image.ends:
         own = list(dict.fromkeys(p.predicate for p in image.pairs if (p.subject, p.object) == (subject, object_)))
         if not each_label:
             named = {canonical(name) for name in own}
@@ -149,15 +148,11 @@ def relations_of(
     `answers`: the probability of each choice of each question.
     """
     scores = {
-        (question.subject, question.object, name): score
+        (question.subject, name, question.object): score
         for question, choices in zip(questions, answers, strict=True)
         for name, score in zip(question.predicates, choices[1:], strict=True)
     }
-    stated = [
-        Relation(p.subject, p.object, p.predicate, scores[p.subject, p.object, p.predicate], p.triplet >= 0, p.triplet)
-        for p in image.pairs
-    ]
-    labels = distinct_labels(stated, image.pairs)
-    for (subject, object_, predicate), score in scores.items():
+    labels = scored_labels(image.pairs, scores)
+    for (subject, predicate, object_), score in scores.items():
         labels.setdefault((subject, object_, predicate), Relation(subject, object_, predicate, score, False, -1))
     return [one for one in labels.values() if one.score >= floor]

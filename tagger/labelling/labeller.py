@@ -36,7 +36,6 @@ FLOOR = 0.05
 CACHE_LIMIT = 20_000
 """Number of cached strings beyond the fixed lists; when the cache is full, it is cleared."""
 NOT_A_NUMBER = "score is not a number"
-MISSING_BOX = "candidate names a missing box"
 
 Ends = tuple[int, int]
 """(subject, object) box indices"""
@@ -85,13 +84,13 @@ class TaggerLabeller:
         """Returns the labels of each image that reach the floor: candidates first, in their order.
 
         A relation that no caption proposes for its pair (scope "image") has `proposed` False and no triplet. Images
-        without candidates are not loaded. An image gets a problem instead of labels when its scores are not numbers, it
-        can't be read, or its candidates name missing boxes. `progress` is called with the number of images done.
+        without candidates are not loaded. An image gets a problem instead of labels when its scores are not numbers or
+        it can't be read. `progress` is called with the number of images done.
 
         Raises ValueError when pixels do not have the announced shape.
         """
-        all_labels = [Labels(problem=_missing_box(image)) for image in images]
-        waiting = [i for i, image in enumerate(images) if image.pairs and all_labels[i].problem is None]
+        all_labels = [Labels() for _ in images]
+        waiting = [position for position, image in enumerate(images) if image.pairs]
         done = len(images) - len(waiting)
         chunks = list(self._chunks(images, waiting))
         with torch.inference_mode(), self._casting(), ThreadPoolExecutor(1) as pool:
@@ -145,7 +144,7 @@ class TaggerLabeller:
         """Labels images of one shape. Raises FloatingPointError when any score is not a number."""
         lists = [self._list_of(image) for image in images]
         encoded = self._encode(lists, pixels)
-        ends = [_box_pairs(image) for image in images]
+        ends = [image.ends for image in images]
         scored: list[tuple[Part, Tensor]] = []
         for parts in pack([len(pairs) for pairs in ends], self._tagger.config.pairs, self._pairs_together):
             queries = _queries(images, lists, ends, parts, self._device)
@@ -282,14 +281,6 @@ def pack(counts: Sequence[int], group: int, most: int) -> Iterator[list[Part]]:
             yield classes[size][start : start + together]
 
 
-def _missing_box(image: TaggingImage) -> Problem | None:
-    for pair in image.pairs:
-        if not (0 <= pair.subject < len(image.boxes) and 0 <= pair.object < len(image.boxes)):
-            value = f"{pair.subject} {pair.predicate} {pair.object}, of {len(image.boxes)} boxes"
-            return Problem(MISSING_BOX, value)
-    return None
-
-
 def _load(images: Sequence[TaggingImage], positions: Iterable[int]) -> list[Tensor | Problem]:
     loaded = [(images[position], images[position].load()) for position in positions]
     for image, pixels in loaded:
@@ -365,11 +356,6 @@ def _queries(
         valid[row, :length] = True
     tensors = (subject_boxes, object_boxes, subject_labels, object_labels, valid)
     return PairQueries(*(tensor.to(device, non_blocking=True) for tensor in tensors))
-
-
-def _box_pairs(image: TaggingImage) -> list[Ends]:
-    """Returns the distinct (subject, object) box indices of the candidates, sorted."""
-    return sorted({(pair.subject, pair.object) for pair in image.pairs})
 
 
 def _cxcywh(box: Box, image: TaggingImage) -> tuple[float, float, float, float]:

@@ -1,10 +1,10 @@
 """Posteriors of labels among the pairs that their mentions may mean, and the probabilities that follow from them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from tagger.labelling.calibration import USUAL_SUPPORT, Stack, features
+from tagger.labelling.calibration import EDGE, USUAL_SUPPORT, Stack, features
 from tagger.pair import NO_MENTION, Pair, shares
 from tagger.relation import Relation
 
@@ -38,6 +38,12 @@ def with_probabilities(relations: Sequence[Relation], pairs: Sequence[Pair], sta
     return found
 
 
+def scored_labels(pairs: Sequence[Pair], scores: Mapping[_Label, float]) -> dict[tuple[int, int, str], Relation]:
+    """Returns `distinct_labels` of an image's candidates with these scores, which are probabilities."""
+    stated = [Relation(p.subject, p.object, p.predicate, scores[_label(p)], p.triplet >= 0, p.triplet) for p in pairs]
+    return distinct_labels(stated, pairs)
+
+
 def distinct_labels(stated: Sequence[Relation], pairs: Sequence[Pair]) -> dict[tuple[int, int, str], Relation]:
     """Returns the labels of an image's candidates by subject, object and predicate, with posteriors.
 
@@ -51,10 +57,6 @@ def distinct_labels(stated: Sequence[Relation], pairs: Sequence[Pair]) -> dict[t
         if posterior is not None and (known.posterior is None or posterior > known.posterior):
             labels[one.subject, one.object, one.predicate] = replace(known, posterior=posterior)
     return labels
-
-
-LEAST = 1e-6
-"""Minimum distance of probabilities from 0 and 1."""
 
 
 def posteriors(pairs: Sequence[Pair], probabilities: Sequence[float]) -> list[float | None]:
@@ -71,12 +73,12 @@ def posteriors(pairs: Sequence[Pair], probabilities: Sequence[float]) -> list[fl
     for mention, places in mentions.items():
         if mention == NO_MENTION:
             continue
-        weights = [max(pairs[place].prior, LEAST) * _odds(probabilities[place]) for place in places]
+        weights = [max(pairs[place].prior, EDGE) * _odds(probabilities[place]) for place in places]
         for place, share in zip(places, shares(weights, math.fsum(pairs[p].prior for p in places)), strict=True):
             found[place] = share
     return found
 
 
 def _odds(probability: float) -> float:
-    kept = min(max(probability, LEAST), 1 - LEAST)
+    kept = min(max(probability, EDGE), 1 - EDGE)
     return kept / (1 - kept)

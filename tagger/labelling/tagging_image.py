@@ -37,6 +37,11 @@ class TaggingImage:
     shape: tuple[int, int]
     load: Callable[[], Tensor | Problem]
 
+    @property
+    def ends(self) -> list[tuple[int, int]]:
+        """The distinct (subject, object) box indices of the pairs, sorted."""
+        return sorted({(pair.subject, pair.object) for pair in self.pairs})
+
 
 @dataclass(frozen=True)
 class Labels:

@@ -20,7 +20,7 @@ from tagger.parsing.implied import (
     reading,
 )
 from tagger.parsing.layer import Layer
-from tagger.parsing.tree import NO_LINK, PART_NOUNS, Mention, Mentions, Phrase, Phrases, Subjects
+from tagger.parsing.tree import NO_LINK, PART_NOUNS, Mention, Mentions, Phrase, Subjects, is_part_noun, phrases_behind
 from tagger.triplet import Triplet
 
 # Prepositions that still relate subject and object when the verb's own object or another phrase comes between.
@@ -59,7 +59,6 @@ class Extraction:
         self.mentions = Mentions(doc)
         if layer is not None:
             self.mentions.forms = layer.forms(doc, self.mentions)
-        self._phrases = Phrases(doc)
         self._subjects = Subjects(self.mentions)
         self._mentioned: dict[int, Mention] = {}
         self.found: dict[tuple[int, int, str], Triplet] = {}
@@ -71,7 +70,7 @@ class Extraction:
         for token in self.doc:
             if token.pos_ in ("VERB", "AUX"):
                 self._verb(token)
-            elif self.mentions.is_noun(token) and not self._phrases.is_part_noun(token):
+            elif self.mentions.is_noun(token) and not is_part_noun(token):
                 self._noun(token)
         self._adjacent_mentions()
         if self._layer is not None:
@@ -90,7 +89,7 @@ class Extraction:
 
     def nouns(self) -> list[Token]:
         """Returns the nouns that may be subjects and objects, in order."""
-        nouns = (t for t in self.doc if self.mentions.is_noun(t) and not self._phrases.is_part_noun(t))
+        nouns = (t for t in self.doc if self.mentions.is_noun(t) and not is_part_noun(t))
         return [t for t in nouns if not self.mentions.is_transparent(t)]
 
     def is_open(self, pronoun: Token) -> bool:
@@ -138,7 +137,7 @@ class Extraction:
         """Adds "hit with" for "hits a ball with a bat", beside "with", which the caption states."""
         if verb_lemma(verb.lower_) not in _WITH_TOOLS or not self._direct_objects(verb):
             return
-        for phrase in self._phrases.behind(verb):
+        for phrase in phrases_behind(verb):
             if phrase.object is None or self.doc[phrase.start].lower_ != "with" or phrase.end != phrase.start + 1:
                 continue
             tools = [tool for tool in self._objects(phrase.object) if not self.mentions.is_animate(tool)]
@@ -169,7 +168,7 @@ class Extraction:
         objects = [] if is_copula else self._direct_objects(verb)
         self._emit(subjects, self._verb_range(verb), objects, "verb-object")
         self._stranded(verb, subjects, is_copula)
-        for phrase in self._phrases.behind(verb):
+        for phrase in phrases_behind(verb):
             if phrase.object is not None and self._is_means(phrase, phrase.object):
                 self._linked.add(phrase.object.i)
                 continue
@@ -191,7 +190,7 @@ class Extraction:
     def _noun(self, noun: Token) -> None:
         transparent = self.mentions.is_transparent(noun)
         doers = self._doers(noun)
-        for phrase in self._phrases.behind(noun):
+        for phrase in phrases_behind(noun):
             if transparent and self.doc[phrase.start].lower_ == "of":
                 continue
             if phrase.object is not None and self._is_agent_behind(noun, phrase, phrase.object):
@@ -246,7 +245,9 @@ class Extraction:
             return
         objects = self.mentions.referents(front)
         prepositions = [child for child in verb.rights if child.dep_ in ("prep", "prt", "advmod")]
-        before = next((child for child in verb.lefts if child.dep_ == "prep" and self._governs_relative(child)), None)
+        # The "on" of "the sand on which she walks"
+        governing = (child for child in verb.lefts if any(map(self.mentions.is_relative, child.rights)))
+        before = next((child for child in governing if child.dep_ == "prep"), None)
         if before is not None:
             self._emit(subjects, (verb.i, verb.i + 1), objects, "relative-object", f"{verb.text} {before.text}")
         elif not prepositions and not is_copula:
@@ -254,10 +255,6 @@ class Extraction:
         elif len(prepositions) == 1 and prepositions[0].i == verb.i + 1 and not list(prepositions[0].rights):
             start = verb.i + is_copula
             self._emit(subjects, (start, verb.i + 2), objects, "relative-object")
-
-    def _governs_relative(self, preposition: Token) -> bool:
-        """Whether it is the "on" of "the sand on which she walks"."""
-        return any(map(self.mentions.is_relative, preposition.rights))
 
     def _fronted(self, verb: Token) -> Token | None:
         own = [child for child in verb.lefts if child.dep_ in _SUBJECTS and not self.mentions.is_relative(child)]
@@ -344,7 +341,7 @@ class Extraction:
                     continue
                 lemmas = self.mentions.lemma(subject), self.mentions.lemma(object_)
                 is_known = lemmas[1] in before if subject != subjects[-1] else before and lemmas[0] == lemmas[1]
-                if is_known and not _is_other(object_):
+                if is_known and not any(child.lower_ in ("another", "other") for child in object_.lefts):
                     continue
                 self._linked.add(object_.i)
                 implied = reading(words, *lemmas)
@@ -388,7 +385,7 @@ class Extraction:
         nouns = [
             token
             for token in self.doc
-            if self.mentions.is_noun(token) and token.dep_ not in _INNER and not self._phrases.is_part_noun(token)
+            if self.mentions.is_noun(token) and token.dep_ not in _INNER and not is_part_noun(token)
         ]
         for left, right in pairwise(nouns):
             if right.dep_ in ("conj", "nsubj", "nsubjpass"):
@@ -396,12 +393,9 @@ class Extraction:
             if any(referent.i in self._linked for referent in (right, *self.mentions.referents(right))):
                 continue
             predicate = self._plain_predicate(left.i + 1, self.mentions.span(right)[0])
-            if predicate is not None and not self._are_linked(left, right):
+            if predicate is not None and not any({*ends} == {left.i, right.i} for *ends, _ in self.found):
                 subject = self._subjects.capable_subject(left, self.doc[predicate[0]])
                 self._emit(self.mentions.referents(subject), predicate, self.mentions.referents(right), "adjacent")
-
-    def _are_linked(self, left: Token, right: Token) -> bool:
-        return any({subject, object_} == {left.i, right.i} for subject, object_, _ in self.found)
 
     def _plain_predicate(self, start: int, end: int) -> tuple[int, int] | None:
         if any(map(self.mentions.is_doubted, self.doc[start:end])):
@@ -415,7 +409,3 @@ class Extraction:
         if not all(word.pos_ in ("ADP", "PART", "SCONJ") or word.lower_ in PART_NOUNS | {"next"} for word in tail):
             return None
         return start, end
-
-
-def _is_other(noun: Token) -> bool:
-    return any(child.lower_ in ("another", "other") for child in noun.lefts)

@@ -210,13 +210,8 @@ def relation_choices(
     related: Iterable[NounPair], rewordings: Rewordings
 ) -> tuple[list[NounPair], list[list[Option]], Features]:
     """Returns the pairs that have options, these, and their features."""
-    kept, choices, ids, owners, values = (
-        list[NounPair](),
-        list[list[Option]](),
-        list[tuple[int, ...]](),
-        list[int](),
-        [],
-    )
+    kept, choices, ids = list[NounPair](), list[list[Option]](), list[tuple[int, ...]]()
+    owners, values = list[int](), list[list[int]]()
     for pair in related:
         options = _options(pair, rewordings)
         if not options:

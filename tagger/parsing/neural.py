@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from tagger.english.lemmas import noun_lemma, phrase_lemma, verb_lemma
+from tagger.english.lemmas import WORD, noun_lemma, phrase_lemma, verb_lemma
 from tagger.english.predicates import canonical
-from tagger.english.words import DETERMINERS, FUNCTION_WORDS
+from tagger.english.words import DETERMINERS, FUNCTION_WORDS, NUMBERS, SEVERAL, tokens_of
 from tagger.parsing.parser import refusal
 from tagger.triplet import Triplet
 
@@ -18,8 +19,8 @@ PROMPT = "Generate Scene Graph: "
 """Prompt that the models of FactualSceneGraph were trained with."""
 
 _FACT = re.compile(r"\(([^()]*)\)")
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _ATTRIBUTE = "is"
+_COUNTS = {**dict.fromkeys(SEVERAL, 0), **NUMBERS}
 
 Place = tuple[int, int]
 """Character range of the caption, end exclusive."""
@@ -36,7 +37,7 @@ class NeuralParser:
     has its nouns and predicate, by lemma and at separate positions; attributes go to the nouns that they describe.
     """
 
-    def __init__(self, folder: Path, batch_size: int = 32, longest: int = 200, prompt: str = PROMPT) -> None:
+    def __init__(self, folder: Path, batch_size: int = 32, longest: int = 200) -> None:
         """`longest`: maximum number of tokens of a graph. Raises NeuralParserError when the folder cannot be used."""
         if not folder.is_dir():
             raise NeuralParserError(
@@ -49,7 +50,7 @@ class NeuralParser:
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise NeuralParserError(f"{folder}: {error}; name a sequence-to-sequence model of transformers") from error
         self._model = model.eval()
-        self._batch_size, self._longest, self._prompt = batch_size, longest, prompt
+        self._batch_size, self._longest = batch_size, longest
         self.unsupported_facts = 0
         """Number of facts that were ignored because the caption lacks their words."""
 
@@ -60,12 +61,14 @@ class NeuralParser:
         """
         distinct = [caption for caption in dict.fromkeys(captions) if refusal(caption) is None]
         graphs = dict(self._written(distinct))
-        return [self._licensed(caption, graphs[caption]) if caption in graphs else [] for caption in captions]
+        read = [supported_triplets(caption, graphs.get(caption, "")) for caption in captions]
+        self.unsupported_facts += sum(unsupported for _, unsupported in read)
+        return [triplets for triplets, _ in read]
 
     def _written(self, captions: Sequence[str]) -> Iterator[tuple[str, str]]:
         by_length: dict[int, list[tuple[str, list[int]]]] = {}
         for caption in captions:
-            tokens = self._tokenizer(self._prompt + caption.lower(), truncation=True, max_length=512)["input_ids"]
+            tokens = self._tokenizer(PROMPT + caption.lower(), truncation=True, max_length=512)["input_ids"]
             by_length.setdefault(len(tokens), []).append((caption, tokens))
         for members in by_length.values():
             for start in range(0, len(members), self._batch_size):
@@ -80,11 +83,6 @@ class NeuralParser:
                     )
                 texts = self._tokenizer.batch_decode(written, skip_special_tokens=True)
                 yield from zip((caption for caption, _ in batch), texts, strict=True)
-
-    def _licensed(self, caption: str, graph: str) -> list[Triplet]:
-        triplets, refused = supported_triplets(caption, graph)
-        self.unsupported_facts += refused
-        return triplets
 
 
 def supported_triplets(caption: str, graph: str) -> tuple[list[Triplet], int]:
@@ -129,19 +127,32 @@ def _triplet(
         object_start=object_place[0],
         object_end=object_place[1],
         rule=RULE,
+        subject_count=_count(caption, subject_place),
+        object_count=_count(caption, object_place),
         subject_attributes=tuple(attributes.get(lemmas[0], ())),
         object_attributes=tuple(attributes.get(lemmas[1], ())),
     )
 
 
+def _count(caption: str, noun: Place) -> int:
+    """Returns how many a noun means: the number among the two words before it, or as `Triplet` says.
+
+    The article of "a man's shoes" or "a couple people" is not a plural's.
+    """
+    before = takewhile(lambda word: word not in FUNCTION_WORDS, reversed(tokens_of(caption[: noun[0]])[-2:]))
+    stated = next((_COUNTS[word] for word in before if word in _COUNTS), None)
+    last = WORD.findall(caption[slice(*noun)].lower())[-1]
+    return int(noun_lemma(last) == last) if stated in (None, 1) else stated
+
+
 def _find(caption: str, words: str, noun: bool, taken: Sequence[Place] = ()) -> Place | None:
     """Finds where the caption has the words in sequence, by lemma, outside of `taken`; ignores articles."""
     lemma = noun_lemma if noun else _predicate_lemma
-    wanted = [lemma(word) for word in _WORD.findall(words.lower()) if word not in DETERMINERS]
+    wanted = [lemma(word) for word in WORD.findall(words.lower()) if word not in DETERMINERS]
     tokens = [
         (lemma(match.group()), match.span())
         # Lower case may be longer, which would move places.
-        for match in _WORD.finditer(caption.lower() if len(caption.lower()) == len(caption) else caption)
+        for match in WORD.finditer(caption.lower() if len(caption.lower()) == len(caption) else caption)
         if match.group() not in DETERMINERS
     ]
     for start in range(len(tokens) - len(wanted) + 1 if wanted else 0):

@@ -5,7 +5,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
@@ -107,6 +107,9 @@ class PartsOfSpeech:
                 self._known[key] = token.pos
 
 
+_parts_of_speech = cache(PartsOfSpeech)
+
+
 def _patterns(parser: Language) -> Iterator[tuple[list[dict[str, Any]], int]]:
     """Yields the patterns that decide a part of speech, each with the position of the token that it applies to."""
     ruler: Any = parser.get_pipe(RULER)
@@ -120,13 +123,9 @@ def _tokens(parser: Language) -> Iterator[dict[str, Any]]:
     return (token for pattern, _ in _patterns(parser) for token in pattern)
 
 
-def _words(token: dict[str, Any]) -> Iterator[str]:
-    asked = token.get("LOWER", ())
-    if isinstance(asked, str):
-        yield asked
-    elif isinstance(asked, dict):
-        for words in asked.values():
-            yield from words
+def _words(token: dict[str, Any]) -> Iterable[str]:
+    asked = token.get("LOWER", {})
+    return [asked] if isinstance(asked, str) else chain.from_iterable(asked.values())
 
 
 @cache
@@ -197,11 +196,6 @@ def trees(texts: Iterable[str], parser: Language) -> Iterator[Doc]:
         repair(document)
         separate_clauses(document)
         yield document
-
-
-@cache
-def _parts_of_speech(parser: Language) -> PartsOfSpeech:
-    return PartsOfSpeech(parser)
 
 
 def _sentence(caption: str) -> str:

@@ -76,7 +76,8 @@ def repair(doc: Doc) -> None:
         elif _is_split_list(token):
             token.dep_ = "conj"
         elif _is_hidden_object(token):
-            _make_object(token)
+            preposition = token.left_edge.nbor(-1)
+            preposition.dep_, token.head, token.dep_ = "prep", preposition, "pobj"
         elif _is_split_name(token, before) or _is_split_compound(token, before):
             _make_head(token, before)
         elif _is_about_it(token, before):
@@ -314,11 +315,6 @@ def _is_hidden_object(token: Token) -> bool:
     preposition = token.left_edge.nbor(-1)
     labels = ("prep", "prt") if token.dep_ == "npadvmod" else ("prep",)
     return preposition.dep_ in labels and preposition.head == token.head and not list(preposition.children)
-
-
-def _make_object(token: Token) -> None:
-    preposition = token.left_edge.nbor(-1)
-    preposition.dep_, token.head, token.dep_ = "prep", preposition, "pobj"
 
 
 def _is_split_name(token: Token, before: Token) -> bool:

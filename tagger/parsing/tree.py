@@ -14,13 +14,19 @@ from tagger.english.words import GARMENTS, NUMBERS, SEVERAL, names_more, words
 if TYPE_CHECKING:
     from spacy.tokens import Doc, Token
 
-# "a group of people" is people, "a close up of a dog" is a dog.
-_TRANSPARENT = words(
-    "group bunch pair couple herd flock pack crowd lot number variety assortment collection row line pile stack "
-    "team set piece slice type kind close closeup picture photo photograph image view shot portrait painting "
-    "dozen hundred part patch bit chunk cluster clump bunch bouquet bundle roll range layer droplet drop pane hint "
-    "pad sheet strip string series array mass heap pack mound half body game match ball bag pitcher trio duo stalk bed"
+# "a group of people" is people, and "a herd of sheep" several sheep.
+_GATHERINGS = words(
+    "group bunch herd flock pack crowd lot variety assortment collection row line pile stack team dozen hundred "
+    "cluster clump bouquet bundle string series array mass heap mound"
 )
+# "a close up of a dog" is a dog.
+_TRANSPARENT = _GATHERINGS | words(
+    "pair couple number set piece slice type kind close closeup picture photo photograph image view shot portrait "
+    "painting part patch bit chunk roll range layer droplet drop pane hint pad sheet strip half body game match ball "
+    "bag pitcher trio duo stalk bed"
+)
+# How many people a singular means.
+_PEOPLE_TOGETHER = {"couple": 2, **dict.fromkeys(words("family crowd audience choir crew squad mob gang orchestra"), 0)}
 # "a statue of a dog" is no dog.
 _DEPICTIONS = words("statue sculpture figurine painting drawing sketch portrait poster mural carving sticker logo")
 _PERSONAL = words("it him her them itself himself herself themselves")
@@ -36,6 +42,8 @@ _GUESSES = words(
 )
 _SEEMING = words("appear appears appeared seem seems seemed")
 _DESCRIBING = ("amod", "compound", "nmod")
+# Labels of words that open a phrase before its preposition: "next" in "next to".
+_OPENING = ("advmod", "acomp", "amod", "prt", "oprd", "acl")
 _BESIDE = words("to near beside by behind")
 _PREMODIFIERS = words("det amod compound nummod poss nmod predet quantmod case")
 
@@ -122,7 +130,8 @@ class Mentions:
             return self.lemma(named)
         if token.pos_ == "PRON":
             return _UNNAMED.get(token.lower_, "person")
-        counted = any(child.dep_ == "nummod" for child in token.lefts) or self._is_followed_by_of(token)
+        is_before_of = self._doc[token.i + 1 : token.i + 2].text == "of"
+        counted = is_before_of or any(child.dep_ == "nummod" for child in token.lefts)
         phrase = "glass" if token.lower_ == "glasses" and counted else token.lower_
         position = token.i - 1
         while position >= 0:
@@ -143,22 +152,24 @@ class Mentions:
         return named if one.pos_ == "NOUN" else None
 
     def count(self, token: Token) -> int:
-        """Returns how many the noun means: its number word, 1 for a singular, 0 for a plural without a number."""
+        """Returns how many the noun means: its number word, 1 for a singular, 0 for several without a number."""
         if token.i in self._named:
             return self._named[token.i].count
+        if token.lower_ in _PEOPLE_TOGETHER:
+            return _PEOPLE_TOGETHER[token.lower_]
         for child in token.lefts:
             if child.lower_ in NUMBERS:
                 return NUMBERS[child.lower_]
             if child.dep_ == "nummod" and child.text.isdecimal() and len(child.text) < 4:
                 return int(child.text)
-        if token.dep_ == "pobj" and token.head.lower_ == "of":
-            holder = noun_lemma(token.head.head.lower_)
-            if holder == "couple" or (holder == "pair" and self.is_animate(token)):
-                return 2
-            if holder in NUMBERS:
-                return NUMBERS[holder]
-        is_several = token.tag_ in ("NNS", "NNPS") or any(child.lower_ in SEVERAL for child in token.lefts)
-        return 0 if is_several else 1
+        is_part = token.dep_ == "pobj" and token.head.lower_ == "of"
+        holder = noun_lemma(token.head.head.lower_) if is_part else ""
+        if holder == "couple" or (holder == "pair" and self.is_animate(token)):
+            return 2
+        if holder in NUMBERS:
+            return NUMBERS[holder]
+        is_several = token.tag_ in ("NNS", "NNPS") or holder in _GATHERINGS
+        return 0 if is_several or any(child.lower_ in SEVERAL for child in token.lefts) else 1
 
     def attributes(self, token: Token) -> tuple[str, ...]:
         """Returns the adjectives and nouns that describe the noun but are not part of its lemma, in order."""
@@ -239,9 +250,6 @@ class Mentions:
         return self.is_animate(conjunct) and any(
             child.dep_ in ("acl", "relcl") and child.tag_ != "VBN" for child in conjunct.rights
         )
-
-    def _is_followed_by_of(self, token: Token) -> bool:
-        return token.i + 1 < len(self._doc) and self._doc[token.i + 1].lower_ == "of"
 
     def of_part(self, part: Token) -> list[Token]:
         """Returns the boys in "one of the boys"."""
@@ -333,53 +341,45 @@ class Phrase:
     object: Token | None
 
 
-class Phrases:
-    """The prepositional phrases of one parsed caption."""
+def phrases_behind(head: Token) -> Iterator[Phrase]:
+    """Yields the prepositional phrases attached to a noun or verb, to its right."""
+    for child in head.rights:
+        if child.dep_ in ("prep", "agent"):
+            yield from _followed(child, child.i)
+        elif child.doc[child.i : child.i + 3].text.lower() == "side by side":
+            yield Phrase(child.i, child.i + 3, None)
+        elif child.dep_ in _OPENING and child.pos_ in ("ADV", "ADJ", "ADP", "SCONJ"):
+            for preposition in child.rights:
+                if preposition.dep_ == "prep" and preposition.i == child.i + 1:
+                    yield from _followed(preposition, child.i)
 
-    def __init__(self, doc: Doc) -> None:
-        self._doc = doc
 
-    def behind(self, head: Token) -> Iterator[Phrase]:
-        """Yields the phrases attached to a noun or verb, to its right."""
-        for child in head.rights:
-            if child.dep_ in ("prep", "agent"):
-                yield from self._followed(child, child.i)
-            elif self._doc[child.i : child.i + 3].text.lower() == "side by side":
-                yield Phrase(child.i, child.i + 3, None)
-            elif child.dep_ in ("advmod", "acomp", "amod", "prt", "oprd", "acl") and child.pos_ in (
-                "ADV",
-                "ADJ",
-                "ADP",
-                "SCONJ",
-            ):
-                for preposition in child.rights:
-                    if preposition.dep_ == "prep" and preposition.i == child.i + 1:
-                        yield from self._followed(preposition, child.i)
+def is_part_noun(token: Token) -> bool:
+    """Whether the noun belongs to a preposition, like "front" in "in front of"."""
+    return token.dep_ == "pobj" and token.lower_ in PART_NOUNS and _of_after(token) is not None
 
-    def is_part_noun(self, token: Token) -> bool:
-        """Whether the noun belongs to a preposition, like "front" in "in front of"."""
-        return token.dep_ == "pobj" and token.lower_ in PART_NOUNS and self._of_after(token) is not None
 
-    def _followed(self, preposition: Token, start: int) -> Iterator[Phrase]:
-        if preposition.lower_ in NO_LINK:
-            return
-        for child in preposition.rights:
-            if child.dep_ == "prep" and child.i == preposition.i + 1:
-                yield from self._followed(child, start)
-            elif self._doc[preposition.i + 1 : preposition.i + 3].text in RECIPROCALS:
-                yield Phrase(start, preposition.i + 1, None)
-            elif child.dep_ == "pobj":
-                part = self._of_after(child) if child.lower_ in PART_NOUNS else None
-                if part is not None:
-                    yield from self._followed(part, start)
-                else:
-                    yield Phrase(start, preposition.i + 1, child)
+def _followed(preposition: Token, start: int) -> Iterator[Phrase]:
+    if preposition.lower_ in NO_LINK:
+        return
+    for child in preposition.rights:
+        if child.dep_ == "prep" and child.i == preposition.i + 1:
+            yield from _followed(child, start)
+        elif child.doc[preposition.i + 1 : preposition.i + 3].text in RECIPROCALS:
+            yield Phrase(start, preposition.i + 1, None)
+        elif child.dep_ == "pobj":
+            part = _of_after(child) if child.lower_ in PART_NOUNS else None
+            if part is not None:
+                yield from _followed(part, start)
+            else:
+                yield Phrase(start, preposition.i + 1, child)
 
-    def _of_after(self, part: Token) -> Token | None:
-        for child in part.rights:
-            if child.dep_ == "prep" and child.lower_ == "of" and child.i == part.i + 1:
-                return child
-        return None
+
+def _of_after(part: Token) -> Token | None:
+    for child in part.rights:
+        if child.dep_ == "prep" and child.lower_ == "of" and child.i == part.i + 1:
+            return child
+    return None
 
 
 # Performed by people and animals only: in "a boy in a shirt carrying a bag", the shirt does not carry.

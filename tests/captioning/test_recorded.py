@@ -111,6 +111,7 @@ def test_a_missing_file_and_a_false_table_are_named(tmp_path):
     ({"captioner": "recorded"}, "name at least one caption file"), ({"top_p": 1.5}, "top_p"),
     ({"of": ["box", "box"]}, "names one twice"), ({"min_length": 30}, "min_length: 30 is above max_length"),
     ({"nucleus_p": 0.9}, "nucleus_p"),
+    ({"captioner": "recorded", "recorded": ["a.parquet"], "of": "pair", "filter": "itm"}, "with whole images"),
 ])  # fmt: skip
 def test_settings_say_which_field_is_wrong(settings, message):
     with pytest.raises(ValidationError, match=message):

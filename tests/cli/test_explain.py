@@ -6,6 +6,7 @@ import pytest
 from run_builder import TWO_PEOPLE, captions, pairs, relations, triplets
 
 from pipeline.cli.explain import explain, trace_of
+from pipeline.training.settings import fold_of
 from storage.errors import FatalError
 
 
@@ -82,3 +83,12 @@ def test_control_characters_do_not_reach_the_terminal(book, capsys):
     explain("1", None, store=book.run.store.root, as_json=False)
     text = capsys.readouterr().out
     assert "\x1b[2J" not in text and "man (draw 0, seed 0, of #0, of #2)" in text
+
+
+def test_the_tagger_is_the_one_that_has_not_seen_the_image(book):
+    taggers, images = [letter * 64 for letter in "abc"], range(1, 7)
+    book.add("ingest", "toys/0000", [book.image(number, TWO_PEOPLE) for number in images])
+    labels = [relations(number, (0, "ride", 2, 0.9)) for number in images]
+    book.add("tag", "toys/0000", labels, candidates=[], inputs={"tagger": taggers})
+    found = [trace_of(book.run, str(number)).tagger for number in images]
+    assert found == [taggers[fold_of("toys", number, 3)] for number in images] and len(set(found)) > 1

@@ -189,19 +189,8 @@ def kept(labels: list[dict[str, Any]] = LABELS, **settings: Any) -> list[tuple[i
     return [(r["subject"], r["predicate"], r["object"]) for r, one in verdicts if one.reason is None]
 
 
-def test_all_above_the_threshold():
-    assert len(kept(threshold=0.3)) == 5
-    assert kept(threshold=0.4) == [(0, "ride", 2), (0, "next to", 3), (1, "next to", 3)]
-    assert kept(threshold=0.4, thresholds={"ride": 0.9, "next to": 0.45}) == [(0, "next to", 3)]
-
-
 def test_best_keeps_as_many_of_a_mention_as_it_means():
     assert kept(rule="best", threshold=0.3) == [(0, "ride", 2), (0, "next to", 3), (1, "next to", 3)]
-
-
-def test_posterior_weighs_confidences():
-    found = judged(confidence="score", rule="posterior", threshold=0.3)
-    assert [one.confidence for one in found if one.reason is None] == pytest.approx([0.72, 0.45, 0.32])
 
 
 def test_most_labels_of_a_pair():

@@ -8,7 +8,7 @@ from run_builder import TWO_PEOPLE, pairs, relations
 
 from pipeline.cli.explain import trace_of
 from pipeline.interop.run_rows import RunRows
-from pipeline.labels.kept_labels import ChoiceSettings, NotKept, judged_labels, kept_labels
+from pipeline.labels.kept_labels import ChoiceSettings, NotKept, judged_labels
 from pipeline.labels.label_overrides import (
     Overrides,
     SettledVerdicts,
@@ -55,7 +55,7 @@ PAIRS = pa.Table.from_pylist([pairs(7, (0, "riding", 2, 2), (1, "riding", 2, 2))
 
 
 def kept(overrides: Overrides | None, **settings: object) -> list[tuple[int, str, int, float]]:
-    found = kept_labels(LABELS, PAIRS, ChoiceSettings(**settings), overrides)[7]  # type: ignore[arg-type]
+    found = judged_labels(LABELS, PAIRS, ChoiceSettings(**settings), overrides).kept()[7]  # type: ignore[arg-type]
     return [(r.subject, r.predicate, r.object, r.confidence) for r in found]
 
 
@@ -109,7 +109,7 @@ def test_a_label_that_reviewers_added_to_an_image_that_the_tagger_rejected_count
     labelled.add("shard:pseudo", "toys/0000", [], settings={"threshold": 0.75}, overrides=[added])
     run = labelled.run
     tagged, overrides = run.artifacts("tag")["toys/0000"], overrides_of(run)["toys/0000"]
-    found = kept_labels(tagged.table("relations"), tagged.table("candidates"), ChoiceSettings(), overrides)
+    found = judged_labels(tagged.table("relations"), tagged.table("candidates"), ChoiceSettings(), overrides).kept()
     assert {image_id: [label.predicate for label in its] for image_id, its in found.items()} == {
         1: ["lead"],
         2: ["ride"],
@@ -141,8 +141,8 @@ def test_a_rejected_label_takes_no_place_of_another(images):
     overrides, _ = placed(images, said(relation(0, "ride", 2), "reject"))
     of_pair = pa.Table.from_pylist([relations(7, (0, "riding", 2, 0.9), (0, "feeding", 2, 0.5))], schema=RELATIONS)
     one = ChoiceSettings(per_pair=1)
-    assert [r.predicate for r in kept_labels(of_pair, PAIRS, one)[7]] == ["ride"]
-    assert [r.predicate for r in kept_labels(of_pair, PAIRS, one, overrides)[7]] == ["feed"]
+    assert [r.predicate for r in judged_labels(of_pair, PAIRS, one).kept()[7]] == ["ride"]
+    assert [r.predicate for r in judged_labels(of_pair, PAIRS, one, overrides).kept()[7]] == ["feed"]
 
 
 def test_reviewers_who_do_not_agree_settle_nothing():

@@ -5,14 +5,15 @@ from uuid import uuid4
 
 import fsspec
 import pyarrow as pa
-from run_builder import TWO_PEOPLE, RunBuilder, captions, relations, triplets
+from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relation, relations, triplets
 from toy_store import put
 
 from pipeline.cli.explain import trace_of
 from pipeline.cli.query import tables_of
 from pipeline.interop.run_rows import RunRows
+from pipeline.labels.label_funnel import BELOW_FLOOR, partition_tally
 from pipeline.labels.label_rows import flat_labels
-from pipeline.labels.labelled_partitions import held, images_with_boxes
+from pipeline.labels.labelled_partitions import held, images_with_boxes, partition_artifacts
 from storage.remote_store import RemoteStore
 
 
@@ -79,3 +80,10 @@ def _content(book: RunBuilder, step: str) -> str:
 
 def _words(book: RunBuilder) -> list[tuple[str | None, str | None]]:
     return [(row["caption"], row["words"]) for table in flat_labels(book.run) for row in table.to_pylist()]
+
+
+def test_candidates_that_no_caption_proposes_reach_the_floor_like_others(book):
+    labels = {"image_id": 1, "relations": [relation(0, "on", 2, 0.9, proposed=False, triplet=-1)]}
+    book.add("tag", "toys/0000", [labels], candidates=[pairs(1, (0, "on", 2, 1), (1, "on", 2, 1))])
+    found = partition_tally(partition_artifacts(book.run)["toys/0000"], ["on"], [None]).funnel()
+    assert (found.candidates, found.lost["candidates"], found.unproposed, found.scored) == (2, {BELOW_FLOOR: 1}, 0, 1)

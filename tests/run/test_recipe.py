@@ -62,6 +62,14 @@ def test_a_list_for_a_dataset_that_no_source_is_named_by_is_warned_of(tmp_path):
         load_recipe(_recipe(tmp_path, GOOD.replace('name = "r"', listed, 1)))
 
 
+def test_a_calibration_that_no_confidence_uses_is_warned_of(tmp_path):
+    recipe, fitted = _recipe(tmp_path, GOOD), 'shard.calibration={"ride" = [1.0, 0.0]}'
+    with pytest.warns(UserWarning, match=r"r\.toml: shard\.calibration has no effect"):
+        load_recipe(recipe, [fitted])
+    with warnings.catch_warnings(action="error"):
+        load_recipe(recipe, [fitted, "shard.confidence=calibrated"])
+
+
 def test_images_that_would_teach_that_they_show_nothing_are_warned_of(tmp_path):
     recipe = _recipe(tmp_path, GOOD)
     asked = ['pretrain.variants=["given"]', "pretrain.settings.official=true"]

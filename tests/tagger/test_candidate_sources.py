@@ -8,7 +8,7 @@ from tagger.candidates.cooccurrence import cooccurrence_candidates, cooccurrence
 from tagger.candidates.grounding import ground
 from tagger.candidates.official import official_candidates, official_groups
 from tagger.candidates.source import DropReason
-from tagger.matching import AuthorsFileError, by_substrings, by_whole_words, by_whole_words_and
+from tagger.matching import AuthorsFileError, by_whole_words, by_whole_words_and
 from tagger.parsing.parser import load_parser, parse_captions
 from tagger.parsing.wordings import WORDINGS
 from tests.tagger.test_candidates import boxes
@@ -35,14 +35,6 @@ def test_groups_hold_100_pairs_and_an_exact_multiple_ends_with_an_empty_one(peop
     assert all(texts == ["next to"] for pairs, texts in groups if pairs)
     exact = official_candidates(triplets("a man riding a horse"), boxes(*["person"] * 20, *["horse"] * 5)).pairs
     assert [len(pairs) for pairs, _ in official_groups(exact)] == [100, 0] and official_groups([]) == [([], [])]
-
-
-def test_the_authors_substrings_make_a_chair_a_person():
-    nouns = by_substrings({"person": ["man", "hair"], "chair": ["chair"]})
-    said = triplets("a cat sitting on a chair")
-    placed = boxes("cat", "person")
-    assert [(p.subject, p.object) for p in ground(said, placed, nouns=nouns).pairs] == [(0, 1)]
-    assert ground(said, placed).pairs == []
 
 
 def test_an_external_dictionary_adds_to_our_words():

@@ -56,6 +56,8 @@ def test_each_candidate_is_scored_against_its_absence(clip):
     scores = [[relation.score for relation in labels.relations] for labels in (first, other)]
     assert all(0 < score < 1 for of_image in scores for score in of_image)
     assert len(set(scores[0])) == 3 and scores[0] != scores[1]
+    # "ride" of (0, 1) is also stated without an alternative.
+    assert [r.posterior for r in first.relations] == [pytest.approx(0.9), pytest.approx(0.3, abs=0.29), 0.4]
 
 
 def test_a_candidate_that_no_caption_states_is_not_proposed(clip):

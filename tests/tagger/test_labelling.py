@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.relation_tagger import RelationTagger
 from tagger.box import Box
-from tagger.labelling.labeller import MISSING_BOX, NOT_A_NUMBER, TaggerLabeller, pack
+from tagger.labelling.labeller import NOT_A_NUMBER, TaggerLabeller, pack
 from tagger.labelling.tagging_image import Labels, Problem, TaggingImage
 from tagger.pair import Pair
 from tagger.relation import Relation
@@ -161,13 +161,6 @@ def test_odd_boxes_pairs_and_predicates_get_scores(tagger):
     assert len(relations) == 5 and all(0 < relation.score < 1 for relation in relations)
     one = replace(image(0, []), boxes=[Box("person", 0, 0, 9, 9)])
     assert tag(tagger, [one, replace(one, boxes=[])]) == [[], []]
-
-
-def test_a_candidate_that_names_a_missing_box_costs_its_image_the_labels(tagger):
-    wrong = with_load(image(0, [*RIDING, Pair(0, 4, "hold", 7, 1)]), never)
-    bad, good = label(tagger, [wrong, image(1, RIDING)])
-    assert bad == Labels(problem=Problem(MISSING_BOX, "0 hold 4, of 4 boxes"))
-    assert good.problem is None and len(good.relations) == len(RIDING)
 
 
 def test_pixels_of_another_shape_are_refused(tagger):

@@ -34,6 +34,9 @@ def test_facts_get_their_places_and_attributes() -> None:
     assert CAPTION[triplet.predicate_start : triplet.predicate_end] == "riding on"
     assert (triplet.subject_lemma, triplet.predicate_lemma, triplet.rule) == ("man", "ride", "neural")
     assert triplet.object_attributes == ("brown",)
+    assert (triplet.subject_count, triplet.object_count) == (2, 0)
+    [owned], _ = supported_triplets("a man's shoes next to a sheep", "( shoes , next to , sheep )")
+    assert (owned.subject_count, owned.object_count) == (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -304,6 +304,7 @@ def test_spans_and_rule_of_one_caption(parser) -> None:
         ("a group of young women holding hot dogs", (0, 0), (("young",), ())),
         ("the horse is brown and stands by 3 people", (1, 3), (("brown",), ())),
         ("both men hold a tennis racket", (2, 1), ((), ())),
+        ("a herd of sheep grazing near a couple", (0, 2), ((), ())),
     ],
 )
 def test_counts_and_attributes(
