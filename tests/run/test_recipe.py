@@ -43,6 +43,7 @@ def _recipe(tmp_path: Path, text: str) -> Path:
     ('name = "r"\ncaption = 3', ["caption = 3: give a section"]),
     ('name = "r"\n[pretrain.settings]\nseed = 2', ["r.toml", "pretrain.settings.seed = 2", "pretrain.seeds = [2]"]),
     ('name = "r"\n[pretrain]\nseeds = 3', ["pretrain.seeds = 3: give a list"]),
+    ('name = "r"\n[shard.exclude]\nids = "a"', ["shard.exclude: write its heading in double brackets: [[shard"]),
     ("name = ", ["not a readable TOML"]),
 ])  # fmt: skip
 def test_mistakes_are_named(tmp_path, change, words):
@@ -60,6 +61,15 @@ def test_a_list_for_a_dataset_that_no_source_is_named_by_is_warned_of(tmp_path):
         UserWarning, match=r"shard\.exclude\.0 excludes nothing: no source is named cocoa; sources are coco"
     ):
         load_recipe(_recipe(tmp_path, GOOD.replace('name = "r"', listed, 1)))
+
+
+def test_sections_that_need_a_tagger_where_none_is_named_are_warned_of(tmp_path):
+    recipe = _recipe(tmp_path, GOOD.replace('tagger = ["coco"]', "") + "[shard]\n")
+    with pytest.warns(UserWarning, match=r"r\.toml: the run ends with triplets, so shard has no effect: no tagger is"):
+        load_recipe(recipe)
+    for enough in ("tag.method=prior", "tag.weights=demo-tagger", "run.until=parse"):
+        with warnings.catch_warnings(action="error"):
+            load_recipe(recipe, [enough])
 
 
 def test_images_that_would_teach_that_they_show_nothing_are_warned_of(tmp_path):
