@@ -10,7 +10,6 @@ import fsspec
 import pytest
 from PIL import Image
 
-from pipeline.data.datasets.annotations import AnnotationError
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.images.folders import locate_image, open_folder
 from pipeline.data.images.opening import BadImage, ImageLimits, read_bytes, read_image
@@ -257,9 +256,3 @@ def test_the_default_formats_keep_their_key():
     assert (
         IngestStage(IngestSettings(limits=ImageLimits(formats=tuple(keys)))).row_settings()["limits"]["formats"] != keys
     )
-
-
-def test_a_folder_without_pictures_is_told(tmp_path):
-    (tmp_path / "mine").mkdir()
-    with pytest.raises(AnnotationError, match="no usable image for dataset 'mine'"):
-        read_all(bare(tmp_path / "mine"))
