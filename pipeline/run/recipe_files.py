@@ -340,6 +340,8 @@ def explain(error: ValidationError, origin: Callable[[str], str]) -> str:
             lines.append(f"{file}: {field}: missing")
         else:
             value = "" if isinstance(mistake["input"], dict | list | Settings) else f" = {mistake['input']!r}"
+            if value and file == SET and mistake["type"] in _QUOTED:
+                must += f"; in a shell, {SET} '{field}={_QUOTED[mistake['type']]}'"
             lines.append(f"{file}: {field}{value}: {must}"[:500])
     return "\n".join(lines)
 
@@ -378,6 +380,8 @@ _WANTED = {
     "too_short": "give at least {min_length}",
 }
 """Kind of mistake, or its first word → what a setting must be."""
+_QUOTED = {"tuple_type": '["coco"]', "string_type": '"text"', "path_type": '"path"'}
+"""Kind of mistake → a value with quotes, which a shell takes away unless others enclose them."""
 
 
 def wanted(mistake: Any) -> str:

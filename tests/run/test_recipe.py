@@ -227,6 +227,8 @@ def test_overrides_reach_sections_and_list_members(tmp_path):
     assert recipe.caption.top_p == 0.5
     assert recipe.name == "other"
     assert recipe.resolved().data.sources[0].images == Path("/d/pictures")
+    with pytest.raises(FatalError, match=r"""give a list, e\.g\. .*; in a shell, --set 'data\.label=\["coco"\]'"""):
+        load_recipe(path, ["data.label=[coco]"])
 
 
 @pytest.mark.parametrize("value", [1e-20, float("inf"), '🦓 "x"\n', [1, "é"], {"a b": [True]}])
