@@ -65,7 +65,7 @@ class LocalFolder(ImageFolder):
         found = []
         for folder, inner, files in os.walk(self._root, onerror=_refuse, followlinks=True):
             here = Path(folder)
-            if is_store(here):
+            if here != self._root and is_store(here):
                 inner.clear()
                 continue
             inner[:] = [name for name in inner if not name.startswith(".") and not _leads_back(here / name)]
