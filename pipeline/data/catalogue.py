@@ -31,10 +31,15 @@ class PublicFile:
     """Bytes to download, approximately."""
     digest: str | None = None
     """A published digest, as "md5:..." or "sha256:..."."""
-    then: Literal["keep", "unpack", "gunzip"] = "keep"
-    """What becomes of the file: it stays, is unpacked into its folder, or is decompressed to `places[0]`."""
     unpacked: tuple[str, ...] = ()
     """Files and folders that an archive leaves, relative to the root."""
+
+    @property
+    def then(self) -> Literal["keep", "unpack", "gunzip"]:
+        """What becomes of the file: it stays, is unpacked into its folder, or is decompressed to `places[0]`."""
+        if not self.unpacked:
+            return "keep"
+        return "gunzip" if f"{self.unpacked[0]}.gz" == self.path else "unpack"
 
     @property
     def places(self) -> tuple[str, ...]:
