@@ -133,8 +133,8 @@ def _doubts(recipe: Recipe, read: RecipeValues) -> Iterator[str]:
     unused = read.values.keys() & _NEED_TAGGER
     if unused and recipe.data.label and recipe.run.until is None and steps[-1].stage is ParseStage:
         yield (
-            f"{file}: the run ends with triplets, so {', '.join(sorted(unused))} has no effect: no tagger is named; "
-            'set tag.weights, or data.tagger to a dataset with relations, or tag.method = "prior"'
+            f"{file}: the run ends with triplets and does not use {', '.join(sorted(unused))}: no tagger is named; set "
+            'tag.weights, or data.tagger to a dataset with relations, or tag.method = "prior"'
         )
     if not any(step.stage is PretrainStage for step in steps):
         return

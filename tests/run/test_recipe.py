@@ -65,7 +65,7 @@ def test_a_list_for_a_dataset_that_no_source_is_named_by_is_warned_of(tmp_path):
 
 def test_sections_that_need_a_tagger_where_none_is_named_are_warned_of(tmp_path):
     recipe = _recipe(tmp_path, GOOD.replace('tagger = ["coco"]', "") + "[shard]\n")
-    with pytest.warns(UserWarning, match=r"r\.toml: the run ends with triplets, so shard has no effect: no tagger is"):
+    with pytest.warns(UserWarning, match=r"r\.toml: the run ends with triplets and does not use shard: no tagger is"):
         load_recipe(recipe)
     for enough in ("tag.method=prior", "tag.weights=demo-tagger", "run.until=parse"):
         with warnings.catch_warnings(action="error"):
