@@ -212,12 +212,22 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeValues:
     *bases, (_, own) = layers.items()
     # With the name of one that it extends, both would be the same run.
     for file, found in [*((file, {k: v for k, v in base.items() if k != "name"}) for file, base in bases), (path, own)]:
+        if "scenes" not in found and _moves_sources(values.get("data"), found.get("data")):
+            # The world that was drawn for the sources before would be drawn into the folder of the new ones.
+            values.pop("scenes", None)
+            origins = {name: origin for name, origin in origins.items() if not name.startswith("scenes.")}
         values = joined(values, found)
         origins = _without_replaced(origins, found) | dict.fromkeys(dict(flat(found)), str(file))
     for override in map(_with_present_name, overrides):
         apply_override(values, override)
         origins[override.partition("=")[0]] = SET
     return RecipeValues(path, values, origins)
+
+
+def _moves_sources(below: Any, above: Any) -> bool:
+    """Whether a section `data` replaces the sources of the one that it extends by those of another folder."""
+    both = all(isinstance(each, dict) and "sources" in each for each in (below, above))
+    return both and below["root"] != above["root"]  # `_add_layers` gives each a root
 
 
 def use_present_names(values: dict[str, Any], file: str) -> None:

@@ -168,6 +168,14 @@ def test_a_recipe_extends_another_in_its_folder_or_in_the_project(tmp_path):
         assert (project.name, project.data.root, project.train_tagger.epochs) == ("r", Path("elsewhere"), 20)
 
 
+def test_no_world_is_drawn_into_the_folder_of_other_sources_than_those_of_the_extended_recipe(tmp_path):
+    mine = '[[data.sources]]\nname = "mine"\nimages = "."\nannotations = "a.json"\n[tag]\nweights = "demo-tagger"\n'
+    text = f'extends = "demo"\n[data]\nlabel = ["mine"]\ntagger = []\ntest = []\n{mine}'
+    assert load_recipe(_recipe(tmp_path, text)).scenes is None
+    there = text.replace("[data]", '[data]\nroot = "out/scenes/demo"')
+    assert load_recipe(_recipe(tmp_path, there)).scenes is not None, "the sources lie in the world"
+
+
 def test_a_recipe_has_a_name_in_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_recipe(Path("demo")).scenes is not None
