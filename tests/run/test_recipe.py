@@ -147,14 +147,6 @@ def test_naming_only_what_trains_the_tagger_labels_the_other_datasets_or_all(tmp
             assert load_recipe(_recipe(tmp_path, both), asked).data.label == ()
 
 
-def test_a_short_recipe_labels_its_pictures_and_trains_nothing(tmp_path):
-    text = '[[data.sources]]\nname = "mine"\nimages = "."\nannotations = "instances.json"\n[tag]\nweights = "demo"\n'
-    recipe = load_recipe(_recipe(tmp_path, text))
-    assert (recipe.name, recipe.data.root, recipe.data.label) == ("r", tmp_path, ("mine",))
-    assert recipe.data.sources[0].format == "coco"
-    assert [step.name for step in build_steps(recipe)] == ["ingest", "caption", "parse", "import_tagger", "tag"]
-
-
 def test_a_recipe_extends_another_in_its_folder_or_in_the_project(tmp_path):
     (tmp_path / "base.toml").write_text(GOOD.replace('name = "r"', 'name = "base"\n[caption]\ntop_p = 0.5\ndraws = 3'))
     recipe = load_recipe(_recipe(tmp_path, 'extends = "base.toml"\n[caption]\ndraws = 4\n'))
@@ -171,7 +163,8 @@ def test_a_recipe_extends_another_in_its_folder_or_in_the_project(tmp_path):
 def test_no_world_is_drawn_into_the_folder_of_other_sources_than_those_of_the_extended_recipe(tmp_path):
     mine = '[[data.sources]]\nname = "mine"\nimages = "."\nannotations = "a.json"\n[tag]\nweights = "demo-tagger"\n'
     text = f'extends = "demo"\n[data]\nlabel = ["mine"]\ntagger = []\ntest = []\n{mine}'
-    assert load_recipe(_recipe(tmp_path, text)).scenes is None
+    recipe = load_recipe(_recipe(tmp_path, text))
+    assert recipe.scenes is None and (recipe.name, recipe.data.root) == ("r", tmp_path)
     there = text.replace("[data]", '[data]\nroot = "out/scenes/demo"')
     assert load_recipe(_recipe(tmp_path, there)).scenes is not None, "the sources lie in the world"
 
