@@ -227,7 +227,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeValues:
 def _moves_sources(below: Any, above: Any) -> bool:
     """Whether a section `data` replaces the sources of the one that it extends by those of another folder."""
     both = all(isinstance(each, dict) and "sources" in each for each in (below, above))
-    return both and below["root"] != above["root"]  # `_add_layers` gives each a root
+    return both and bool(below["root"] != above["root"])  # `_add_layers` gives each a root
 
 
 def use_present_names(values: dict[str, Any], file: str) -> None:
