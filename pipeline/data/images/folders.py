@@ -81,7 +81,7 @@ class LocalFolder(ImageFolder):
 
     def fault(self) -> str:
         if self._root.is_file():
-            return f"{self._root} is a file; name the folder that it is in"
+            return f"{self._root} is a file; name a folder, or an uncompressed .tar"
         return "" if self._root.is_dir() else f"no folder {self._root}"
 
     def refresh(self) -> None:
