@@ -186,7 +186,7 @@ def test_linked_folders_count_and_one_that_can_not_be_listed_stops_the_run(tmp_p
     (tmp_path / "elsewhere/back").symlink_to(tmp_path / "mine")
     LocalStore(tmp_path / "mine/out/store").put(tmp_path / "mine/out/store/reports/mine/images/b.jpg", b"")
     assert open_folder(tmp_path / "mine").names() == ["b.jpg", "linked/a.jpg"], "a report's images are not labelled"
-    assert open_folder(tmp_path / "mine/b.jpg").fault().endswith("b.jpg is a file; name a folder, or an uncompressed .tar")
+    assert open_folder(tmp_path / "mine/b.jpg").fault().endswith("is a file; name a folder, or an uncompressed .tar")
     listed = os.scandir
 
     def scandir(path: str) -> Any:
