@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache, wraps
 from inspect import signature
-from typing import Any, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
-from pydantic import ValidationError, validate_call
+from pydantic import Field, ValidationError, validate_call
 
 from pipeline.run.recipe_files import wanted
 from pipeline.runtime.settings import expanded
 from storage.errors import FatalError, did_you_mean
 
+Score = Annotated[float, Field(ge=0, le=1)]
 P = ParamSpec("P")
 R = TypeVar("R")
 

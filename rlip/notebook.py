@@ -15,6 +15,7 @@ from rich.console import Console
 from pipeline.cli.contact_sheet import ARROWS, labelled_cell
 from pipeline.interop.shard_samples import SeenLabels
 from rlip.arguments import checked
+from storage.errors import FatalError
 
 
 def console_html(show: Callable[[Console], None]) -> str:
@@ -43,7 +44,10 @@ class Drawable(ABC):
         """Draws the image with its boxes and a list of its `top` best relations. `out`: file to write."""
         drawn = labelled_cell(self.title, self.image, self.seen(top), top)
         if out is not None:
-            drawn.save(out)
+            try:
+                drawn.save(out)
+            except (OSError, ValueError) as error:
+                raise FatalError(f"{out}: can't be written ({error}); name a .png or .jpg in a folder") from error
         return drawn
 
     def _repr_html_(self) -> str:

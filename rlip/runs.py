@@ -38,7 +38,7 @@ from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import load_recipe
 from pipeline.runtime.settings import toml_value
 from pipeline.training.sample import SampleBox, SampleRelation
-from rlip.arguments import checked
+from rlip.arguments import Score, checked
 from rlip.notebook import Drawable, console_html
 from storage.errors import FatalError, PipelineError
 from storage.open_store import existing_store
@@ -73,8 +73,9 @@ def label(folder: str | Path, *, tagger: str | Path, detector: str | Path, **opt
     """
     if isinstance(listed := options.get("categories"), list | tuple):
         options["categories"] = ",".join(listed)
-    options |= {"folder": str(folder), "tagger": str(tagger), "detector": str(detector)}
-    context = _executed(checked(label_recipe)(**options))
+    given: dict[str, Any] = {"folder": folder, "tagger": tagger, "detector": detector, **options}
+    words = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    context = _executed(checked(label_recipe)(**words))
     for image, reason in require_usable(context).items():
         warnings.warn(f"{image} is excluded: {reason}", stacklevel=2)
     return Run(context.run.records()[-1])
@@ -160,7 +161,7 @@ class Run:
         self,
         folder: str | Path,
         format: str = "parquet",
-        threshold: float = 0,
+        threshold: Score = 0,
         all_scores: bool = False,
         masks: str | Path | None = None,
     ) -> Path:

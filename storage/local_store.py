@@ -21,6 +21,9 @@ from storage.json_files import read_within_limit
 from storage.manifest import MANIFEST, Manifest
 from storage.store import KEY, STAGE_NAME, StoredEntry, require_valid_address
 
+_GATE = ".gate"
+"""File of `pending/` that a store has from its first write on."""
+
 
 class LocalStore:
     """A `Store` in a folder: `artifacts/<stage>/<key>/`, `runs/`, `cuts/`, and `pending/` for what is being written.
@@ -275,9 +278,14 @@ class LocalStore:
     @contextmanager
     def _gate(self, kind: int) -> Iterator[None]:
         """Lock out `sweep` (exclusive) while a draft is opened (shared): no draft is swept before it is locked."""
-        with lock_file(self._pending / ".gate") as gate:
+        with lock_file(self._pending / _GATE) as gate:
             fcntl.flock(gate, kind)
             yield
+
+
+def is_store(folder: Path) -> bool:
+    """Whether a folder is a store that something was written to."""
+    return (folder / "pending" / _GATE).is_file()
 
 
 def last_used(folder: Path) -> float:

@@ -31,7 +31,7 @@ def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
         return
     table = Table("step", "cached", "due", "why", "checks", box=None)
     for row in rows:
-        due = "not known" if row["due"] is None else f"{'at most ' if row['at_most'] else ''}{row['due']}"
+        due = f"{'at most ' if row['at_most'] else ''}{row['due']}"
         table.add_row(
             row["step"], str(row["cached"]), due, Text(sanitise(row["why"], 200)), Text(", ".join(row["checks"]))
         )

@@ -31,10 +31,15 @@ class PublicFile:
     """Bytes to download, approximately."""
     digest: str | None = None
     """A published digest, as "md5:..." or "sha256:..."."""
-    then: Literal["keep", "unpack", "gunzip"] = "keep"
-    """What becomes of the file: it stays, is unpacked into its folder, or is decompressed to `places[0]`."""
     unpacked: tuple[str, ...] = ()
     """Files and folders that an archive leaves, relative to the root."""
+
+    @property
+    def then(self) -> Literal["keep", "unpack", "gunzip"]:
+        """What becomes of the file: it stays, is unpacked into its folder, or is decompressed to `places[0]`."""
+        if not self.unpacked:
+            return "keep"
+        return "gunzip" if f"{self.unpacked[0]}.gz" == self.path else "unpack"
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -120,18 +125,6 @@ CATALOGUE = TypeAdapter(dict[str, PublicSet]).validate_python(
 )
 """The sets by name, in the order in which they are listed."""
 
-_ROLES = {
-    "vg": "visual_genome",
-    "hico": "hico_det",
-    "v-coco": "vcoco",
-    "tokenizer": "roberta",
-    "roberta-base": "roberta",
-    "model": "blip",
-    "captioner": "blip",
-    "blip-image-captioning-large": "blip",
-}
-"""Other names of the sets: roles of weights, and names on the Hugging Face hub without their owner."""
-
 
 def find_sets(names: Iterable[str]) -> list[PublicSet]:
     """The sets of these names, each once. Raises `FatalError` that lists all names."""
@@ -141,18 +134,17 @@ def find_sets(names: Iterable[str]) -> list[PublicSet]:
     return [CATALOGUE[name] for name in dict.fromkeys(names)]
 
 
-def where_to_get(kind_or_path: str | Path) -> str:
-    """One sentence on how to get a public set: its official page, size and command; "" for anything else.
+def where_to_get(path: str | Path) -> str:
+    """One sentence on how to get what is missing at a path: the official page, size and command of the public set; ""
+    for anything else.
 
-    Takes a format or name ("coco", "hico_det"), a role of weights ("tokenizer", "model"), a name on the Hugging Face
-    hub, or a missing path, which is recognised by its end and gives the folder for `--root`. Prefer the path: a set of
-    any origin may have format "coco", and only its path shows that it is COCO itself.
+    The set is recognised by the end of the path, which gives the folder for `--root`, and a model by its name on the
+    Hugging Face hub, with or without its owner.
     """
-    asked = str(kind_or_path).rstrip("/")
-    name, root = asked, ""
-    if asked not in CATALOGUE:
-        name, root = _found_by_path(asked)
-    name = name or _ROLES.get(PurePosixPath(asked).name, "")
+    asked = str(path).rstrip("/")
+    name, root = _found_by_path(asked)
+    models = {PurePosixPath(each.page).name: each.name for each in CATALOGUE.values() if "huggingface.co" in each.page}
+    name = name or models.get(PurePosixPath(asked).name, "")
     return _sentence(CATALOGUE[name], root) if name else ""
 
 

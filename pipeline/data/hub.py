@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from storage.errors import FatalError
+from scenes import SAMPLE_WEIGHTS
+from storage.errors import FatalError, did_you_mean
 
 _PATTERNS = ["*.json", "*.txt", "model*.safetensors"]
 
@@ -23,4 +24,5 @@ def hub_folder(model: str, may_download: bool, setting: str, ways: str) -> Path:
         raise FatalError(f"{model}: no such file or folder (setting: {setting}). {ways}") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         tried = "it could not be downloaded" if may_download else "it is not in the local hub cache, and hub = false"
-        raise FatalError(f"{model}: no such folder, and {tried} (setting: {setting}). {ways}") from error
+        meant = did_you_mean(model, SAMPLE_WEIGHTS)
+        raise FatalError(f"{model}: no such folder{meant}, and {tried} (setting: {setting}). {ways}") from error

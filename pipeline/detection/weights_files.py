@@ -47,8 +47,10 @@ def find_detector(settings: DetectSettings) -> DetectorFiles:
                 f"detect.weights = {path}: no such file or folder; name what detector {settings.detector!r} loads"
             )
         return DetectorFiles(settings.detector, path, {path.name: path})
-    if path.suffix in (".pth", ".onnx") and not path.is_file():
-        raise FatalError(f"detect.weights = {path}: no such file; name torchvision's weights, or an ONNX file")
+    if path.suffix in (".pth", ".onnx", ".json") and not path.is_file():
+        raise FatalError(
+            f"detect.weights = {path}: no such file; name torchvision's weights, an ONNX file or recorded boxes"
+        )
     if path.suffix == ".pth":
         return DetectorFiles("torchvision", path, {path.name: path})
     if path.suffix == ".onnx":
@@ -56,7 +58,7 @@ def find_detector(settings: DetectSettings) -> DetectorFiles:
         return DetectorFiles("onnx", path, {each.name: each for each in (path, *beside) if each.is_file()})
     if path.suffix == ".safetensors" or (path.is_dir() and not _is_transformers(path)):
         return _own(path, settings)
-    if path.suffix == ".json" and path.is_file():
+    if path.suffix == ".json":
         return DetectorFiles("recorded", path, {"boxes": path})
     if path.is_file():
         raise FatalError(

@@ -121,7 +121,8 @@ def _data(context: RunContext) -> Iterator[Finding]:
         return
     for source in context.sources:
         lacking = source.missing()
-        hint = f" ({_search_path()}; set data.root, e.g. --set data.root=FOLDER)" if lacking else ""
+        moves = not all(Path(place).is_absolute() for place in source.places())
+        hint = f" ({_search_path()}; set data.root, e.g. --set data.root=FOLDER)" if lacking and moves else ""
         hint += next(filter(None, map(_source_of, source.places())), "") if lacking else ""
         lacking = lacking or source.unreadable()
         detail = "; ".join(lacking) or ", ".join(map(str, dict.fromkeys((source.images, source.listed_in))))

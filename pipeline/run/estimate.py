@@ -225,10 +225,8 @@ def _benchmark(step: Step) -> Benchmark | None:
 
 
 def _images_due(planner: Planner) -> dict[str, int]:
-    """Step → images of its due partitions. A step whose number of partitions is not known is omitted."""
+    """Step → images of its due partitions. A step whose images do not follow from the recipe is omitted."""
     forecasts = {each.step: each for each in forecast(planner)}
-    if any(each.due is None for each in forecasts.values()):
-        return {}
     context = planner.context
     first = context.steps[0]
     stage = first.stage(first.settings)
@@ -238,7 +236,7 @@ def _images_due(planner: Planner) -> dict[str, int]:
     }
     counts = {}
     for step in context.steps:
-        due = forecasts[step.name].due or 0
+        due = forecasts[step.name].due
         total = forecasts[step.name].cached + due
         images = (
             _of_whole(step, sizes, context.steps) if step.stage.whole else sum(sizes[name] for name in step.datasets)

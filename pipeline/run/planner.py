@@ -233,11 +233,11 @@ class Planner:
 
 @dataclass(frozen=True)
 class StepForecast:
-    """What a run would do with a step. `due` is None while not even its number of partitions is known."""
+    """What a run would do with a step."""
 
     step: str
     cached: int
-    due: int | None
+    due: int
     why: str
     at_most: bool = False
     """Whether partitions count as due because what they read is due. They stay cached if it turns out as it was."""
@@ -258,12 +258,6 @@ def forecast(planner: Planner) -> Iterator[StepForecast]:
 
 def _forecast(planner: Planner) -> Iterator[StepForecast]:
     context = planner.context
-    first, root = context.steps[0], context.recipe.data.root
-    if context.recipe.scenes is not None and not root.is_dir():
-        yield StepForecast(first.name, 0, None, f"after the synthetic world is written to {root}")
-        for step in context.steps[1:]:
-            yield StepForecast(step.name, 0, None, f"after {', '.join(sorted(step.needs)) or first.name}")
-        return
     pending: dict[str, _Causes] = {}
     blocked: dict[str, str] = {}
     for step in context.steps:

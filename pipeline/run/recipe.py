@@ -263,7 +263,8 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _labels_have_a_tagger(self) -> Recipe:
         asked = [("pretrain.variants has", variant) for variant in self.pretrain.variants]
-        asked += [("shard.labels is", self.shard.labels)] if self.packs_labels and self.run.until is not None else []
+        if self.packs_labels and self.run.until == ShardStage.name:
+            asked.append(("shard.labels is", self.shard.labels))
         for what, labels in asked:
             without = self.tag.method == "tagger" and not self.data.tagger and self.tag.weights is None
             if labels in FROM_CAPTIONS and without:

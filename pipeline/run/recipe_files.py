@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe import Recipe
 from pipeline.runtime.settings import Settings, apply_override, flat, parse_toml
+from pipeline.stages.parse import ParseStage
 from pipeline.stages.pretrain import PretrainStage
 from pipeline.stages.tag import TagStage
 from storage.errors import FatalError, did_you_mean
@@ -28,6 +29,8 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 """The project's own recipes, which a recipe in any folder can extend."""
 LONGEST_FILE = 2**20
 """Bytes of a recipe."""
+_NEED_TAGGER = {"shard", "tag", "train_tagger", "verify"}
+"""Sections of a recipe that a run without a tagger does not use."""
 SET = "--set"
 """Where a setting of the command line comes from."""
 _TRAINING = {
@@ -129,6 +132,12 @@ def _doubts(recipe: Recipe, read: RecipeValues) -> Iterator[str]:
             f"{file}: with data.mix or data.test, no dataset is labelled unless data.label names it; set data.label, "
             "or data.label = [] to label none"
         )
+    unused = read.values.keys() & _NEED_TAGGER
+    if unused and recipe.data.label and recipe.run.until is None and steps[-1].stage is ParseStage:
+        yield (
+            f"{file}: the run ends with triplets and does not use {', '.join(sorted(unused))}: no tagger is named; set "
+            'tag.weights, or data.tagger to a dataset with relations, or tag.method = "prior"'
+        )
     if not any(step.stage is PretrainStage for step in steps):
         return
     variants, training = set(recipe.pretrain.variants), recipe.pretrain.settings
@@ -205,12 +214,22 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeValues:
     *bases, (_, own) = layers.items()
     # With the name of one that it extends, both would be the same run.
     for file, found in [*((file, {k: v for k, v in base.items() if k != "name"}) for file, base in bases), (path, own)]:
+        if "scenes" not in found and _moves_sources(values.get("data"), found.get("data")):
+            # The world that was drawn for the sources before would be drawn into the folder of the new ones.
+            values.pop("scenes", None)
+            origins = {name: origin for name, origin in origins.items() if not name.startswith("scenes.")}
         values = joined(values, found)
         origins = _without_replaced(origins, found) | dict.fromkeys(dict(flat(found)), str(file))
     for override in map(_with_present_name, overrides):
         apply_override(values, override)
         origins[override.partition("=")[0]] = SET
     return RecipeValues(path, values, origins)
+
+
+def _moves_sources(below: Any, above: Any) -> bool:
+    """Whether a section `data` replaces the sources of the one that it extends by those of another folder."""
+    both = all(isinstance(each, dict) and "sources" in each for each in (below, above))
+    return both and bool(below["root"] != above["root"])  # `_add_layers` gives each a root
 
 
 def use_present_names(values: dict[str, Any], file: str) -> None:
@@ -333,6 +352,8 @@ def explain(error: ValidationError, origin: Callable[[str], str]) -> str:
             lines.append(f"{file}: {field}: missing")
         else:
             value = "" if isinstance(mistake["input"], dict | list | Settings) else f" = {mistake['input']!r}"
+            if value and file == SET and mistake["type"] in _QUOTED:
+                must += f"; in a shell, {SET} '{field}={_QUOTED[mistake['type']]}'"
             lines.append(f"{file}: {field}{value}: {must}"[:500])
     return "\n".join(lines)
 
@@ -371,6 +392,8 @@ _WANTED = {
     "too_short": "give at least {min_length}",
 }
 """Kind of mistake, or its first word → what a setting must be."""
+_QUOTED = {"tuple_type": '["coco"]', "string_type": '"text"', "path_type": '"path"'}
+"""Kind of mistake → a value with quotes, which a shell takes away unless others enclose them."""
 
 
 def wanted(mistake: Any) -> str:
@@ -378,6 +401,8 @@ def wanted(mistake: Any) -> str:
     kind, context = mistake["type"], mistake.get("ctx", {})
     if kind in ("value_error", "assertion_error"):
         return str(context.get("error", mistake["msg"]))
+    if kind == "tuple_type" and isinstance(mistake["input"], dict):
+        return f"write its heading in double brackets: [[{'.'.join(map(str, mistake['loc']))}]]"
     known = _WANTED.get(kind) or _WANTED.get(kind.partition("_")[0])
     return known.format(**context) if known else str(mistake["msg"])
 

@@ -134,7 +134,7 @@ def test_what_cannot_work_is_one_message_before_any_work(root, tmp_path):
     render(make_scene(31, 0)).save(tmp_path / "mine" / "a.png")
     weights = {f"--{name}": f"scenes/weights/{name}" for name in ("tagger", "detector", "captioner")}
     for folder, changed, words in (
-        ("nowhere", {}, "no folder"),
+        ("nowhere", {}, f"no folder {tmp_path}/nowhere\n"),
         ("empty", {}, "no usable image"),
         ("mine", {"--detector": "nobody/nothing"}, "not in the local hub cache"),
         ("mine", {"--tagger": "none"}, "neither a file nor a run"),

@@ -52,6 +52,8 @@ def test_a_recipe_runs_and_its_tables_are_read(tmp_path):
     assert run.labels(all_scores=True).num_rows >= 8
     assert run.sql("select count(*) as n from images").to_pylist() == [{"n": 8}]
     assert run.report(tmp_path / "page").is_file()
+    with pytest.raises(rlip.Error, match="threshold = 50: give at most 1"):
+        run.export(tmp_path / "percent", threshold=50)
     with pytest.raises(rlip.Error, match="no verdicts at"):
         run.report(tmp_path / "page", verdicts=str(tmp_path / "verdicts"))
     assert (run.export(tmp_path / "csv", "csv") / "labels.csv").is_file()
@@ -119,7 +121,7 @@ def test_images_are_the_same_by_any_relative_path_and_others_by_the_same_one(tmp
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: rlip.run("demo", {"tag.weights": None}), "tag.weights = None: .* omit the setting"),
     (lambda: rlip.label("photos", tagger="t", detector="d", treshold=0.3), r"'treshold' \(did you mean 'threshold'"),
-    (lambda: rlip.label("photos", tagger="t", detector="d", threshold="high"), "threshold = 'high': give a number"),
+    (lambda: rlip.label("a", tagger="t", detector="d", captioner=Path("c"), threshold="high"), "^threshold = 'high': "),
     (lambda: rlip.run("demo", ["run.workers=1"]), r"settings = \['run.workers=1'\]"),
     (lambda: rlip.run("demo", runner="prefct"), "runner = 'prefct': give one of 'direct' or 'prefect'"),
     (lambda: rlip.load("demo-detector", devise="cpu"), r"unknown argument 'devise' \(did you mean 'device'"),
@@ -200,6 +202,10 @@ def test_a_model_finds_in_an_image_what_the_command_finds(tmp_path):
     for unusable in (Path(__file__), [tmp_path / "scene.png"]):
         with pytest.raises(rlip.Error, match="can't be read as one image"):
             model.predict(unusable, **names)
+    with pytest.raises(rlip.Error, match=r"threshold = 50, per_image = 100: give a score from 0 to 1"):
+        model.predict(tmp_path / "scene.png", **names, threshold=50)
+    with pytest.raises(rlip.Error, match=r"drawn\.what: can't be written \(unknown file extension"):
+        found.draw(tmp_path / "drawn.what")
     ends = [{"bbox": [10, 10, 50, 90], "category_id": 1}, {"bbox": [40, 60, 80, 95], "category_id": 2}]
     pair = {"subject_id": 0, "object_id": 1, "category_id": 1}
     truth = [{"file_name": "scene.png", "img_id": 1, "annotations": ends, "hoi_annotation": [pair]}]

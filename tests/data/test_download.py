@@ -524,15 +524,15 @@ def test_every_file_of_the_catalogue_has_its_own_place_inside_the_root():
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ("coco", "COCO 2017 (about 20.4 GB, https://cocodataset.org/#download) is downloaded by `rlip data get coco`"),
-        ("data/coco/train2017", "`rlip data get coco`"),
+        ("data/coco/train2017", "COCO 2017 (about 20.4 GB, https://cocodataset.org/#download) is downloaded by "
+         "`rlip data get coco`"),
         ("/x y/coco/annotations/instances_val2017.json", "`rlip data get coco --root '/x y'`"),
-        ("tokenizer", "`rlip data get roberta`"),
+        ("/models/roberta-base", "`rlip data get roberta`"),
         ("Salesforce/blip-image-captioning-large", "`rlip data get blip`"),
         ("data/vrd/objects.json", "(about 2.0 GB) must be downloaded manually from "
          "https://cs.stanford.edu/people/ranjaykrishna/vrd/; `rlip data get vrd` says how"),
         (Path("/x/vg150/VG-SGG.h5"), "; `rlip data get vg150` says how"),
-        *((unknown, "") for unknown in ("mine", "/data/mine/images", "coco/mine", "")),
+        *((unknown, "") for unknown in ("mine", "coco", "coco/mine", "/weights/model", "")),
     ],
 )  # fmt: skip
 def test_where_to_get_names_page_size_and_command(asked, said):

@@ -6,7 +6,6 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 from pydantic import ValidationError
 
-from pipeline.data.images.opening import BadImage
 from pipeline.data.images.training_view import DRAWS, Crop, TrainingView, ViewSettings, training_view, training_views
 from pipeline.data.images.views import to_pixels, view_size
 from pipeline.training.batches import load_view, normalised
@@ -76,22 +75,6 @@ def test_an_official_view_takes_the_authors_steps():
         expected = enhance(expected).enhance(factor)
     expected = expected.resize((600, 400), Image.Resampling.BILINEAR).crop((150, 8, 570, 392))
     assert (shown(image, view) == np.asarray(expected.resize((700, 640), Image.Resampling.BILINEAR))).all()
-
-
-@pytest.mark.parametrize(("form", "official"), [("JPEG", True), ("PNG", False)])
-def test_grey_images_become_rgb(form, official):
-    view = TrainingView(96, 64, official=official)
-    pixels = load_view(encoded(picture().convert("L"), form), view)
-    assert pixels.shape == (3, 64, 96) and torch.equal(pixels[0], pixels[1]) and torch.equal(pixels[0], pixels[2])
-
-
-@pytest.mark.parametrize("official", [False, True])
-@pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
-def test_truncated_files_are_refused(share, official):
-    data = encoded(picture(), "JPEG")
-    with pytest.raises(BadImage) as caught:
-        load_view(data[: int(len(data) * share)], TrainingView(96, 64, official=official))
-    assert caught.value.reason == "truncated"
 
 
 def test_images_are_normalised_by_imagenets_statistics():

@@ -189,8 +189,10 @@ def test_what_is_no_detector_is_told(root, tmp_path):
 
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "no file .*model.safetensors")
-    refused("nobody/nothing-here", "not in the local hub cache")
-    refused(tmp_path / "gone.pth", "no such file")
+    refused("nobody/nothing-here", "no such folder, and it is not in the local hub cache")
+    refused("demo-detectr", r"no such folder \(did you mean 'demo-detector'\?\), and it")
+    for name in ("gone.pth", "gone.json"):
+        refused(tmp_path / name, "no such file; name")
     for name in ("model.pt", "model.pkl"):
         (tmp_path / name).write_bytes(b"PK")
         refused(tmp_path / name, "is not a detector; expected .safetensors")

@@ -43,6 +43,7 @@ def _recipe(tmp_path: Path, text: str) -> Path:
     ('name = "r"\ncaption = 3', ["caption = 3: give a section"]),
     ('name = "r"\n[pretrain.settings]\nseed = 2', ["r.toml", "pretrain.settings.seed = 2", "pretrain.seeds = [2]"]),
     ('name = "r"\n[pretrain]\nseeds = 3', ["pretrain.seeds = 3: give a list"]),
+    ('name = "r"\n[shard.exclude]\nids = "a"', ["shard.exclude: write its heading in double brackets: [[shard"]),
     ("name = ", ["not a readable TOML"]),
 ])  # fmt: skip
 def test_mistakes_are_named(tmp_path, change, words):
@@ -68,6 +69,15 @@ def test_a_calibration_that_no_confidence_uses_is_warned_of(tmp_path):
         load_recipe(recipe, [fitted])
     with warnings.catch_warnings(action="error"):
         load_recipe(recipe, [fitted, "shard.confidence=calibrated"])
+
+
+def test_sections_that_need_a_tagger_where_none_is_named_are_warned_of(tmp_path):
+    recipe = _recipe(tmp_path, GOOD.replace('tagger = ["coco"]', "") + "[shard]\n")
+    with pytest.warns(UserWarning, match=r"r\.toml: the run ends with triplets and does not use shard: no tagger is"):
+        load_recipe(recipe)
+    for enough in ("tag.method=prior", "tag.weights=demo-tagger", "run.until=parse"):
+        with warnings.catch_warnings(action="error"):
+            load_recipe(recipe, [enough])
 
 
 def test_images_that_would_teach_that_they_show_nothing_are_warned_of(tmp_path):
@@ -145,14 +155,6 @@ def test_naming_only_what_trains_the_tagger_labels_the_other_datasets_or_all(tmp
             assert load_recipe(_recipe(tmp_path, both), asked).data.label == ()
 
 
-def test_a_short_recipe_labels_its_pictures_and_trains_nothing(tmp_path):
-    text = '[[data.sources]]\nname = "mine"\nimages = "."\nannotations = "instances.json"\n[tag]\nweights = "demo"\n'
-    recipe = load_recipe(_recipe(tmp_path, text))
-    assert (recipe.name, recipe.data.root, recipe.data.label) == ("r", tmp_path, ("mine",))
-    assert recipe.data.sources[0].format == "coco"
-    assert [step.name for step in build_steps(recipe)] == ["ingest", "caption", "parse", "import_tagger", "tag"]
-
-
 def test_a_recipe_extends_another_in_its_folder_or_in_the_project(tmp_path):
     (tmp_path / "base.toml").write_text(GOOD.replace('name = "r"', 'name = "base"\n[caption]\ntop_p = 0.5\ndraws = 3'))
     recipe = load_recipe(_recipe(tmp_path, 'extends = "base.toml"\n[caption]\ndraws = 4\n'))
@@ -164,6 +166,15 @@ def test_a_recipe_extends_another_in_its_folder_or_in_the_project(tmp_path):
     for name in ("coco_sample.toml", "coco_sample"):
         project = load_recipe(_recipe(tmp_path, f'extends = "{name}"\n[data]\nroot = "elsewhere"\n'))
         assert (project.name, project.data.root, project.train_tagger.epochs) == ("r", Path("elsewhere"), 20)
+
+
+def test_no_world_is_drawn_into_the_folder_of_other_sources_than_those_of_the_extended_recipe(tmp_path):
+    mine = '[[data.sources]]\nname = "mine"\nimages = "."\nannotations = "a.json"\n[tag]\nweights = "demo-tagger"\n'
+    text = f'extends = "demo"\n[data]\nlabel = ["mine"]\ntagger = []\ntest = []\n{mine}'
+    recipe = load_recipe(_recipe(tmp_path, text))
+    assert recipe.scenes is None and (recipe.name, recipe.data.root) == ("r", tmp_path)
+    there = text.replace("[data]", '[data]\nroot = "out/scenes/demo"')
+    assert load_recipe(_recipe(tmp_path, there)).scenes is not None, "the sources lie in the world"
 
 
 def test_a_recipe_has_a_name_in_any_folder(tmp_path, monkeypatch):
@@ -225,6 +236,8 @@ def test_overrides_reach_sections_and_list_members(tmp_path):
     assert recipe.caption.top_p == 0.5
     assert recipe.name == "other"
     assert recipe.resolved().data.sources[0].images == Path("/d/pictures")
+    with pytest.raises(FatalError, match=r"""give a list, e\.g\. .*; in a shell, --set 'data\.label=\["coco"\]'"""):
+        load_recipe(path, ["data.label=[coco]"])
 
 
 @pytest.mark.parametrize("value", [1e-20, float("inf"), '🦓 "x"\n', [1, "é"], {"a b": [True]}])

@@ -14,7 +14,7 @@ from pipeline.data.datasets.record import ImageRecord
 from pipeline.data.images.refs import ImageFolder
 from pipeline.runtime.stage import Rejected
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
 """Endings of file names that count as images, in any case. Whether a file is one shows when it is decoded."""
 _ID_BITS = 53
 """Ids of this length are exact in JSON of every language and in float64."""

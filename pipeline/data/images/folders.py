@@ -12,6 +12,7 @@ from pydantic import PlainValidator
 
 from pipeline.data.images.refs import FileState, ImageFolder, ImageRef, StoredImage, read_first, state_of
 from storage.errors import FatalError, translate_os_errors
+from storage.local_store import is_store
 from storage.shards.scan import DamagedTar, entries_of, fault_of
 
 if TYPE_CHECKING:
@@ -56,13 +57,17 @@ class LocalFolder(ImageFolder):
         return self._root / uri
 
     def names(self) -> list[str]:
-        """Every file below the folder and folders that it links to, without hidden ones. Tars in it count as files.
+        """Every file below the folder and folders that it links to, without hidden ones and those of a store, whose
+        reports have images, too. Tars in it count as files.
 
         Raises `FatalError` or `RetryableError` for a subfolder that can't be listed.
         """
         found = []
         for folder, inner, files in os.walk(self._root, onerror=_refuse, followlinks=True):
             here = Path(folder)
+            if here != self._root and is_store(here):
+                inner.clear()
+                continue
             inner[:] = [name for name in inner if not name.startswith(".") and not _leads_back(here / name)]
             found += [(here / name).relative_to(self._root).as_posix() for name in files if not name.startswith(".")]
         return sorted(found)
@@ -75,6 +80,8 @@ class LocalFolder(ImageFolder):
         return state_of(self.stored(uri))
 
     def fault(self) -> str:
+        if self._root.is_file():
+            return f"{self._root} is a file; name a folder, or an uncompressed .tar"
         return "" if self._root.is_dir() else f"no folder {self._root}"
 
     def refresh(self) -> None:
