@@ -22,6 +22,7 @@ from storage.local_store import LocalStore
 from storage.runs import Run
 
 PICTURES = "drawn/coco/train"
+DEMO = {"--tagger": "demo-tagger", "--detector": "demo-detector", "--captioner": "demo-captioner"}
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +92,7 @@ def test_new_pictures_and_other_settings_compute_what_they_must(workplace, comma
     assert "person" in {box["category"] for each in found for box in each["boxes"]} <= {"person", "horse"}
 
 
-def test_files_that_are_no_pictures_are_named_and_the_rest_is_labelled(root, tmp_path):
-    (tmp_path / "scenes").symlink_to(root / "scenes")
+def test_files_that_are_no_pictures_are_named_and_the_rest_is_labelled(tmp_path):
     (tmp_path / "found").mkdir()
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -102,7 +102,7 @@ def test_files_that_are_no_pictures_are_named_and_the_rest_is_labelled(root, tmp
     (tmp_path / "found" / "page.jpg").write_text("<html>Not found</html>")
     (tmp_path / "found" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     (tmp_path / "found" / "torn.png").write_bytes((tmp_path / "found" / "upright.png").read_bytes()[:900])
-    options = [word for name in ("tagger", "detector", "captioner") for word in (f"--{name}", f"scenes/weights/{name}")]
+    options = [word for option in DEMO.items() for word in option]
     _, made = label(tmp_path, "label", "found", *options)
     assert made["images"] == 2 and made["boxes"] > 0
     assert {name: reason.partition(" (")[0] for name, reason in made["left_out"].items()} == {
@@ -127,20 +127,18 @@ def test_the_recipe_of_the_page_is_valid(page, tmp_path):
     assert [step.name for step in context.steps] == ["ingest", "detect", "caption", "parse", "import_tagger", "tag"]
 
 
-def test_what_cannot_work_is_one_message_before_any_work(root, tmp_path):
-    (tmp_path / "scenes").symlink_to(root / "scenes")
+def test_what_cannot_work_is_one_message_before_any_work(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "mine").mkdir()
     render(make_scene(31, 0)).save(tmp_path / "mine" / "a.png")
-    weights = {f"--{name}": f"scenes/weights/{name}" for name in ("tagger", "detector", "captioner")}
     for folder, changed, words in (
         ("nowhere", {}, "no folder"),
         ("empty", {}, "no usable image"),
         ("mine", {"--detector": "nobody/nothing"}, "not in the local hub cache"),
         ("mine", {"--tagger": "none"}, "neither a file nor a run"),
-        ("mine", {"--categories": "unicorn", "--detector": "scenes/weights/tagger"}, "takes boxes and detects none"),
+        ("mine", {"--categories": "unicorn", "--detector": "demo-tagger"}, "takes boxes and detects none"),
     ):
-        options = [word for option in (weights | changed).items() for word in option]
+        options = [word for option in (DEMO | changed).items() for word in option]
         done = rlip("label", folder, *options, cwd=tmp_path)
         assert done.exit_code == 1 and words in done.stderr, done.stderr
 
