@@ -1,43 +1,15 @@
-"""Processes end with their parent, and reuse the memory of large tensors instead of memory the system just cleared."""
+"""Processes end with their parent, and the one that they are forked from has one thread."""
 
 import os
-import platform
-import resource
 import signal
 import subprocess
 import sys
 from multiprocessing import forkserver
 from pathlib import Path
 
-import pytest
-import torch
-from warm_process import WarmProcess, watched
+from warm_process import watched
 
-from pipeline.runtime.processes import keep_freed_memory, ready_to_fork
-
-
-def fill() -> None:
-    for _ in range(5):
-        torch.ones(2**25)
-
-
-def count_faults(keep: bool) -> None:
-    assert not keep or keep_freed_memory()
-    fill()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    fill()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-
-
-def faults(keep: bool) -> int:
-    """How often Linux gives a process of its own a page of memory for tensors as large as earlier ones."""
-    return int(WarmProcess(count_faults, keep).communicate(timeout=60)[0])
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
-def test_kept_memory_is_not_mapped_again():
-    assert faults(keep=True) < 1000 < faults(keep=False)
-
+from pipeline.runtime.processes import ready_to_fork
 
 STARTER = """
 import os, sys, time
