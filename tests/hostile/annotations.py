@@ -56,6 +56,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "a box without numbers": ("1 box malformed: None", box(bbox=None)),
     "a box of NaN": ("1 box not finite", box(bbox=[float("nan")] * 4)),
     "a box of 1e308": ("1 box outside", box(bbox=[1e308, 1, 1e308, 1])),
+    "a box of 10^400": ("1 box malformed", box(bbox=[1, 1, 10**400, 9])),
     "a box with an id of 10^400": ("kept 1 images, 2 boxes; quarantined nothing", box(id=10**400)),
     "a category without a name": ("-1 category without an integer id", {"categories": [*CATEGORIES, {"id": 3}]}),
     "a category of two names": ("-1 category id of several names", {"categories": [*CATEGORIES, {"id": 2, "name": "dog"}]}),

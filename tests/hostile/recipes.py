@@ -22,6 +22,7 @@ RECIPES: dict[str, tuple[str, str | bytes]] = {
     "itself extended": (BAD_VALUE + ".*remove one `extends`", 'extends = "r.toml"\n' + GOOD),
     "a file outside extended": (BAD_VALUE, 'extends = "/etc/passwd"\n' + GOOD),
     "a zero byte extended": (BAD_VALUE + ".*extends", 'extends = "a\\u0000b"\n' + GOOD),
+    "a name of 5,000 characters extended": (BAD_VALUE, f'extends = "{"a" * 5000}"\n' + GOOD),
     "a device extended": (BAD_VALUE + ".*not a file", 'extends = "/dev/zero"\n' + GOOD),
     "a pipe of images": (BAD_VALUE, GOOD.replace('images = "i"', 'images = "pipe:touch escaped"')),
     "a store that is a file": (BAD_VALUE, 'store = "r.toml"\n' + GOOD),

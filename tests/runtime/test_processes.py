@@ -1,15 +1,36 @@
-"""Processes end with their parent, and the one that they are forked from has one thread."""
+"""Processes end with their parent, reuse the memory of large tensors, and are forked from one with one thread."""
 
 import os
+import platform
+import resource
 import signal
 import subprocess
 import sys
 from multiprocessing import forkserver
 from pathlib import Path
 
-from warm_process import watched
+import pytest
+import torch
+from warm_process import WarmProcess, watched
 
-from pipeline.runtime.processes import ready_to_fork
+from pipeline.runtime.processes import keep_freed_memory, ready_to_fork
+
+
+def count_faults(keep: bool) -> None:
+    """Prints how often Linux gives this process a page of memory for tensors as large as earlier ones."""
+    assert not keep or keep_freed_memory()
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(5):
+            torch.ones(2**25)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_kept_memory_is_not_mapped_again():
+    kept, returned = (int(WarmProcess(count_faults, keep).communicate(timeout=60)[0]) for keep in (True, False))
+    assert kept < 1000 < returned
+
 
 STARTER = """
 import os, sys, time
