@@ -115,7 +115,7 @@ def test_the_recipe_of_the_page_is_valid(page, tmp_path):
     assert [step.name for step in context.steps] == ["ingest", "detect", "caption", "parse", "import_tagger", "tag"]
 
 
-def test_what_cannot_work_is_one_message_before_any_work(tmp_path):
+def test_what_cannot_work_is_one_message(tmp_path):
     (tmp_path / "empty").mkdir()
     for folder in ("mine", "bad"):
         write_more(tmp_path / folder)
@@ -132,6 +132,7 @@ def test_what_cannot_work_is_one_message_before_any_work(tmp_path):
         options = [word for option in (DEMO | changed).items() for word in option]
         done = rlip("label", folder, *options, cwd=tmp_path)
         assert done.exit_code == 1 and words in done.stderr, done.stderr
+    assert "page.jpg: not an image" in done.stderr, "the reasons are told"
 
 
 def test_names_of_boxes_stay_as_they_are_written(tmp_path):
