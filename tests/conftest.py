@@ -37,7 +37,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ
 
 LONGEST = (
     "flows/test_on_a_server.py", "device/test_other_devices.py", "models/test_deformable_read_triton.py",
-    "chain/test_resume.py", "flows/test_run.py", "chain/test_lost_hosts.py", "training/test_checkpoints.py",
+    "chain/test_resume.py", "flows/test_run.py", "training/test_checkpoints.py",
     "training/test_training.py", "models/test_networks.py", "chain/test_label_quality.py", "training/test_ray.py",
     "training/test_ranks.py", "cli/test_installed.py", "hostile/test_hostile.py", "review/test_browser_looks.py",
     "training/test_trainer.py", "chain/test_your_data.py", "chain/test_caching.py", "review/test_browser_search.py",

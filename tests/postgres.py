@@ -31,13 +31,8 @@ class Postgres:
         """The URL of database `prefect`, as a Prefect server takes it."""
         return f"postgresql+asyncpg://prefect@127.0.0.1:{self._port}/prefect"
 
-    @property
-    def at(self) -> tuple[str, ...]:
-        """The options by which PostgreSQL's programs reach this server."""
-        return ("-h", "127.0.0.1", "-p", str(self._port), "-U", "prefect")
-
-    def command(self, name: str, *words: str) -> str:
-        """Run a program of PostgreSQL to its end and return its output."""
+    def command(self, name: str, *words: str) -> None:
+        """Run a program of PostgreSQL to its end."""
         user, output = self._user if os.geteuid() == 0 else None, self._data.parent / "output"
         # A file, because the server keeps what it is started with open.
         with output.open("w") as file:
@@ -46,7 +41,6 @@ class Postgres:
             )
         log = self._data / "log"
         assert done.returncode == 0, f"{output.read_text()}\n{log.read_text() if log.exists() else ''}"
-        return output.read_text()
 
     def stop(self) -> None:
         """End the server."""
@@ -64,7 +58,7 @@ class Postgres:
         with TemporaryDirectory() as folder:
             server = cls(found[-1].parent, Path(folder))
             try:
-                server.command("createdb", *server.at, "prefect")
+                server.command("createdb", "-h", "127.0.0.1", "-p", str(server._port), "-U", "prefect", "prefect")
                 yield server
             finally:
                 server.stop()

@@ -1,8 +1,8 @@
-"""A real Ray cluster of two local one-core nodes that tests kill or cut off. All its ports are on loopback."""
+"""A real Ray cluster of two local one-core nodes, one of which a test kills. All its ports are on loopback."""
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,12 @@ _ENVIRONMENT = {
 }
 # The autoscaler and the copier of logs take a second of start each, and no test is about them.
 HEAD = {**NODE, "include_dashboard": False, "no_monitor": True, "include_log_monitor": False}
-Host = list[psutil.Process]
 _IMPORTABLE = (ROOT, ROOT / "tests")
 
 
 @contextmanager
-def one_node() -> Iterator[Any]:
-    """A cluster of its head, while the context lasts. Nothing is left of it and of nodes that were added afterwards."""
+def two_nodes() -> Iterator[Any]:
+    """The cluster, while the context lasts. Nothing is left of it afterwards."""
     import ray
     from ray._private import ray_constants
     from ray.cluster_utils import Cluster
@@ -40,18 +39,11 @@ def one_node() -> Iterator[Any]:
     with mock.patch.dict(os.environ, environment), mock.patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False):
         cluster = Cluster(initialize_head=True, head_node_args=HEAD)
         try:
+            cluster.add_node(**NODE)
             yield cluster
         finally:
             ray.shutdown()
             cluster.shutdown()
-
-
-@contextmanager
-def two_nodes(**more: Any) -> Iterator[Any]:
-    """The cluster, while the context lasts; `more` goes to the second node. Nothing is left of it afterwards."""
-    with one_node() as cluster:
-        cluster.add_node(**{**NODE, **more})
-        yield cluster
 
 
 def lend_a_node(address: str, work: Path) -> None:
@@ -64,36 +56,10 @@ def lend_a_node(address: str, work: Path) -> None:
         sys.exit(join_with_ray(address, work, 1))
 
 
-def host_of_node(node: Any) -> Host:
+def host_of_node(node: Any) -> list[psutil.Process]:
     """The processes of a node, its workers and their children among them."""
-    return host_of(*(info.process.pid for infos in node.all_processes.values() for info in infos))
-
-
-def host_of(*started: int) -> Host:
-    """The processes of a node or a run: those of these that live, and all below them."""
-    found: Host = []
-    for pid in started:
+    found: list[psutil.Process] = []
+    for started in (info.process.pid for infos in node.all_processes.values() for info in infos):
         with suppress(psutil.NoSuchProcess):
-            found += [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+            found += [psutil.Process(started), *psutil.Process(started).children(recursive=True)]
     return found
-
-
-def kill(host: Host) -> None:
-    """Kill all processes at once, as a loss of power does."""
-    _each(process.kill for process in host)
-
-
-def cut_off(host: Host) -> None:
-    """Stop all processes: connections to them stay open, and nothing answers."""
-    _each(process.suspend for process in host)
-
-
-def come_back(host: Host) -> None:
-    """Let those go on that were cut off."""
-    _each(process.resume for process in host)
-
-
-def _each(signals: Iterable[Callable[[], None]]) -> None:
-    for send in signals:
-        with suppress(psutil.NoSuchProcess):
-            send()

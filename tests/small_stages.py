@@ -73,15 +73,6 @@ class CountStage(Stage):
         return Output(pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
-class ManyStage(CountStage):
-    """The same with one image in each of 200 partitions."""
-
-    def partitions(self, dataset: str, store: Store) -> Iterator[Partition]:
-        """Two hundred images in as many partitions."""
-        for number in range(200):
-            yield Partition(f"{dataset}/{number:04d}", (number,), f"many-{number}")
-
-
 class SteadyStage(CountStage):
     """The same with equal rows in every process, so that engines can be compared by digests."""
 

@@ -72,3 +72,8 @@ class World:
             for step, found in self.artifacts().items()
             for partition, artifact in found.items()
         }
+
+
+def computed(events: list[dict[str, Any]]) -> dict[str, int]:
+    """Step → the number of partitions that a run computed, from its events."""
+    return {event["step"]: event["due"] for event in events if event.get("event") == "step" and event["due"]}

@@ -2,9 +2,7 @@
 
 import fcntl
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tiny_chain import World
@@ -38,13 +36,3 @@ def copied(finished: World, tmp_path: Path) -> World:
     """A copy of the finished store, to change."""
     shutil.copytree(finished.store, tmp_path / "store")
     return World(finished.root, finished.recipe, finished.data, tmp_path / "store")
-
-
-@pytest.fixture
-def computed() -> Callable[[list[dict[str, Any]]], dict[str, int]]:
-    """Counts computed partitions from the events of a run: step → count."""
-
-    def count(events: list[dict[str, Any]]) -> dict[str, int]:
-        return {event["step"]: event["due"] for event in events if event.get("event") == "step" and event["due"]}
-
-    return count

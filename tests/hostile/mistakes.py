@@ -10,7 +10,6 @@ from typing import Any
 from PIL import Image
 
 from tests.hostile.case import GOOD, Case, good_image, ingested, table, told, written
-from tests.hostile.recipes import GOOD as RECIPE
 
 LATIN = "Mädchen".encode("latin-1")
 NAMES = ("--objects", "person,bicycle", "--predicates", "ride")
@@ -93,38 +92,6 @@ def _scored(folder: Path, detections: Any, *words: str) -> str:
     return told("evaluate", "hico-det", *given, "--file", "verbs=verbs", "--file", "objects=objects", *words)
 
 
-def _instances(**sides: Any) -> list[dict[str, Any]]:
-    ends = {
-        end: {"object_id": place, "name": end, "x": 1, "y": 1, "w": 9, "h": 9}
-        for place, end in enumerate(("subject", "object"))
-    }
-    ends["subject"] |= sides
-    return [{"image_id": 1, "relationships": [{"predicate": "on", **ends}]}]
-
-
-ANNOTATIONS: dict[str, tuple[str, Any]] = {
-    "what it takes": ("^passed", _instances()),
-    "a side of 1e308": ("^(passed|refused)", _instances(w=1e308)),
-    "a side of 10^400": ("^(passed|refused)", _instances(w=10**400)),
-    "an infinite side": ("^(passed|refused)", _instances(w=float("inf"))),
-    "an id of 2^64": ("^(passed|refused)", [{**_instances()[0], "image_id": 2**64}]),
-}
-
-EXTENDED: dict[str, tuple[str, str]] = {
-    "a zero byte": (REFUSED + ".*extends", 'extends = "a\\u0000b"\n' + RECIPE),
-    "half a name": (REFUSED, f'extends = "{"a" * 5000}"\n' + RECIPE),
-    "itself, doubled": (REFUSED, 'extends = ["level 24"]\n'),
-}
-
-
-def _planned(folder: Path, text: str) -> str:
-    for level in range(25):
-        names = "[]" if not level else f'["level {level - 1}", "also {level - 1}"]'
-        for kind in ("level", "also"):
-            written(folder / f"{kind} {level}.toml", f"extends = {names}\n[run]\nblocks = {level + 1}\n")
-    return told("plan", written(folder / "r.toml", text))
-
-
 def _ingested(folder: Path, name: bytes) -> str:
     good_image(folder / "images")
     shutil.copyfile(folder / "images" / GOOD, folder / os.fsdecode(b"images/" + name))
@@ -140,7 +107,3 @@ def cases() -> Iterator[Case]:
     yield from table("evaluate", DETECTIONS, _scored)
     lists = {f"{name} in Latin-1": (REFUSED + ".*latin", words) for name, words in LISTS.items()}
     yield from table("evaluate", lists, lambda folder, words: _scored(folder, found(), *words))
-    yield from table(
-        "convert", ANNOTATIONS, lambda folder, content: told("data", "convert", "visual_genome", written(folder / "vg.json", content), "visual_genome", "out")
-    )  # fmt: skip
-    yield from table("extends", EXTENDED, _planned)

@@ -103,6 +103,7 @@ MANIFESTS = {
     **{name: ("^refused", change) for name, change in NOT_JSON.items()},
     "lists within lists": ("^refused", replaced(DEEP)),
     "a gigabyte of blanks": ("^refused", padded),
+    "half a million wrong values": ("^refused", replaced(b'{"upstream": {"images": [%s1]}}' % (b"1," * (2**19 - 9)))),
     "an edited count": ("^refused", field("counts", {"rows_in": 10**9, "rows_out": 1, "rejected": {}})),
     "a file that leads out": ("^refused", field("files", {"../../../../escaped": {"digest": "0" * 64, "size": 1}})),
     "a later format": ("^refused: .*format 99", field("format", 99)),

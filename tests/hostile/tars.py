@@ -1,4 +1,4 @@
-"""Tars: as the folder of a dataset's images, and as shards."""
+"""Tars, as the folder of a dataset's images."""
 
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from tests.data.toy_sets import encoded
-from tests.hostile.case import GOOD, Case, Make, ingested, instances, sparse, table, told, written
+from tests.hostile.case import GOOD, Case, Make, ingested, instances, sparse, table, written
 from tests.hostile.images import bomb
 
 END = bytes(1024)
@@ -84,24 +84,12 @@ TARS: dict[str, tuple[str, Make]] = {
     "the same name twice": ("kept 2 images", GOOD_ENTRY + plain("x.jpg", b"x") + plain("x.jpg", picture()) + END),
 }  # fmt: skip
 
-SHARD_COMMANDS = ("index", "ls", "info", "verify", "preview")
-
 
 def cases() -> Iterator[Case]:
-    """Each tar as a folder of images, and some through each command of `rlip shards`."""
+    """Each tar as a folder of images."""
     yield from table("tar", TARS, _as_images)
-    for name in ("a size below zero", "a link to the passwords"):
-        for command in SHARD_COMMANDS:
-            yield Case(
-                "shards", f"{command}: {name}", "^(passed|refused|1): ",
-                lambda folder, name=name, command=command: _as_shard(folder, TARS[name][1], command),
-            )  # fmt: skip
 
 
 def _as_images(folder: Path, content: Make) -> str:
     tar = written(folder / "images.tar", content)
     return ingested(folder, instances([{"id": 2, "file_name": "x.jpg", "width": 64, "height": 48}]), tar)
-
-
-def _as_shard(folder: Path, content: Make, command: str) -> str:
-    return told("shards", command, written(folder / "x.tar", content))

@@ -21,40 +21,37 @@ from tagger.labelling.calibration import Calibration
 from tagger.matching import AuthorsFileError, read_paraphrases
 
 DEEP = b"[" * 100_000
-READERS: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {
-    "label studio": (read_label_studio, FatalError), "positions": (read_positions, ValueError),
-    "paraphrases": (read_paraphrases, AuthorsFileError), "co-occurrence": (read_cooccurrence, AuthorsFileError),
-    "calibration": (lambda path: Calibration.from_json(path.read_bytes()), ValueError),
+READERS: dict[str, tuple[str, Callable[[Path], object], type[Exception], str]] = {
+    "label studio": ("tasks.json", read_label_studio, FatalError, "recursion"),
+    "positions": ("rare.json", read_positions, ValueError, "recursion"),
+    "paraphrases": ("paraphrases.json", read_paraphrases, AuthorsFileError, "recursion"),
+    "co-occurrence": ("pairs.json", read_cooccurrence, AuthorsFileError, "recursion"),
+    "calibration": (
+        "calibration.json", lambda path: Calibration.from_json(path.read_bytes()), ValueError, "recursion",
+    ),
+    "settings beside a checkpoint": (
+        "args.json", lambda path: read_checkpoint(path.with_name("model.safetensors"), path), WeightsError,
+        r"args\.json: not a readable JSON file",
+    ),
+    "a detector's folder": (
+        "config.json", lambda path: find_detector(DetectSettings(weights=str(path.parent))), FatalError,
+        r"config\.json can't be read",
+    ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("reader", READERS)
 def test_a_file_is_refused_in_the_words_of_its_reader(reader, tmp_path):
-    path = tmp_path / "deep.json"
-    path.write_bytes(DEEP)
-    read, refusal = READERS[reader]
-    with pytest.raises(refusal, match="recursion"):
-        read(path)
-
-
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "preprocessor_config.json"])
-def test_a_captioners_folder_names_the_file(name, root, tmp_path):
-    folder = shutil.copytree(root / "scenes" / "weights" / "captioner", tmp_path / "captioner")
-    assert model_fault(folder) == ""
-    (folder / name).write_bytes(DEEP)
-    assert f"{name} can't be read" in model_fault(folder)
-
-
-def test_the_settings_beside_a_checkpoint_name_the_file(tmp_path):
+    name, read, refusal, words = READERS[reader]
     save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
-    (tmp_path / "args.json").write_bytes(DEEP)
-    with pytest.raises(WeightsError, match=r"args\.json: not a readable JSON file"):
-        read_checkpoint(tmp_path / "model.safetensors", tmp_path / "args.json")
+    for deep in (name, "preprocessor_config.json"):
+        (tmp_path / deep).write_bytes(DEEP)
+    with pytest.raises(refusal, match=words):
+        read(tmp_path / name)
 
 
-def test_a_detectors_folder_names_the_file(tmp_path):
-    save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
-    for name in ("config.json", "preprocessor_config.json"):
-        (tmp_path / name).write_bytes(DEEP)
-    with pytest.raises(FatalError, match=r"config\.json can't be read"):
-        find_detector(DetectSettings(weights=str(tmp_path)))
+def test_a_captioners_folder_names_the_file(root, tmp_path):
+    for name in ("config.json", "tokenizer.json", "preprocessor_config.json"):
+        folder = shutil.copytree(root / "scenes" / "weights" / "captioner", tmp_path / name)
+        (folder / name).write_bytes(DEEP)
+        assert f"{name} can't be read" in model_fault(folder)

@@ -196,30 +196,33 @@ class Unmounted(Lengths):
         return replace(made, rejected=[Rejected(each.image_id, "missing file") for each in made.rejected])
 
 
+def _four_images() -> dict[str, Rows]:
+    """Rows of two tables, of which the first image has no caption."""
+    rows = {
+        table: [{**recorded(WRITER[table])["rows"][0], "image_id": number} for number in range(4)]
+        for table in Lengths.reads
+    }
+    rows["captions"][0]["captions"] = []
+    return rows
+
+
 def test_images_that_an_earlier_version_quarantined_because_it_could_not_read_them_are_read_again(
     tmp_path, monkeypatch
 ):
-    store, stage = LocalStore(tmp_path / "store"), Unmounted(Settings())
-    images = [{**_rows(stages()["caption"])["images"][0], "image_id": image_id} for image_id in range(3)]
-    captions = [{**_rows(stages()["parse"])["captions"][0], "image_id": image_id} for image_id in range(3)]
-    rows = {"images": images, "captions": [{**captions[0], "captions": []}, *captions[1:]]}
+    store, stage, rows = LocalStore(tmp_path / "store"), Unmounted(Settings()), _four_images()
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.runtime.execute.MISSING", "not checked")
         before = _execute(stage, store, rows)
-    images[1] = {**images[1], "width": 1}
+    rows["images"][1]["width"] = 1
     with pytest.raises(RetryableError, match="missing file"):
         _execute(stage, store, rows, before.key)
 
 
 def test_of_several_tables_a_change_in_any_counts_and_rows_taken_over_stay_quarantined(tmp_path):
-    store, stage = LocalStore(tmp_path / "store"), Lengths(Settings())
-    images = [{**_rows(stages()["caption"])["images"][0], "image_id": image_id} for image_id in range(4)]
-    captions = [{**_rows(stages()["parse"])["captions"][0], "image_id": image_id} for image_id in range(4)]
-    captions[0] = {**captions[0], "captions": []}
-    rows = {"images": images, "captions": captions}
+    store, stage, rows = LocalStore(tmp_path / "store"), Lengths(Settings()), _four_images()
     before = _execute(stage, store, rows)
-    images[1] = {**images[1], "width": 1}
-    captions[2] = {**captions[2], "captions": captions[2]["captions"] * 2}
+    rows["images"][1]["width"] = 1
+    rows["captions"][2]["captions"] *= 2
     watch = Watch(stage)
     after = _execute(stage, store, rows, before.key)
     assert watch.seen == [1, 2]

@@ -49,13 +49,6 @@ def test_items_are_committed_and_the_stage_is_opened_once_a_worker(tmp_path):
     assert (2, 2) in seen
 
 
-def _kill(process: psutil.Process) -> None:
-    """Kill a child of this process and wait until it is dead, but leave its exit code to multiprocessing."""
-    process.kill()
-    while process.status() != psutil.STATUS_ZOMBIE:
-        time.sleep(0.01)
-
-
 def test_a_worker_computes_with_one_thread_from_its_first_library_on(tmp_path, own_parent):
     before = dict(os.environ)
     with LocalEngine(count_call(tmp_path), 1) as engine:
@@ -121,18 +114,15 @@ def test_weights_that_were_replaced_since_the_plan_make_nothing_under_the_key_of
         assert engine.submit(item).result().rows_out == 1
 
 
-def _origin(tmp_path: Path, key: str) -> psutil.Process:
-    """The process that the worker which made an artifact is forked from."""
-    artifact = LocalStore(tmp_path / "store").find("count", key)
-    origin = psutil.Process(artifact.table("counts")["process"][0].as_py()).parent()
-    assert origin is not None and "forkserver" in " ".join(origin.cmdline())
-    return origin
-
-
 def test_the_process_that_workers_are_forked_from_may_die(tmp_path, own_parent):
     with LocalEngine(count_call(tmp_path, die_at=10), 1) as engine:
         first, second, third = count_items(3)
-        _kill(_origin(tmp_path, engine.submit(first).result().key))
+        made = LocalStore(tmp_path / "store").find("count", engine.submit(first).result().key)
+        origin = psutil.Process(made.table("counts")["process"][0].as_py()).parent()
+        assert "forkserver" in " ".join(origin.cmdline()), "not this process"
+        origin.kill()
+        while origin.status() != psutil.STATUS_ZOMBIE:  # its exit code is left to multiprocessing
+            time.sleep(0.01)
         assert [engine.submit(item).result().partition for item in (second, third)] == ["set/0001", "set/0002"]
 
 

@@ -3,8 +3,10 @@
 import socket
 from collections.abc import Iterator
 from concurrent.futures import as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -21,14 +23,19 @@ from pipeline.runtime.execute import WorkItem
 from pipeline.runtime.stage import GIB, Resources
 from storage.errors import FatalError, RetryableError
 from storage.local_store import LocalStore
+from storage.open_store import open_store
 
 ray = pytest.importorskip("ray")
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    with two_nodes() as made:
-        yield made
+def cluster(s3_settings: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The cluster, whose nodes reach an S3 server."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**s3_settings, "RLIP_CACHE": str(tmp_path_factory.mktemp("cache"))}.items():
+            patch.setenv(name, value)
+        with two_nodes() as made:
+            yield made
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +48,8 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return _contents(folder / "store", count_items(3, "steady"))
 
 
-def _contents(store: Path, items: list[WorkItem]) -> list[str]:
-    found = LocalStore(store).find_all(items[0].step, [item.key for item in items])
+def _contents(store: Path | str, items: list[WorkItem]) -> list[str]:
+    found = open_store(store).find_all(items[0].step, [item.key for item in items])
     return [found[item.key].content for item in items]
 
 
@@ -153,13 +160,14 @@ def test_room_counts_shares_of_gpus():
         room_for([one, none], Resources(memory=65 * GIB))
 
 
-def test_a_lost_node_costs_its_partitions_only(cluster, tmp_path, expected):
+def test_a_lost_node_costs_its_partitions_only_also_in_a_store_on_s3(cluster, s3, tmp_path, expected):
     """The last test of the cluster, which lacks a node afterwards."""
-    items = count_items(3, "steady")
-    with RayEngine(count_call(tmp_path, SteadyStage, wait=True), address=cluster.address) as engine:
+    items, store = count_items(3, "steady"), f"{s3}/{uuid4().hex}"
+    call = replace(count_call(tmp_path, SteadyStage, wait=True), store=store)
+    with RayEngine(call, address=cluster.address) as engine:
         futures = [engine.submit(item) for item in items]
         _waiting(tmp_path, 2)
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
         (tmp_path / "go").touch()
         assert [future.result(timeout=60).rows_out for future in futures] == [2, 2, 2]
-    assert _contents(tmp_path / "store", items) == expected
+    assert _contents(store, items) == expected

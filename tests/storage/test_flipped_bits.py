@@ -48,7 +48,7 @@ def test_in_a_store_it_is_found_by_verify(tmp_path, capsys):
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "pending"]
     assert {path.relative_to(tmp_path).parts[0] for path in files} == {"artifacts", "runs", "cuts"} and len(files) == 12
     for path in files:
-        for bit in _flips(path, 25):
+        for bit in _flips(path, 10):
             with pytest.raises(FatalError, match="damage"):
                 verify(None, repair=False, store=tmp_path, as_json=True)
             told = json.loads(capsys.readouterr().out or '{"damaged": [], "files": []}')
@@ -65,7 +65,7 @@ def test_verdicts_are_named_line_by_line_beside_artifacts_and_stay(tmp_path, cap
     path = tmp_path / "verdicts" / "ada.jsonl"
     verify(None, repair=False, store=tmp_path, as_json=True)
     examined = json.loads(capsys.readouterr().out)["examined"]
-    for _ in _flips(path, 25):
+    for _ in _flips(path, 10):
         before = path.read_bytes()
         with pytest.raises(FatalError, match="damage"):
             verify(None, repair=True, store=tmp_path, as_json=True)

@@ -2,7 +2,6 @@
 
 import json
 import platform
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -59,29 +58,13 @@ def test_a_lease_that_ends_while_one_looks_is_taken():
         assert _note(files)["holder"].startswith("one ")
 
 
-def test_a_living_holder_is_waited_for_and_told_once(files):
-    order: list[str] = []
-
-    def second() -> None:
-        with hold_lease(files, PATH, "other", lambda host: order.append(f"waits for {host}"), QUICK):
-            order.append("second")
-
-    with hold_lease(files, PATH, "one", _nobody, QUICK):
-        waiter = threading.Thread(target=second)
-        waiter.start()
-        time.sleep(3 * QUICK.expiry)
-        order.append("first")
-    waiter.join(20)
-    assert order == [f"waits for {platform.node()}", "first", "second"]
-
-
 HOST = "gpu-7\x1b[31m" + 200 * "x"
 
 
 @pytest.mark.parametrize("note, told", [
     (b'{"holder": "dead x", "beat": 7}', "another machine"),
     (json.dumps({"holder": "dead x", "host": HOST, "beat": 7}).encode(), ("gpu-731m" + 200 * "x")[:100]),
-    *((damaged, "another machine") for damaged in (b"", b'{"holder": 3}', b"[" * 100_000)),
+    (b'{"holder": 3}', "another machine"),
 ])  # fmt: skip
 def test_a_silent_holder_is_waited_for_until_it_counts_as_dead(note, told, files):
     files.create(PATH, note)
@@ -89,13 +72,6 @@ def test_a_silent_holder_is_waited_for_until_it_counts_as_dead(note, told, files
     with hold_lease(files, PATH, "one", waits.append, QUICK):
         assert time.monotonic() - began > QUICK.expiry and waits == [told]
         assert _note(files)["holder"].startswith("one ")
-
-
-def test_a_lease_of_the_same_machine_is_taken_at_once(files):
-    files.create(PATH, json.dumps({"holder": "one x", "beat": 7}).encode())
-    with hold_lease(files, PATH, "one", _nobody, Patience(heartbeat=9, look=9, expiry=999)):
-        assert _note(files)["holder"].startswith("one ") and _note(files)["holder"] != "one x"
-        assert _note(files)["beat"] == 0
 
 
 def test_whoever_lost_a_lease_does_not_remove_that_of_the_next(files):

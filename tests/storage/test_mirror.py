@@ -6,7 +6,6 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from faulty_disk import NoSync
 from faulty_files import FaultyFiles
 
 from storage.digests import digest_bytes
@@ -14,20 +13,20 @@ from storage.disk import Disk
 from storage.errors import FatalError
 from storage.manifest import FileEntry
 from storage.remote import Remote
-from storage.remote_store import VerifiedFiles, mirror, read_checked, write_checked
+from storage.remote_store import VerifiedFiles, mirror
 
 
 class Here:
     """A machine's folder, its mirror, and how often a file was read for it."""
 
-    def __init__(self, url: str, root: Path, disk: Disk | None = None) -> None:
+    def __init__(self, url: str, root: Path) -> None:
         self.files = FaultyFiles()
-        self.root, self.remote, self.disk = root, Remote(url, self.files, ()), disk or Disk()
+        self.root, self.remote = root, Remote(url, self.files, ())
 
     def refresh(self) -> int:
         """Update the copies. Returns how many files were read."""
         self.files.asked.clear()
-        mirror(self.remote, self.root, self.disk)
+        mirror(self.remote, self.root, Disk())
         assert self.files.asked.count("find") == 2
         return self.files.asked.count("cat_file")
 
@@ -75,14 +74,6 @@ def test_what_changed_there_is_read_again(here, there):
     assert here.refresh() == 0
 
 
-@pytest.mark.parametrize("note", [b"{}", b"[" * 100_000])
-def test_without_a_note_that_can_be_read_all_is_read_again(note, here):
-    here.refresh()
-    (here.root / "mirrored.json").write_bytes(note)
-    assert here.refresh() == 3 and here.copies == RECORDS
-    assert here.refresh() == 0
-
-
 def test_what_a_run_writes_here_meanwhile_stays(here, tmp_path):
     here.refresh()
     for name, time_of_writing in (("new", time.time() + 60), ("old", time.time() - 60)):
@@ -103,67 +94,14 @@ def test_a_record_whose_name_leads_out_is_refused(listed, named, here):
     assert not here.root.exists()
 
 
-def test_copies_and_their_note_are_on_the_disk(there, tmp_path):
-    disk = NoSync()
-    Here(there.url, tmp_path / "here", disk).refresh()
-    assert len(disk.files) == 4
-
-
-class Counted(FileEntry):
-    """Counts how often the file was read."""
-
-    def matches(self, path: Path) -> bool:
-        reads.append(path)
-        return super().matches(path)
-
-
-reads: list[Path] = []
-
-
-def _entry(data: bytes) -> FileEntry:
-    return Counted(digest=digest_bytes(data), size=len(data))
-
-
-def test_a_file_is_read_once_until_it_changes(tmp_path):
-    files, one, other = VerifiedFiles(), tmp_path / "one", tmp_path / "other"
-    one.write_bytes(b"same")
-    other.write_bytes(b"same")
-    reads.clear()
-    assert all(files.holds(path, _entry(b"same")) for path in (one, other, one, other))
-    assert reads == [one, other]
-    one.write_bytes(b"wrong")
-    os.utime(one, (5, 5))
-    assert not files.holds(one, _entry(b"same")) and not files.holds(one, _entry(b"same"))
-    assert reads == [one, other, one, one]
-    assert files.holds(one, _entry(b"wrong")) and files.holds(one, _entry(b"wrong"))
-    assert reads[4:] == [one]
-    one.unlink()
-    assert not files.holds(one, _entry(b"wrong"))
-
-
 def test_other_bytes_of_the_same_size_and_time_are_noticed(tmp_path):
     files, path = VerifiedFiles(), tmp_path / "one"
+    same, evil = (FileEntry(digest=digest_bytes(data), size=4) for data in (b"same", b"evil"))
     path.write_bytes(b"same")
-    assert files.holds(path, _entry(b"same")) and not files.holds(path, _entry(b"evil"))
-    assert files.holds(path, _entry(b"same"))
+    assert files.holds(path, same) and not files.holds(path, evil) and files.holds(path, same)
     was = path.stat()
     path.write_bytes(b"evil")
     os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
     while path.stat().st_ctime_ns == was.st_ctime_ns:  # the file system's clock ticks every few milliseconds
         path.chmod(0o600)
-    assert not files.holds(path, _entry(b"same"))
-
-
-def test_cached_bytes_are_given_out_only_as_they_were_written(tmp_path):
-    path = tmp_path / "folder" / "cached"
-    assert read_checked(path) is None
-    for data in (b"", b"bytes"):
-        write_checked(path, data)
-        assert read_checked(path) == data
-    whole = path.read_bytes()
-    for at in range(len(whole)):
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-        assert read_checked(path) is None
-    for size in range(len(whole)):
-        path.write_bytes(whole[:size])
-        assert read_checked(path) is None
+    assert not files.holds(path, same)

@@ -5,7 +5,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from itertools import count, cycle
 from pathlib import Path
 from typing import Any
@@ -70,22 +69,6 @@ def test_a_run_is_killed_resumed_elsewhere_and_looked_at_from_a_third_place(ther
     assert printed() == [{"n": IMAGES}]
     why("small", "parse", "set/0000", store=there.store, as_json=True)
     assert printed() == [{"partition": "set/0000", "causes": []}]
-
-
-@pytest.mark.timeout(1800)
-def test_two_runs_at_once_on_two_machines_end_with_the_bytes_of_one_alone(there, machine, tmp_path, printed):
-    alone = replace(there, store=tmp_path / "alone")
-    alone.run()
-    runs = []
-    for name in ("one", "other"):
-        machine(name)
-        runs.append(there.start())
-    outputs = [run.communicate(timeout=280) for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], outputs
-    machine("third")
-    assert there.files() == alone.files()
-    verify("small", repair=False, store=there.store, as_json=True)
-    assert printed()["damaged"] == []
 
 
 ANSWERS = {

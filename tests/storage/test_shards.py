@@ -4,8 +4,6 @@ import errno
 import io
 import os
 import pickle
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from storage.shards.reader import DamagedSample, RangeCache, SampleReader
 from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
 from storage.shards.scan import MAX_GLOBALS, MAX_HEADER, MAX_NAME, Member, Refused, scan_tar
 from storage.shards.writer import Sample, image_id_of, sample_key, write_shards
-from storage.tables import SHARD_MEMBERS, read_table, table_bytes, write_table
+from storage.tables import read_table, table_bytes, write_table
 from tests.hostile.tars import entry, negative, plain
 from tests.storage.shard_files import made_map, made_samples, moved, write_sets
 
@@ -303,25 +301,6 @@ def test_entries_without_bytes_do_not_add_up_to_a_long_header(tmp_path):
     assert len(members(write(tmp_path / "x.tar", *[(f"{number}.cls", b"") for number in range(count)]))) == count
 
 
-MEASURE = """
-import pathlib, sys, tracemalloc
-from storage.shards.index import index_tar
-tar = pathlib.Path(sys.argv[1])
-index_tar(tar)  # loads what libraries load late
-tracemalloc.start()
-rows = len(index_tar(tar).table)
-print(rows, tracemalloc.get_traced_memory()[1])
-"""
-
-
-def test_an_index_is_made_in_little_memory(tmp_path):
-    """A process of its own has no threads that other tests left, whose memory would be counted too."""
-    tar = write(tmp_path / "x.tar", *[(f"{number:06d}.jpg", b"") for number in range(2000)])
-    told = subprocess.run([sys.executable, "-c", MEASURE, str(tar)], check=True, capture_output=True, text=True)
-    rows, peak = map(int, told.stdout.split())
-    assert rows == 2000 and peak / rows < 1100
-
-
 def test_a_damaged_header_ends_the_listing(tmp_path):
     tar = write(tmp_path / "x.tar", GOOD, ("b.jpg", b"x"), ("c.jpg", b"x"))
     flip(tar, 1024 + 10)
@@ -419,10 +398,7 @@ def test_an_index_that_lies_gives_no_bytes(tmp_path, column, value):
         SampleReader(samples).read(0)
 
 
-@pytest.mark.parametrize(
-    ("column", "value"),
-    [("offset", -512), ("check", "00"), ("check", "zz" * 16), *((name, None) for name in ("digest", "offset", "key"))],
-)
+@pytest.mark.parametrize(("column", "value"), [("offset", -512), ("check", "00"), ("check", "zz" * 16), ("key", None)])
 def test_an_index_that_states_the_impossible_is_refused(tmp_path, column, value):
     tar = write(tmp_path / "x.tar", GOOD)
     write_index(tar, changed(index_tar(tar).table, column, value))
@@ -453,18 +429,6 @@ def test_a_file_that_is_no_index_is_told_and_a_missing_or_unreadable_one_is_no_d
     monkeypatch.setattr(storage.shards.index, "read_table", refuse)
     with pytest.raises(FatalError, match=r"permission denied while reading .*x\.index\.parquet"):
         read_index_file(path)
-
-
-@pytest.mark.parametrize("column", ["dataset", "extension"])
-def test_more_names_than_a_map_can_number_are_refused(tmp_path, column):
-    count = 2**15 + 1
-    row = {"shard": "x.tar", "extension": "jpg", "offset": 0, "size": 0, "digest": "0" * 64, "check": "0" * 32}
-    rows = [{**row, "key": f"{number:06d}", column: f"n{number}"} for number in range(count)]
-    index = pa.Table.from_pylist(rows, schema=SHARD_MEMBERS)
-    tar = tmp_path / "x.tar"
-    write_index(tar, index)
-    with pytest.raises(FatalError, match=f"more than {2**15} (datasets|extensions)"):
-        write_sample_map(tmp_path / "map", [ShardFile(str(tar), tmp_path / "x.index.parquet")])
 
 
 @pytest.mark.parametrize("tar", ["pipe:touch ran", "|touch ran"])

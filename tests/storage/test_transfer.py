@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -10,6 +11,7 @@ from uuid import uuid4
 import fsspec
 import pyarrow as pa
 import pytest
+from faulty_disk import NoSync
 from faulty_files import Dead, FaultyFiles
 from toy_store import put_chain, record
 
@@ -59,8 +61,7 @@ def test_a_run_comes_back_as_it_was_and_nothing_is_copied_twice(run, kind, url, 
     assert there.read_document("recipe") == {"name": "demo"}
 
 
-@pytest.mark.parametrize("fault", ["stop", "answer lost"])
-def test_a_push_that_stops_anywhere_leaves_whole_artifacts_and_goes_on(run, fault, tmp_path):
+def test_a_push_that_stops_anywhere_leaves_whole_artifacts_and_goes_on(run, tmp_path):
     def copy(remote: ObjectStoreArtifacts, store: LocalStore) -> None:
         for stage in ("ingest", "caption", "parse"):
             for key in remote.keys(stage):
@@ -70,11 +71,11 @@ def test_a_push_that_stops_anywhere_leaves_whole_artifacts_and_goes_on(run, faul
     push_run(run, ObjectStoreArtifacts(f"memory://{uuid4().hex}", counted))
     writes = [at for at, name in enumerate(counted.asked, start=1) if name in ("put_file", "pipe_file", "create")]
     assert len(writes) > 12
-    for at in writes:
+    for at, fault in zip(writes, cycle(("stop", "answer lost"))):
         url = f"memory://{uuid4().hex}"
         with pytest.raises(Dead if fault == "stop" else RetryableError):
             push_run(run, ObjectStoreArtifacts(url, FaultyFiles(at, fault), pauses=()))
-        remote, store = ObjectStoreArtifacts(url), LocalStore(tmp_path / str(at))
+        remote, store = ObjectStoreArtifacts(url), LocalStore(tmp_path / str(at), NoSync())
         copy(remote, store)
         assert push_run(run, remote).copied <= 6
         copy(remote, store)
@@ -179,21 +180,16 @@ def _rows(ids: list[int]) -> bytes:
 
 
 ATTACKS: dict[str, tuple[Callable[[Elsewhere], None], str]] = {
-    "step that climbs": (lambda e: e.step(step="../../../../escaped"), r"escaped': not the name of a step"),
-    "step with escape codes": (lambda e: e.step(step="a\x1b[2J"), r"not the name of a step"),
+    "step that climbs": (lambda e: e.step(step="../../escaped\x1b[2J"), r"escaped.*': not the name of a step"),
     "partition that climbs": (
         lambda e: e.step(partitions={"../x": e.caption}), r"'\.\./x': not the name of a partition"
     ),
-    "stage that climbs": (lambda e: e.step(stage="../runs"), r"not a stage and a key"),
     "key that climbs": (lambda e: e.step(partitions={"toys/0000": "../../../etc"}), r"not a stage and a key"),
     "step with another seal": (
         lambda e: e.write(
             "runs/demo/steps/caption.json", sealed_json({"step": "caption"}).replace(b"caption", b"captiom")
         ),
         r"steps/caption\.json: damaged \(changed since it was written\)",
-    ),
-    "step of 100,000 levels": (
-        lambda e: e.write("runs/demo/steps/caption.json", b"[" * 100_000), r"steps/caption\.json: damaged .*recursion"
     ),
     "number of 5,000 digits": (
         lambda e: e.write("runs/demo/recipe.json", b"9" * 5000), r"recipe\.json: damaged .*number"
@@ -211,7 +207,6 @@ ATTACKS: dict[str, tuple[Callable[[Elsewhere], None], str]] = {
         lambda e: e.edit(sealed=False, host="other"), r"damaged manifest \(changed since it was written\)"
     ),
     "terms of another key": (lambda e: e.edit(terms={"stage": "caption"}), r"refused \(manifest of a different key\)"),
-    "key of another artifact": (lambda e: e.edit(key="0" * 64), r"refused \(manifest of a different key\)"),
     "stage of another artifact": (lambda e: e.edit(stage="parse"), r"refused \(manifest of a different key\)"),
     "seconds that are NaN": (lambda e: e.edit(seconds=float("nan")), r"damaged manifest \(seconds"),
     "digest that climbs": (
@@ -222,10 +217,6 @@ ATTACKS: dict[str, tuple[Callable[[Elsewhere], None], str]] = {
         lambda e: e.poison(_rows([1, 2]), size=-1), r"damaged manifest \(files: captions\.parquet: size"
     ),
     "more rows than said": (lambda e: e.poison(_rows([1, 2, 3])), r"has 3 rows, and its manifest says 2"),
-    "other columns": (
-        lambda e: e.poison(table_bytes(pa.table({"image_id": [1, 2], "sql": ["x", "y"]}))), r"column captions\.\w+"
-    ),
-    "no table": (lambda e: e.poison(b"PAR1 no table PAR1"), r"captions\.parquet is not a table"),
 }  # fmt: skip
 
 
