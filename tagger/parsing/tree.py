@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tagger.categories.names import ANIMATE, LEXICAL_PHRASES
 from tagger.english.lemmas import noun_lemma, phrase_lemma, verb_lemma
 from tagger.english.predicates import canonical
-from tagger.english.words import GARMENTS, NUMBERS, SEVERAL, names_more, words
+from tagger.english.words import GARMENTS, MATERIALS, NUMBERS, SEVERAL, names_more, words
 
 if TYPE_CHECKING:
     from spacy.tokens import Doc, Token
@@ -19,6 +19,8 @@ _GATHERINGS = words(
     "group bunch herd flock pack crowd lot variety assortment collection row line pile stack team dozen hundred "
     "cluster clump bouquet bundle string series array mass heap mound"
 )
+# "a pile of snow" is one thing, and "a pile of luggage" several.
+_SUBSTANCES = MATERIALS | words("snow sand grass hay mud soil water ice smoke hair rice cheese")
 # "a close up of a dog" is a dog.
 _TRANSPARENT = _GATHERINGS | words(
     "pair couple number set piece slice type kind close closeup picture photo photograph image view shot portrait "
@@ -168,7 +170,8 @@ class Mentions:
             return 2
         if holder in NUMBERS:
             return NUMBERS[holder]
-        is_several = token.tag_ in ("NNS", "NNPS") or holder in _GATHERINGS
+        is_gathered = holder in _GATHERINGS and token.lower_ not in _SUBSTANCES
+        is_several = is_gathered or token.tag_ in ("NNS", "NNPS")
         return 0 if is_several or any(child.lower_ in SEVERAL for child in token.lefts) else 1
 
     def attributes(self, token: Token) -> tuple[str, ...]:

@@ -305,6 +305,7 @@ def test_spans_and_rule_of_one_caption(parser) -> None:
         ("the horse is brown and stands by 3 people", (1, 3), (("brown",), ())),
         ("both men hold a tennis racket", (2, 1), ((), ())),
         ("a herd of sheep grazing near a couple", (0, 2), ((), ())),
+        ("a row of cars next to a pile of snow", (0, 1), ((), ())),
     ],
 )
 def test_counts_and_attributes(
