@@ -6,6 +6,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from toy_store import commit, put
 
@@ -64,6 +65,13 @@ def test_a_failing_disk_is_no_damage(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no") as caught:
         artifact.table("captions")
     assert caught.value.errno == errno.EIO
+
+
+def test_a_table_is_written_in_one_form(tmp_path):
+    table = pa.table({"text": [f"a man rides horse {n % 97}" for n in range(5000)]})
+    expected = tmp_path / "expected.parquet"
+    pq.write_table(table, expected, compression="zstd", compression_level=3, write_statistics=False, store_schema=False)
+    assert table_bytes(table) == expected.read_bytes()
 
 
 def test_a_table_is_read_as_the_one_that_was_asked_for(tmp_path):
@@ -142,10 +150,25 @@ def test_an_older_table_is_read_with_todays_columns(tmp_path):
     }  # fmt: skip
 
 
+def test_missing_lists_and_missing_items_stay_missing():
+    """In rows of the first version, too."""
+    items = pa.list_(pa.struct(FIRST["captions"]))
+    rows = [{"image_id": 1, "captions": None}, {"image_id": 2, "captions": [None, ROWS["captions"][0]]}]
+    old = pa.Table.from_pylist(rows, pa.schema([("image_id", pa.int64()), ("captions", items)]))
+    new = upgrade(old, "caption", "captions", "here")
+    assert new.schema == CAPTIONS
+    assert new.to_pylist() == [
+        rows[0],
+        {"image_id": 2, "captions": [None, {**ROWS["captions"][0], "match": None, "times": 1, "boxes": None}]},
+    ]
+
+
 @pytest.mark.parametrize("columns, said", [
     ({"image_id": pa.string()}, "column captions.image_id is string, but this version reads int64"),
     ({"captions": pa.string()}, "column captions.captions is string, but this version reads list<"),
     ({"captions": pa.list_(pa.string())}, "column captions.captions is string, but this version reads struct<"),
+    ({"image_id": pa.struct([("a", pa.int64())])}, "column captions.image_id is struct<a: int64>, but this version"),
+    ({"image_id": pa.list_(pa.int64())}, "column captions.image_id is list<item: int64>, but this version reads int64"),
 ])  # fmt: skip
 def test_columns_of_another_kind_are_named_with_what_rebuilds_them(columns, said):
     fields = {"image_id": pa.int64(), "captions": pa.list_(pa.struct(FIRST["captions"])), **columns}

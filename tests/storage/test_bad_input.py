@@ -8,8 +8,19 @@ from pipeline.cli.why import reasons_of
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import require
 from storage.errors import FatalError
+from storage.json_files import sealed_json
 from storage.local_store import LocalStore
 from storage.runs import find_run
+
+
+def test_a_damaged_record_of_a_run_leads_nowhere_else(tmp_path):
+    store = LocalStore(tmp_path)
+    run = record(store, "demo", put_chain(store))
+    for stage, key in (("parse", "../../../../etc"), ("../runs", "a" * 64)):
+        entry = {"step": "parse", "stage": stage, "partitions": {"toys/0000": key}}
+        (run.folder / "steps" / "parse.json").write_bytes(sealed_json(entry))
+        with pytest.raises(FatalError, match="not a stage and a key"):
+            run.artifacts("parse")
 
 
 def test_steps_partitions_and_runs_that_are_not_there_are_told_with_what_is(tmp_path):

@@ -67,10 +67,11 @@ def test_of_some_runs_only_what_they_need_is_examined(store):
     assert every == {("one caption toys/0000", "two caption toys/0000"), ("two caption toys/0001",)}
 
 
-def test_what_is_damaged_is_not_pushed_and_the_message_says_what_mends_it(store, tmp_path):
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"torn")])
+def test_what_is_damaged_is_not_pushed_and_the_message_says_what_mends_it(store, damage, tmp_path):
     chain = put_chain(store)
     run = record(store, "demo", chain)
-    chain["caption"][0].file("captions.parquet").write_bytes(b"torn")
+    damage(chain["caption"][0].file("captions.parquet"))
     remote = ObjectStoreArtifacts(f"file://{tmp_path}/elsewhere")
     with pytest.raises(FatalError, match=r"captions\.parquet: damaged \(.*rlip store verify --repair"):
         push_run(run, remote)

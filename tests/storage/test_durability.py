@@ -15,6 +15,7 @@ from toy_store import put
 from storage import local_store
 from storage.atomic import write_atomic
 from storage.damage import find_damage
+from storage.errors import FatalError
 from storage.local_store import LocalStore
 
 
@@ -100,3 +101,11 @@ def test_a_sweep_waits_until_a_draft_that_is_being_opened_holds_its_lock(tmp_pat
         sweeper.join(20)
         assert draft.is_dir() and draft.with_suffix(".lock").is_file()
     assert ended.is_set()
+
+
+def test_a_full_disk_at_the_root_is_told(tmp_path):
+    for at in range(1, 7):
+        root = tmp_path / str(at)
+        root.mkdir()
+        with pytest.raises(FatalError, match=r"can't be written \(No space left on device\); set `store`"):
+            LocalStore(root / "store", FaultyDisk(root, at, errno.ENOSPC))

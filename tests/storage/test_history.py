@@ -9,6 +9,7 @@ from unittest.mock import Mock
 import pytest
 from toy_store import put_chain, record
 
+from pipeline.cli.show import show
 from pipeline.cli.store import Copied, pull_run, push_run, remove_run
 from storage.errors import FatalError
 from storage.garbage import find_garbage
@@ -107,6 +108,17 @@ def test_a_run_of_an_earlier_version_becomes_the_first_record(tmp_path):
     assert {step: first.keys(step) for step in first.steps()} == {step: run.keys(step) for step in run.steps()}
 
 
+def test_a_run_without_an_outcome_or_without_steps_is_adopted_as_far_as_it_goes(tmp_path):
+    store = LocalStore(tmp_path / "store")
+    empty = Run(store, "empty")
+    empty.adopt()
+    assert empty.records() == [] and not empty.exists
+    run = record(store, "toy", put_chain(store))
+    run.adopt()
+    [first] = run.records()
+    assert (first.facts["recipe"], first.facts["outcome"]) == ({}, [])
+
+
 def test_garbage_spares_what_records_need_unless_only_the_newest_state_counts(store):
     older = set(find_run(store, "toy@1").keys("caption").values())
     before = time.time() + 60
@@ -203,8 +215,9 @@ def test_a_record_pulled_alone_is_the_run_with_the_recipe_that_made_it(store, tm
 
 
 def test_documents_at_a_url_are_read_or_named_and_no_path_leads_out_of_the_store(store):
-    with pytest.raises(FatalError, match=r"^url: recipe\.json: damaged \(.*\); push the run again$"):
-        parse_run({"recipe.json": b"{"}, "url")
+    for path in ("recipe.json", "steps/parse.json", "records/1.json"):
+        with pytest.raises(FatalError, match=rf"^url: {path}: damaged \(.*\); push the run again$"):
+            parse_run({path: b"{"}, "url")
     entry = {"step": "parse", "stage": "parse", "partitions": {"toys/0000": "0" * 64}}
     found = parse_run({"steps/parse.json": sealed_json(entry), "recipe.json": b"{}"}, "url").steps
     assert {step: keys.partitions for step, keys in found.items()} == {"parse": {"toys/0000": "0" * 64}}
@@ -213,3 +226,10 @@ def test_documents_at_a_url_are_read_or_named_and_no_path_leads_out_of_the_store
         assert found.history == {} and list(found.documents) == ["recipe"]
     with pytest.raises(FatalError, match="not the name of a step"):
         Run(store, "toy").record("../../../../x", "caption", {})
+
+
+def test_records_list_time_and_status(store, printed):
+    show(history=True, store=store.root, as_json=True)
+    listed = printed()["records"]
+    assert [(each["run"], each["status"]) for each in listed] == [("toy@1", "completed"), ("toy@2", "completed")]
+    assert listed[0]["time"] <= listed[1]["time"]

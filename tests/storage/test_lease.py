@@ -74,6 +74,13 @@ def test_a_silent_holder_is_waited_for_until_it_counts_as_dead(note, told, files
         assert _note(files)["holder"].startswith("one ")
 
 
+def test_a_lease_of_the_same_machine_is_taken_at_once(files):
+    files.create(PATH, json.dumps({"holder": "one x", "beat": 7}).encode())
+    with hold_lease(files, PATH, "one", _nobody, Patience(heartbeat=9, look=9, expiry=999)):
+        assert _note(files)["holder"].startswith("one ") and _note(files)["holder"] != "one x"
+        assert _note(files)["beat"] == 0
+
+
 def test_whoever_lost_a_lease_does_not_remove_that_of_the_next(files):
     with hold_lease(files, PATH, "one", _nobody, Patience(heartbeat=9)):
         files.write(PATH, b'{"holder": "other y", "beat": 1}')

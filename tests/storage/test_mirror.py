@@ -3,12 +3,14 @@
 import os
 import time
 from pathlib import Path
+from unittest.mock import Mock
 from uuid import uuid4
 
 import pytest
+from faulty_disk import NoSync
 from faulty_files import FaultyFiles
 
-from storage.digests import digest_bytes
+from storage.digests import digest_bytes, digest_file
 from storage.disk import Disk
 from storage.errors import FatalError
 from storage.manifest import FileEntry
@@ -19,14 +21,14 @@ from storage.remote_store import VerifiedFiles, mirror
 class Here:
     """A machine's folder, its mirror, and how often a file was read for it."""
 
-    def __init__(self, url: str, root: Path) -> None:
+    def __init__(self, url: str, root: Path, disk: Disk | None = None) -> None:
         self.files = FaultyFiles()
-        self.root, self.remote = root, Remote(url, self.files, ())
+        self.root, self.remote, self.disk = root, Remote(url, self.files, ()), disk or Disk()
 
     def refresh(self) -> int:
         """Update the copies. Returns how many files were read."""
         self.files.asked.clear()
-        mirror(self.remote, self.root, Disk())
+        mirror(self.remote, self.root, self.disk)
         assert self.files.asked.count("find") == 2
         return self.files.asked.count("cat_file")
 
@@ -74,6 +76,14 @@ def test_what_changed_there_is_read_again(here, there):
     assert here.refresh() == 0
 
 
+@pytest.mark.parametrize("note", [b"{}", b"[" * 100_000])
+def test_without_a_note_that_can_be_read_all_is_read_again(note, here):
+    here.refresh()
+    (here.root / "mirrored.json").write_bytes(note)
+    assert here.refresh() == 3 and here.copies == RECORDS
+    assert here.refresh() == 0
+
+
 def test_what_a_run_writes_here_meanwhile_stays(here, tmp_path):
     here.refresh()
     for name, time_of_writing in (("new", time.time() + 60), ("old", time.time() - 60)):
@@ -94,11 +104,20 @@ def test_a_record_whose_name_leads_out_is_refused(listed, named, here):
     assert not here.root.exists()
 
 
-def test_other_bytes_of_the_same_size_and_time_are_noticed(tmp_path):
+def test_copies_and_their_note_are_on_the_disk(there, tmp_path):
+    disk = NoSync()
+    Here(there.url, tmp_path / "here", disk).refresh()
+    assert len(disk.files) == 4
+
+
+def test_a_file_is_read_once_until_it_changes_also_in_bytes_alone(tmp_path, monkeypatch):
+    reads = Mock(wraps=digest_file)
+    monkeypatch.setattr("storage.manifest.digest_file", reads)
     files, path = VerifiedFiles(), tmp_path / "one"
     same, evil = (FileEntry(digest=digest_bytes(data), size=4) for data in (b"same", b"evil"))
     path.write_bytes(b"same")
     assert files.holds(path, same) and not files.holds(path, evil) and files.holds(path, same)
+    assert reads.call_count == 2
     was = path.stat()
     path.write_bytes(b"evil")
     os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))

@@ -1,7 +1,9 @@
 """Where artifacts lie and when they were last used, in a folder and at a URL: both stores give the same answers."""
 
+import errno
 import json
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -10,6 +12,7 @@ from uuid import uuid4
 
 import fsspec
 import pytest
+from faulty_disk import NoSync
 from faulty_files import Dead, FaultyFiles
 from fsspec.implementations.memory import MemoryFileSystem
 from toy_chain import run_chain
@@ -17,13 +20,15 @@ from toy_store import put, put_chain
 
 from storage.atomic import atomic_folder
 from storage.digests import digest_bytes
+from storage.disk import Disk
 from storage.errors import FatalError, RetryableError
 from storage.garbage import find_garbage
 from storage.local_store import LocalStore
 from storage.manifest import FileEntry, parse_manifest
 from storage.object_store_artifacts import ObjectStoreArtifacts
+from storage.open_store import folder_name
 from storage.remote_store import RemoteStore
-from storage.runs import Run, parse_document
+from storage.runs import Run, StepKeys, parse_document
 from storage.store import Store, locate
 
 
@@ -105,6 +110,16 @@ def test_cached_manifests_of_one_time_are_not_mixed_up(remote):
         }
 
 
+def test_an_artifact_that_is_there_costs_one_request(remote, tmp_path):
+    artifact = put(remote, "caption")
+    counted = FaultyFiles()
+    store = RemoteStore(remote.address, remote.root, counted, ())
+    for look in (store.find, store.recover):
+        counted.asked.clear()
+        found = look("caption", artifact.key)
+        assert found is not None and found.content == artifact.content and counted.asked == ["cat_file"]
+
+
 def test_what_can_not_be_copied_from_elsewhere_is_named_with_what_to_do(tmp_path):
     remote = ObjectStoreArtifacts(f"memory://{uuid4().hex}", FaultyFiles(), ())
     artifact = put(LocalStore(tmp_path / "made"), "caption")
@@ -166,6 +181,33 @@ def test_runs_elsewhere_are_named_when_one_is_unknown():
     with pytest.raises(FatalError, match=rf"^no run 'toy' at {remote.url}; runs there: a, b$"):
         remote.run_records("toy")
     assert remote.run_records("a") == {"recipe.json": b"{}"}
+
+
+def test_a_store_elsewhere_tries_as_often_as_it_is_told(remote, tmp_path):
+    artifact = put(remote, "caption")
+    with pytest.raises(RetryableError):
+        RemoteStore(remote.address, tmp_path, FaultyFiles(1, "conflict"), ()).find("caption", artifact.key)
+    tried = RemoteStore(remote.address, tmp_path, FaultyFiles(1, "conflict"), (0.0,)).find("caption", artifact.key)
+    assert tried is not None
+
+
+def test_a_store_elsewhere_works_on_the_disk_that_it_was_given(tmp_path):
+    disk = NoSync()
+    put(RemoteStore(f"memory://{uuid4().hex}", tmp_path, FaultyFiles(), (), disk=disk), "caption")
+    assert sorted(path.name for path in disk.files) == ["captions.parquet", "manifest.json"]
+
+
+def test_an_artifact_that_is_committed_again_stays_and_a_failing_disk_is_told(tmp_path):
+    failing = Disk()
+    failing.rename = Mock(side_effect=OSError(errno.EIO, "no"))
+    first = put(LocalStore(tmp_path), "caption")
+    inode = first.folder.stat().st_ino
+    assert put(LocalStore(tmp_path), "caption").folder == first.folder and first.folder.stat().st_ino == inode
+    with pytest.raises(RetryableError, match=f"writing {first.folder}"):
+        put(LocalStore(tmp_path, failing), "caption")
+    assert first.folder.stat().st_ino == inode
+    with pytest.raises(NotADirectoryError):
+        Disk().sync_folder(first.file("captions.parquet"))
 
 
 def test_a_manifest_is_written_as_people_read_it_and_as_it_was_read(tmp_path):
@@ -257,6 +299,36 @@ def test_of_an_artifact_that_is_removed_the_manifest_goes_first(tmp_path):
         store.manifest_bytes("caption", artifact.key)
 
 
+def test_a_note_of_what_a_run_found_names_the_keys(remote, tmp_path):
+    found = [put(remote, "caption"), put(remote, "caption", settings={"n": 1})]
+    remote.touch("caption", [])
+    assert remote.remote.files.listing("found") == {}
+    remote.touch("caption", found)
+    ((name, note),) = remote.remote.files.read_many(
+        f"found/{path}" for path in remote.remote.files.listing("found")
+    ).items()
+    assert name.startswith("found/caption-") and json.loads(note) == [artifact.key for artifact in found]
+    refused = RemoteStore(remote.address, tmp_path / "store", FaultyFiles(1, "conflict", times=9), ())
+    refused.touch("caption", found)
+
+
+def test_what_lies_in_a_store_is_listed_in_order_with_sizes_and_times(tmp_path):
+    store = LocalStore(tmp_path)
+    keys = sorted(put_chain(store, partition)["caption"][0].key for partition in ("toys/0000", "toys/0001"))
+    (tmp_path / "artifacts" / "Not a stage").mkdir()
+    torn = store.folder("caption", "f" * 64)
+    torn.mkdir()
+    (torn / "part").write_bytes(b"12345")
+    os.utime(torn, (7, 7))
+    os.utime(torn / "part", (9, 9))
+    assert (store.address, store.stages()) == (str(tmp_path), ["caption", "ingest", "parse"])
+    assert [artifact.key for artifact in store.artifacts("caption")] == keys
+    *whole, last = store.entries("caption")
+    assert [(entry.key, entry.whole) for entry in whole] == [(key, True) for key in keys]
+    assert (last.key, last.whole, last.size) == (torn.name, False, 5)
+    assert last.used == 9, "of a folder without a manifest, when anything in it last changed"
+
+
 def test_a_claim_waits_for_its_holder_alone_and_leaves_nothing(tmp_path):
     store, waited, waited_again = LocalStore(tmp_path), threading.Event(), threading.Event()
     order: list[str] = []
@@ -301,6 +373,31 @@ def test_a_folder_appears_whole_replaces_another_or_gives_way(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["deep", "file"]
 
 
+def test_what_was_used_at_the_very_time_is_spared(tmp_path):
+    store = LocalStore(tmp_path)
+    artifact = put(store, "caption")
+    with store.scratch("e" * 64) as scratch:
+        pass
+    for path in (artifact.folder / "manifest.json", scratch):
+        os.utime(path, (1000, 1000))
+    assert list(find_garbage(store, 1000.0)) == []
+    for garbage in find_garbage(store, 1001.0):
+        garbage.remove(store, 1000.0)
+        assert store.find("caption", artifact.key) is not None and scratch.is_dir()
+
+
+def test_of_several_notes_the_newest_counts_and_a_damaged_one_protects_nothing(remote):
+    artifact = put(remote, "caption")
+    note = json.dumps([artifact.key]).encode()
+    for name in ("z", "a"):
+        remote.remote.files.write(f"found/{name}.json", note)
+        time.sleep(0.01)
+    newest = remote.remote.files.listing("found")["a.json"].modified
+    remote.remote.files.write("found/m.json", b"[" * 100_000)
+    remote.remote.files.write("found/n.json", b'{"not": "keys"}')
+    assert remote.used("caption", artifact.key) == newest
+
+
 @pytest.mark.parametrize("value", [{"a": 1}, [], "text", {"value": 1, "other": 2}])
 def test_documents_are_read_as_they_were_noted_also_those_without_a_seal(value, tmp_path):
     run = Run(LocalStore(tmp_path), "demo")
@@ -309,6 +406,19 @@ def test_documents_are_read_as_they_were_noted_also_those_without_a_seal(value, 
     assert parse_document(json.dumps(value).encode(), "x", "") == value
     with pytest.raises(FatalError, match=r"^x: damaged \(.*\); do that$"):
         parse_document(b"{", "x", "do that")
+
+
+def test_copies_of_each_url_have_a_readable_folder_of_their_own():
+    one, other = folder_name("s3://bucket/a.b"), folder_name("s3://bucket/a-b")
+    assert re.fullmatch(r"s3---bucket-a-b-[0-9a-f]{8}", one) and re.fullmatch(r"s3---bucket-a-b-[0-9a-f]{8}", other)
+    assert one != other and folder_name("s3://bucket/a.b") == one and len(folder_name("s3://" + "x" * 500)) == 69
+
+
+def test_names_of_steps_and_partitions_have_two_hundred_characters_at_most():
+    StepKeys(stage="ingest", partitions={"p" * 200: "0" * 64}).require_valid("s" * 200)
+    for step, partition in (("s" * 201, "p"), ("s", "p" * 201)):
+        with pytest.raises(FatalError, match="not the name of a"):
+            StepKeys(stage="ingest", partitions={partition: "0" * 64}).require_valid(step)
 
 
 def test_a_folder_whose_first_file_appears_while_it_is_listed_is_empty_until_then(remote, monkeypatch):

@@ -224,7 +224,7 @@ def test_what_was_half_done_goes_on_on_another_machine(tmp_path):
     assert artifact.table("doubles")["image_id"].to_pylist() == [5] and copies.listing("scratch") == {}
 
 
-@pytest.mark.parametrize("name", ["a/../../escaped", "{outside}/escaped"])
+@pytest.mark.parametrize("name", ["a/../../escaped", "{outside}/escaped", ""])
 def test_copies_of_half_done_work_under_a_name_that_leads_out_are_left(name, tmp_path):
     name = name.format(outside=tmp_path)
     files, folder = _store(_url(), tmp_path / "one").remote.files, tmp_path / "work"

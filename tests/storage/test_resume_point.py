@@ -254,6 +254,14 @@ def test_a_list_that_can_not_be_used_is_told(listed, said, url, tmp_path):
     assert str(caught.value).startswith(said)
 
 
+@pytest.mark.filterwarnings("error")
+def test_work_goes_on_without_copies_when_the_other_side_fails(url, tmp_path):
+    one = Machine(url, tmp_path / "one", FaultyFiles(1, "conflict", times=10**6))
+    with one.point.synchronised(interval=0.001):
+        one.keep(weights=b"1")
+    assert one.held == {"weights": b"1"} and Machine(url, one.folder).copies == []
+
+
 def test_without_a_list_nothing_is_kept(url, tmp_path):
     files = FaultyFiles()
     with ResumePoint(Remote(url, files, ()), "key", tmp_path, "").synchronised(interval=0.001):

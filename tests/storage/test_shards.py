@@ -21,7 +21,7 @@ from storage.shards.reader import DamagedSample, RangeCache, SampleReader
 from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
 from storage.shards.scan import MAX_GLOBALS, MAX_HEADER, MAX_NAME, Member, Refused, scan_tar
 from storage.shards.writer import Sample, image_id_of, sample_key, write_shards
-from storage.tables import read_table, table_bytes, write_table
+from storage.tables import SHARD_MEMBERS, read_table, table_bytes, write_table
 from tests.hostile.tars import entry, negative, plain
 from tests.storage.shard_files import made_map, made_samples, moved, write_sets
 
@@ -429,6 +429,18 @@ def test_a_file_that_is_no_index_is_told_and_a_missing_or_unreadable_one_is_no_d
     monkeypatch.setattr(storage.shards.index, "read_table", refuse)
     with pytest.raises(FatalError, match=r"permission denied while reading .*x\.index\.parquet"):
         read_index_file(path)
+
+
+@pytest.mark.parametrize("column", ["dataset", "extension"])
+def test_more_names_than_a_map_can_number_are_refused(tmp_path, column):
+    count = 2**15 + 1
+    row = {"shard": "x.tar", "extension": "jpg", "offset": 0, "size": 0, "digest": "0" * 64, "check": "0" * 32}
+    rows = [{**row, "key": f"{number:06d}", column: f"n{number}"} for number in range(count)]
+    index = pa.Table.from_pylist(rows, schema=SHARD_MEMBERS)
+    tar = tmp_path / "x.tar"
+    write_index(tar, index)
+    with pytest.raises(FatalError, match=f"more than {2**15} (datasets|extensions)"):
+        write_sample_map(tmp_path / "map", [ShardFile(str(tar), tmp_path / "x.index.parquet")])
 
 
 @pytest.mark.parametrize("tar", ["pipe:touch ran", "|touch ran"])

@@ -207,6 +207,7 @@ ATTACKS: dict[str, tuple[Callable[[Elsewhere], None], str]] = {
         lambda e: e.edit(sealed=False, host="other"), r"damaged manifest \(changed since it was written\)"
     ),
     "terms of another key": (lambda e: e.edit(terms={"stage": "caption"}), r"refused \(manifest of a different key\)"),
+    "key of another artifact": (lambda e: e.edit(key="0" * 64), r"refused \(manifest of a different key\)"),
     "stage of another artifact": (lambda e: e.edit(stage="parse"), r"refused \(manifest of a different key\)"),
     "seconds that are NaN": (lambda e: e.edit(seconds=float("nan")), r"damaged manifest \(seconds"),
     "digest that climbs": (
@@ -217,6 +218,10 @@ ATTACKS: dict[str, tuple[Callable[[Elsewhere], None], str]] = {
         lambda e: e.poison(_rows([1, 2]), size=-1), r"damaged manifest \(files: captions\.parquet: size"
     ),
     "more rows than said": (lambda e: e.poison(_rows([1, 2, 3])), r"has 3 rows, and its manifest says 2"),
+    "other columns": (
+        lambda e: e.poison(table_bytes(pa.table({"image_id": [1, 2], "sql": ["x", "y"]}))), r"column captions\.\w+"
+    ),
+    "no table": (lambda e: e.poison(b"PAR1 no table PAR1"), r"captions\.parquet is not a table"),
 }  # fmt: skip
 
 

@@ -72,8 +72,10 @@ class _Records:
     (None, "unset"),
     (False, "False"),
     (["one"], "one"),
+    ([None], "None"),
     (["one", "two"], "['one', 'two']"),
     ("0123456789abcdef" * 4, "0123456789ab"),
+    ("0123456789ABCDEF" * 4, "0123456789ABCDEF" * 3 + "012345678..."),
     ("x" * 60, "x" * 60),
     ("x" * 61, "x" * 57 + "..."),
 ])  # fmt: skip
