@@ -167,6 +167,7 @@ def test_missing_lists_and_missing_items_stay_missing():
     ({"image_id": pa.string()}, "column captions.image_id is string, but this version reads int64"),
     ({"captions": pa.string()}, "column captions.captions is string, but this version reads list<"),
     ({"captions": pa.list_(pa.string())}, "column captions.captions is string, but this version reads struct<"),
+    ({"image_id": pa.struct([("a", pa.int64())])}, "column captions.image_id is struct<a: int64>, but this version"),
     ({"image_id": pa.list_(pa.int64())}, "column captions.image_id is list<item: int64>, but this version reads int64"),
 ])  # fmt: skip
 def test_columns_of_another_kind_are_named_with_what_rebuilds_them(columns, said):

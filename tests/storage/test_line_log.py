@@ -1,4 +1,4 @@
-"""A file of JSON lines: its mode, limits, checksums and failed writes. Crashes and other writers: `test_verdict_log.py`."""
+"""A file of JSON lines: mode, limits, checksums, failed writes. Crashes and other writers: `test_verdict_log.py`."""
 
 import errno
 import os
