@@ -67,7 +67,7 @@ quick:
 
 torture: dev ## kill and stop processes at random moments (STORE_KILLS=300 STOPS=30 KILLS=100); the bytes must stay the same: hours
 	RLIP_STORE_KILLS=$(or $(STORE_KILLS),300) RLIP_STOPS=$(or $(STOPS),30) $(BIN)/python -m pytest tests/storage/test_torture.py -s
-	RLIP_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/chain tests/training/test_training.py -s -k 'random_moments or crash_point or on_s3'
+	RLIP_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/chain tests/training/test_training.py -s -k 'random_moments or killed_again or on_s3'
 
 mutants: dev ## mutation-test the store's code against its quick tests (MUTANTS="storage.disk*": some of them): hours
 	$(BIN)/mutmut run $(MUTANTS)
