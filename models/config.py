@@ -146,7 +146,7 @@ class NetworkConfig:
 
 
 class LossSettings(BaseModel):
-    """Weights of the loss terms. The defaults are those of the released pre-training."""
+    """Weights of the loss terms. The defaults are those of the released pre-training, but for `pseudo_predicates`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -163,7 +163,7 @@ class LossSettings(BaseModel):
     localised_predicates: bool = True
     """True: scale predicate targets by how well both boxes fit (quality focal loss); False: CornerNet focal loss."""
     pseudo_predicates: bool = False
-    """Also use predicates whose texts are similar to the true ones as weaker targets."""
+    """Also use predicates whose texts are similar to the true ones as weaker targets, as the released pre-training."""
 
 
 def _build(kind: type[Config], values: Mapping[str, Any], prefix: str) -> Config:

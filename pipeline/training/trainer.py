@@ -37,6 +37,8 @@ from storage.stream.order import stable_seed
 from storage.stream.stream import Skipped
 
 Progress = Callable[[int, int, str], None]
+MOST_INITIAL = 0.01
+"""Share of the initial weights in the final averages above which people are warned."""
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "could not create a memory object")
 """What PyTorch and oneDNN say when an allocation fails."""
 
@@ -105,6 +107,11 @@ class Trainer:
         self._monitor = Monitor(config, ranks, self._warn)
         self._build(config.work)
         self._resume()
+        if not self.step and (initial := settings.ema**self.total) > MOST_INITIAL:
+            self._warn(
+                f"ema = {settings.ema} is slow for {self.total} steps: the result will consist of the initial weights "
+                f"to {initial:.0%}; lower ema"
+            )
 
     def _build(self, work: Path) -> None:
         settings, ranks = self._settings, self._ranks
@@ -148,8 +155,6 @@ class Trainer:
 
     def _train(self, is_asked_to_stop: Callable[[], bool]) -> TrainingResult:
         started, reported = time.monotonic(), 0.0
-        if self.step == self.total:
-            self._measure()  # an earlier process may have been lost after the last checkpoint, before it wrote this
         for parts in self._steps():
             rates = set_rates(self._optimizer, self._settings, self.step, self.total)
             done = self._run(parts, is_asked_to_stop)
@@ -158,17 +163,20 @@ class Trainer:
             self._monitor.updated(self.step, done.losses, done.norm, self._checkpoints.steps())
             if is_last or self.step % self._settings.log_every == 0:
                 self._monitor.log(self.step, done.losses | {"gradient_norm": done.norm} | rates, with_speed=True)
-            self._measure()
+            if not is_last:
+                self._measure()
             now = time.monotonic()
             if is_last or now - reported > 1:
                 speed = (self.step - self._first) * self._settings.batch / (now - started)
                 self._report(f"loss {done.losses['loss']:.2f}, {speed:.{0 if speed >= 10 else 2}f} images/s")
                 reported = now
-            if is_last or done.stop or self.step % self._settings.checkpoint_every == 0:
+            if is_last or done.stop or self._is_checkpoint_due():
                 self._save()
             self._monitor.timer.pause()
             if done.stop:
                 break
+        if self.step == self.total:
+            self._measure()  # after the last checkpoint, which a measurement that fails or takes long must not cost
         self._checkpoints.close()
         self._monitor.close()
         state, seen = self._final_state(), (self.step - self._first) * self._settings.batch
@@ -258,6 +266,10 @@ class Trainer:
         for _ in range(self.step, self.total):
             yield (next(loaded) for _ in own)
 
+    def _is_checkpoint_due(self) -> bool:
+        every = self._settings.checkpoint_every, self._settings.milestone_every
+        return any(steps and self.step % steps == 0 for steps in every)
+
     def _save(self) -> None:
         # The checkpoint under way may be the one that the alarm keeps.
         self._checkpoints.finish()
@@ -265,15 +277,16 @@ class Trainer:
             self._skipped.add({int(sample): reason for sample, reason in skipped.items()})
         if not self._ranks.agreed(self._monitor.sync()):
             return
+        alarm = self._monitor.alarm
         self._checkpoints.save(
             self.step,
             {
                 "step": self.step,
                 "sequence": self._sequence.state(self.step * self._settings.batch),
                 "skipped": self._skipped.as_state(),
-                "alarm": self._monitor.alarm.state(),
+                "alarm": alarm.state(),
             },
-            self._monitor.alarm.kept(self._checkpoints.steps()),
+            alarm.kept(self._checkpoints.steps()) if alarm.last_good_step < self.step else None,
         )
 
     def _final_state(self) -> Mapping[str, torch.Tensor]:
@@ -287,6 +300,7 @@ class Trainer:
         """Measures the network, if that is due after this step."""
         if self._check is None or not self._check.is_due(self.step, self.total):
             return
+        self._checkpoints.wait_for_copy()  # before the averages take the weights' place
         with self._explain_bad_network(), self._with_averages(), self._parallel.measuring():
             values = self._check.measure(self.network, self.step == self.total, self._ranks)
         self._monitor.log(self.step, values)

@@ -160,8 +160,3 @@ def test_weights_that_are_gathered_in_sixteen_bits_train_nearly_the_same(root):
     assert losses(root / "rounded2") == pytest.approx(losses(root / "rounded1"), rel=2e-3)
     rounded, expected = (losses(root / name, "held_out_map") for name in ("rounded2", "rounded1"))
     assert rounded == pytest.approx(expected, abs=0.05)
-
-
-def test_fsdp_needs_as_many_micro_batches_in_each_process(shard, tmp_path):
-    with pytest.raises(Exception, match="4 micro-batches of a step are not a multiple of 3 processes"):
-        in_ranks(3, tmp_path, several, shard, tmp_path, [("uneven", FSDP, None)])
