@@ -31,8 +31,8 @@ AS_THE_AUTHORS: dict[str, Any] = {
 
 
 class TrainingSettings(ViewSettings):
-    """Settings of a training run. Network, learning rates and weights of losses are those of the released recipe for 64
-    images per step; views, pairs, predicates and `pseudo_predicates` are not."""
+    """Settings of a training run. By default, network, learning rates and loss weights are those of the released recipe
+    for 64 images per step; views, pairs, predicates and `pseudo_predicates` are not."""
 
     kind: ClassVar[str] = "pretrain"
     """What is trained, in names of folders and messages."""
@@ -264,13 +264,12 @@ class TrainingSettings(ViewSettings):
         missing."""
         named = {"tokenizer": self.tokenizer, "initial": self.pretrained}
         files = {role: path for role, path in named.items() if path is not None}
-        for role, path in files.items():
-            if not path.exists():
-                setting, way = (
-                    ("pretrained", "convert one with `rlip weights import` (docs/training_recipes.md)")
-                    if role == "initial"
-                    else (role, f"remove {role}")
-                )
+        convert = "convert one with `rlip weights import` (docs/training_recipes.md)"
+        for setting, path, way in (
+            ("tokenizer", self.tokenizer, "remove tokenizer"),
+            ("pretrained", self.pretrained, convert),
+        ):
+            if path is not None and not path.exists():
                 raise FatalError(f"{setting} = {path}: no such file or folder; correct the path, or {way}")
         if self.pretrained is not None and self.tokenizer is None:
             files |= tokenizer_of(self.pretrained, None, f"pretrained = {self.pretrained}", "tokenizer")
@@ -295,8 +294,8 @@ _TAGGER: dict[str, Any] = {"architecture": "parsed", "tagger": True}
 
 
 class TaggerSettings(TrainingSettings):
-    """Settings of the Relation Tagger's training run. The defaults differ from the released recipe as those of
-    pre-training do."""
+    """Settings of the Relation Tagger's training run. By default, they differ from the released recipe in views and
+    predicates."""
 
     kind: ClassVar[str] = "tagger"
     network_defaults: ClassVar[dict[str, Any]] = _RELEASED

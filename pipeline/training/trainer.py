@@ -37,8 +37,6 @@ from storage.stream.order import stable_seed
 from storage.stream.stream import Skipped
 
 Progress = Callable[[int, int, str], None]
-MOST_INITIAL = 0.01
-"""Share of the initial weights in the final averages above which people are warned."""
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "could not create a memory object")
 """What PyTorch and oneDNN say when an allocation fails."""
 
@@ -107,7 +105,7 @@ class Trainer:
         self._monitor = Monitor(config, ranks, self._warn)
         self._build(config.work)
         self._resume()
-        if not self.step and (initial := settings.ema**self.total) > MOST_INITIAL:
+        if not self.step and (initial := settings.ema**self.total) > 0.01:
             self._warn(
                 f"ema = {settings.ema} is slow for {self.total} steps: the result will consist of the initial weights "
                 f"to {initial:.0%}; lower ema"
@@ -155,6 +153,7 @@ class Trainer:
 
     def _train(self, is_asked_to_stop: Callable[[], bool]) -> TrainingResult:
         started, reported = time.monotonic(), 0.0
+        saved_every = self._settings.checkpoint_every, self._settings.milestone_every
         for parts in self._steps():
             rates = set_rates(self._optimizer, self._settings, self.step, self.total)
             done = self._run(parts, is_asked_to_stop)
@@ -170,7 +169,7 @@ class Trainer:
                 speed = (self.step - self._first) * self._settings.batch / (now - started)
                 self._report(f"loss {done.losses['loss']:.2f}, {speed:.{0 if speed >= 10 else 2}f} images/s")
                 reported = now
-            if is_last or done.stop or self._is_checkpoint_due():
+            if is_last or done.stop or any(every and self.step % every == 0 for every in saved_every):
                 self._save()
             self._monitor.timer.pause()
             if done.stop:
@@ -265,10 +264,6 @@ class Trainer:
         loaded = _loaded(batches, remaining, self._settings, self._ranks.device)
         for _ in range(self.step, self.total):
             yield (next(loaded) for _ in own)
-
-    def _is_checkpoint_due(self) -> bool:
-        every = self._settings.checkpoint_every, self._settings.milestone_every
-        return any(steps and self.step % steps == 0 for steps in every)
 
     def _save(self) -> None:
         # The checkpoint under way may be the one that the alarm keeps.

@@ -100,13 +100,6 @@ def test_rates_follow_the_batch_and_the_schedule():
     assert set_rates(optimizer, settings, 75, 100)["lr"] == pytest.approx(1.41e-5, rel=1e-2)
 
 
-def test_an_average_that_keeps_the_initial_weights_is_told(work, shard):
-    run(work, shard, ema=0.9, stop_after=1)
-    assert "ema = 0.9 is slow for 4 steps: the result will consist of the initial weights to 66%" in (
-        work / "notes.txt"
-    ).read_text()
-
-
 def test_a_divergence_is_told_and_its_last_good_checkpoint_stays(work, shard):
     changes = {"steps": 30, "checkpoint_every": 1, "keep_checkpoints": 1, "alarm_window": 6, "alarm_factor": 1.01}
     run(work, shard, **changes, lr=3e-2, lr_backbone=3e-2, lr_text=3e-2, max_grad_norm=100.0, warmup=20)
