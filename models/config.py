@@ -163,7 +163,7 @@ class LossSettings(BaseModel):
     localised_predicates: bool = True
     """True: scale predicate targets by how well both boxes fit (quality focal loss); False: CornerNet focal loss."""
     pseudo_predicates: bool = False
-    """Also use predicates whose texts are similar to the true ones as weaker targets. The released pre-training does."""
+    """Also use predicates whose texts are similar to the true ones as weaker targets (released pre-training: true)."""
 
 
 def _build(kind: type[Config], values: Mapping[str, Any], prefix: str) -> Config:
