@@ -107,8 +107,8 @@ class Trainer:
         self._resume()
         if not self.step and (initial := settings.ema**self.total) > 0.01:
             self._warn(
-                f"ema = {settings.ema} is slow for {self.total} steps: the result will consist of the initial weights "
-                f"to {initial:.0%}; lower ema"
+                f"ema = {settings.ema} averages too slowly for {self.total} steps: initial weights will make up "
+                f"{initial:.0%} of the result; lower ema"
             )
 
     def _build(self, work: Path) -> None:
