@@ -63,7 +63,8 @@ class EpochOrder:
 
     def draw(self, start: int, stop: int) -> Drawn:
         """Returns what the places `start` to `stop` (excluded) hold, counted from the beginning of epoch 0."""
-        epochs, samples = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        nothing: Samples = np.zeros(0, np.int64)
+        epochs, samples = [nothing], [nothing]
         while start < stop:
             epoch, place = divmod(start, len(self))
             begins = self._permuted(epoch)[1]
