@@ -248,6 +248,16 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _mixes_weigh_their_datasets(self) -> Recipe:
+        trained = ("pretrain.settings", self.pretrain.settings.mix, (*self.data.label, *self.data.mix))
+        for section, mix, names in (trained, ("train_tagger", self.train_tagger.mix, self.data.tagger)):
+            if names and (unknown := mix.weights.keys() - set(names)):
+                raise ValueError(
+                    f"{section}.mix.weights: {min(unknown)!r} is not a dataset to train on; they are {', '.join(names)}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _plugins_have_these_options(self) -> Recipe:
         for stage in STAGES:
             section: Any = getattr(self, stage.name, None)

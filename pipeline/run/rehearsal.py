@@ -315,18 +315,19 @@ def _short(settings: TrainingSettings) -> dict[str, Any]:
     changes: dict[str, Any] = {"steps": 2 * STEPS, "log_every": STEPS, "checkpoint_every": 2 * STEPS, "restarts": 0}
     changes |= {"nodes": 1, "min_nodes": None, "evaluate_every": None, "trackers": (), "stop_timeout": 10.0}
     changes |= {"keep_checkpoints": 2, "milestone_every": None}  # the size of one is half of what the folder holds
+    changes |= {"ema": min(settings.ema, 0.5)}  # a slower one is warned of in a run as short as this
     return changes | ({"held_out": 0.0, "folds": 1} if isinstance(settings, TaggerSettings) else {})
 
 
 def _variants(settings: TrainingSettings, device: torch.device) -> list[tuple[str, Any]]:
-    """Settings to try, in this order. A micro-batch is one that lets all processes share the batch."""
+    """Settings to try, in this order. A micro-batch is one that lets all processes share the batch evenly."""
     sizes = [size for size in (2 * settings.micro_batch, settings.micro_batch // 2) if size]
     ranks = settings.processes * settings.nodes
     tried: list[tuple[str, Any]] = [
         ("precision", "tf32" if is_gpu(device) else "float32"),
         ("precision", "bfloat16"),
         ("activation_checkpointing", not settings.activation_checkpointing),
-        *(("micro_batch", size) for size in sizes if settings.batch % size == 0 and settings.batch // size >= ranks),
+        *(("micro_batch", size) for size in sizes if settings.batch % (size * ranks) == 0),
         ("num_workers", 2 * settings.num_workers or 4),
         *([] if settings.parallel == "tree" else [("deterministic", "fast")]),
     ]

@@ -183,10 +183,8 @@ def _shown(
 def step_images(samples: ShardSamples, settings: TrainingSettings, step: int) -> list[StepImage]:
     """Returns the images of a step of all processes together, in the order of the sequence. Steps are counted from 1.
 
-    Raises `FatalError` for a step below 1, and for labels that can't be read.
+    Raises `FatalError` for labels that can't be read.
     """
-    if step < 1:
-        raise FatalError(f"there is no step {step}: steps are counted from 1")
     drawn = sample_sequence(samples, settings).draw((step - 1) * settings.batch, step * settings.batch)
     images = []
     for epoch, number, shown in _shown(samples, settings, drawn):

@@ -170,12 +170,10 @@ def checksum(file: Path) -> str:
 def _write(path: Path, data: memoryview) -> str:
     """Writes a file that reaches the disk. Returns its checksum."""
     digest = xxhash.xxh3_128()
-    with path.open("wb", buffering=0) as file:
+    with path.open("wb") as file:
         for first in range(0, len(data), _CHUNK):
-            rest = data[first : first + _CHUNK]
-            digest.update(rest)
-            # An unbuffered file may take less than all that it is given.
-            while rest:
-                rest = rest[file.write(rest) :]
+            digest.update(data[first : first + _CHUNK])
+            file.write(data[first : first + _CHUNK])
+        file.flush()
         os.fsync(file.fileno())
     return digest.hexdigest()

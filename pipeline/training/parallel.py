@@ -32,7 +32,6 @@ from models.relation_tagger import PairQueries
 from models.text_encoder import TextTokens
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings
-from storage.errors import FatalError
 
 _RENAMED = "forward_sync_buffers" in signature(DistributedDataParallel).parameters
 _KEEPS_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
@@ -134,12 +133,6 @@ class Sharded(Parallel):
 
     def __init__(self, network: Network, ranks: Ranks, settings: TrainingSettings) -> None:
         super().__init__(network, ranks, settings)
-        if self.micro_batches % ranks.count:
-            raise FatalError(
-                f'parallel = "{settings.parallel}": the {self.micro_batches} micro-batches of a step are not a '
-                f"multiple of {ranks.count} processes, but each process must gather weights equally often; change the "
-                "number of processes, batch or micro_batch"
-            )
         _show_tensors_in_dataclasses()
         mesh = _mesh(ranks, settings)
         self.parts = mesh.shape[-1]

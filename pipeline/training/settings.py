@@ -31,7 +31,8 @@ AS_THE_AUTHORS: dict[str, Any] = {
 
 
 class TrainingSettings(ViewSettings):
-    """Settings of a training run. The defaults are the released recipe for 64 images per step."""
+    """Settings of a training run. By default, network, learning rates and loss weights are those of the released recipe
+    for 64 images per step; views, pairs, predicates and `pseudo_predicates` are not."""
 
     kind: ClassVar[str] = "pretrain"
     """What is trained, in names of folders and messages."""
@@ -228,6 +229,13 @@ class TrainingSettings(ViewSettings):
             raise ValueError(f"address: nodes = {self.nodes} need an address to meet at, such as 10.0.0.7:29500")
         if self.min_nodes is not None and self.min_nodes > self.nodes:
             raise ValueError(f"min_nodes: {self.min_nodes} is more than nodes = {self.nodes}")
+        for nodes in range(self.min_nodes or self.nodes, self.nodes + 1) if is_sharded else ():
+            if self.micro_batches % (count := self.processes * nodes):
+                raise ValueError(
+                    f'parallel: with "{self.parallel}", each process must gather weights equally often, but the '
+                    f"{self.micro_batches} micro-batches of a step are not a multiple of {count} processes; change "
+                    'processes, min_nodes, batch or micro_batch, or set parallel = "ddp"'
+                )
         return self
 
     @property
@@ -256,13 +264,12 @@ class TrainingSettings(ViewSettings):
         missing."""
         named = {"tokenizer": self.tokenizer, "initial": self.pretrained}
         files = {role: path for role, path in named.items() if path is not None}
-        for role, path in files.items():
-            if not path.exists():
-                setting, way = (
-                    ("pretrained", "convert one with `rlip weights import` (docs/training_recipes.md)")
-                    if role == "initial"
-                    else (role, f"remove {role}")
-                )
+        convert = "convert one with `rlip weights import` (docs/training_recipes.md)"
+        for setting, path, way in (
+            ("tokenizer", self.tokenizer, "remove tokenizer"),
+            ("pretrained", self.pretrained, convert),
+        ):
+            if path is not None and not path.exists():
                 raise FatalError(f"{setting} = {path}: no such file or folder; correct the path, or {way}")
         if self.pretrained is not None and self.tokenizer is None:
             files |= tokenizer_of(self.pretrained, None, f"pretrained = {self.pretrained}", "tokenizer")
@@ -287,7 +294,8 @@ _TAGGER: dict[str, Any] = {"architecture": "parsed", "tagger": True}
 
 
 class TaggerSettings(TrainingSettings):
-    """Settings of the Relation Tagger's training run. The defaults are the released recipe."""
+    """Settings of the Relation Tagger's training run. By default, they differ from the released recipe in views and
+    predicates."""
 
     kind: ClassVar[str] = "tagger"
     network_defaults: ClassVar[dict[str, Any]] = _RELEASED

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.shards.index import ARTIFACT_INDEX
 from storage.shards.reader import DamagedSample, RangeCache, SampleReader
-from storage.shards.sample_map import SampleMap, ShardFile, write_sample_map
+from storage.shards.sample_map import Keep, SampleMap, ShardFile, write_sample_map
 from storage.shards.writer import LABELS, tars_among
 from storage.stream.stream import AHEAD
 
@@ -40,17 +41,13 @@ def shards_of(artifacts: Iterable[Artifact]) -> list[Shard]:
 def map_samples(config: TrainConfig) -> SampleMap:
     """Makes the map of the training set, and for a tagger that of the held-out images, unless they exist."""
     files = [ShardFile(shard.tar, shard.index, shard.name) for shard in config.shards]
-    parts, holds_out = {SAMPLES: False}, _holds_out_none
+    parts: dict[str, Keep | None] = {SAMPLES: None}
     if isinstance(config.settings, TaggerSettings):
-        parts, holds_out = {SAMPLES: False, HELD_OUT: True}, config.settings.holds_out
-    for name, held_out in parts.items():
+        parts = {SAMPLES: partial(_part, config.settings, False), HELD_OUT: partial(_part, config.settings, True)}
+    for name, keep in parts.items():
         if not _is_of(config.work / name, files):
-            write_sample_map(config.work / name, files, _part(holds_out, held_out))
+            write_sample_map(config.work / name, files, keep)
     return SampleMap(config.work / SAMPLES)
-
-
-def _holds_out_none(dataset: str, image_id: int) -> bool:
-    return False
 
 
 def _is_of(folder: Path, files: Sequence[ShardFile]) -> bool:
@@ -63,14 +60,10 @@ def _is_of(folder: Path, files: Sequence[ShardFile]) -> bool:
         return False
 
 
-def _part(holds_out: Callable[[str, int], bool], held_out: bool) -> Callable[[pa.Table], NDArray[np.bool_]]:
+def _part(settings: TaggerSettings, is_held_out: bool, samples: pa.Table) -> NDArray[np.bool_]:
     """Chooses the samples that are held out, or all others."""
-
-    def chosen(samples: pa.Table) -> NDArray[np.bool_]:
-        images = zip(samples["dataset"].to_pylist(), samples["image_id"].to_pylist(), strict=True)
-        return np.array([holds_out(name, number) == held_out for name, number in images], np.bool_)
-
-    return chosen
+    images = zip(samples["dataset"].to_pylist(), samples["image_id"].to_pylist(), strict=True)
+    return np.array([settings.holds_out(*image) == is_held_out for image in images], np.bool_)
 
 
 def range_cache(config: TrainConfig) -> RangeCache | None:
@@ -108,14 +101,10 @@ class ShardSamples:
             members = self._reader.read(sample)
         except DamagedSample as damage:
             return damage
-        labels = self._parsed(sample, members.pop(LABELS))
-        (data,) = members.values()
-        return labels, data
-
-    def _parsed(self, sample: int, labels: bytes) -> TrainingSample:
         try:
-            parsed = TrainingSample.from_json(labels)
+            labels = TrainingSample.from_json(members.pop(LABELS))
         except FatalError as error:
             tar = self.samples.tars[self.samples.shard(sample)]
             raise FatalError(f"{tar}: {self.samples.key(sample)}: {error}") from error
-        return parsed.worded() if self._predicate_form == "surface" else parsed
+        (data,) = members.values()
+        return labels.worded() if self._predicate_form == "surface" else labels, data

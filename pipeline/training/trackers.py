@@ -285,12 +285,9 @@ class GuardedTracker:
 
     def close(self) -> None:
         """Waits until the tracker has written everything, for `patience` seconds at most."""
-        try:
+        with suppress(Full):
             self._queue.put(None, timeout=self._patience)
-        except Full:
-            self._warn("it did not finish in time")
-            return
-        self._thread.join(self._patience)
+            self._thread.join(self._patience)
         if self._thread.is_alive():
             self._warn("it did not finish in time")
 

@@ -105,6 +105,11 @@ class Trainer:
         self._monitor = Monitor(config, ranks, self._warn)
         self._build(config.work)
         self._resume()
+        if not self.step and (initial := settings.ema**self.total) > 0.01:
+            self._warn(
+                f"ema = {settings.ema} averages too slowly for {self.total} steps: initial weights will make up "
+                f"{initial:.0%} of the result; lower ema"
+            )
 
     def _build(self, work: Path) -> None:
         settings, ranks = self._settings, self._ranks
@@ -148,8 +153,7 @@ class Trainer:
 
     def _train(self, is_asked_to_stop: Callable[[], bool]) -> TrainingResult:
         started, reported = time.monotonic(), 0.0
-        if self.step == self.total:
-            self._measure()  # an earlier process may have been lost after the last checkpoint, before it wrote this
+        saved_every = self._settings.checkpoint_every, self._settings.milestone_every
         for parts in self._steps():
             rates = set_rates(self._optimizer, self._settings, self.step, self.total)
             done = self._run(parts, is_asked_to_stop)
@@ -158,17 +162,20 @@ class Trainer:
             self._monitor.updated(self.step, done.losses, done.norm, self._checkpoints.steps())
             if is_last or self.step % self._settings.log_every == 0:
                 self._monitor.log(self.step, done.losses | {"gradient_norm": done.norm} | rates, with_speed=True)
-            self._measure()
+            if not is_last:
+                self._measure()
             now = time.monotonic()
             if is_last or now - reported > 1:
                 speed = (self.step - self._first) * self._settings.batch / (now - started)
                 self._report(f"loss {done.losses['loss']:.2f}, {speed:.{0 if speed >= 10 else 2}f} images/s")
                 reported = now
-            if is_last or done.stop or self.step % self._settings.checkpoint_every == 0:
+            if is_last or done.stop or any(every and self.step % every == 0 for every in saved_every):
                 self._save()
             self._monitor.timer.pause()
             if done.stop:
                 break
+        if self.step == self.total:
+            self._measure()  # after the last checkpoint, which a measurement that fails or takes long must not cost
         self._checkpoints.close()
         self._monitor.close()
         state, seen = self._final_state(), (self.step - self._first) * self._settings.batch
@@ -265,15 +272,16 @@ class Trainer:
             self._skipped.add({int(sample): reason for sample, reason in skipped.items()})
         if not self._ranks.agreed(self._monitor.sync()):
             return
+        alarm = self._monitor.alarm
         self._checkpoints.save(
             self.step,
             {
                 "step": self.step,
                 "sequence": self._sequence.state(self.step * self._settings.batch),
                 "skipped": self._skipped.as_state(),
-                "alarm": self._monitor.alarm.state(),
+                "alarm": alarm.state(),
             },
-            self._monitor.alarm.kept(self._checkpoints.steps()),
+            alarm.kept(self._checkpoints.steps()) if alarm.last_good_step < self.step else None,
         )
 
     def _final_state(self) -> Mapping[str, torch.Tensor]:
@@ -287,6 +295,7 @@ class Trainer:
         """Measures the network, if that is due after this step."""
         if self._check is None or not self._check.is_due(self.step, self.total):
             return
+        self._checkpoints.wait_for_copy()  # before the averages take the weights' place
         with self._explain_bad_network(), self._with_averages(), self._parallel.measuring():
             values = self._check.measure(self.network, self.step == self.total, self._ranks)
         self._monitor.log(self.step, values)

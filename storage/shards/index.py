@@ -149,10 +149,9 @@ def _by_name(table: pa.Table) -> dict[str, tuple[int, int, str]]:
 def _table(tar: str, columns: dict[str, list[Any]]) -> pa.Table:
     """The index of a tar, in which the columns about images are null."""
     rows = len(columns["key"])
-    values = {name: pa.array(column, SHARD_MEMBERS.field(name).type) for name, column in columns.items()}
-    values["shard"] = pa.array([tar] * rows, pa.string())
-    arrays = [values[field.name] if field.name in values else pa.nulls(rows, field.type) for field in SHARD_MEMBERS]
-    return pa.Table.from_arrays(arrays, schema=SHARD_MEMBERS)
+    known = columns | {"shard": [tar] * rows}
+    made = [pa.array(known[f.name], f.type) if f.name in known else pa.nulls(rows, f.type) for f in SHARD_MEMBERS]
+    return pa.Table.from_arrays(made, schema=SHARD_MEMBERS)
 
 
 def _digests(descriptor: int, member: Member) -> tuple[str, str]:

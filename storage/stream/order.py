@@ -4,7 +4,7 @@ Mixing)."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
@@ -63,24 +63,19 @@ class EpochOrder:
 
     def draw(self, start: int, stop: int) -> Drawn:
         """Returns what the places `start` to `stop` (excluded) hold, counted from the beginning of epoch 0."""
-        epochs, samples = [], []
-        for epoch, part in self._parts(start, stop):
-            epochs.append(np.full(len(part), epoch))
-            samples.append(part)
-        if not samples:
-            return Drawn(np.zeros(0, np.int64), np.zeros(0, np.int64))
-        return Drawn(np.concatenate(epochs), np.concatenate(samples))
-
-    def _parts(self, start: int, stop: int) -> Iterator[tuple[int, Samples]]:
+        nothing: Samples = np.zeros(0, np.int64)
+        epochs, samples = [nothing], [nothing]
         while start < stop:
             epoch, place = divmod(start, len(self))
             begins = self._permuted(epoch)[1]
             window = int(np.searchsorted(begins, place, "right")) - 1
-            samples = self._shuffled(epoch, window)
+            shuffled = self._shuffled(epoch, window)
             inside = place - int(begins[window])
-            part = samples[inside : inside + stop - start]
-            yield epoch, part
+            part = shuffled[inside : inside + stop - start]
+            epochs.append(np.full(len(part), epoch))
+            samples.append(part)
             start += len(part)
+        return Drawn(np.concatenate(epochs), np.concatenate(samples))
 
     def _permuted(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Returns the blocks of an epoch in order, and the place where each window begins."""

@@ -27,7 +27,6 @@ from tests.training import in_ranks
 from tests.training.conftest import TINY, config_of, sample, statistics, train_as_a_stage, write_shard
 
 CPU = torch.device("cpu")
-PAPER = {"image_size": 133, "shortest": (48, 64, 80), "crop": 0.0}
 
 
 def settings_of(**changes) -> TrainingSettings:

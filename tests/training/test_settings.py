@@ -26,6 +26,7 @@ from storage.errors import FatalError
     ({"nodes": 2, "address": "0.0.0.0:1"}, "means every address"),
     ({"address": "node7"}, "is not of the form HOST:PORT"),
     ({"nodes": 2, "address": "node7:1", "min_nodes": 3}, "min_nodes: 3 is more than nodes = 2"),
+    ({"parallel": "fsdp", "nodes": 4, "min_nodes": 2, "address": "node7:1"}, "8 micro-batches .* multiple of 6 proc"),
     ({"batch": 4, "micro_batch": 1, "nodes": 4, "address": "node7:1", "processes": 2}, "or fewer processes"),
 ])  # fmt: skip
 def test_impossible_settings_name_the_field(values, message):

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample, mirrored
+from pipeline.training.sample import SampleBox, SampleRelation, TrainingSample
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.task import (
     StepTexts,
@@ -69,13 +69,8 @@ def test_the_tagger_is_asked_for_negatives_too():
     assert len(tagging_pairs(image(range(0, 90, 10)), 7, np.random.default_rng(0))) == 7
 
 
-def test_boxes_are_shares_of_the_image_and_mirror_with_it():
-    sample = image([0, 30], [SampleRelation(0, 1, "left of")])
-    assert normalised_boxes(sample)[1].tolist() == pytest.approx([0.35, 0.4, 0.1, 0.4])
-    flipped = mirrored(sample)
-    assert normalised_boxes(flipped)[1].tolist() == pytest.approx([0.65, 0.4, 0.1, 0.4])
-    assert flipped.relations[0].predicate == "right of"
-    assert mirrored(flipped) == sample
+def test_boxes_are_shares_of_the_image():
+    assert normalised_boxes(image([0, 30]))[1].tolist() == pytest.approx([0.35, 0.4, 0.1, 0.4])
     assert normalised_boxes(image([95]))[0].tolist() == pytest.approx([0.975, 0.4, 0.05, 0.4])
 
 
