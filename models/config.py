@@ -164,8 +164,8 @@ class LossSettings(BaseModel):
     """True: scale predicate targets by how well both boxes fit (quality focal loss); False, the default of
     `train_tagger`: CornerNet focal loss."""
     pseudo_predicates: bool = False
-    """Also use predicates whose texts are similar to the true ones as weaker targets (released pre-training: true); not for
-    `train_tagger`."""
+    """Also use predicates whose texts are similar to the true ones as weaker targets (released pre-training: true); not
+    for `train_tagger`."""
 
 
 def _build(kind: type[Config], values: Mapping[str, Any], prefix: str) -> Config:
