@@ -30,6 +30,7 @@ from pipeline.labels.labelled_partitions import (
     rows_of_image,
 )
 from pipeline.report.formatting import sanitise
+from pipeline.runtime.wording import counted
 from pipeline.training.settings import fold_of
 from storage.artifact import Artifact
 from storage.errors import FatalError
@@ -220,7 +221,7 @@ def _lines(trace: ImageTrace) -> Iterator[str]:
         of = "".join(f", of #{box}" for box in caption["boxes"] or ())
         yield f"  {sanitise(caption['text'])} (draw {caption['draw']}, seed {caption['seed']}{of})"
     tagger = f", scored by tagger {trace.tagger[:12]}" if trace.tagger else ""
-    yield f"{len(trace.labels)} labels{tagger}"
+    yield f"{counted(len(trace.labels), 'label')}{tagger}"
     boxes = row["boxes"]
     for label in trace.labels:
         names = [f"#{label[role]} {sanitise(boxes[label[role]]['category'])}" for role in ("subject", "object")]
@@ -234,7 +235,7 @@ def _lines(trace: ImageTrace) -> Iterator[str]:
         if label["not_kept"] is not None:
             yield f"        not kept: {label['not_kept']}"
     if trace.dropped:
-        yield f"{len(trace.dropped)} triplets that led to no candidate"
+        yield f"{counted(len(trace.dropped), 'triplet')} that led to no candidate"
     for triplet in trace.dropped:
         about = f" ({sanitise(triplet['value'])})" if triplet["value"] else ""
         yield f"  “{_quoted(triplet)}”: {triplet['reason']}{about}"

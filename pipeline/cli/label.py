@@ -27,6 +27,7 @@ from pipeline.run.context import RunContext
 from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import RecipeValues, recipe_of
 from pipeline.runtime.settings import apply_override
+from pipeline.runtime.wording import counted
 from storage.errors import FatalError
 from storage.open_store import open_store
 from storage.runs import Run
@@ -119,9 +120,8 @@ def _label(
         print(json.dumps({"event": "labels", **asdict(written), "left_out": left_out}))
         return
     console = Console()
-    counts = (
-        f"{written.images:,} images, {written.boxes:,} boxes, {written.captions:,} captions → {written.labels:,} labels"
-    )
+    read = f"{counted(written.images, 'image')}, {counted(written.boxes, 'box')}, {counted(written.captions, 'caption')}"
+    counts = f"{read} → {counted(written.labels, 'label')}"
     for line in (counts, f"Labels: {written.json}", f"Labels: {written.parquet}"):
         console.print(Text(line), soft_wrap=True)
     if left_out:

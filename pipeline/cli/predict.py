@@ -29,7 +29,7 @@ from pipeline.evaluation.detections.names import distinct
 from pipeline.evaluation.detections.table import DetectionsWriter
 from pipeline.interop.shard_samples import SeenLabels
 from pipeline.report.formatting import sanitise
-from pipeline.runtime.wording import first_few
+from pipeline.runtime.wording import counted, first_few
 from pipeline.training.config import MODEL, VOCABULARY
 from pipeline.training.sample import SampleBox, SampleRelation
 from pipeline.training.vocabulary import TrainedNames
@@ -152,7 +152,7 @@ def predict(
     if left_out:
         console.print(f"Left out {len(left_out)}: {_listed(left_out)}", highlight=False, soft_wrap=True)
     drawn = "" if draw is None else f"; drawn in {draw}"
-    print(f"{len(files) - len(left_out)} images: {out}{drawn}")
+    print(f"{counted(len(files) - len(left_out), 'image')}: {out}{drawn}")
 
 
 def warn_if_turned(image: Image) -> None:

@@ -30,6 +30,7 @@ from rich.text import Text
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath
 from pipeline.interop.run_tables import tables_by_name
 from pipeline.report.formatting import sanitise
+from pipeline.runtime.wording import counted
 from storage.atomic import atomic_file
 from storage.errors import FatalError
 from storage.json_files import json_values
@@ -61,7 +62,7 @@ def query(
     schema, batches = select(find_run(existing_store(store), run_name), sql)
     if out is not None:
         rows = _write(batches, out)
-        print(json.dumps({"file": str(out), "rows": rows}) if as_json else f"{rows:,} rows written to {out}")
+        print(json.dumps({"file": str(out), "rows": rows}) if as_json else f"{counted(rows, 'row')} written to {out}")
         return
     if as_json:
         _print_json(batches)
