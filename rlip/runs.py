@@ -165,8 +165,8 @@ class Run:
         all_scores: bool = False,
         masks: str | Path | None = None,
     ) -> Path:
-        """Writes the labels in a format of `rlip export` to a new folder, and returns the folder. `masks`: folder of
-        the PNGs of PSG and COCO panoptic."""
+        """Writes the labels in a format of `rlip export` to a new folder, and returns the folder. `threshold`: minimum
+        score, from 0 to 1. `masks`: folder of the PNGs of PSG and COCO panoptic."""
         return Path(export_run(self._run, format, Path(folder), threshold, all_scores, masks).folder)
 
     def _table(self, name: str) -> pa.Table:
