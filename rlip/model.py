@@ -80,9 +80,9 @@ class Model:
         `assume_subject`: give every subject that name and exclude none, as for weights fine-tuned by RLIPv2's authors.
         `per_image`: number of relations to keep. `threshold`: minimum score of a box or relation.
         """
-        if not 0 <= threshold <= 1 or per_image < 1:
+        if not 0 <= threshold <= 1 or per_image < 0:
             raise FatalError(
-                f"threshold = {threshold}, per_image = {per_image}: give a score from 0 to 1, and at least one relation"
+                f"threshold = {threshold}, per_image = {per_image}: give a score from 0 to 1, and at least 0 relations"
             )
         named = ((objects, self.objects), (predicates, self.predicates))
         names = Names(*(distinct(_listed(names), known) or known for names, known in named))

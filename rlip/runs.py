@@ -73,8 +73,8 @@ def label(folder: str | Path, *, tagger: str | Path, detector: str | Path, **opt
     """
     if isinstance(listed := options.get("categories"), list | tuple):
         options["categories"] = ",".join(listed)
-    given: dict[str, Any] = {"folder": folder, "tagger": tagger, "detector": detector, **options}
-    words = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
+    given = {"folder": folder, "tagger": tagger, "detector": detector, **options}
+    words: dict[str, Any] = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
     context = _executed(checked(label_recipe)(**words))
     for image, reason in require_usable(context).items():
         warnings.warn(f"{image} is excluded: {reason}", stacklevel=2)
@@ -165,8 +165,8 @@ class Run:
         all_scores: bool = False,
         masks: str | Path | None = None,
     ) -> Path:
-        """Writes the labels in a format of `rlip export` to a new folder, and returns the folder. `masks`: folder of
-        the PNGs of PSG and COCO panoptic."""
+        """Writes the labels in a format of `rlip export` to a new folder, and returns the folder. `threshold`: minimum
+        score, from 0 to 1. `masks`: folder of the PNGs of PSG and COCO panoptic."""
         return Path(export_run(self._run, format, Path(folder), threshold, all_scores, masks).folder)
 
     def _table(self, name: str) -> pa.Table:

@@ -285,7 +285,9 @@ class LocalStore:
 
 def is_store(folder: Path) -> bool:
     """Whether a folder is a store that something was written to."""
-    return (folder / "pending" / _GATE).is_file()
+    with suppress(PermissionError):  # a folder that can be listed, but not entered
+        return (folder / "pending" / _GATE).is_file()
+    return False
 
 
 def last_used(folder: Path) -> float:

@@ -120,8 +120,8 @@ def _label(
         print(json.dumps({"event": "labels", **asdict(written), "left_out": left_out}))
         return
     console = Console()
-    read = f"{counted(written.images, 'image')}, {counted(written.boxes, 'box')}, {counted(written.captions, 'caption')}"
-    counts = f"{read} → {counted(written.labels, 'label')}"
+    boxes, captions = counted(written.boxes, "box"), counted(written.captions, "caption")
+    counts = f"{counted(written.images, 'image')}, {boxes}, {captions} → {counted(written.labels, 'label')}"
     for line in (counts, f"Labels: {written.json}", f"Labels: {written.parquet}"):
         console.print(Text(line), soft_wrap=True)
     if left_out:

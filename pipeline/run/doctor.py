@@ -119,10 +119,11 @@ def _data(context: RunContext) -> Iterator[Finding]:
     if recipe.scenes is not None:
         yield Finding("ok", "data", f"synthetic world, written to {recipe.data.root} when missing")
         return
+    moved = {each.name for each in recipe.data.sources if not all(map(_is_absolute, each.places()))}
     for source in context.sources:
         lacking = source.missing()
-        moves = not all(Path(place).is_absolute() for place in source.places())
-        hint = f" ({_search_path()}; set data.root, e.g. --set data.root=FOLDER)" if lacking and moves else ""
+        below_root = lacking and source.name in moved
+        hint = f" ({_search_path()}; set data.root, e.g. --set data.root=FOLDER)" if below_root else ""
         hint += next(filter(None, map(_source_of, source.places())), "") if lacking else ""
         lacking = lacking or source.unreadable()
         detail = "; ".join(lacking) or ", ".join(map(str, dict.fromkeys((source.images, source.listed_in))))
@@ -208,6 +209,10 @@ def _pretraining_images(context: RunContext) -> Iterator[Finding]:
 
 def _search_path() -> str:
     return f"relative paths start in {Path.cwd()}, else next to the recipe"
+
+
+def _is_absolute(place: Path | str) -> bool:
+    return "://" in str(place) or Path(place).is_absolute()
 
 
 def _source_of(path: Path | str) -> str:

@@ -31,6 +31,9 @@ from storage.errors import FatalError
 from storage.open_store import local_folder
 from storage.secrets import require_no_secret
 
+NEED_TAGGER = {"shard", "tag", "train_tagger", "verify"}
+"""Stages, by the names of their sections, that a run without a tagger does not have."""
+
 
 class DataSection(Settings):
     """Where the data is, and what each dataset is used for."""
@@ -273,7 +276,7 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _labels_have_a_tagger(self) -> Recipe:
         asked = [("pretrain.variants has", variant) for variant in self.pretrain.variants]
-        if self.packs_labels and self.run.until == ShardStage.name:
+        if self.packs_labels and self.run.until in NEED_TAGGER:
             asked.append(("shard.labels is", self.shard.labels))
         for what, labels in asked:
             without = self.tag.method == "tagger" and not self.data.tagger and self.tag.weights is None

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.run.dag import build_steps
-from pipeline.run.recipe import Recipe
+from pipeline.run.recipe import NEED_TAGGER, Recipe
 from pipeline.runtime.settings import Settings, apply_override, flat, parse_toml
 from pipeline.stages.parse import ParseStage
 from pipeline.stages.pretrain import PretrainStage
@@ -29,8 +29,6 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 """The project's own recipes, which a recipe in any folder can extend."""
 LONGEST_FILE = 2**20
 """Bytes of a recipe."""
-_NEED_TAGGER = {"shard", "tag", "train_tagger", "verify"}
-"""Sections of a recipe that a run without a tagger does not use."""
 SET = "--set"
 """Where a setting of the command line comes from."""
 _TRAINING = {
@@ -132,7 +130,7 @@ def _doubts(recipe: Recipe, read: RecipeValues) -> Iterator[str]:
             f"{file}: with data.mix or data.test, no dataset is labelled unless data.label names it; set data.label, "
             "or data.label = [] to label none"
         )
-    unused = read.values.keys() & _NEED_TAGGER
+    unused = read.values.keys() & NEED_TAGGER
     if unused and recipe.data.label and recipe.run.until is None and steps[-1].stage is ParseStage:
         yield (
             f"{file}: the run ends with triplets and does not use {', '.join(sorted(unused))}: no tagger is named; set "
@@ -401,7 +399,7 @@ def wanted(mistake: Any) -> str:
     kind, context = mistake["type"], mistake.get("ctx", {})
     if kind in ("value_error", "assertion_error"):
         return str(context.get("error", mistake["msg"]))
-    if kind == "tuple_type" and isinstance(mistake["input"], dict):
+    if kind == "tuple_type" and isinstance(mistake["input"], dict) and _allowed((*mistake["loc"], 0)):
         return f"write its heading in double brackets: [[{'.'.join(map(str, mistake['loc']))}]]"
     known = _WANTED.get(kind) or _WANTED.get(kind.partition("_")[0])
     return known.format(**context) if known else str(mistake["msg"])

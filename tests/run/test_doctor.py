@@ -100,6 +100,7 @@ def test_files_of_a_benchmark_that_are_missing_are_told_with_their_origin(recipe
     asked = changed(recipe, data={"root": tmp_path, "sources": [source], "label": ["set"]})
     detail = missing(asked)["data.sources set"]
     assert f"objects: no file {tmp_path}/vrd/objects.json; predicates: no file" in detail
+    assert "set data.root" in detail, "the paths of the recipe are relative, although data.root is not"
     origin = "https://cs.stanford.edu/people/ranjaykrishna/vrd/"
     assert f"must be downloaded manually from {origin}; `rlip data get vrd` says how" in detail
     (tmp_path / "vrd").mkdir()

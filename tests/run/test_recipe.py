@@ -45,6 +45,7 @@ def _recipe(tmp_path: Path, text: str) -> Path:
     ('name = "r"\n[pretrain]\nseeds = 3', ["pretrain.seeds = 3: give a list"]),
     ('name = "r"\n[shard.exclude]\nids = "a"', ["shard.exclude: write its heading in double brackets: [[shard"]),
     ('name = "r"\n[train_tagger.mix]\nkind = "proportional"\nweights = { vg = 2 }', ["mix.weights: 'vg' is not a da"]),
+    ('name = "r"\n[caption.recorded]\ncoco = "a"', ["caption.recorded: give a list"]),
     ("name = ", ["not a readable TOML"]),
 ])  # fmt: skip
 def test_mistakes_are_named(tmp_path, change, words):

@@ -57,8 +57,8 @@ class LocalFolder(ImageFolder):
         return self._root / uri
 
     def names(self) -> list[str]:
-        """Every file below the folder and folders that it links to, without hidden ones and those of a store, whose
-        reports have images, too. Tars in it count as files.
+        """Every file below the folder and folders that it links to, except hidden ones and those of a store, whose
+        reports contain images too. Tars in it count as files.
 
         Raises `FatalError` or `RetryableError` for a subfolder that can't be listed.
         """
