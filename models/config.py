@@ -146,7 +146,7 @@ class NetworkConfig:
 
 
 class LossSettings(BaseModel):
-    """Weights of the loss terms. The defaults are those of the released pre-training, but for `pseudo_predicates`."""
+    """Weights of the loss terms. The defaults are those of the released pre-training, except `pseudo_predicates`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

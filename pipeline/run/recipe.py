@@ -252,11 +252,16 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _mixes_weigh_their_datasets(self) -> Recipe:
-        trained = ("pretrain.settings", self.pretrain.settings.mix, (*self.data.label, *self.data.mix))
-        for section, mix, names in (trained, ("train_tagger", self.train_tagger.mix, self.data.tagger)):
+        pretrained = (*self.data.label, *self.data.mix) if self.pretrain.variants else ()
+        tagged = self.data.tagger if self.tag.weights is None and self.tag.method == "tagger" else ()
+        for section, mix, names in (
+            ("pretrain.settings", self.pretrain.settings.mix, pretrained),
+            ("train_tagger", self.train_tagger.mix, tagged),
+        ):
             if names and (unknown := mix.weights.keys() - set(names)):
                 raise ValueError(
-                    f"{section}.mix.weights: {min(unknown)!r} is not a dataset to train on; they are {', '.join(names)}"
+                    f"{section}.mix.weights: {min(unknown)!r} is not a dataset to train on; these are "
+                    f"{', '.join(dict.fromkeys(names))}"
                 )
         return self
 

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from models.deformable_read_triton import OFF
 from pipeline.report.formatting import bytes_in_words
@@ -320,15 +321,23 @@ def _short(settings: TrainingSettings) -> dict[str, Any]:
 
 
 def _variants(settings: TrainingSettings, device: torch.device) -> list[tuple[str, Any]]:
-    """Settings to try, in this order. A micro-batch is one that lets all processes share the batch evenly."""
+    """Settings to try, in this order. A micro-batch is one that lets all processes share the batch."""
     sizes = [size for size in (2 * settings.micro_batch, settings.micro_batch // 2) if size]
-    ranks = settings.processes * settings.nodes
     tried: list[tuple[str, Any]] = [
         ("precision", "tf32" if is_gpu(device) else "float32"),
         ("precision", "bfloat16"),
         ("activation_checkpointing", not settings.activation_checkpointing),
-        *(("micro_batch", size) for size in sizes if settings.batch % (size * ranks) == 0),
+        *(("micro_batch", size) for size in sizes if settings.batch % size == 0 and _is_shared(settings, size)),
         ("num_workers", 2 * settings.num_workers or 4),
         *([] if settings.parallel == "tree" else [("deterministic", "fast")]),
     ]
     return [(name, value) for name, value in tried if value != getattr(settings, name)]
+
+
+def _is_shared(settings: TrainingSettings, micro_batch: int) -> bool:
+    """Whether the settings allow micro-batches of this size for their processes, on any number of nodes."""
+    try:
+        _with(settings, {"micro_batch": micro_batch})
+    except ValidationError:
+        return False
+    return True

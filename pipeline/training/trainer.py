@@ -174,9 +174,10 @@ class Trainer:
             self._monitor.timer.pause()
             if done.stop:
                 break
+        self._checkpoints.close()
         if self.step == self.total:
             self._measure()  # after the last checkpoint, which a measurement that fails or takes long must not cost
-        self._checkpoints.close()
+            self._monitor.sync()
         self._monitor.close()
         state, seen = self._final_state(), (self.step - self._first) * self._settings.batch
         summary = Summary(
@@ -295,9 +296,12 @@ class Trainer:
         """Measures the network, if that is due after this step."""
         if self._check is None or not self._check.is_due(self.step, self.total):
             return
-        self._checkpoints.wait_for_copy()  # before the averages take the weights' place
+        is_last = self.step == self.total
+        if is_last:
+            # The failure of one process ends all, so each waits until the first has written the checkpoint.
+            self._ranks.agreed(None)
         with self._explain_bad_network(), self._with_averages(), self._parallel.measuring():
-            values = self._check.measure(self.network, self.step == self.total, self._ranks)
+            values = self._check.measure(self.network, is_last, self._ranks)
         self._monitor.log(self.step, values)
 
     def _with_averages(self) -> AbstractContextManager[None]:
