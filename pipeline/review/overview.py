@@ -113,7 +113,7 @@ def _levels(funnel: LabelFunnel, quarantined: frozenset[str]) -> Iterator[Level]
     for name, number in funnel.levels():
         lost = funnel.lost.get(name, {}).items()
         losses = [(reason, count, _loss_address(name, reason, quarantined)) for reason, count in lost]
-        note = f"with {funnel.unproposed:,} that no caption proposes" if name == "scored" and funnel.unproposed else ""
+        note = f"with {funnel.unproposed:,} that are no candidates" if name == "scored" and funnel.unproposed else ""
         yield Level(shown_name("levels", name), number, _ADDRESSES.get(name, ""), losses, note)
 
 
