@@ -74,7 +74,7 @@ def _flatten(part: int, found: LabelledPartition, choice: ChoiceSettings) -> dic
 
 LIVE = "live"
 """Schema of the tables in memory that say which labels have a verdict. `Reviews` fills them."""
-_FORMAT = 5
+_FORMAT = 6
 """Incremented whenever the same artifacts would give other rows."""
 MOST_INFORMATIVE = 500
 """Labels of each predicate, the most uncertain ones, that the queue by information holds."""
