@@ -57,6 +57,12 @@ def test_mistakes_are_named(tmp_path, change, words):
     assert "Input should" not in str(caught.value) and "Value error" not in str(caught.value)
 
 
+def test_weights_of_a_mix_may_name_any_dataset_where_nothing_is_trained(tmp_path):
+    mix = 'train_tagger.mix={kind = "proportional", weights = {vg = 2}}'
+    recipe = load_recipe(_recipe(tmp_path, GOOD), [mix, "tag.method=prior"])
+    assert recipe.train_tagger.mix.weights == {"vg": 2}
+
+
 def test_a_list_for_a_dataset_that_no_source_is_named_by_is_warned_of(tmp_path):
     listed = 'name = "r"\n[[shard.exclude]]\nids = "test.ids"\nreason = "test"\ndatasets = ["cocoa"]'
     with pytest.warns(
