@@ -65,7 +65,8 @@ def get_data(
         there = [str(root / place) for file in files if file not in lacking for place in file.places]
         print(json.dumps({"got": got, "there": there, "by_hand": [each.name for each in by_hand]}))
     else:
-        print(f"{len(lacking)} of {len(files)} files downloaded; the others already existed")
+        if files:
+            print(f"{len(lacking)} of {len(files)} files downloaded; the others already existed")
         for each in sets:
             if each.note:
                 print(f"{each.name}: {each.note}")

@@ -316,7 +316,8 @@ def _short(settings: TrainingSettings) -> dict[str, Any]:
     changes: dict[str, Any] = {"steps": 2 * STEPS, "log_every": STEPS, "checkpoint_every": 2 * STEPS, "restarts": 0}
     changes |= {"nodes": 1, "min_nodes": None, "evaluate_every": None, "trackers": (), "stop_timeout": 10.0}
     changes |= {"keep_checkpoints": 2, "milestone_every": None}  # the size of one is half of what the folder holds
-    changes |= {"ema": min(settings.ema, 0.5)}  # a slower one is warned of in a run as short as this
+    # Slower ones are warned of in a run as short as this.
+    changes |= {"ema": min(settings.ema, 0.5), "warmup": min(settings.warmup, STEPS)}
     return changes | ({"held_out": 0.0, "folds": 1} if isinstance(settings, TaggerSettings) else {})
 
 

@@ -48,7 +48,7 @@ class ParseStage(Stage):
     """Parses the captions of one partition. Each distinct caption is parsed once for all partitions and runs."""
 
     name = "parse"
-    version = 14
+    version = 15
     reads = ("captions",)
     writes = "triplets"
     loads = "the parser"

@@ -110,6 +110,11 @@ class Trainer:
                 f"ema = {settings.ema} averages too slowly for {self.total} steps: initial weights will make up "
                 f"{initial:.0%} of the result; lower ema"
             )
+        if not self.step and settings.warmup > self.total:
+            self._warn(
+                f"warmup = {settings.warmup:,} steps are more than the {self.total:,} of this run, which ends before it "
+                f"reaches lr = {settings.lr}; lower warmup"
+            )
 
     def _build(self, work: Path) -> None:
         settings, ranks = self._settings, self._ranks

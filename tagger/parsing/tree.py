@@ -171,7 +171,11 @@ class Mentions:
         if holder in NUMBERS:
             return NUMBERS[holder]
         is_gathered = holder in _GATHERINGS and token.lower_ not in _SUBSTANCES
-        is_several = is_gathered or token.tag_ in ("NNS", "NNPS")
+        # A plural in "s" without a singular, such as "scissors", is one thing, and "two pairs" of them are two.
+        is_single = token.lower_.endswith("s") and noun_lemma(token.lower_) == token.lower_
+        if is_single and holder == "pair":
+            return self.count(token.head.head)
+        is_several = is_gathered or (token.tag_ in ("NNS", "NNPS") and not is_single)
         return 0 if is_several or any(child.lower_ in SEVERAL for child in token.lefts) else 1
 
     def attributes(self, token: Token) -> tuple[str, ...]:

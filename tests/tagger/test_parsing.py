@@ -306,6 +306,8 @@ def test_spans_and_rule_of_one_caption(parser) -> None:
         ("both men hold a tennis racket", (2, 1), ((), ())),
         ("a herd of sheep grazing near a couple", (0, 2), ((), ())),
         ("a row of cars next to a pile of snow", (0, 1), ((), ())),
+        ("children wearing glasses", (0, 1), ((), ())),
+        ("two pairs of scissors on a table", (2, 1), ((), ())),
     ],
 )
 def test_counts_and_attributes(

@@ -108,6 +108,13 @@ def test_a_divergence_is_told_and_its_last_good_checkpoint_stays(work, shard):
     assert len(CheckpointFolder(work / CHECKPOINTS).steps()) == 2
 
 
+def test_settings_that_a_short_run_can_not_fulfil_are_told(work, shard):
+    run(work, shard, steps=2, warmup=20, ema=0.9)
+    notes = (work / "notes.txt").read_text()
+    assert "warmup = 20 steps are more than the 2 of this run" in notes
+    assert "initial weights will make up 81% of the result" in notes
+
+
 @pytest.mark.parametrize("largest", [0.1, 1e3])
 def test_steps_are_those_with_a_clipped_gradient(largest):
     torch.manual_seed(0)
