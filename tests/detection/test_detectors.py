@@ -87,6 +87,19 @@ def test_a_zero_shot_detector_looks_for_the_names_of_the_recipe_as_its_own_libra
         opened(folder)
 
 
+def test_a_processor_that_was_saved_with_its_tokenizer_is_found_and_counts(tmp_path):
+    from transformers import AutoProcessor
+
+    folder = save_zero_shot("owlv2", tmp_path / "detector")
+    (expected,) = opened(folder, categories=NAMES_ASKED).detect(pictures()[:1])
+    processor = AutoProcessor.from_pretrained(folder)
+    (folder / "preprocessor_config.json").unlink()
+    processor.save_pretrained(folder)
+    assert "processor_config.json" in find_detector(DetectSettings(weights=str(folder))).files
+    (found,) = opened(folder, categories=NAMES_ASKED).detect(pictures()[:1])
+    np.testing.assert_array_equal(found.boxes.boxes, expected.boxes.boxes)
+
+
 def test_more_names_than_a_sentence_holds_are_looked_for_in_several(tmp_path):
     folder = save_zero_shot("grounding-dino", tmp_path / "detector")
     last = ("zebra person", "sofa sofa")
