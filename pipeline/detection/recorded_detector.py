@@ -75,7 +75,7 @@ class RecordedDetector:
         (image_id,) = found
         if (other := self._taken.setdefault(image_id, uri)) != uri:
             raise FatalError(
-                f"detector {self._path}: lists one image for {other!r} and {uri!r}; give its file names folders"
+                f"detector {self._path}: lists one image for {other!r} and {uri!r}; list each, with its folders"
             )
         stated = self._sizes[image_id]
         if all(stated) and stated != size:
