@@ -66,7 +66,7 @@ def journalled(store: Path) -> int:
 
 
 def test_a_killed_run_asks_nothing_again_that_was_answered(stub, words, tmp_path):
-    faults = {"empty": 0.15, "cut": 0.1, "refused": 0.1, "broken": 0.1, "rejected": 0.1, "error": 0.1, "busy": 0.2}
+    faults = {"empty": 0.15, "cut": 0.1, "refused": 0.1, "broken": 0.1, "rejected": 0.1, "error": 0.1, "busy": 0.16}
     calm, killed = stub(**faults), stub(seconds=0.1, **faults)
     output_of(*words(calm.url, "calm", retries=2))
     process = started(*words(killed.url, "killed", retries=2), cwd=tmp_path)
