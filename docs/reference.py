@@ -128,13 +128,15 @@ def api_page() -> str:
 
 
 def _members(of: type[Any]) -> Iterator[str]:
-    """A list of what a class documents: its methods in order, and its fields."""
+    """A list of what a class documents: its fields, and its methods and properties in order."""
     yield ""
     yield from (f"- `{name}`: {' '.join(text.split())}" for name, text in _meanings(of).items())
     for name in dict.fromkeys(name for base in reversed(of.__mro__[:-1]) for name in vars(base)):
         member = inspect.getattr_static(of, name)
         function = getattr(member, "__func__", member)
         is_public = not name.startswith("_") or name == "__call__" or getattr(member, "__isabstractmethod__", False)
+        if is_public and isinstance(member, property) and inspect.getdoc(member):
+            yield f"- `{name}`: {_doc(member)}"
         if is_public and inspect.isfunction(function) and inspect.getdoc(function):
             yield f"- `{name}{_signature(function)}`: {_doc(function)}"
 

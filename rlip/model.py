@@ -145,7 +145,7 @@ def _read(image: Any) -> Image.Image:
         if isinstance(image, str | Path):
             return read_image(Path(expanded(image)))
         return as_rgb(image if isinstance(image, Image.Image) else Image.fromarray(image))
-    except (BadImage, AttributeError, TypeError, ValueError) as bad:
+    except (BadImage, OSError, AttributeError, TypeError, ValueError) as bad:
         raise FatalError(f"{str(image)[:200]}: can't be read as one image ({bad})") from bad
 
 

@@ -52,7 +52,7 @@ class Captioner(Protocol):
 
     @property
     def side(self) -> int | None:
-        """Side in pixels of the square image that its network takes; None where unknown before the first batch."""
+        """Side in pixels of the square tensors that images may come as; None for a captioner of whole images."""
         ...
 
     def caption(self, images: Sequence[ImageInput], image_ids: Sequence[int]) -> list[list[Caption]]:

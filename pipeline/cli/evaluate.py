@@ -335,6 +335,8 @@ evaluate = printed(score, _print)
 
 def _names(files: Sequence[Path]) -> list[str]:
     """The models' names: those of the files, with folders where files are named alike."""
+    if not files:
+        raise FatalError("--detections: names no file; name at least one")
     names = [path.name for path in files]
     names = names if len(set(names)) == len(names) else [str(path) for path in files]
     if len(set(names)) < len(names):

@@ -55,12 +55,14 @@ class RecordedDetector:
         if unlisted := rows.keys() - sizes.keys():
             raise FatalError(f"detector {path}: images lack the ids {list(unlisted)[:5]}; expected {EXPECTED}")
         self._path, self._ids, self._endings, self._sizes, self._rows = path, ids, endings, sizes, rows
+        self._taken: dict[Any, str] = {}
+        """Image id → the file that has its boxes."""
         self._labels = {category: label for label, category in enumerate(names)}
         self.names = tuple(names.values())
 
     def of(self, images: Sequence[Image.Image], uris: Sequence[str]) -> list[Detections]:
         """Returns the boxes of images by file name. Raises `FatalError` for an image that the file does not list, lists
-        several times or with another size."""
+        several times, with another size, or for another file, too."""
         return [self._of(image.size, uri) for image, uri in zip(images, uris, strict=True)]
 
     def _of(self, size: tuple[int, int], uri: str) -> Detections:
@@ -71,6 +73,10 @@ class RecordedDetector:
         if len(found) > 1:
             raise FatalError(f"detector {self._path}: lists {len(found)} images {uri!r}; give their file names folders")
         (image_id,) = found
+        if (other := self._taken.setdefault(image_id, uri)) != uri:
+            raise FatalError(
+                f"detector {self._path}: lists one image for {other!r} and {uri!r}; list each, with its folders"
+            )
         stated = self._sizes[image_id]
         if all(stated) and stated != size:
             raise FatalError(

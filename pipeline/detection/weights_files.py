@@ -14,6 +14,8 @@ from pipeline.training.vocabulary import is_tokenizer, tokenizer_files, tokenize
 from storage.errors import FatalError
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
+WITH_TOKENIZER = "processor_config.json"
+"""Has the settings of `PROCESSOR` in folders where transformers 5 saved it together with a tokenizer."""
 NAMES_SUFFIX, PIPELINE = ".names", "pipeline.json"
 """Next to an ONNX file: its class names, and mmdeploy's input description. A third, FILE.data: weights beyond 2 GB."""
 _WAYS = (
@@ -97,7 +99,8 @@ def _own(path: Path, settings: DetectSettings) -> DetectorFiles:
 
 def _transformers(folder: Path) -> DetectorFiles:
     weights = sorted(folder.glob("model*.safetensors"))
-    lacking = [name for name in (CONFIG, PROCESSOR) if not (folder / name).is_file()]
+    processor = next((name for name in (PROCESSOR, WITH_TOKENIZER) if (folder / name).is_file()), PROCESSOR)
+    lacking = [name for name in (CONFIG, processor) if not (folder / name).is_file()]
     lacking += [] if weights else ["model.safetensors"]
     if lacking == ["model.safetensors"] and any(folder.glob("pytorch_model*.bin")):
         raise FatalError(
@@ -113,7 +116,7 @@ def _transformers(folder: Path) -> DetectorFiles:
         is_zero_shot = json.loads((folder / CONFIG).read_bytes())["model_type"] in ZERO_SHOT
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FatalError(f"detector {folder}: {CONFIG} can't be read ({error!r}); copy the folder again") from error
-    read = [folder / CONFIG, folder / PROCESSOR, *weights, *folder.glob("model*.safetensors.index.json")]
+    read = [folder / CONFIG, folder / processor, *weights, *folder.glob("model*.safetensors.index.json")]
     files = {path.name: path for path in read}
     if not is_zero_shot:
         return DetectorFiles("transformers", folder, files)

@@ -41,6 +41,8 @@ _EXCERPT = 200
 """Characters of an unusable answer that the quarantine keeps."""
 _ALL = 20
 """Requests that are refused before the first answer, after which none is expected."""
+_BUSY = (429, 503, 529)
+"""Statuses of an endpoint that has too many requests or still loads its model. It lists its models meanwhile."""
 _LONGEST_PAUSE = 60.0
 """Seconds between two tries while the endpoint is gone."""
 _POLL = 0.05
@@ -245,15 +247,15 @@ class ChatEndpoint:
                         f"{self._section}.options.base_url and model, and the key in {KEY}"
                     )
                 return Answer(_excerpt(response), "request refused")
-            if status != 429 and self._is_there():
+            if status not in _BUSY and self._is_there():
                 return Answer(reason, "no answer")
-            if time.monotonic() - began + pause > options.patience:
+            asked = response.headers.get("retry-after", "") if status else ""
+            wait = min(float(asked if asked.isdigit() else 0) or pause, _LONGEST_PAUSE)
+            if time.monotonic() - began + wait > options.patience:
                 raise RetryableError(
                     f"{options.base_url} {reason} and did not recover within {options.patience:g} s; start it, or "
                     f"correct {self._section}.options.base_url. Every response so far is kept"
                 )
-            asked = response.headers.get("retry-after", "") if status else ""
-            wait = min(float(asked) if asked.isdigit() else pause, _LONGEST_PAUSE)
             fields = {"reason": reason, "seconds": wait}
             notice = f"{options.base_url} {reason}; trying again for up to {options.patience:g} s"
             log.warning("the endpoint is down or busy", extra={"fields": fields, "notice": notice})

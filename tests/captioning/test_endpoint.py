@@ -9,8 +9,10 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 from rlip_command import output_of, rlip, started
@@ -21,7 +23,8 @@ from pipeline.run.planner import Planner
 from pipeline.run.progress import Display
 from pipeline.run.recipe_files import load_recipe
 from pipeline.run.runner import run_step, stage_call, work
-from pipeline.runtime.chat_endpoint import Journal
+from pipeline.runtime import chat_endpoint
+from pipeline.runtime.chat_endpoint import Answer, ChatEndpoint, ChatOptions, Journal
 from pipeline.runtime.engines.engine import Worker
 from pipeline.runtime.execute import Record
 from storage.artifact import Artifact
@@ -63,7 +66,7 @@ def journalled(store: Path) -> int:
 
 
 def test_a_killed_run_asks_nothing_again_that_was_answered(stub, words, tmp_path):
-    faults = {"empty": 0.15, "cut": 0.1, "refused": 0.1, "broken": 0.1, "rejected": 0.1, "error": 0.1, "busy": 0.2}
+    faults = {"empty": 0.15, "cut": 0.1, "refused": 0.1, "broken": 0.1, "rejected": 0.1, "error": 0.1, "busy": 0.16}
     calm, killed = stub(**faults), stub(seconds=0.1, **faults)
     output_of(*words(calm.url, "calm", retries=2))
     process = started(*words(killed.url, "killed", retries=2), cwd=tmp_path)
@@ -175,6 +178,23 @@ def test_a_retry_in_the_same_worker_is_as_if_the_endpoint_had_never_been_gone(st
     assert made.content == captioned(tmp_path / "calm").content
     assert made.manifest.counts == captioned(tmp_path / "calm").manifest.counts
     assert made.manifest.facts == captioned(tmp_path / "calm").manifest.facts
+
+
+@pytest.mark.parametrize(("status", "headers"), [(503, {}), (429, {"Retry-After": "1"}), (429, {"Retry-After": "0"})])
+def test_an_endpoint_that_lists_models_may_be_busy_as_long_as_patience_lasts(tmp_path, monkeypatch, status, headers):
+    slept = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: sum(slept), sleep=slept.append)
+    monkeypatch.setattr(chat_endpoint, "time", clock)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, headers=headers) if request.method == "POST" else httpx.Response(200)
+
+    client = httpx.Client(transport=httpx.MockTransport(answer))
+    monkeypatch.setattr(chat_endpoint, "_client", lambda options: client)
+    endpoint = ChatEndpoint(ChatOptions(model="m"), tmp_path / "answers.sqlite", "caption", "say")
+    with pytest.raises(RetryableError, match=f"answers {status} and did not recover within 600 s"):
+        endpoint.ask(b"image", "say", 0, lambda text, choice: Answer(text))
+    assert 540 <= sum(slept) <= 600 and len(slept) < 1300
 
 
 def test_people_are_told_of_an_endpoint_that_is_gone_or_refuses_before_and_while_it_is_asked(stub, words, monkeypatch):

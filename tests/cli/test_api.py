@@ -4,6 +4,7 @@ import errno
 import json
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -126,6 +127,7 @@ def test_images_are_the_same_by_any_relative_path_and_others_by_the_same_one(tmp
     (lambda: rlip.run("demo", runner="prefct"), "runner = 'prefct': give one of 'direct' or 'prefect'"),
     (lambda: rlip.load("demo-detector", devise="cpu"), r"unknown argument 'devise' \(did you mean 'device'"),
     (lambda: rlip.evaluate([], benchmark="hico", annotations="a.json"), "no benchmark 'hico'"),
+    (lambda: rlip.evaluate([], benchmark="hico-det", annotations="a.json"), "--detections: names no file"),
 ])  # fmt: skip
 def test_arguments_are_checked_as_those_of_commands_are(call, message):
     with pytest.raises(rlip.Error, match=message):
@@ -199,7 +201,8 @@ def test_a_model_finds_in_an_image_what_the_command_finds(tmp_path):
     with pytest.warns(UserWarning, match="EXIF orientation are read as stored"):
         assert model.predict(tmp_path / "turned.png", **names, threshold=0.01).row["boxes"] == found.row["boxes"]
     output_of("predict", "demo-detector", "turned.png", *listed, "--out", "b.json", cwd=tmp_path)
-    for unusable in (Path(__file__), [tmp_path / "scene.png"]):
+    data = (tmp_path / "scene.png").read_bytes()
+    for unusable in (Path(__file__), [tmp_path / "scene.png"], Image.open(BytesIO(data[: len(data) // 2]))):
         with pytest.raises(rlip.Error, match="can't be read as one image"):
             model.predict(unusable, **names)
     with pytest.raises(rlip.Error, match=r"threshold = 50, per_image = 100: give a score from 0 to 1"):

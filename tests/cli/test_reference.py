@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.text import Text
 
+from pipeline.captioning.captioner import Captioner
 from pipeline.cli.app import COMMANDS
 from pipeline.run.context import RunContext
 from pipeline.run.recipe_files import load_recipe
@@ -17,6 +18,12 @@ from pipeline.run.recipe_files import load_recipe
 def test_the_page_is_made_from_the_code(page, root):
     made = runpy.run_path(str(root / "docs" / "reference.py"))[f"{page}_page"]()
     assert (root / "docs" / f"{page}.md").read_text() == made, "run `make reference`"
+
+
+def test_the_page_lists_every_member_of_a_captioner(root):
+    section = (root / "docs/api.md").read_text().partition("`Captioner`:")[2].partition("###")[0]
+    members = {name for name in (*Captioner.__annotations__, *vars(Captioner)) if not name.startswith("_")}
+    assert members == set(re.findall(r"^- `(\w+)", section, re.MULTILINE)) >= {"side", "caption"}
 
 
 def test_every_setting_says_what_it_does(root):

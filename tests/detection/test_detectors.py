@@ -87,6 +87,19 @@ def test_a_zero_shot_detector_looks_for_the_names_of_the_recipe_as_its_own_libra
         opened(folder)
 
 
+def test_a_processor_that_was_saved_with_its_tokenizer_is_found_and_counts(tmp_path):
+    from transformers import AutoProcessor
+
+    folder = save_zero_shot("owlv2", tmp_path / "detector")
+    (expected,) = opened(folder, categories=NAMES_ASKED).detect(pictures()[:1])
+    processor = AutoProcessor.from_pretrained(folder)
+    (folder / "preprocessor_config.json").unlink()
+    processor.save_pretrained(folder)
+    assert "processor_config.json" in find_detector(DetectSettings(weights=str(folder))).files
+    (found,) = opened(folder, categories=NAMES_ASKED).detect(pictures()[:1])
+    np.testing.assert_array_equal(found.boxes.boxes, expected.boxes.boxes)
+
+
 def test_more_names_than_a_sentence_holds_are_looked_for_in_several(tmp_path):
     folder = save_zero_shot("grounding-dino", tmp_path / "detector")
     last = ("zebra person", "sofa sofa")
@@ -251,11 +264,13 @@ def test_boxes_that_another_tool_found_come_from_its_file(tmp_path):
     ({"width": 80, "height": 60}, "80x60 pixels there, but 40x30"), ({"id": 6}, r"images lack the ids \[7\]"),
     ({"file_name": "2/seq2/a.jpg"}, "lists 2 images 'seq2/a.jpg'"),
     ({"file_name": "seq3/a.jpg"}, "lists no image 'seq1/a.jpg'"),
+    ({"file_name": "a.jpg"}, None),
+    ({"file_name": "a.jpg", "next": "b.jpg"}, "one image for 'seq2/a.jpg' and 'seq1/a.jpg'"),
 ])  # fmt: skip
 def test_boxes_of_another_image_of_the_same_name_or_of_another_size_are_not_taken(tmp_path, changed, error):
     first = {"id": 7, "file_name": "videos/seq1/a.jpg"}
     content = {
-        "images": [first | changed, {"id": 8, "file_name": "videos/seq2/a.jpg"}],
+        "images": [first | changed, {"id": 8, "file_name": changed.get("next", "videos/seq2/a.jpg")}],
         "annotations": [{"bbox": [2, 3, 10, 20], "image_id": 7, "category_id": 1, "score": 0.9}],
         "categories": [{"id": 1, "name": "person"}],
     }
