@@ -27,8 +27,8 @@ class ResumePoint:
 
     A list in the folder, `{"files": [paths]}` in JSON, names them. It is replaced by a rename when there is something
     new, and the files that it names are complete by then; those that change in place only grow. Data are uploaded under
-    names that hold their digests, the record that names them last. If the remote side fails later on, work goes on
-    without copies.
+    names that hold their digests, the record that names them last. Work that has begun goes on without copies if the
+    remote side fails.
     """
 
     def __init__(self, files: Remote, key: str, folder: Path, listed: str) -> None:
