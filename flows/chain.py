@@ -12,17 +12,16 @@ from prefect import State, flow
 from flows.artifacts import publish_run
 from flows.parameters import FIRST, RecipeParameter, StartStage, described
 from flows.session import Session, session_of
-from flows.stages import completed, stage_flow
+from flows.stages import completed, split_stages, stage_flow
 from pipeline.report.steps import RunOutcome
 from pipeline.run.dag import build_steps
 from pipeline.run.planner import Planner, StepPlan
 from pipeline.run.progress import Display
 from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import load_recipe
-from pipeline.run.runner import conclude, preload_imports, run_step
+from pipeline.run.runner import conclude, preload_imports, run_step, settle
 from pipeline.runtime.execute import Record
 from pipeline.runtime.stage import Stage
-from pipeline.stages.order import STAGES
 from storage.errors import FatalError
 
 
@@ -75,17 +74,6 @@ def conclude_run(recipe: Recipe) -> State[RunOutcome]:
         return _publish(session)
 
 
-def split_stages(recipe: Recipe, start: str) -> tuple[list[type[Stage]], list[type[Stage]]]:
-    """The stages of a recipe before `start`, and those from there on. Raises `FatalError` for an unknown `start`."""
-    used = {step.stage.name for step in build_steps(recipe)}
-    stages = [stage for stage in STAGES if stage.name in used]
-    names = [stage.name for stage in stages]
-    if start not in names:
-        raise FatalError(f"start = {start!r}: recipe {recipe.name!r} has no such stage; it has {', '.join(names)}")
-    first = names.index(start)
-    return stages[:first], stages[first:]
-
-
 def _adopt(session: Session, stages: Sequence[type[Stage]]) -> None:
     """Take the steps of stages from the store. Raises `FatalError` if anything of them is due."""
     for step in session.planner.context.steps:
@@ -108,6 +96,7 @@ def _publish(session: Session) -> State[RunOutcome]:
     """Publish the outcome of all steps in Prefect, and as a report if the flow writes it. Returns the final state."""
     context = session.planner.context
     outcome = RunOutcome(context.recipe.name, [session.steps[step.name] for step in context.steps])
+    settle(context, outcome)  # the figures that are published depend on the recipe
     publish_run(context, outcome)
     if session.reports:
         conclude(context, outcome)

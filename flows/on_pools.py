@@ -18,10 +18,11 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 
-from flows.chain import conclude_run, split_stages
+from flows.chain import conclude_run
 from flows.liveness import alive
 from flows.parameters import FIRST, RecipeParameter, StartStage
 from flows.session import require_allowed
+from flows.stages import split_stages
 from pipeline.report.steps import RunOutcome
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe import Recipe

@@ -101,6 +101,7 @@ def stage_flow(stage: type[Stage]) -> Flow[[Recipe], Any]:
         persist_result=False,
     )
     def run(recipe: RecipeParameter) -> State[list[StepOutcome]]:
+        split_stages(recipe, stage.name)  # refuses a stage that the recipe does not have
         return run_stage(recipe, stage.name)
 
     return run
@@ -116,6 +117,17 @@ def __getattr__(name: str) -> Flow[[Recipe], Any]:
         if stage.name == name:
             return stage_flow(stage)
     raise AttributeError(f"no stage {name!r}")
+
+
+def split_stages(recipe: Recipe, start: str) -> tuple[list[type[Stage]], list[type[Stage]]]:
+    """The stages of a recipe before `start`, and those from there on. Raises `FatalError` for an unknown `start`."""
+    used = {step.stage.name for step in build_steps(recipe)}
+    stages = [stage for stage in STAGES if stage.name in used]
+    names = [stage.name for stage in stages]
+    if start not in names:
+        raise FatalError(f"stage {start!r}: recipe {recipe.name!r} has no such stage; it has {', '.join(names)}")
+    first = names.index(start)
+    return stages[:first], stages[first:]
 
 
 def run_stage(recipe: Recipe, stage: str) -> State[list[StepOutcome]]:

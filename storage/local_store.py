@@ -248,7 +248,7 @@ class LocalStore:
                 try:
                     with _held(folder.with_suffix(".lock")):
                         pass
-                except BlockingIOError:
+                except OSError:  # a process works there, or the store is read-only, so that none can be ruled out
                     continue
                 yield folder
 

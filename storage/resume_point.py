@@ -27,8 +27,8 @@ class ResumePoint:
 
     A list in the folder, `{"files": [paths]}` in JSON, names them. It is replaced by a rename when there is something
     new, and the files that it names are complete by then; those that change in place only grow. Data are uploaded under
-    names that hold their digests, the record that names them last. It only saves work: if the remote side fails, work
-    goes on without copies.
+    names that hold their digests, the record that names them last. Work that has begun goes on without copies if the
+    remote side fails.
     """
 
     def __init__(self, files: Remote, key: str, folder: Path, listed: str) -> None:
@@ -42,11 +42,14 @@ class ResumePoint:
     @contextmanager
     def synchronised(self, interval: float) -> Iterator[None]:
         """Fetch what another machine left. Send what is new, checked for every `interval` seconds and once more on
-        exit."""
+        exit.
+
+        Raises `PipelineError` if it can't be fetched: work from scratch would replace it there.
+        """
         if not self._list:
             yield
             return
-        with suppress(PipelineError, OSError):
+        with suppress(OSError):
             self.fetch()
         done = threading.Event()
         sender = threading.Thread(target=self._send_until, args=(done, interval), daemon=True)
@@ -106,7 +109,8 @@ class ResumePoint:
         for name in record:
             (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
             LOCAL.rename(aside / name, self._folder / name)
-        self._remove_others(record)
+        with suppress(FatalError):  # a damaged list, which is replaced
+            self._remove_others(record)
         write_atomic(self._folder / self._list, json.dumps({"files": list(record)}).encode())
         shutil.rmtree(aside)
         write_atomic(self._folder / _LAST_RECORD, data)

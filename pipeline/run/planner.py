@@ -161,8 +161,8 @@ class Planner:
         }
 
     def _other_sets(self, step: Step) -> dict[str, str]:
-        """Partition → key, for datasets that this partial run (`run.until`) does not touch. They stay in the record."""
-        if self.context.recipe.run.until is None:
+        """Partition → key, for datasets that a partial run (`run.until`) does not ingest. They stay in the record."""
+        if self.context.recipe.run.until is None or step.reads:
             return {}
         known = {source.name for source in self.context.recipe.data.sources}.difference(step.datasets)
         return {part: key for part, key in self.context.run.keys(step.name).items() if dataset_of(part) in known}

@@ -214,12 +214,12 @@ def _append_unfinished(context: RunContext, status: str, **facts: object) -> Non
             _append_record(context, status, **facts)
 
 
-def conclude(context: RunContext, outcome: RunOutcome) -> tuple[Figures, Path]:
-    """Store recipe and outcome with the run and write the report. Returns the figures and the path of the report.
+def settle(context: RunContext, outcome: RunOutcome) -> None:
+    """Store recipe and outcome with the run, by which its figures are computed.
 
-    Raises `FatalError` after that if a partition failed one of `run.checks`, and `RetryableError` before it if another
-    execution of the run has recorded other results.
+    Raises `RetryableError` before that if another execution of the run has recorded other results.
     """
+    context.store.refresh()  # it may have been on another machine
     if mixed := [step for step, keys in context.recorded.items() if context.run.keys(step) != keys]:
         what = f"run {context.run.name}: another execution has replaced {', '.join(mixed)} in the meantime"
         raise RetryableError(
@@ -228,6 +228,14 @@ def conclude(context: RunContext, outcome: RunOutcome) -> tuple[Figures, Path]:
         )
     context.run.note("recipe", context.recipe.model_dump(mode="json"))
     context.run.note("outcome", outcome.as_rows())
+
+
+def conclude(context: RunContext, outcome: RunOutcome) -> tuple[Figures, Path]:
+    """Settle the run and write the report. Returns the figures and the path of the report.
+
+    Raises as `settle` does, and `FatalError` at the end if a partition failed one of `run.checks`.
+    """
+    settle(context, outcome)
     view = context.view
     concluded = figures_of(view), write_report(view, outcome, context.recipe.report, written=datetime.now())
     require_passed(context.run, context.steps)

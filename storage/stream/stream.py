@@ -174,10 +174,11 @@ class Stream(IterableDataset[dict[str, Any]]):
                 f"the state is at position {start}, past the end of the stream at {self._end}; raise `epochs`"
             )
         taken = int(state.get("given", 0))
-        if taken and (state["batch"], state["rank"], state["ranks"]) != (self.batch, self.rank, self.ranks):
+        own = {"batch": self.batch, "rank": self.rank, "ranks": self.ranks, "mix": self.sequence.mix.model_dump()}
+        if taken and any(state[name] != value for name, value in own.items()):
             raise FatalError(
-                "the state is from a different rank, number of ranks or batch, within a batch; save `state_after` to "
-                "change them"
+                "the state is from a different rank, number of ranks, batch or mix, within a pass; save `state_after` "
+                "to change them"
             )
         self._at = self._loaded = _Place(start, taken, taken, int(state.get("workers", 0)))
         self.skipped.restore(state.get("skipped", {}))

@@ -1,15 +1,24 @@
-"""Blocks hold every partition once, in order, in no more groups than requested."""
+"""Blocks hold every partition once, in order, in no more groups than requested; flows go by the recipe at hand."""
 
 from threading import Event
+from typing import Any
 
+import pytest
 from hypothesis import given, strategies as st
+from small_set import small_recipe, write_small_set
 from small_stages import CountSettings, CountStage
 
+from flows import chain
 from flows.artifacts import artifact_key
-from flows.stages import split_into_blocks
+from flows.session import Session
+from flows.stages import shard, split_into_blocks
+from pipeline.report.steps import StepOutcome
+from pipeline.run.context import RunContext
 from pipeline.run.dag import Step
-from pipeline.run.planner import StepPlan
+from pipeline.run.planner import Planner, StepPlan
+from pipeline.run.progress import Display
 from pipeline.runtime.execute import Record, WorkItem
+from storage.errors import FatalError
 from storage.keys import KeyTerms
 
 STEP = Step("count", CountStage, CountSettings())
@@ -41,3 +50,20 @@ def test_a_step_that_is_wholly_cached_is_one_block():
 
 def test_artifact_keys_are_what_prefect_takes():
     assert artifact_key("progress", "My_Run.2", "shard:pseudo") == "progress-my-run-2-shard-pseudo"
+
+
+def test_figures_are_published_by_the_recipe_of_this_execution(tmp_path, monkeypatch):
+    write_small_set(tmp_path)
+    context = RunContext(small_recipe(tmp_path, "run.until=ingest", "pretrain.seeds=[1, 2]"))
+    context.run.note("recipe", {"pretrain": {"seeds": [0]}})
+    published: list[Any] = []
+    monkeypatch.setattr(chain, "publish_run", lambda context, outcome: published.append(context.run.recipe))
+    done = {"ingest": StepOutcome("ingest", 2, 2, 8, 8, 0, 0.0, 0.0)}
+    chain._publish(Session(Planner(context), Display(), reports=False, steps=done))
+    assert [recipe["pretrain"]["seeds"] for recipe in published] == [[1, 2]]
+
+
+def test_a_stage_that_the_recipe_does_not_have_is_refused_alone(tmp_path):
+    write_small_set(tmp_path)
+    with pytest.raises(FatalError, match="stage 'shard': recipe 'small' has no such stage; it has ingest, caption, p"):
+        shard.fn(small_recipe(tmp_path))

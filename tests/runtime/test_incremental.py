@@ -14,6 +14,7 @@ from toy_chain import Counting
 from toy_store import commit
 
 from pipeline.captioning.settings import CaptionSettings
+from pipeline.report.steps import RunOutcome
 from pipeline.run.context import RunContext
 from pipeline.run.planner import Planner
 from pipeline.run.progress import Display
@@ -281,6 +282,42 @@ def test_results_that_another_execution_replaced_meanwhile_are_not_taken_for_tho
         conclude(context, outcome)
     context.run.record("ingest", "ingest", keys)
     assert conclude(context, outcome)[1].is_file(), "an equal one does no harm"
+
+
+def test_results_that_another_machine_replaced_in_a_store_at_a_url_are_noticed(tmp_path, monkeypatch):
+    write_small_set(tmp_path, 2)
+    url = f"memory://{tmp_path.name}"
+
+    def recorded(machine: str, key: str) -> RunContext:
+        monkeypatch.setenv("RLIP_CACHE", str(tmp_path / machine))
+        context = RunContext(small_recipe(tmp_path, "run.until=ingest", f"store={url}"))
+        context.recorded["ingest"] = {"set/0000": key * 64}
+        context.run.record("ingest", "ingest", {"set/0000": key * 64})
+        return context
+
+    first = recorded("one", "1")
+    recorded("other", "2")
+    with pytest.raises(RetryableError, match="another execution has replaced ingest in the meantime"):
+        conclude(first, RunOutcome("small"))
+    assert not first.run.read_document("recipe")
+
+
+def test_a_partial_run_keeps_what_is_ingested_but_no_captions_of_a_set_that_is_no_longer_labelled(tmp_path):
+    write_small_set(tmp_path, 2)
+    planner = Planner(RunContext(small_recipe(tmp_path, "run.until=caption")))
+    run, sources = planner.context.run, planner.context.recipe.data.sources
+    other = sources[0].model_copy(update={"name": "other"})
+    planner.context.recipe = planner.context.recipe.model_copy(
+        update={"data": planner.context.recipe.data.model_copy(update={"sources": (*sources, other)})}
+    )
+    ingest, caption = planner.context.steps
+    kept = {}
+    for step in (ingest, caption):
+        run.record(step.name, step.name, {"other/0000": "1" * 64})
+        planner.done[step.name] = {}
+        planner.finish(step, [])
+        kept[step.name] = run.keys(step.name)
+    assert kept == {"ingest": {"other/0000": "1" * 64}, "caption": {}}
 
 
 class Training(Counting):

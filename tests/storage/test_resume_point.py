@@ -254,9 +254,29 @@ def test_a_list_that_can_not_be_used_is_told(listed, said, url, tmp_path):
     assert str(caught.value).startswith(said)
 
 
+@pytest.mark.parametrize("at", [1, 2])
+def test_work_that_would_replace_copies_which_can_not_be_fetched_does_not_begin(at, url, tmp_path, one):
+    one.keep(weights=b"a week")
+    one.point.send()
+    late = Machine(url, tmp_path / "late", FaultyFiles(at, "conflict"))
+    with pytest.raises(RetryableError, match="can't be reached"), late.point.synchronised(interval=100):
+        late.keep(weights=b"a minute")
+    assert one.copies == [b"a week"]
+    with late.point.synchronised(interval=100):
+        assert late.held == {"weights": b"a week"}
+
+
+def test_copies_replace_a_damaged_list(one, other):
+    one.keep(weights=b"w")
+    one.point.send()
+    (other.folder / "resume.json").write_bytes(b"{")
+    with other.point.synchronised(interval=100):
+        assert other.held == {"weights": b"w"}
+
+
 @pytest.mark.filterwarnings("error")
 def test_work_goes_on_without_copies_when_the_other_side_fails(url, tmp_path):
-    one = Machine(url, tmp_path / "one", FaultyFiles(1, "conflict", times=10**6))
+    one = Machine(url, tmp_path / "one", FaultyFiles(2, "conflict", times=10**6))
     with one.point.synchronised(interval=0.001):
         one.keep(weights=b"1")
     assert one.held == {"weights": b"1"} and Machine(url, one.folder).copies == []

@@ -75,6 +75,16 @@ def test_scratch_outlives_its_writer_and_admits_one_at_a_time(tmp_path):
     assert not work.exists()
 
 
+def test_no_scratch_of_a_read_only_store_counts_as_idle(tmp_path, monkeypatch):
+    store = LocalStore(tmp_path)
+    with store.scratch("k") as work:
+        pass
+    assert list(store.idle_scratch()) == [work]
+    refused = Mock(side_effect=OSError(errno.EROFS, "Read-only file system"))
+    monkeypatch.setattr("storage.local_store.lock_file", refused)
+    assert list(store.idle_scratch()) == []
+
+
 def test_sweeping_takes_the_drafts_of_the_dead_and_spares_the_living(tmp_path):
     store = LocalStore(tmp_path)
     for name in ("one", "two", "three"):

@@ -147,6 +147,18 @@ def test_a_stream_goes_on_in_the_middle_of_a_batch(samples):
         other.load_state_dict(first.state_dict())
 
 
+def test_a_mix_changes_only_between_whole_batches(samples):
+    def stream(**weights: float) -> Stream:
+        return Stream(samples, batch=12, order=ORDER, mix=Mix(kind="proportional", weights=weights))
+
+    first = stream()
+    keys(islice(first, 36))
+    with pytest.raises(FatalError, match="or mix, within a pass; save `state_after`"):
+        stream(b=5.0).load_state_dict(first.state_dict())
+    stream(b=5.0).load_state_dict(first.state_after(3))
+    stream().load_state_dict(json.loads(json.dumps(first.state_dict())))
+
+
 def test_whole_batches_are_counted_from_where_a_pass_went_on(samples):
     first = Stream(samples, batch=12, epochs=1, order=ORDER)
     keys(islice(first, 17))
