@@ -106,7 +106,7 @@ def trace_of(run: Run, image: str) -> ImageTrace:
         require_same_boxes(found.images, found.tagged)
     captioned, parsed = found.label_sources()
     texts, triplets = items_of_image(captioned, "captions", image_id), items_of_image(parsed, "triplets", image_id)
-    labels = _labels(run, at.get("tag"), image_id)
+    labels = _labels(run, partition, at.get("tag"), image_id)
     said = opinions(at.get("verify"), at["tag"]) if "tag" in at else {}
     taggers = at["tag"].manifest.terms["inputs"].get("tagger", ()) if "tag" in at else ()
     mentions: dict[tuple[int, str, int], list[dict[str, Any]]] = {}
@@ -169,12 +169,12 @@ def _find(run: Run, image: str) -> tuple[str, dict[str, Any]]:
     raise FatalError(f"{image!r} names {len(matches)} images: {names}; name one of them")
 
 
-def _labels(run: Run, tagged: Artifact | None, image_id: int) -> list[dict[str, Any]]:
+def _labels(run: Run, partition: str, tagged: Artifact | None, image_id: int) -> list[dict[str, Any]]:
     """The relations of an image, best first, with why they are not kept; then those that reviewers added."""
     if tagged is None:
         return []
     relations, proposed = (of_image(table, image_id) for table in (tagged.table("relations"), candidates(tagged)))
-    settled = overrides_of(run).get(tagged.manifest.partition, {})
+    settled = overrides_of(run).get(partition, {})
     own = {number: of_image for number, of_image in settled.items() if number == image_id}
     return [
         label | {"not_kept": verdict.reason, "confidence": verdict.confidence}
