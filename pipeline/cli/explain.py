@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.cli.options import STORE, AsJson, StorePath
-from pipeline.data.datasets.annotations import readable
+from pipeline.data.datasets.annotations import as_id, readable
 from pipeline.labels.kept_labels import choice_of, ranked_labels, recorded_choice
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.label_rows import stated_by
@@ -46,8 +45,6 @@ _PARTS = {
     "captions_part": "captions",
 }
 """Column → what adds it to a label's log-odds, in words."""
-# As many digits as surely fit the 64 bits of an id.
-_IMAGE_ID = re.compile("[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -152,8 +149,8 @@ def _find(run: Run, image: str) -> tuple[str, dict[str, Any]]:
     for partition, artifact in images_with_boxes(run).items():
         images = artifact.table("images")
         meant = pc.is_in(images["uri"], pa.array(ends, pa.string()))
-        if _IMAGE_ID.fullmatch(name):
-            meant = pc.or_(meant, pc.equal(images["image_id"], int(name)))
+        if (image_id := as_id(name)) is not None:
+            meant = pc.or_(meant, pc.equal(images["image_id"], image_id))
         matches += [
             (partition, row)
             for row in images.filter(meant).to_pylist()

@@ -57,6 +57,10 @@ def test_coco_annotations_also_exclude_images_that_other_datasets_number_otherwi
     assert listed.find(139, "elsewhere.jpg") == "id 139" and not listed.find(7, "000000000140.jpg")
 
 
+def test_a_text_file_may_have_ids_below_0_as_open_images_has(tmp_path):
+    assert ids_of(text(tmp_path / "list.ids", f"-5\n{-(2**63)}\n{2**63 - 1}\n--7\n-a7\n")) == {-5, -(2**63), 2**63 - 1}
+
+
 def test_a_text_file_has_comments_and_names(tmp_path):
     content = "# the test split\n\n42\n  43  # twice labelled\r\nCOCO_val2014_000000000044.jpg\n"
     assert ids_of(text(tmp_path / "list.ids", content)) == {42, 43, 44}
