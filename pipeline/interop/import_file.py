@@ -155,7 +155,7 @@ def _import_labels(
 ) -> None:
     images = ImportStep(run, "ingest", "images", IMAGES)
     relations = ImportStep(run, "tag", "relations", RELATIONS)
-    seen: dict[str, set[int]] = {}
+    known, seen = _partitions_of(run), dict[str, set[int]]()
 
     def put(partition: str, held: list[LabelledImage], rejects: list[Rejected], rows_in: int) -> None:
         dataset = held[0].image["dataset"]
@@ -183,6 +183,11 @@ def _import_labels(
             continue
         partition = f"{name or dataset}/{len(ids) // PARTITION:04d}"
         ids.add(image_id)
+        if (other := known.get(image_id, partition)) != partition:
+            raise FatalError(
+                f"{path}: image {image_id} would be in {partition}, apart from its captions or graphs in {other} of "
+                f"run {run.name!r}; import the labels first --as a new run, then the other files"
+            )
         files.complete(found)
         waiting.add(partition, found, found.rejects, PARTITION)
         result.images += 1
