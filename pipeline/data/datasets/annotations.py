@@ -106,8 +106,9 @@ def as_object(value: Any) -> dict[str, Any]:
 
 
 def as_id(value: Any) -> int | None:
-    """Converts an int, a whole float or the digits of one, as Open Images has below 0, to an id in the range of int64;
-    None for anything else.
+    """Converts an int, a whole float or an int as text to an id in the range of int64; None for anything else.
+
+    Open Images has ids below 0.
     """
     if type(value) is int and _LEAST <= value <= _MOST:  # fast path: almost all of millions of ids
         return value
