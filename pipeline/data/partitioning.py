@@ -252,7 +252,8 @@ def _listed(path: Path, dataset: str, index: RecordIndex) -> frozenset[int]:
     names: dict[str, set[int]] = defaultdict(set)
     for image_id, uri in index.names():
         uris[uri] = {image_id}
-        numbered |= {image_id} & {id_of_name(uri)}
+        if id_of_name(uri) == image_id:
+            numbered.add(image_id)
         for name in names_of(uri):
             names[name].add(image_id)
     found: set[int] = set()
