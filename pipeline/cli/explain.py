@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pipeline.cli.options import STORE, AsJson, StorePath
-from pipeline.data.datasets.annotations import readable
+from pipeline.data.datasets.annotations import as_id, readable
 from pipeline.labels.kept_labels import choice_of, ranked_labels, recorded_choice
 from pipeline.labels.label_overrides import overrides_of
 from pipeline.labels.label_rows import stated_by
@@ -46,8 +45,6 @@ _PARTS = {
     "captions_part": "captions",
 }
 """Column → what adds it to a label's log-odds, in words."""
-# As many digits as surely fit the 64 bits of an id.
-_IMAGE_ID = re.compile("[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ def trace_of(run: Run, image: str) -> ImageTrace:
         require_same_boxes(found.images, found.tagged)
     captioned, parsed = found.label_sources()
     texts, triplets = items_of_image(captioned, "captions", image_id), items_of_image(parsed, "triplets", image_id)
-    labels = _labels(run, at.get("tag"), image_id)
+    labels = _labels(run, partition, at.get("tag"), image_id)
     said = opinions(at.get("verify"), at["tag"]) if "tag" in at else {}
     taggers = at["tag"].manifest.terms["inputs"].get("tagger", ()) if "tag" in at else ()
     mentions: dict[tuple[int, str, int], list[dict[str, Any]]] = {}
@@ -152,8 +149,8 @@ def _find(run: Run, image: str) -> tuple[str, dict[str, Any]]:
     for partition, artifact in images_with_boxes(run).items():
         images = artifact.table("images")
         meant = pc.is_in(images["uri"], pa.array(ends, pa.string()))
-        if _IMAGE_ID.fullmatch(name):
-            meant = pc.or_(meant, pc.equal(images["image_id"], int(name)))
+        if (image_id := as_id(name)) is not None:
+            meant = pc.or_(meant, pc.equal(images["image_id"], image_id))
         matches += [
             (partition, row)
             for row in images.filter(meant).to_pylist()
@@ -169,12 +166,12 @@ def _find(run: Run, image: str) -> tuple[str, dict[str, Any]]:
     raise FatalError(f"{image!r} names {len(matches)} images: {names}; name one of them")
 
 
-def _labels(run: Run, tagged: Artifact | None, image_id: int) -> list[dict[str, Any]]:
+def _labels(run: Run, partition: str, tagged: Artifact | None, image_id: int) -> list[dict[str, Any]]:
     """The relations of an image, best first, with why they are not kept; then those that reviewers added."""
     if tagged is None:
         return []
     relations, proposed = (of_image(table, image_id) for table in (tagged.table("relations"), candidates(tagged)))
-    settled = overrides_of(run).get(tagged.manifest.partition, {})
+    settled = overrides_of(run).get(partition, {})
     own = {number: of_image for number, of_image in settled.items() if number == image_id}
     return [
         label | {"not_kept": verdict.reason, "confidence": verdict.confidence}

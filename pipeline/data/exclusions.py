@@ -112,8 +112,8 @@ def read_list(path: Path) -> ListedImages:
     It may be a text with one id or file name per line, where # starts a comment; a JSON list of ids, file names, or
     objects with `image_id`, `img_id` (HICO-DET), `id` or `file_name`; or a JSON object with such a list as `images`
     (COCO annotations), `filenames` or `annotations` (V-COCO and HICO-DET of other projects). A text is a name and, if
-    it consists of digits, an id as well. Raises `FatalError` that names the file, the entry at fault and what is
-    allowed.
+    it consists of digits, an id as well; ids below 0 must be numbers. Raises `FatalError` that names the file, the
+    entry at fault and what is allowed.
     """
     ids: set[int] = set()
     names: set[str] = set()
@@ -122,6 +122,9 @@ def read_list(path: Path) -> ListedImages:
         value = listed_value(entry)
         image_id = as_id(value)
         is_name = isinstance(value, str) and _NAME.fullmatch(value) is not None
+        if isinstance(value, str) and (image_id or 0) < 0:
+            # Shards may exist, by the same key, for which it was a file name.
+            raise FatalError(f"{path}: {where} is an id below 0 as text: {shown(entry)}; give ids as numbers, in JSON")
         if image_id is not None:
             ids.add(image_id)
         elif not is_name:

@@ -247,19 +247,21 @@ def selected_images(source: DataSource, index: RecordIndex) -> tuple[tuple[int, 
 
 def _listed(path: Path, dataset: str, index: RecordIndex) -> frozenset[int]:
     """The images of a dataset that a file lists."""
-    known = frozenset(index.ids.tolist())
+    known, numbered = frozenset(index.ids.tolist()), set[int]()
     uris: dict[str, Set[int]] = {}
     names: dict[str, set[int]] = defaultdict(set)
     for image_id, uri in index.names():
         uris[uri] = {image_id}
+        if id_of_name(uri) == image_id:
+            numbered.add(image_id)
         for name in names_of(uri):
             names[name].add(image_id)
     found: set[int] = set()
     unknown: list[str] = []
     for where, entry in list_entries(path):
-        meant = _images(listed_value(entry), known, uris, names)
+        meant = _images(listed_value(entry), known, numbered, uris, names)
         if not meant and isinstance(entry, dict):
-            meant = _images(entry.get("file_name"), known, uris, names)
+            meant = _images(entry.get("file_name"), known, numbered, uris, names)
         if len(meant) > 1:
             raise FatalError(
                 f"{path}: {where} may be any of {len(meant)} images of dataset {dataset!r}: {shown(entry)}; give names "
@@ -278,8 +280,10 @@ def _listed(path: Path, dataset: str, index: RecordIndex) -> frozenset[int]:
     return frozenset(found)
 
 
-def _images(value: Any, known: Set[int], uris: Mapping[str, Set[int]], names: Mapping[str, Set[int]]) -> Set[int]:
-    """The images that an entry may mean: by its file name, or else its id.
+def _images(
+    value: Any, known: Set[int], numbered: Set[int], uris: Mapping[str, Set[int]], names: Mapping[str, Set[int]]
+) -> Set[int]:
+    """The images that an entry may mean: by its file name, or else its id. `numbered`: those named by their ids.
 
     A text may be both: Open Images names its files by hex digits, which may look like a number.
     """
@@ -289,4 +293,4 @@ def _images(value: Any, known: Set[int], uris: Mapping[str, Set[int]], names: Ma
     if value in uris:
         return uris[value]
     by_name = next((names[form] for form in names_of(value)[:2] if form in names), set[int]())
-    return by_name | by_id or known & {id_of_name(value)}
+    return by_name | by_id or numbered & {id_of_name(value)}

@@ -253,10 +253,10 @@ def _audits(release: Release, choice: ChoiceSettings) -> list[Row]:
     settled, learned = overrides_of(release.run), learned_from(release.run, release.datasets())
     rows = []
     for dataset in release.datasets():
-        count = LabelCount(choice, settled, learned[dataset])
+        count = LabelCount(choice, learned[dataset])
         for partition in sorted(release.shards):
             if dataset_of(partition) == dataset and partition in ingested and partition in tagged:
-                count.add(ingested[partition].table("images"), tagged[partition])
+                count.add(ingested[partition].table("images"), tagged[partition], settled.get(partition))
         if (audit := count.audit()).given:
             numbers = (f"{number:,}" for number in (audit.images, audit.given, audit.tagger.kept))
             shares = (audit.tagger.precision, audit.tagger.recall)

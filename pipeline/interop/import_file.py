@@ -42,7 +42,7 @@ from pipeline.interop.run_rows import TABLES, Tally
 from pipeline.labels.labelled_partitions import images_with_boxes
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.settings import Settings
-from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
+from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage, dataset_of
 from storage.artifact import Artifact
 from storage.digests import digest_bytes, digest_json
 from storage.errors import FatalError
@@ -76,7 +76,8 @@ def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFi
 
     `dataset` names the dataset. Without it, labels go to the datasets that the file states, other files to "imported".
     Bad entries are quarantined and counted. Raises `FatalError` if the file is of no known kind, if the run already
-    has the steps, if `files` are given for another kind than labels, or if they have none of the file's images.
+    has the steps, or captions apart from which the labels would be, if `files` are given for another kind than labels,
+    or if they have none of the file's images.
     """
     run.store.require_writable()
     if dataset is not None and not DATASET.fullmatch(dataset):
@@ -155,7 +156,8 @@ def _import_labels(
 ) -> None:
     images = ImportStep(run, "ingest", "images", IMAGES)
     relations = ImportStep(run, "tag", "relations", RELATIONS)
-    seen: dict[str, set[int]] = {}
+    known, seen = _partitions_of(run), dict[str, set[int]]()
+    apart: dict[tuple[str, str], tuple[int, str, str]] = {}
 
     def put(partition: str, held: list[LabelledImage], rejects: list[Rejected], rows_in: int) -> None:
         dataset = held[0].image["dataset"]
@@ -183,6 +185,8 @@ def _import_labels(
             continue
         partition = f"{name or dataset}/{len(ids) // PARTITION:04d}"
         ids.add(image_id)
+        if (other := known.get(image_id, partition)) != partition:
+            apart.setdefault((dataset_of(partition), dataset_of(other)), (image_id, partition, other))
         files.complete(found)
         waiting.add(partition, found, found.rejects, PARTITION)
         result.images += 1
@@ -190,6 +194,13 @@ def _import_labels(
         raise AnnotationError(
             f"{path}: none of its {len(waiting.lost)} elements is a usable image; expected {EXPECTED}"
         )
+    own = {name or dataset for dataset in seen}
+    for (dataset, captioned), (image_id, partition, other) in apart.items():
+        if captioned == dataset or captioned not in own:  # else they are of another image with this id
+            raise FatalError(
+                f"{path}: image {image_id} would be in {partition}, apart from its captions or graphs in {other} of "
+                f"run {run.name!r}; import the labels first --as a new run, then the other files"
+            )
     waiting.flush_all()
     if files.folder is not None and not files.found:
         raise FatalError(

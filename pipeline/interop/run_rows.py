@@ -145,7 +145,8 @@ class RunRows:
                 continue
             for table in _tables_of(step, artifact):
                 if table in tables:
-                    for row in self._kept(artifact) if table == "relations" else artifact.table(table).to_pylist():
+                    is_chosen = table == "relations"
+                    for row in self._kept(partition, artifact) if is_chosen else artifact.table(table).to_pylist():
                         rows.setdefault(row["image_id"], {})[table] = row
         for image_id, by_table in rows.items():
             if tagged is not None:
@@ -153,12 +154,12 @@ class RunRows:
                 by_table.setdefault("relations", {"image_id": image_id, "relations": [], "not_kept": 0})
             yield ImageRows(image_id, by_table)
 
-    def _kept(self, tagged: Artifact) -> Iterator[dict[str, Any]]:
+    def _kept(self, partition: str, tagged: Artifact) -> Iterator[dict[str, Any]]:
         """The rows of `relations`, reduced to the kept labels, with their confidence as score."""
         if self.choice is None:
             yield from (row | {"not_kept": 0} for row in tagged.table("relations").to_pylist())
             return
-        judged = judged_artifact(tagged, self.choice, self._settled.get(tagged.manifest.partition))
+        judged = judged_artifact(tagged, self.choice, self._settled.get(partition))
         kept = judged.kept()
         for row in judged.relations.to_pylist():
             relations = [

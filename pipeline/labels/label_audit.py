@@ -162,8 +162,6 @@ class LabelCount:
     """Collects a `LabelAudit` over partitions; `choice` decides which of the tagger's labels are kept."""
 
     choice: ChoiceSettings
-    overrides: Mapping[str, Overrides] = field(default_factory=dict)
-    """Partition → what reviewers have settled."""
     learned_from: bool | None = False
     _truth: list[set[Fact]] = field(default_factory=list)
     _relations: list[list[Relation]] = field(default_factory=list)
@@ -174,8 +172,8 @@ class LabelCount:
     _tables: list[tuple[pa.Table, pa.Table]] = field(default_factory=list)
     """Labels and candidates of the audited images, by partition."""
 
-    def add(self, images: pa.Table, tagged: Artifact) -> None:
-        """Add a partition: its rows of `images` and the artifact of its stage `tag`."""
+    def add(self, images: pa.Table, tagged: Artifact, overrides: Overrides | None = None) -> None:
+        """Add a partition: its rows of `images`, the artifact of its stage `tag`, and what reviewers have settled."""
         truth = facts_by_image(images, "relations")
         if not truth:
             return  # Labels of a set that gives no relations can't be judged, and there may be millions.
@@ -185,7 +183,7 @@ class LabelCount:
         )
         self._tables.append((labels, proposed))
         pairs = {row["image_id"]: row["pairs"] for row in proposed.to_pylist()}
-        judged = judged_labels(labels, proposed, self.choice, self.overrides.get(tagged.manifest.partition))
+        judged = judged_labels(labels, proposed, self.choice, overrides)
         own = dict(judged.by_image())
         for image_id in labels["image_id"].to_pylist():
             self._truth.append(truth[image_id])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -35,7 +35,7 @@ from storage.digests import digest_json
 from storage.errors import FatalError
 from storage.runs import Run, RunRecord
 
-_VERSION = 17
+_VERSION = 18
 """Incremented whenever the same run would give different figures."""
 
 
@@ -145,30 +145,29 @@ def run_stamp(run: Run) -> str:
 def count_labels(run: Run, datasets: Sequence[str], choice: ChoiceSettings) -> tuple[LabelTally, Sequence[AuditCount]]:
     """Counts the labels of a run in these datasets: all of them, and what an audit of each dataset needs."""
     tally, settled, learned = LabelTally(), overrides_of(run), learned_from(run, datasets)
-    counts = {dataset: AuditCount(dataset, choice, settled, learned[dataset]) for dataset in datasets}
+    counts = {dataset: AuditCount(dataset, choice, learned[dataset]) for dataset in datasets}
     for partition, artifacts in partition_artifacts(run, datasets).items():
         found = artifacts.held()
-        judged = None if found.tagged is None else judged_artifact(found.tagged, choice, settled.get(partition))
+        own = settled.get(partition)
+        judged = None if found.tagged is None else judged_artifact(found.tagged, choice, own)
         tally.update(label_tally(found, judged))
-        counts[dataset_of(partition)].add(found, judged)
+        counts[dataset_of(partition)].add(found, judged, own)
     return tally, tuple(counts.values())
 
 
 class AuditCount:
     """Collects a `DatasetAudit` over the partitions of one dataset."""
 
-    def __init__(
-        self, dataset: str, choice: ChoiceSettings, settled: Mapping[str, Overrides], learned: bool | None
-    ) -> None:
+    def __init__(self, dataset: str, choice: ChoiceSettings, learned: bool | None) -> None:
         self.dataset = dataset
         self.digests: list[pa.ChunkedArray] = []
         """Of the images that the run has, by partition."""
-        self.labels, self.covered = LabelCount(choice, settled, learned), CoverageCount()
+        self.labels, self.covered = LabelCount(choice, learned), CoverageCount()
         self._has_truth, self._is_tagged, self._is_parsed = False, False, False
         self._captions = CaptionCount()
 
-    def add(self, found: LabelledPartition, judged: JudgedLabels | None) -> None:
-        """Add a partition with its labels, if it is tagged."""
+    def add(self, found: LabelledPartition, judged: JudgedLabels | None, overrides: Overrides | None) -> None:
+        """Add a partition with its labels, if it is tagged, and what reviewers have settled about it."""
         self._is_tagged |= found.tagged is not None
         self._is_parsed |= found.parsed is not None
         if found.images is None:
@@ -178,7 +177,7 @@ class AuditCount:
         self._has_truth = self._has_truth or len(FlatList.of(images, "relations")) > 0
         triplets = None if found.parsed is None else found.parsed.table("triplets")
         if found.tagged is not None and judged is not None:
-            self.labels.add(images, found.tagged)
+            self.labels.add(images, found.tagged, overrides)
             self.covered.add(images, judged, triplets)
         if triplets is not None:
             self._captions.add(images, triplets)

@@ -15,6 +15,8 @@ PICKLED = frozenset({"pyd", "pickle", "pkl", "pth", "pt", "joblib", "dill"})
 """Extensions of formats that run code when they are decoded."""
 _NAME = re.compile(r"((?:.*/|)[^./][^.]*|)[.]([^/]*)")
 """WebDataset's rule: the key ends at the first dot of the file name, the rest is the extension."""
+_OTHER_SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
+"""Spaces that Python does not call printable. Japanese file names and those of macOS screenshots have them."""
 MAX_NAME = 1024
 MAX_HEADER = 2**20
 """Bytes that are read of all headers of an entry. One may state that its extension is as long as the tar."""
@@ -163,6 +165,6 @@ def fault_of(info: tarfile.TarInfo) -> str:
     name = PurePosixPath(info.name)
     if name.is_absolute() or ".." in name.parts:
         return "has a name that leads out of its folder"
-    if "\0" in info.name or not info.name.isprintable():
+    if not _OTHER_SPACE.sub(" ", info.name).isprintable():
         return "has a name that can't be printed"
     return ""

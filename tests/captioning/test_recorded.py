@@ -65,6 +65,12 @@ def test_several_files_are_concatenated_by_image(tmp_path):
     assert captioner.caption([], [2, 77, 1])[1] == []
 
 
+def test_ids_below_0_are_numbers(tmp_path):
+    as_text, as_number = {"-5": ["a cat"]}, [{"image_id": -5, "caption": "a dog"}]
+    captioner = recorded(written(tmp_path, "text.json", as_text), written(tmp_path, "number.json", as_number))
+    assert texts(captioner, -5) == ["a dog"] and [reject.value for reject in captioner.rejects] == ["-5"]
+
+
 def test_the_captions_table_comes_back_as_it_was(tmp_path):
     full = {"seed": 4, "log_probability": -2.5, "source": "blip nucleus", "match": 0.5, "times": 2}
     bare = {"seed": None, "log_probability": None, "source": "people", "match": None, "times": 1}

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from pipeline.data.datasets.annotations import as_id
 from pipeline.data.exclusions import Contamination, ExclusionList, exclusion_files, read_list
 from storage.errors import FatalError
 from storage.tables import FINGERPRINTS
@@ -55,6 +56,14 @@ def test_coco_annotations_also_exclude_images_that_other_datasets_number_otherwi
     listed = read_list(save_json(tmp_path / "val.json", {"images": [{"id": 139, "file_name": "000000000139.jpg"}]}))
     assert listed.find(7 * 10**15, "photos/000000000139.jpg") == "name 000000000139.jpg"
     assert listed.find(139, "elsewhere.jpg") == "id 139" and not listed.find(7, "000000000140.jpg")
+
+
+def test_ids_below_0_as_open_images_has_are_numbers(tmp_path):
+    assert ids_of(save_json(tmp_path / "list.json", [-5, 5])) == {-5, 5}
+    with pytest.raises(FatalError, match="line 2 is an id below 0 as text: -5; give ids as numbers, in JSON"):
+        read_list(text(tmp_path / "list.ids", "7\n-5\n"))
+    written = ("-5", " -7 ", str(-(2**63)), str(2**63 - 1), str(2**63), "--7", "-a7", "-")
+    assert [as_id(each) for each in written] == [-5, -7, -(2**63), 2**63 - 1, None, None, None, None]
 
 
 def test_a_text_file_has_comments_and_names(tmp_path):

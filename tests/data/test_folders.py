@@ -179,6 +179,14 @@ def test_every_picture_of_the_folder_and_its_subfolders_is_an_image(tmp_path):
     assert len({record.image_id for record in records}) == 3 and all(0 <= r.image_id < 2**53 for r in records)
 
 
+def test_names_in_a_tar_may_have_other_spaces_than_the_usual(tmp_path):
+    names = ["a\u3000b.jpg", "Screenshot 1.02\u202fPM.jpg", "caf\u00e9 1.jpg"]
+    folder = written(tmp_path / "mine", dict.fromkeys(names, picture(1)))
+    with tarfile.open(tmp_path / "mine.tar", "w") as archive:
+        archive.add(folder, ".")
+    assert open_folder(tmp_path / "mine.tar").names() == open_folder(folder).names() == sorted(names)
+
+
 def test_linked_folders_count_and_one_that_can_not_be_listed_stops_the_run(tmp_path, monkeypatch):
     save_picture(tmp_path / "elsewhere/a.jpg")
     save_picture(tmp_path / "mine/b.jpg")

@@ -112,6 +112,9 @@ def test_an_entry_that_may_mean_several_images_is_refused(tmp_path):
     for written, ids in (("[1, 2]", (1, 2)), ("0.jpg\n", (1,)), ("x.jpg\nb/x.jpg", (4, 5))):
         path.write_text(written)
         assert taken(tmp_path, only=path) == ids
+    path.write_text("a/x.jpg\nIMG_2.jpg\n")  # image 2 is another file
+    with pytest.raises(FatalError, match=r"1 of 2 entries are not images of dataset 'toy', e\.g\. line 2: IMG_2"):
+        taken(tmp_path, only=path)
     for written, count in (("2\n1\n", 2), ("x\n", 3), ("c/x.jpg\n", 3)):
         path.write_text(written)
         with pytest.raises(FatalError, match=rf"line \d may be any of {count} images of dataset 'toy'"):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pytest
-from run_builder import TWO_PEOPLE, pairs, relations
+from run_builder import TWO_PEOPLE, RunBuilder, pairs, relations
 
 from pipeline.cli.explain import trace_of
 from pipeline.interop.run_rows import RunRows
@@ -21,6 +21,7 @@ from pipeline.labels.label_rows import flat_labels
 from pipeline.labels.verdicts import Box4, JudgedRelation, Kind, Verdict
 from pipeline.report.figures import compute_figures
 from pipeline.runtime.stage import Rejected
+from storage.runs import Run
 from storage.tables import CANDIDATES, IMAGES, RELATIONS
 
 BOXES: list[Box4] = [(x, y, w, h) for _, x, y, w, h in TWO_PEOPLE]
@@ -122,6 +123,22 @@ def test_a_label_that_reviewers_added_to_an_image_that_the_tagger_rejected_count
     counted = compute_figures(run, ["toys"], ChoiceSettings(threshold=0.75))
     assert (counted.labels.added, counted.labels.kept, counted.audits[0].coverage.kept.relations) == (1, 2, 2)
     assert [label["predicate"] for label in trace_of(run, "1").labels] == ["lead"]
+
+
+def test_overrides_belong_to_a_partition_by_the_name_that_the_run_gives_it(labelled):
+    """Runs on parts of a dataset share artifacts, whatever the numbers of their partitions."""
+    rows = [relations(1, (0, "ride", 2, 0.9), (1, "ride", 2, 0.8)), relations(2)]
+    other = RunBuilder(Run(labelled.run.store, "other"), labelled.pictures)
+    for book, partition in ((other, "toys/0001"), (labelled, "toys/0000")):
+        book.add("tag", partition, rows, candidates=[pairs(1), pairs(2)], settings={"same": 1})
+    wrong = {"image_id": 1, "subject": 0, "predicate": "ride", "object": 2, "holds": False}
+    labelled.add("shard:pseudo", "toys/0000", [], settings={"threshold": 0.75}, overrides=[wrong])
+    run = labelled.run
+    exported = [r for image in RunRows(run).images("toys", "relations") for r in image.items("relations")]
+    assert [r["subject"] for r in exported] == [1]
+    assert [label["not_kept"] for label in trace_of(run, "1").labels] == [NotKept.REJECTED_BY_REVIEWER, None]
+    audit = compute_figures(run, ["toys"], ChoiceSettings(threshold=0.75)).audits[0].labels
+    assert audit is not None and audit.tagger.kept == 1
 
 
 def test_overrides_in_shards_of_earlier_images_no_longer_count(book):

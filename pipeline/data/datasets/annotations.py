@@ -106,11 +106,14 @@ def as_object(value: Any) -> dict[str, Any]:
 
 
 def as_id(value: Any) -> int | None:
-    """Converts an int, a whole float or a string of digits to an id in the range of int64; None for anything else."""
+    """Converts an int, a whole float or an int as text to an id in the range of int64; None for anything else.
+
+    Open Images has ids below 0.
+    """
     if type(value) is int and _LEAST <= value <= _MOST:  # fast path: almost all of millions of ids
         return value
-    if isinstance(value, str) and value.strip().isdecimal() and value.isascii():
-        value = int(value) if len(value) < 20 else None
+    if isinstance(value, str) and value.strip().removeprefix("-").isdecimal() and value.isascii():
+        value = int(value) if len(value) < 21 else None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not _LEAST <= value <= _MOST:

@@ -127,7 +127,7 @@ def _line(record: ImageRecord) -> bytes:
 
 LAYOUT = 3
 """Incremented whenever the values of a record are written otherwise, which gives every partition another digest."""
-READERS = 6
+READERS = 7
 """Incremented whenever readers read other records from the same files, or an index has other files, so that indexes are
 built again."""
 _READ_WHOLE_BELOW = 2**23
