@@ -64,7 +64,8 @@ def test_an_interrupted_run_on_two_nodes_ends_with_the_weights_of_one_machine(cl
     assert any('"committed"' in line for line in process.stdout)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and "run the same command again to resume" in said and "Traceback" not in said
+    assert process.returncode == 130, said
+    assert "run the same command again to resume" in said and "Traceback" not in said
     wait_for(lambda: not actors(cluster) or None, "an actor outlived its run")
 
     made = []
