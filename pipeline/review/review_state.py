@@ -159,8 +159,8 @@ class ReviewState:
         if self.index.refresh():
             self.shares.refresh()
             self.audit.refresh()
-        self.comparison.refresh()
         self.reviews.refresh()
+        self.comparison.refresh()
         self._count()
 
     def _count(self) -> None:
