@@ -35,7 +35,7 @@ from storage.digests import digest_json
 from storage.errors import FatalError
 from storage.runs import Run, RunRecord
 
-_VERSION = 17
+_VERSION = 18
 """Incremented whenever the same run would give different figures."""
 
 
@@ -147,7 +147,7 @@ def count_labels(run: Run, datasets: Sequence[str], choice: ChoiceSettings) -> t
     tally, settled, learned = LabelTally(), overrides_of(run), learned_from(run, datasets)
     counts = {dataset: AuditCount(dataset, choice, settled, learned[dataset]) for dataset in datasets}
     for partition, artifacts in partition_artifacts(run, datasets).items():
-        found = artifacts.held()
+        found = artifacts.fitting().held()
         judged = None if found.tagged is None else judged_artifact(found.tagged, choice, settled.get(partition))
         tally.update(label_tally(found, judged))
         counts[dataset_of(partition)].add(found, judged)

@@ -74,7 +74,7 @@ class LabelView:
             parts += [_audited(dataset, self.audits[dataset], self.choice)] if dataset in self.audits else []
             parts += _covered(dataset, self.coverage[dataset]) if dataset in self.coverage else []
         if not self.audits:
-            parts.append(Text("No audit: the labelled datasets have no relations to compare with"))
+            parts.append(Text("No audit: no relations to compare with, or images were ingested again after labelling"))
         for part in parts:
             console.print()
             console.print(part)
