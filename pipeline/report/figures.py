@@ -147,7 +147,7 @@ def count_labels(run: Run, datasets: Sequence[str], choice: ChoiceSettings) -> t
     tally, settled, learned = LabelTally(), overrides_of(run), learned_from(run, datasets)
     counts = {dataset: AuditCount(dataset, choice, settled, learned[dataset]) for dataset in datasets}
     for partition, artifacts in partition_artifacts(run, datasets).items():
-        found = artifacts.fitting().held()
+        found = artifacts.held().fitting()
         judged = None if found.tagged is None else judged_artifact(found.tagged, choice, settled.get(partition))
         tally.update(label_tally(found, judged))
         counts[dataset_of(partition)].add(found, judged)

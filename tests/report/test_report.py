@@ -49,6 +49,8 @@ def test_labels_of_earlier_boxes_are_neither_drawn_nor_counted(book, recipe, tmp
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE[1:], [(0, "riding", 1)])], settings={"made": 2})
     figures = figures_of(view)
     assert (figures.labels.images, figures.labels.kept, figures.audits[0].labels) == (1, None, None)
+    shown = LabelView.of(book.run)
+    assert sum(shown.scores) == 0 and not shown.audits and not shown.coverage
     text = write_report(view, None, tmp_path / "report").read_text()
     assert "Outdated: tag" in text and "precision by reviewers" not in text
 
