@@ -146,8 +146,8 @@ def audit_of(labels: Sequence[ReviewableLabel], standing: StandingVerdicts, team
 def run_precision(run: Run, verdicts: Path | None = None) -> AuditPrecision | None:
     """The precision of the labels that a run keeps, by the verdicts in a folder; None without any on their sample.
 
-    `verdicts`: None for the store's own. Imported labels (of a run without a recipe) and those of earlier images or
-    boxes take no verdict. Raises `FatalError` for a folder that is not there.
+    None also for imported labels (of a run without a recipe), which take no verdict, and if any are of earlier images
+    or boxes. `verdicts`: None for the store's own. Raises `FatalError` for a folder that is not there.
     """
     folder = folder_to_read(run.store, verdicts)
     standing = VerdictLog(folder).standing()

@@ -207,7 +207,7 @@ class ReviewIndex:
             stamps = {name: _stamp(one, choice) for name, one in found.items()}
             known = {row["partition"]: (row["part"], row["stamp"]) for row in self.rows("SELECT * FROM parts")}
             stale = [name for name in found if known.get(name, (0, ""))[1] != stamps[name]]
-            gone = [part for name, (part, _) in known.items() if name not in found]
+            gone = {part for name, (part, _) in known.items() if name not in found}
             following = max((part for part, _ in known.values()), default=-1) + 1
             numbers = {name: part for name, (part, _) in known.items()}
             for number, name in enumerate((name for name in stale if name not in known), start=following):
