@@ -39,7 +39,7 @@ class Interval:
     value: float
     low: float
     high: float
-    """NaN where fewer than two resamples have a value."""
+    """NaN for a single image, and where fewer than two resamples have a value."""
 
     @property
     def leaves_out_zero(self) -> bool:
@@ -102,9 +102,9 @@ def _without_groups(images: int) -> Iterator[Integers]:
 
 
 def _interval(value: float, drawn: Sequence[float], left: Sequence[float]) -> Interval:
-    if len(drawn) < 2:
+    if len(drawn) < 2 or not left:
         return Interval(value, float("nan"), float("nan"))
     # The variance is (g - 1) / g times the sum of g squares, that is g - 1 times their mean.
-    jackknife = float(np.std(left)) * (len(left) - 1) ** 0.5 if len(left) > 1 else 0.0
+    jackknife = float(np.std(left)) * (len(left) - 1) ** 0.5
     reach = NormalDist().inv_cdf(0.975) * max(float(np.std(drawn, ddof=1)), jackknife)
     return Interval(value, value - reach, value + reach)

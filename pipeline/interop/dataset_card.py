@@ -23,7 +23,7 @@ from pipeline.labels.kept_labels import ChoiceSettings, recorded_choice
 from pipeline.labels.label_audit import LabelCount, learned_from
 from pipeline.labels.label_funnel import most_frequent_first
 from pipeline.labels.label_overrides import overrides_of
-from pipeline.labels.labelled_partitions import byte_copies, images_with_boxes
+from pipeline.labels.labelled_partitions import byte_copies, images_with_boxes, is_made_from
 from pipeline.labels.verdict_summary import run_precision
 from pipeline.runtime.stage import dataset_of
 from pipeline.runtime.wording import markdown_table, markdown_text
@@ -249,13 +249,18 @@ def _judged(reviewed: AuditPrecision) -> list[Row]:
 
 def _audits(release: Release, choice: ChoiceSettings) -> list[Row]:
     """The precision of pseudo-labels by the datasets' ground truth, of those that have any."""
-    ingested, tagged = images_with_boxes(release.run), release.run.artifacts("tag")
+    ingested = images_with_boxes(release.run)
+    tagged = {
+        name: found
+        for name, found in release.run.artifacts("tag").items()
+        if name in ingested and is_made_from(found, "images", ingested[name])
+    }
     settled, learned = overrides_of(release.run), learned_from(release.run, release.datasets())
     rows = []
     for dataset in release.datasets():
         count = LabelCount(choice, learned[dataset])
         for partition in sorted(release.shards):
-            if dataset_of(partition) == dataset and partition in ingested and partition in tagged:
+            if dataset_of(partition) == dataset and partition in tagged:
                 count.add(ingested[partition].table("images"), tagged[partition], settled.get(partition))
         if (audit := count.audit()).given:
             numbers = (f"{number:,}" for number in (audit.images, audit.given, audit.tagger.kept))

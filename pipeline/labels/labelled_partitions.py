@@ -50,6 +50,11 @@ class LabelledPartition:
             captioned = None
         return captioned, parsed
 
+    def fitting(self) -> LabelledPartition:
+        """The same without labels of earlier images or boxes, since the indices of their boxes may mean others."""
+        fits = self.images is None or self.tagged is None or is_made_from(self.tagged, "images", self.images)
+        return self if fits else replace(self, tagged=None, verified=None)
+
     def held(self) -> LabelledPartition:
         """The same artifacts, which keep the tables that they have read in memory for as long as they live."""
         copies = {artifact: held(artifact) for artifact in self.steps().values()}

@@ -25,6 +25,7 @@ from pipeline.labels.audit_sample import (
 from pipeline.labels.kept_labels import choice_of
 from pipeline.labels.label_overrides import votes_for
 from pipeline.labels.label_rows import ReviewableLabel, reviewable_labels
+from pipeline.labels.labelled_partitions import partition_artifacts
 from pipeline.labels.team import Team, read_team
 from pipeline.labels.verdict_log import VerdictLog, folder_to_read
 from pipeline.labels.verdicts import ADJUDICATION, AUDIT, StandingVerdicts, Verdict, asked_again, deciding, looked_at
@@ -145,12 +146,14 @@ def audit_of(labels: Sequence[ReviewableLabel], standing: StandingVerdicts, team
 def run_precision(run: Run, verdicts: Path | None = None) -> AuditPrecision | None:
     """The precision of the labels that a run keeps, by the verdicts in a folder; None without any on their sample.
 
-    `verdicts`: None for the store's own. A run without a recipe has imported labels, which take no verdict. Raises
-    `FatalError` for a folder that is not there.
+    None also for imported labels (of a run without a recipe), which take no verdict, and if any are of earlier images
+    or boxes. `verdicts`: None for the store's own. Raises `FatalError` for a folder that is not there.
     """
     folder = folder_to_read(run.store, verdicts)
     standing = VerdictLog(folder).standing()
     if not standing or "tag" not in run.steps() or choice_of(run) is None:
+        return None
+    if any(found.fitting() is not found for found in partition_artifacts(run).values()):
         return None
     found = audit_of(list(reviewable_labels(run)), standing, read_team(folder))
     return None if found.precision is None else found

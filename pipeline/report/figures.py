@@ -147,8 +147,7 @@ def count_labels(run: Run, datasets: Sequence[str], choice: ChoiceSettings) -> t
     tally, settled, learned = LabelTally(), overrides_of(run), learned_from(run, datasets)
     counts = {dataset: AuditCount(dataset, choice, learned[dataset]) for dataset in datasets}
     for partition, artifacts in partition_artifacts(run, datasets).items():
-        found = artifacts.held()
-        own = settled.get(partition)
+        found, own = artifacts.held().fitting(), settled.get(partition)
         judged = None if found.tagged is None else judged_artifact(found.tagged, choice, own)
         tally.update(label_tally(found, judged))
         counts[dataset_of(partition)].add(found, judged, own)

@@ -14,6 +14,7 @@ from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import choice_or_all
 from pipeline.labels.label_audit import LabelAudit, LabelScores
 from pipeline.labels.label_funnel import LabelFunnel, PredicateCount
+from pipeline.labels.labelled_partitions import partition_artifacts
 from pipeline.report.figures import count_labels
 from pipeline.report.formatting import sanitise, share, table
 from pipeline.runtime.stage import dataset_of
@@ -45,12 +46,13 @@ class LabelView:
     def of(cls, run: Run) -> LabelView:
         """Computes the view from the artifacts of a run; its recipe decides which labels are kept."""
         choice = choice_or_all(run)
-        tagged, spread = run.artifacts("tag"), np.zeros(BINS, np.int64)
-        for artifact in tagged.values():
-            scores = FlatList.of(artifact.table("relations"), "relations").numbers("score")
-            # A score of 1 belongs to the last bin.
-            spread += np.bincount(np.minimum((scores * BINS).astype(int), BINS - 1), minlength=BINS)
-        tally, counts = count_labels(run, sorted(set(map(dataset_of, tagged))), choice)
+        datasets, spread = sorted(set(map(dataset_of, run.artifacts("tag")))), np.zeros(BINS, np.int64)
+        for found in partition_artifacts(run, datasets).values():
+            if (tagged := found.fitting().tagged) is not None:
+                scores = FlatList.of(tagged.table("relations"), "relations").numbers("score")
+                # A score of 1 belongs to the last bin.
+                spread += np.bincount(np.minimum((scores * BINS).astype(int), BINS - 1), minlength=BINS)
+        tally, counts = count_labels(run, datasets, choice)
         audits = {each.dataset: replace(each.labels.audit(), rules=each.labels.rules()) for each in counts}
         coverage = {each.dataset: each.covered.coverage() for each in counts}
         return cls(
@@ -74,7 +76,7 @@ class LabelView:
             parts += [_audited(dataset, self.audits[dataset], self.choice)] if dataset in self.audits else []
             parts += _covered(dataset, self.coverage[dataset]) if dataset in self.coverage else []
         if not self.audits:
-            parts.append(Text("No audit: the labelled datasets have no relations to compare with"))
+            parts.append(Text("No audit: no relations to compare with, or images were ingested again after labelling"))
         for part in parts:
             console.print()
             console.print(part)

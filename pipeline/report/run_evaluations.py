@@ -25,6 +25,7 @@ from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.published import published_test_set
 from pipeline.evaluation.relations import Integers
 from pipeline.evaluation.summary import EvaluationSummary, summarise
+from pipeline.labels.labelled_partitions import is_made_from
 from pipeline.report.evaluation_images import EvaluatedImages
 from pipeline.report.evaluation_page import MARK, comparison_page, evaluation_markdown, evaluation_page
 from pipeline.report.galleries import absence
@@ -43,7 +44,7 @@ IMAGES = 3
 """Maximum number of best and of worst images."""
 LONGEST_SIDE = 400
 """Longest side of these images, in pixels."""
-_VERSION = 2
+_VERSION = 3
 """Incremented whenever the page of the same evaluation would look different."""
 HOME = "../index.html"
 """The run's report, from these pages."""
@@ -157,6 +158,8 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
     names: Sequence[str] = view.recipe.get("data", {}).get("test", ())
     ingested = view.run.artifacts("ingest")
     partitions = [name for name in sorted(ingested) if dataset_of(name) in names]  # in the stage's order
+    if not all(is_made_from(artifact, "images", ingested[name]) for name in partitions):
+        raise ValueError("its test images were ingested again since; run the recipe to the end")
     rows = [row for name in partitions for row in ingested[name].table("images").to_pylist()]
     truth = GroundTruth.of_rows(rows)
     file = artifact.file(DETECTIONS_FILE)

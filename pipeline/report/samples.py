@@ -85,7 +85,7 @@ def read_samples(
             images = found.images.table("images")
             if rows is not None:
                 images = images.take(pa.array(sorted(rows[name]), pa.int64()))
-            yield from _samples(images, found, choice, settled.get(name))
+            yield from _samples(images, found.fitting(), choice, settled.get(name))
 
 
 def _samples(

@@ -207,17 +207,19 @@ class ReviewIndex:
             stamps = {name: _stamp(one, choice) for name, one in found.items()}
             known = {row["partition"]: (row["part"], row["stamp"]) for row in self.rows("SELECT * FROM parts")}
             stale = [name for name in found if known.get(name, (0, ""))[1] != stamps[name]]
-            gone = [part for name, (part, _) in known.items() if name not in found]
+            gone = {part for name, (part, _) in known.items() if name not in found}
             following = max((part for part, _ in known.values()), default=-1) + 1
             numbers = {name: part for name, (part, _) in known.items()}
             for number, name in enumerate((name for name in stale if name not in known), start=following):
                 numbers[name] = number
             flat = flattened([(numbers[name], found[name]) for name in stale], self.view.choice)
             changed = done = 0
+            unfit: set[str] = set()
             while batch := list(islice(flat, _BATCH)):
                 names = stale[done : done + len(batch)]
                 made = [(name, numbers[name], tables) for name, tables in zip(names, batch, strict=True) if tables]
                 if left := set(names).difference(name for name, *_ in made):
+                    unfit |= left
                     log.warning(
                         "labels don't fit their images or settings", extra={"fields": {"partitions": sorted(left)}}
                     )
@@ -230,10 +232,12 @@ class ReviewIndex:
                 for part in gone:
                     _delete(cursor, part)
             changed += len(gone)
+            # Rows that stay as they were describe the artifacts from which they were made.
+            fitting = {numbers[name]: one for name, one in found.items() if name not in unfit}
+            self._artifacts = {part: one for part, one in self._artifacts.items() if part not in gone} | fitting
             if changed:
                 self._count()
                 self.generation += 1
-            self._artifacts = {numbers[name]: one for name, one in found.items()}
             self._known = recorded
             return changed
 

@@ -159,8 +159,11 @@ class ReviewState:
         if self.index.refresh():
             self.shares.refresh()
             self.audit.refresh()
-        self.comparison.refresh()
-        self.reviews.refresh()
+        try:
+            self.comparison.refresh()
+        finally:
+            # Verdicts do not depend on the other run. They come last because all are matched again after a comparison.
+            self.reviews.refresh()
         self._count()
 
     def _count(self) -> None:

@@ -132,6 +132,11 @@ def test_without_images_there_are_values_and_no_intervals():
         assert all(np.isnan(figure.value) and figure.low is None for figure in figures)
 
 
+def test_one_image_has_values_and_no_intervals():
+    found = bootstrap(lambda chosen: {"full": 0.5}, 1)["full"]
+    assert found.value == 0.5 and np.isnan(found.low) and np.isnan(found.high)
+
+
 @pytest.mark.parametrize("wrong", [{"images": 0}, {"resamples": 1}])
 def test_nothing_to_resample_is_refused(wrong):
     with pytest.raises(ValueError, match=r"no intervals .* resamples \(use 0 or 2\+\)"):

@@ -248,6 +248,13 @@ def test_the_card_audits_the_labels_that_reviewers_settled_and_says_what_the_tag
     assert "| toys | 4 | 4 | 8 | 0.500 | 1.000 | unknown |" in front_matter(tmp_path / "imported")[1]
 
 
+def test_the_card_audits_no_labels_of_earlier_boxes(run, tmp_path):
+    scored, read = [relations(i, (0, "ride", 1, 0.9)) for i in (1, 2, 3)], {"images": ["0" * 64]}
+    RunBuilder(run, tmp_path).add("tag", "toys/0000", scored, inputs=read)
+    publish_shards(run, tmp_path / "made")
+    assert "## Audit" not in front_matter(tmp_path / "made")[1]
+
+
 def test_croissant_metadata_lead_to_the_bytes(folder, tmp_path, monkeypatch):
     # Read on import. In a shared cache, what it extracted is found by the tar's relative path alone.
     monkeypatch.setenv("CROISSANT_CACHE", str(tmp_path / "cache"))

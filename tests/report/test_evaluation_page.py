@@ -249,6 +249,16 @@ def test_pages_written_without_the_image_folder_get_their_images_once_it_is_ther
     assert (folder / "evaluations" / "none.html").read_text().count("data:image/jpeg;base64,") == 2
 
 
+def test_detections_are_not_scored_by_a_ground_truth_that_came_later(evaluated, tested, tmp_path):
+    read = {"images": [evaluated.run.artifacts("ingest")["toys/0000"].content]}
+    row = [{"step": 0, "name": "zero_shot_map", "value": 1.0}]
+    evaluated.add("evaluate:none", "all", row, detections=[detections(1, (0, "ride", 2, 0.9))], inputs=read)
+    images = [evaluated.image(each, TWO_PEOPLE, [(0, "feeding", 2)]) for each in (1, 2, 3)]
+    evaluated.add("ingest", "toys/0000", images, settings={"made": 2})
+    text = write_report(run_view(tested, evaluated.run), None, tmp_path / "report").read_text()
+    assert "no page:" in text and "its test images were ingested again since" in text
+
+
 def test_detections_of_other_images_are_told_and_the_report_is_written(evaluated, tested, tmp_path):
     row = [{"step": 0, "name": "zero_shot_map", "value": 1.0}]
     evaluated.add("evaluate:none", "all", row, detections=[detections(9, (0, "ride", 2, 0.9))], settings={"seed": 2})

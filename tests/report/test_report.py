@@ -6,10 +6,13 @@ from typing import Any
 import pytest
 from PIL import Image
 from report_page import Page, report
-from run_builder import TWO_PEOPLE, RunBuilder, captions, relations, triplets
+from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, triplets
 
 from pipeline.cli.report import last_recipe, report as rlip_report
 from pipeline.cli.store import damaged_files, pull, push_run, remove_run
+from pipeline.labels.label_rows import reviewable_labels
+from pipeline.labels.verdict_log import VerdictLog
+from pipeline.labels.verdicts import Verdict, now
 from pipeline.report.figures import figures_of
 from pipeline.report.label_view import LabelView
 from pipeline.report.report_folder import remove_report
@@ -31,6 +34,25 @@ def rewritten(run: Run, name: str = "toy", pictures: int = 24, **options: Any) -
     """The page that `rlip report` writes into the store."""
     rlip_report(name, None, pictures, store=run.store.root, as_json=False, **options)
     return Page(run.store.root / "reports" / name / "index.html")
+
+
+def test_labels_of_earlier_boxes_are_neither_drawn_nor_counted(book, recipe, tmp_path):
+    book.run.note("recipe", recipe.model_dump(mode="json"))
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(0, "riding", 2)])])
+    read = {"images": [book.run.artifacts("ingest")["toys/0000"].content]}
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[pairs(1)], inputs=read)
+    view = run_view(recipe, book.run)
+    assert figures_of(view).labels.kept == 1
+    (label,) = reviewable_labels(book.run)
+    said = Verdict(label.relation, "accept", "ada", now(), "person", "horse")
+    VerdictLog(book.run.store.root / "verdicts").append([said])
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE[1:], [(0, "riding", 1)])], settings={"made": 2})
+    figures = figures_of(view)
+    assert (figures.labels.images, figures.labels.kept, figures.audits[0].labels) == (1, None, None)
+    shown = LabelView.of(book.run)
+    assert sum(shown.scores) == 0 and not shown.audits and not shown.coverage
+    text = write_report(view, None, tmp_path / "report").read_text()
+    assert "Outdated: tag" in text and "precision by reviewers" not in text
 
 
 def test_a_report_shows_pictures_labels_and_figures(labelled, recipe, tmp_path):

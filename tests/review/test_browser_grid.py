@@ -192,6 +192,8 @@ def test_verdicts_that_were_typed_ahead_arrive_before_another_page_opens(window,
 
 def test_undo_takes_back_a_whole_screen_from_the_next_one(window, server):
     window.open("/labels?predicate=touch")
+    window.script(SLOWED)
+    contents = window.script("return [...document.querySelectorAll('.chip')].map((c) => c.dataset.content)")
     window.press_shift("A")
     window.until(lambda: window.count(".chip[data-kind=accept]") == 20)
     window.press("n")
@@ -201,6 +203,9 @@ def test_undo_takes_back_a_whole_screen_from_the_next_one(window, server):
     window.until(lambda: window.text(".pager span") == "screen 1 of 2")
     assert window.count(".chip:not([data-kind=''])") == 0
     assert server.kinds("touch") == ["accept"] * 20 + ["undo"] * 20
+    # By content, since a number may be that of another label by then.
+    undone = window.script("return JSON.parse(posts.at(-1)).decisions")
+    assert [one["content"] for one in undone] == contents
 
 
 def test_labels_are_judged_with_the_mouse_alone(window, server):

@@ -101,6 +101,33 @@ def test_labels_come_in_the_order_asked_for_and_anew_when_they_were_made_anew(bo
     assert state.index.refresh() == 0
 
 
+def test_an_image_that_is_ingested_again_keeps_the_boxes_of_its_labels_until_it_is_tagged(book, opened):
+    def ingest(boxes: Any, made: int) -> None:
+        book.add("ingest", "toys/0000", [book.image(1, boxes)], settings={"made": made})
+
+    def label(made: int) -> None:
+        read = {"images": [book.run.artifacts("ingest")["toys/0000"].content]}
+        found, own = relations(1, (0, "ride", 2, 0.9)), {"made": made}
+        book.add("tag", "toys/0000", [found], candidates=[pairs(1)], settings=own, inputs=read)
+
+    def subject(state: ReviewState) -> str | None:
+        (each,) = all_labels(state)
+        detail = state.details.find(each.image)
+        return None if detail is None else detail.boxes[each.subject]["category"]
+
+    ingest(TWO_PEOPLE, 1)
+    label(1)
+    state = opened()
+    ingest(TWO_PEOPLE[::-1], 2)
+    state.refresh()
+    assert subject(state) == "person"
+    state = opened()
+    assert subject(state) is None, "a new server doesn't know the earlier boxes"
+    label(2)
+    state.refresh()
+    assert subject(state) == "horse"
+
+
 def test_the_labels_of_a_pair_come_together(book, opened):
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
     found = relations(1, (0, "riding", 2, 0.9), (1, "near", 0, 0.8), (0, "watching", 2, 0.7))

@@ -9,11 +9,14 @@ from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, trip
 from toy_store import put_chain, record
 
 from pipeline.labels.team import Team, read_team, write_team
+from pipeline.labels.verdict_log import VerdictLog
 from pipeline.report.figures import compute_figures
 from pipeline.review.label_facts import label_facts
+from pipeline.review.labels import labels_of
 from pipeline.review.overview import graph, overview_of
 from pipeline.review.pages import Pages
 from pipeline.review.review_state import ReviewState
+from pipeline.review.reviews import verdict_on
 from pipeline.review.run_progress import RunProgress
 from pipeline.review.search import Search
 from pipeline.run.dag import build_steps
@@ -150,7 +153,7 @@ def test_only_who_can_judge_takes_a_seat_of_the_team(labelled, opened, tmp_path)
         assert read_team(tmp_path / "verdicts").members == members
 
 
-def test_another_run_is_set_beside_this_one(labelled, opened, monkeypatch):
+def test_another_run_is_set_beside_this_one(labelled, opened, monkeypatch, tmp_path):
     other = RunBuilder(Run(labelled.run.store, "other"), labelled.pictures)
     own, ride = {"run": "other"}, [(0, "riding", 2)]
     other.add("ingest", "toys/0000", [other.image(1, TWO_PEOPLE, ride), other.image(2, TWO_PEOPLE, ride)], settings=own)
@@ -168,10 +171,13 @@ def test_another_run_is_set_beside_this_one(labelled, opened, monkeypatch):
     other.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[], settings={"run": "again"})
     only_here = Search(disagree="only here")
     before = state.listing.images(only_here, 0, 9).total, state.listing.labels(only_here, 0, 9).total
+    said = verdict_on(labels_of(state.index, state.listing.labels(only_here, 0, 1).numbers)[0], "accept", "bob", "toy")
+    VerdictLog(tmp_path / "verdicts").append([said])
     with monkeypatch.context() as patch, pytest.raises(FatalError):
         patch.setattr("pipeline.review.review_state.partition_artifacts", Mock(side_effect=FatalError("incomplete")))
         state.refresh()
     assert state.comparison.summary()["both"] == 3
+    assert state.index.rows("SELECT DISTINCT reviewer FROM live.reviewed") == [{"reviewer": "bob"}]
     state.refresh()
     assert state.comparison.summary()["both"] == 1, "an execution of the other run counts, too"
     assert (state.listing.images(only_here, 0, 9).total, state.listing.labels(only_here, 0, 9).total) > before

@@ -91,7 +91,7 @@ export function watchGrid(view) {
   // Takes back what the last key recorded, and shows it again where it was on another screen.
   async function undo() {
     const chip = chips[current];
-    const group = judged.pop() ?? (chip?.dataset.kind ? { verdicts: [{ label: Number(chip.dataset.label), of: chip.dataset.time }] } : null);
+    const group = judged.pop() ?? (chip?.dataset.kind ? { verdicts: [{ label: Number(chip.dataset.label), content: chip.dataset.content, of: chip.dataset.time }] } : null);
     if (!group) return;
     const targets = chips.filter((one) => group.verdicts.some(({ label }) => label === Number(one.dataset.label)));
     if (targets.length) choose(chips.indexOf(targets[0]));

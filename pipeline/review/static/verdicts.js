@@ -21,9 +21,9 @@ let waiting = "";
 // Label → why its last verdict was refused.
 const refusals = new Map();
 
-// Records verdicts and gives those that did not stand already, as an undo names them: by label and time. Gives null where the
-// server refuses them. While the server can't be reached or
-// fails, it tries again, so that verdicts arrive in the order of the keys. The server records what stands already only once.
+// Records verdicts and gives those that did not stand already, as an undo names them: by label, its content and time. Gives
+// null where the server refuses them. While the server can't be reached or fails, it tries again, so that verdicts arrive in
+// the order of the keys. The server records what stands already only once.
 export async function decide(decisions) {
   for (let attempt = 0; ; attempt += 1) {
     const [outcome, text] = await send(decisions);
@@ -79,11 +79,12 @@ async function send(decisions) {
   if (said.median_seconds !== null) {
     PACE.textContent = `${said.verdicts} verdicts, ${said.median_seconds.toFixed(1)} s each (median)`;
   }
-  return [recorded.map(({ label, time }) => ({ label, of: time }))];
+  const contents = new Map(decisions.map(({ label, content }) => [label, content]));
+  return [recorded.map(({ label, time }) => ({ label, content: contents.get(label), of: time }))];
 }
 
 export function takeBack(verdicts, queue) {
-  return decide(verdicts.map((one) => ({ ...one, kind: "undo", queue })));
+  return decide(verdicts.map((one) => ({ ...one, kind: "undo", note: null, queue })));
 }
 
 export function tell(text) {
