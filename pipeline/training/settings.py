@@ -273,6 +273,8 @@ class TrainingSettings(ViewSettings):
                 raise FatalError(f"{setting} = {path}: no such file or folder; correct the path, or {way}")
         if self.pretrained is not None and self.tokenizer is None:
             files |= tokenizer_of(self.pretrained, None, f"pretrained = {self.pretrained}", "tokenizer")
+        elif self.tokenizer is None and (kind := self.network.text.kind) != "roberta":
+            raise FatalError(f"tokenizer: none can be made for network.text.kind = {kind!r}; name its folder")
         return files
 
 

@@ -112,8 +112,8 @@ class Trainer:
             )
         if not self.step and settings.warmup > self.total:
             self._warn(
-                f"warmup = {settings.warmup:,} steps are more than the {self.total:,} of this run, which ends before it "
-                f"reaches lr = {settings.lr}; lower warmup"
+                f"warmup = {settings.warmup:,} steps are more than the {self.total:,} of this run, which ends before "
+                f"it reaches lr = {settings.lr}; lower warmup"
             )
 
     def _build(self, work: Path) -> None:
