@@ -23,7 +23,7 @@ from pipeline.runtime.processes import in_fork
 from pipeline.stages.import_tagger import ImportTaggerStage
 from pipeline.training.config import MODEL, VOCABULARY
 from pipeline.training.settings import TrainingSettings
-from pipeline.training.vocabulary import TrainedNames
+from pipeline.training.vocabulary import TrainedNames, is_tokenizer
 from storage.digests import digest_json
 from storage.errors import FatalError, PipelineError
 
@@ -106,9 +106,10 @@ def _trained(settings: Any) -> str:
     from models.weights_file import WeightsError
     from pipeline.training.launch.meeting import require_gpus
 
+    folder = settings.tokenizer or (settings.pretrained and settings.pretrained.parent)
     try:
         with torch.device("meta"):
-            network = build(settings.network, None)
+            network = build(settings.network, folder if folder and is_tokenizer(folder) else None)
     except Exception as error:  # timm raises what it likes for stages that a model does not have
         raise FatalError(f"{error}; change the section's `network`") from error
     own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
