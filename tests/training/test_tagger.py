@@ -101,7 +101,7 @@ def test_it_is_told_if_no_image_is_held_out(tmp_path, work, caplog):
     assert not caplog.messages
     prepare(config_of(work, shard, held_out=1e-9))
     (told,) = caplog.messages
-    assert told.startswith("no image is held out (held_out = 1e-09, folds = 1), so the tagger is not measured")
+    assert told.startswith("no image is held out (held_out = 1e-09), so this tagger is neither measured nor calibrated")
 
 
 def test_several_sets_train_one_tagger_in_half_precision_in_several_processes(tmp_path, work):

@@ -365,9 +365,12 @@ def prepare(config: TrainConfig) -> dict[str, Path]:
     if not vocabulary_file.is_file():
         tagger = config.settings if isinstance(config.settings, TaggerSettings) else None
         if tagger and tagger.held_out_share and not len(SampleMap(config.work / HELD_OUT)):
+            share, remedy = f"held_out = {tagger.held_out}", "raise held_out"
+            if tagger.folds > 1:
+                share, remedy = f"fold {tagger.fold} of {tagger.folds}", "lower folds"
             notice = (
-                f"no image is held out (held_out = {tagger.held_out}, folds = {tagger.folds}), so the tagger is not "
-                "measured, and its scores count as probabilities; raise held_out, or add images with relations"
+                f"no image is held out ({share}), so this tagger is neither measured nor calibrated; {remedy}, or add "
+                "images with relations"
             )
             logs.log.warning(notice, extra={"notice": notice})
         statistics = [read_table(path) for path in sorted({shard.statistics for shard in config.shards})]
