@@ -64,6 +64,13 @@ def test_a_tokenizer_kept_without_its_config_is_of_the_encoder_s_kind(small_conf
     assert torch.equal(LabelTokenizer(tmp_path, config)(LABELS).ids, LabelTokenizer(word_pieces, config)(LABELS).ids)
 
 
+def test_a_tokenizer_of_another_kind_is_refused(small_config, tokenizer, tmp_path):
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(tokenizer / name, tmp_path)
+    with pytest.raises(ConfigError, match=r"bert reads none of its files; .* tokenizer\.json or vocab\.txt"):
+        LabelTokenizer(tmp_path, replace(small_config.text, kind="bert"))
+
+
 @pytest.mark.parametrize("kind", ["roberta", "bert"])
 def test_features_and_gradients_are_those_of_the_whole_language_model(small_config, kind):
     encoder = TextEncoder(replace(small_config.text, kind=kind, dropout=0.0), None)
