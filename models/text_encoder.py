@@ -193,11 +193,20 @@ def load_tokenizer(folder: Path, config: TextConfig) -> PreTrainedTokenizerBase:
             f"{folder}: no tokenizer found; expected tokenizer.json, or vocab.json with merges.txt; copy them from "
             "a roberta-base checkpoint, or train a byte-level BPE tokenizer with RoBERTa's special tokens"
         )
-    kind = RobertaTokenizerFast if config.kind == "roberta" else AutoTokenizer
     try:
-        tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(str(folder), local_files_only=True)
+        tokenizer: PreTrainedTokenizerBase
+        if config.kind == "roberta":
+            tokenizer = RobertaTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+        else:  # config.json, which names the kind, is not kept with weights
+            known = AutoConfig.for_model(config.kind)
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), config=known, local_files_only=True)
     except Exception as error:  # a damaged file makes the library raise any kind
         raise ConfigError(f"{folder}: its tokenizer can't be read ({error}); copy its files again") from error
+    read = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
+    if not any((folder / name).is_file() for name in read):  # the library then makes one to which all words are unknown
+        raise ConfigError(
+            f"tokenizer {folder}: {config.kind} reads none of its files; name a folder with {' or '.join(sorted(read))}"
+        )
     if tokenizer.pad_token_id is None or (config.kind == "roberta" and tokenizer.pad_token_id != ROBERTA_PADDING):
         raise ConfigError(
             f"tokenizer {folder}: {tokenizer.pad_token!r} has the id {tokenizer.pad_token_id}, but "

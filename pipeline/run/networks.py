@@ -1,4 +1,5 @@
-"""Checks of the networks that a recipe trains or imports: they are built, and their weights read, before any work.
+"""Checks of the networks that a recipe trains or imports, before any work: they are built, and their weights and
+tokenizers read.
 
 Networks are built without memory for their parameters, which takes a second; loading torch takes longer. A fork does
 both, since workers will need what the process that it is forked from has then loaded. A run notes its findings where
@@ -23,7 +24,7 @@ from pipeline.runtime.processes import in_fork
 from pipeline.stages.import_tagger import ImportTaggerStage
 from pipeline.training.config import MODEL, VOCABULARY
 from pipeline.training.settings import TrainingSettings
-from pipeline.training.vocabulary import TrainedNames
+from pipeline.training.vocabulary import TrainedNames, is_tokenizer, tokenizer_files
 from storage.digests import digest_json
 from storage.errors import FatalError, PipelineError
 
@@ -93,7 +94,8 @@ def _files(step: Step) -> list[Any]:
     """Size and time of the files that a network starts from."""
     try:
         paths = step.stage(step.settings).files().values()
-        return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+        files = [file for path in paths for file in (path, *tokenizer_files(path).values())]
+        return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
     except (OSError, PipelineError):
         return []
 
@@ -115,6 +117,7 @@ def _trained(settings: Any) -> str:
     require_gpus(settings)
     name = settings.network.backbone
     if settings.pretrained is None:
+        _require_tokenizer(settings.tokenizer, settings)
         return f"{type(network).__name__} with {name}, from random weights"
     try:
         taken = len(shared_names(settings.pretrained, settings.network, own))
@@ -123,8 +126,22 @@ def _trained(settings: Any) -> str:
         raise FatalError(
             f"pretrained: {error}{f'; {remedy}' if isinstance(error, FileNotFoundError) else ''}"
         ) from error
+    _require_tokenizer(settings.tokenizer or settings.pretrained.parent, settings)
     rest = ", the others random" if taken < len(own) else ""
     return f"{type(network).__name__} with {name}; {taken} of {len(own)} entries from {settings.pretrained}{rest}"
+
+
+def _require_tokenizer(folder: Path | None, settings: Any) -> None:
+    """Raises `FatalError` when the folder's tokenizer can't be read, or does not fit the text encoder."""
+    from models.config import ConfigError
+    from models.text_encoder import load_tokenizer
+
+    if folder is None or not is_tokenizer(folder):  # none is asked for, or the doctor's line of the file says so
+        return
+    try:
+        load_tokenizer(folder, settings.network.text)
+    except ConfigError as error:
+        raise FatalError(str(error)) from error
 
 
 def _imported(step: Step) -> str:

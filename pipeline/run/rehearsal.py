@@ -315,6 +315,7 @@ def _short(settings: TrainingSettings) -> dict[str, Any]:
     """What makes a short run on this node of the settings."""
     changes: dict[str, Any] = {"steps": 2 * STEPS, "log_every": STEPS, "checkpoint_every": 2 * STEPS, "restarts": 0}
     changes |= {"nodes": 1, "min_nodes": None, "evaluate_every": None, "trackers": (), "stop_timeout": 10.0}
+    changes |= {"mix": {}}  # its weights are those of other datasets than the synthetic one
     changes |= {"keep_checkpoints": 2, "milestone_every": None}  # the size of one is half of what the folder holds
     # Slower ones are warned of in a run as short as this.
     changes |= {"ema": min(settings.ema, 0.5), "warmup": min(settings.warmup, STEPS)}

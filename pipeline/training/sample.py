@@ -32,7 +32,7 @@ class SampleRelation(NamedTuple):
     predicate: str
     confidence: float = 1.0
     surface: str = ""
-    """The predicate in the words of the caption or the dataset."""
+    """The predicate as the dataset words it or, for labels from captions, as `tag.wording` does."""
     ambiguity: int | None = None
     """The number of pairs that the caption may mean; None for a relation that no caption states about this pair."""
     triplet: int | None = None

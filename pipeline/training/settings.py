@@ -49,8 +49,8 @@ class TrainingSettings(ViewSettings):
     network: NetworkConfig = NetworkConfig()
     """Network settings (models/config.py). A setting that is not given has its released value."""
     tokenizer: Path | None = file_read(None)
-    """Folder with the files of a RoBERTa tokenizer. Without it, the one beside `pretrained` is used; without both, one
-    is made from the label names of the training set."""
+    """Folder with the files of the text encoder's tokenizer. Without it, the one beside `pretrained` is used; without
+    both, one for RoBERTa is made from the label names of the training set."""
     pretrained: Path | None = file_read(None)
     """Weights to start from: a safetensors file of this project, or its folder. Missing weights are random."""
 
@@ -273,6 +273,8 @@ class TrainingSettings(ViewSettings):
                 raise FatalError(f"{setting} = {path}: no such file or folder; correct the path, or {way}")
         if self.pretrained is not None and self.tokenizer is None:
             files |= tokenizer_of(self.pretrained, None, f"pretrained = {self.pretrained}", "tokenizer")
+        elif self.tokenizer is None and (kind := self.network.text.kind) != "roberta":
+            raise FatalError(f"tokenizer: none can be made for network.text.kind = {kind!r}; name the folder of one")
         return files
 
 

@@ -9,7 +9,7 @@ from tokenizers import BertWordPieceTokenizer
 from transformers import AutoModel
 
 from models.config import ConfigError
-from models.text_encoder import TextEncoder
+from models.text_encoder import LabelTokenizer, TextEncoder
 
 LABELS = ["person", "traffic light", "person", "dog"]
 
@@ -56,6 +56,19 @@ def test_bert_in_place_of_roberta(small_config, word_pieces):
     features = encoder(LABELS)
     assert features.shape == (4, 32) and (features[0] - features[1]).abs().max() > 1e-4
     torch.testing.assert_close(features[:1], encoder(["person"]), atol=1e-6, rtol=0)
+
+
+def test_a_tokenizer_kept_without_its_config_is_of_the_encoder_s_kind(small_config, word_pieces, tmp_path):
+    BertWordPieceTokenizer(str(word_pieces / "vocab.txt"), lowercase=True).save(str(tmp_path / "tokenizer.json"))
+    config = replace(small_config.text, kind="bert")
+    assert torch.equal(LabelTokenizer(tmp_path, config)(LABELS).ids, LabelTokenizer(word_pieces, config)(LABELS).ids)
+
+
+def test_a_tokenizer_of_another_kind_is_refused(small_config, tokenizer, tmp_path):
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(tokenizer / name, tmp_path)
+    with pytest.raises(ConfigError, match=r"bert reads none of its files; .* tokenizer\.json or vocab\.txt"):
+        LabelTokenizer(tmp_path, replace(small_config.text, kind="bert"))
 
 
 @pytest.mark.parametrize("kind", ["roberta", "bert"])

@@ -24,6 +24,7 @@ from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import load_recipe
 from pipeline.runtime import devices
 from pipeline.runtime.engines.ray import RayNode
+from pipeline.training.vocabulary import make_tokenizer
 from storage.errors import FatalError
 from tests.data.toy_sets import save_json
 
@@ -115,9 +116,11 @@ def test_a_tokenizer_folder_without_a_tokenizer(recipe, tmp_path):
     settings = {"tokenizer": folder, "random_start": True}
     asked = changed(recipe, pretrain={"variants": ["none"], "settings": settings})
     assert "needs tokenizer.json, or vocab.json and merges.txt" in missing(asked)["pretrain:none tokenizer"]
-    (folder / "vocab.json").write_text("{}")
-    (folder / "merges.txt").write_text("")
+    make_tokenizer((), 300, folder)
     assert missing(asked) == {}
+    small = {**settings, "network": {"text": {"vocabulary": 200}}}
+    asked = changed(recipe, pretrain={"variants": ["none"], "settings": small})
+    assert "has 261 tokens, but text.vocabulary=200" in missing(asked)["pretrain:none network"]
 
 
 @pytest.mark.parametrize("data, message", [

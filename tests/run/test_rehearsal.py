@@ -69,6 +69,11 @@ def test_every_line_runs_and_the_best_settings_are_written(recipe, rehearsed):
     assert "exists; name a new file" in rlip("rehearse", recipe, "--out", tuned).stderr
 
 
+def test_weights_of_a_mix_are_not_asked_of_the_synthetic_dataset():
+    settings = TrainingSettings(mix={"kind": "proportional", "weights": {"coco": 2.0}})
+    assert not rehearsal._with(settings, rehearsal._short(settings)).mix.weights
+
+
 def basis(recipe: Path, *settings: str) -> str:
     """Where the estimate of the training run comes from."""
     words = [word for setting in settings for word in ("--set", setting)]

@@ -56,6 +56,8 @@ def test_files_that_are_missing_are_named(tmp_path):
     with pytest.raises(FatalError, match=r"pretrained = .*no such file"):
         TrainingSettings(pretrained=tmp_path / "none.safetensors").files()
     assert TrainingSettings().files() == {}
+    with pytest.raises(FatalError, match=r"tokenizer: none can be made for network\.text\.kind = 'bert'"):
+        TrainingSettings(network={"text": {"kind": "bert"}}).files()
 
 
 def test_pretrained_weights_come_with_their_tokenizer(root, tmp_path):

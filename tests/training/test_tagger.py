@@ -95,6 +95,15 @@ def test_images_are_held_out_by_their_ids_whatever_else_is_in_the_set(tmp_path, 
     assert found[0] and found[0] <= found[1]
 
 
+def test_it_is_told_if_no_image_is_held_out(tmp_path, work, caplog):
+    shard = made_set(tmp_path, "made", range(1, 21))
+    prepare(config_of(tmp_path, shard, held_out=0.4))
+    assert not caplog.messages
+    prepare(config_of(work, shard, held_out=1e-9))
+    (told,) = caplog.messages
+    assert told.startswith("no image is held out (held_out = 1e-09), so this tagger is neither measured nor calibrated")
+
+
 def test_several_sets_train_one_tagger_in_half_precision_in_several_processes(tmp_path, work):
     shards = made_set(tmp_path, "made", range(1, 13)), made_set(tmp_path, "more", range(1, 9), "never")
     settings = {"steps": 3, "processes": 2, "held_out": 0.3, "check_every": 2, "precision": "bfloat16", "log_every": 1}

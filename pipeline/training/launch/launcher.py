@@ -21,6 +21,7 @@ from pipeline.runtime.stage import Output, ReportProgress
 from pipeline.training.checkpoint_folder import CheckpointFolder
 from pipeline.training.config import (
     CHECKPOINTS,
+    HELD_OUT,
     METRICS_LOG,
     MODEL,
     PROGRESS,
@@ -40,10 +41,11 @@ from pipeline.training.launch.meeting import LOOPBACK, file_store, interface_of,
 from pipeline.training.launch.messages import Command, MessageStore, NodeState
 from pipeline.training.launch.rank_processes import Placement, RankProcesses
 from pipeline.training.metrics_log import MetricsLog
-from pipeline.training.settings import CALIBRATION, TrainingSettings
+from pipeline.training.settings import CALIBRATION, TaggerSettings, TrainingSettings
 from pipeline.training.shards import map_samples
 from pipeline.training.vocabulary import Vocabulary, copy_tokenizer, differ, make_tokenizer, tokenizer_files
 from storage.errors import FatalError, RetryableError
+from storage.shards.sample_map import SampleMap
 from storage.tables import read_table
 
 LOG = "train.log"
@@ -361,6 +363,16 @@ def prepare(config: TrainConfig) -> dict[str, Path]:
             "stage shard excluded, such as the images of data.test (pretrain.allow_overlap)"
         )
     if not vocabulary_file.is_file():
+        tagger = config.settings if isinstance(config.settings, TaggerSettings) else None
+        if tagger and tagger.held_out_share and not len(SampleMap(config.work / HELD_OUT)):
+            share, remedy = f"held_out = {tagger.held_out}", "raise held_out"
+            if tagger.folds > 1:
+                share, remedy = f"fold {tagger.fold} of {tagger.folds}", "lower folds"
+            notice = (
+                f"no image is held out ({share}), so this tagger is neither measured nor calibrated; {remedy}, or add "
+                "images with relations"
+            )
+            logs.log.warning(notice, extra={"notice": notice})
         statistics = [read_table(path) for path in sorted({shard.statistics for shard in config.shards})]
         vocabulary = Vocabulary.of(statistics, config.settings.predicate_form)
         if not vocabulary.predicates.names and config.settings.loss.predicates:
