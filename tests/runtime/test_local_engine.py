@@ -8,6 +8,7 @@ from concurrent.futures import as_completed
 from dataclasses import replace
 from multiprocessing import forkserver
 from pathlib import Path
+from threading import Timer, main_thread
 
 import psutil
 import pytest
@@ -154,3 +155,11 @@ def test_after_an_interrupt_nobody_waits_for_what_was_dropped(tmp_path):
     for future in as_completed([*futures, engine.submit(count_items(4)[3])], timeout=20):
         with pytest.raises(RetryableError, match="stopped"):
             future.result()
+
+
+def test_an_interrupt_while_an_engine_waits_for_its_items_ends_its_workers(tmp_path):
+    with pytest.raises(KeyboardInterrupt), LocalEngine(count_call(tmp_path, wait=True), 1) as engine:
+        future = engine.submit(count_items(1)[0])
+        Timer(1, signal.pthread_kill, (main_thread().ident, signal.SIGINT)).start()
+    with pytest.raises(RetryableError, match="stopped"):
+        future.result(timeout=20)

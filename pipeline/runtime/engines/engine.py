@@ -111,16 +111,24 @@ class Engine(ABC):
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            self._end(stop=kind is not None)
+        except BaseException:  # an interrupt while it waits for its items
+            self._end(stop=True)
+            raise
+
+    def _end(self, stop: bool) -> None:
+        """End the workers, either once no item is left, or at once."""
         with self._changed:
-            self._is_closing, self._is_stopped = True, kind is not None
-            while self._is_stopped and self._waiting:
+            self._is_closing, self._is_stopped = True, stop
+            while stop and self._waiting:
                 self._waiting.popleft().stop()
             self._changed.notify_all()
-        if self._is_stopped:
+        if stop:
             for worker in list(self._running.values()):
                 worker.kill()
         for thread in self._threads:
-            thread.join(timeout=STOP_SECONDS if self._is_stopped else None)
+            thread.join(timeout=STOP_SECONDS if stop else None)
 
     def _serve(self, number: int) -> None:
         """Have worker `number` whenever there is work for it, until the engine is closed and nothing waits."""
