@@ -37,6 +37,7 @@ RATE = 0.5
 LEAST = 5  # pairs of a train split that a rewording needs
 MOST = 8  # rewordings of the same words
 MISNAMED = {("brush", "wash"): "brush"}  # a caption's words, and what FACTUAL's graphs make of them → what labels need
+CALLED = {"guy": "person", "dude": "person", "tee shirt": "t-shirt"}  # a caption's noun → what FACTUAL's graphs call it
 
 
 class Choices:
@@ -103,10 +104,11 @@ def train(captions: Sequence[str], graphs: Sequence[set[Stated]]) -> tuple[NDArr
             right = max((at for at, option in enumerate(options) if option in named), default=-1)
             if right >= 0:
                 forms.add(features, right)
+        stated = [(spelled(subject), predicate, spelled(object_)) for subject, predicate, object_ in wanted]
         for pair in pairs(tree, extraction.mentions, extraction.nouns(), extraction.found):
-            first, second = lemmas[pair.left.i], lemmas[pair.right.i]
-            gold = {(p, False) for s, p, o in wanted if s in first and o in second}
-            gold |= {(p, True) for s, p, o in wanted if s in second and o in first}
+            first, second = (set(map(spelled, lemmas[noun.i])) for noun in (pair.left, pair.right))
+            gold = {(p, False) for s, p, o in stated if s in first and o in second}
+            gold |= {(p, True) for s, p, o in stated if s in second and o in first}
             gold = {(MISNAMED.get((pair.words.text, predicate), predicate), swapped) for predicate, swapped in gold}
             known.append((pair, gold))
             meant[pair.words.text].update(gold)
@@ -121,8 +123,13 @@ def train(captions: Sequence[str], graphs: Sequence[set[Stated]]) -> tuple[NDArr
 
 
 def names_of(noun: Token, lemma: str) -> set[str]:
-    """Returns what a graph may call a noun: "cell phone", "cellphone" or "phone"."""
-    return {lemma, lemma.replace(" ", ""), noun_lemma(noun.lower_)}
+    """Returns what a graph may call a noun: "cell phone" or "phone"."""
+    return {lemma, noun_lemma(noun.lower_)}
+
+
+def spelled(name: str) -> str:
+    """Returns what a name of a caption and its name in the graph have in common: graphs say "cellphone" and "person"."""
+    return CALLED.get(name, name).replace(" ", "").replace("-", "")
 
 
 def split(

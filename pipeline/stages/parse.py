@@ -48,7 +48,7 @@ class ParseStage(Stage):
     """Parses the captions of one partition. Each distinct caption is parsed once for all partitions and runs."""
 
     name = "parse"
-    version = 15
+    version = 16
     reads = ("captions",)
     writes = "triplets"
     loads = "the parser"

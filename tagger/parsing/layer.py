@@ -40,6 +40,8 @@ _OWN_CLAUSE = frozenset(("nsubj", "nsubjpass", "parataxis"))
 _INNER = frozenset(("compound", "nmod", "poss"))
 _JOINTS = frozenset(("and", "while", "as"))
 """Words between a noun and another clause, where the rules have found the subject of a later noun."""
+_LIKE = {"guy": "man", "dude": "man"}
+"""A noun → the noun that it is read as. FACTUAL's graphs call both a person, as if the caption's noun had no relation."""
 _LEAST = -0.5
 """The score above which an option is kept, where 0 is as likely as none. It balances precision and recall."""
 _NEAREST = 3
@@ -232,7 +234,7 @@ def relation_choices(
 
 def _known(pair: NounPair, context: str, wanted: str) -> tuple[str, ...]:
     left, right, words = pair.left, pair.right, pair.words.text
-    first, second = noun_lemma(left.lower_), noun_lemma(right.lower_)
+    first, second = (_LIKE.get(lemma, lemma) for lemma in (noun_lemma(left.lower_), noun_lemma(right.lower_)))
     rule = pair.ruled[0][2].rule + "><"[pair.ruled[0][0] != left.i] if pair.ruled else "-"
     return (
         "", context, first, second, f"{first}|{second}", f"{rule}{min(pair.ends, 2)}", f"{words}|{pair.before}",

@@ -352,6 +352,7 @@ def test_the_layer_states_nothing_that_is_absent_and_keeps_what_the_rules_read_i
         "a bowl of fruit", "two women who are standing next to each other",
         "a man on a horse is wearing a white t-shirt", "a boy kicks a ball while a girl riding a motorcycle",
         "a couple of men holding kites", "a table with a lot of wooden spoons on it", "a man wearing a white tshirt",
+        "two guys sitting on a bench",
     ]  # fmt: skip
     parsed = [stated(triplets) for triplets in parse_captions(captions, parser, layer=load_layer())]
     assert parsed[:2] == [set(), set()]
@@ -362,6 +363,7 @@ def test_the_layer_states_nothing_that_is_absent_and_keeps_what_the_rules_read_i
     assert parsed[7] == {"man hold kite"}
     assert parsed[8] == {"spoon on table"}
     assert parsed[9] == {"man wear t-shirt"}
+    assert parsed[10] == {"guy sit on bench"}
 
 
 WORDS = st.sampled_from(
