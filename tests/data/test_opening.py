@@ -120,6 +120,16 @@ def test_sixteen_bits_keep_their_upper_byte():
     assert found.getpixel((0, 0)) == (255, 255, 255)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+@pytest.mark.parametrize("verify", ["decode", "header"])
+def test_levels_without_a_known_white_are_refused(kind, verify):
+    data = encoded(Image.fromarray(np.ones((16, 16), kind)), "TIFF")
+    with pytest.raises(BadImage, match="format not allowed: TIFF of float, signed or 32-bit levels; save it"):
+        probe_bytes(data, verify=verify)
+    with pytest.raises(BadImage, match="format not allowed"):
+        decode_image(data)
+
+
 @pytest.mark.parametrize("form", ["GIF", "TIFF", "WEBP", "AVIF", "MPO"])
 def test_of_several_frames_the_first_is_the_image(form):
     frames = [Image.new("RGB", (64, 48), colour) for colour in (RED, (0, 0, 0))]
