@@ -90,6 +90,19 @@ class DetectStage(Stage):
         facts = {"boxes of other names": others}
         return Output(table, {DETECTIONS_FILE: work / DETECTIONS_FILE}, rejected, rows_in=len(rows), facts=facts)
 
+    def audit(self, made: Inputs) -> None:
+        """Refuse the same recorded boxes for several images, whatever their partitions. Raises `FatalError`."""
+        from pipeline.detection.recorded_detector import RecordedDetector
+        from pipeline.detection.weights_files import find_detector
+
+        if (files := find_detector(self.settings)).kind == "recorded":
+            images = (
+                (row["dataset"], row["uri"])
+                for artifact in made.artifacts("images")
+                for row in artifact.table("images").select(["dataset", "uri"]).to_pylist()
+            )
+            RecordedDetector(files, self.settings, 0).require_apart(images)
+
     def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:
         """Count the boxes, and the images without any."""
         counts = [len(boxes) for boxes in table["boxes"].to_pylist()]
