@@ -43,6 +43,8 @@ class DetectStage(Stage):
             row_settings |= {"detector": name, **plugin_terms(plugin, options)}
         elif Path(self.settings.weights or "").suffix == ".pth":
             row_settings["version"] = 2  # before, torchvision's own limits excluded boxes that the settings keep
+        if self.settings.categories:
+            row_settings["names"] = 2  # before, some broader names ("glove") were mapped to a category
         return row_settings
 
     def files(self) -> dict[str, Path]:

@@ -347,7 +347,10 @@ def test_numbers_that_are_none_stop_the_run():
             detector.detect([Image.new("RGB", (40, 20))])
 
 
-FITTING = ("person", "couch", "tv", "truck", "hair drier", "handbag", "backpack", "bicycle", "motorcycle")
+FITTING = (
+    "person", "couch", "tv", "truck", "hair drier", "handbag", "backpack", "bicycle", "motorcycle", "baseball glove",
+    "dining table", "surfboard",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -364,6 +367,9 @@ FITTING = ("person", "couch", "tv", "truck", "hair drier", "handbag", "backpack"
         ("bike", None),  # a bicycle or a motorcycle
         ("bag", None),  # broader than a handbag and a backpack
         ("vehicle", None),  # broader than a truck
+        ("Gloves", None),  # broader than a baseball glove
+        ("table", None),  # broader than a dining table
+        ("board", None),  # not only a surfboard
         ("zebra", None),
     ],
 )
