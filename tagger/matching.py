@@ -132,6 +132,13 @@ def is_spoken_of(category: str) -> bool:
     return bool(names & _known_phrases()) or any(map(kinds_above, names))
 
 
+def is_broader(name: str, category: str) -> bool:
+    """Whether a name means more than a category ("vehicle", "car"; "glove", "baseball glove"), or many things."""
+    noun, own = phrase_lemma(name), _own_names(category)
+    is_head = any(each.endswith(f" {noun}") for each in own)
+    return noun not in own and (is_head or noun in UNCLEAR or noun in _broader_words(category))
+
+
 @lru_cache(maxsize=1 << 14)
 def _own_names(category: str) -> frozenset[str]:
     aliases = _aliases()

@@ -17,9 +17,8 @@ from pipeline.runtime.plugins import load_plugin
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.runtime.wording import first_few
 from storage.errors import FatalError
-from tagger.categories.names import HYPERNYMS, UNCLEAR, without_case
-from tagger.english.lemmas import phrase_lemma
-from tagger.matching import match
+from tagger.categories.names import without_case
+from tagger.matching import is_broader, match
 
 _SHOWN = 20
 """Number of names of each side that an error lists."""
@@ -73,15 +72,7 @@ def _category(name: str, categories: Sequence[str]) -> str | None:
         if without_case(category) == words:
             return category
     meant = match(words, categories)
-    return meant[0] if len(meant) == 1 and not _is_broader(phrase_lemma(words), phrase_lemma(meant[0])) else None
-
-
-def _is_broader(name: str, category: str) -> bool:
-    """Whether a name means more than a category, or has several meanings; both as lemmas."""
-    kinds = {
-        phrase_lemma(kind) for broader, kinds in HYPERNYMS.items() if phrase_lemma(broader) == name for kind in kinds
-    }
-    return name != category and (name in UNCLEAR or category in kinds or category.endswith(f" {name}"))
+    return meant[0] if len(meant) == 1 and not is_broader(words, meant[0]) else None
 
 
 @dataclass(frozen=True)

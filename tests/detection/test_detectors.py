@@ -381,3 +381,5 @@ def test_a_broader_name_never_fits_a_narrower_category_and_the_same_words_come_b
     assert map_names(["animal", "dog"], ["dog"]) == [None, "dog"]
     assert map_names(["dog", "cat"], ["animal"]) == ["animal", "animal"]
     assert map_names(["computer", "laptop"], ["laptop", "computer"]) == ["computer", "laptop"]
+    assert map_names(["tv", "bird", "screen"], ["Moniter/TV", "Wild Bird"]) == ["Moniter/TV", "Wild Bird", None]
+    assert map_names(["mushroom", "vegetable"], ["Mushroon"]) == ["Mushroon", None]
