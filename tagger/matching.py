@@ -61,7 +61,8 @@ def match(noun: str, categories: Collection[str], more: Mapping[str, Collection[
         if before and is_portion and before not in PEOPLE:
             return match(" ".join(words[:start]), categories, more)
         if before == "potted" or (before in ("stuffed", "plush") and may_be(phrase, "animal")):
-            return match("potted plant" if before == "potted" else "stuffed animal", categories, more)
+            whole = "potted plant" if before == "potted" else "stuffed animal"
+            return [] if noun == whole else match(whole, categories, more)
         is_food = before in COOKED and may_be(phrase, "animal")
         if before in IMITATED_BY or is_food or (before in MATERIALS and phrase in ANIMATE - PEOPLE):
             return []
