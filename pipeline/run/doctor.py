@@ -338,11 +338,10 @@ def precisions(context: RunContext) -> Iterator[Finding]:
 def usual_texts(context: RunContext) -> Iterator[Finding]:
     """Report a tagger that is asked for other texts than those it was trained with."""
     asked = context.recipe.tag
-    is_canonical: bool | None = None
-    """Whether the tagger learns canonical predicates."""
+    learns_canonical = asks_canonical = asked.wording == "canonical"
     for step in context.steps:
         if isinstance(step.settings, TaggerSettings):
-            is_canonical = step.settings.predicate_form == "predicate"
+            learns_canonical = step.settings.predicate_form == "predicate"
         if step.stage is not ImportTaggerStage:
             continue
         try:
@@ -355,7 +354,7 @@ def usual_texts(context: RunContext) -> Iterator[Finding]:
             yield Finding("missing", "tag.weights", str(error))
             continue
         if known.predicates:
-            is_canonical = sum(canonical(name) == name for name in known.predicates) > len(known.predicates) / 2
+            learns_canonical = sum(canonical(name) == name for name in known.predicates) > len(known.predicates) / 2
         if not (known.objects or known.predicates or asked.categories):
             lost = (
                 f"no {VOCABULARY} with names is next to {files[MODEL]}, so images' lists of texts lack the names and "
@@ -364,9 +363,9 @@ def usual_texts(context: RunContext) -> Iterator[Finding]:
             )
             yield Finding("note", "tag.weights", lost)
     is_asked = asked.cooccurrence is None and any(step.stage is TagStage for step in context.steps)
-    if is_asked and is_canonical is not None and is_canonical != (asked.wording == "canonical"):
-        form, wording = ("in canonical form", "canonical") if is_canonical else ("as worded", "official")
-        other = f'the tagger learns predicates {form}, but is asked for others; set it to "{wording}"'
+    if is_asked and learns_canonical != asks_canonical:
+        form, wording = ("in canonical form", "canonical") if learns_canonical else ("as worded", "official")
+        other = f'the tagger learns predicates {form}, but is asked for others; set tag.wording = "{wording}"'
         yield Finding("note", "tag.wording", other)
 
 
