@@ -61,7 +61,8 @@ def match(noun: str, categories: Collection[str], more: Mapping[str, Collection[
         if before and is_portion and before not in PEOPLE:
             return match(" ".join(words[:start]), categories, more)
         if before == "potted" or (before in ("stuffed", "plush") and may_be(phrase, "animal")):
-            return match("potted plant" if before == "potted" else "stuffed animal", categories, more)
+            whole = "potted plant" if before == "potted" else "stuffed animal"
+            return [] if noun == whole else match(whole, categories, more)
         is_food = before in COOKED and may_be(phrase, "animal")
         if before in IMITATED_BY or is_food or (before in MATERIALS and phrase in ANIMATE - PEOPLE):
             return []
@@ -130,6 +131,13 @@ def is_spoken_of(category: str) -> bool:
     """Whether captions have nouns for a category: it has one of our names, or WordNet knows it."""
     names = _own_names(category)
     return bool(names & _known_phrases()) or any(map(kinds_above, names))
+
+
+def is_broader(name: str, category: str) -> bool:
+    """Whether a name means more than a category ("vehicle", "car"; "glove", "baseball glove"), or many things."""
+    noun, own = phrase_lemma(name), _own_names(category)
+    is_head = any(each.endswith(f" {noun}") for each in own)
+    return noun not in own and (is_head or noun in UNCLEAR or noun in _broader_words(category))
 
 
 @lru_cache(maxsize=1 << 14)

@@ -55,9 +55,9 @@ class Pixels:
 
     def __init__(self, folder: Path, side: int, device: torch.device, dtype: torch.dtype) -> None:
         stated: dict[str, Any] = {}
-        for name in ("processor_config.json", "preprocessor_config.json"):
+        for name in ("preprocessor_config.json", "processor_config.json"):
             content = json.loads((folder / name).read_bytes()) if (folder / name).is_file() else {}
-            # Newer folders nest these settings in those of the processor.
+            # Newer folders nest these settings in those of the processor, where transformers looks first.
             stated |= content.get("image_processor", content)
         self._mean = 255 * torch.tensor(stated.get("image_mean", CLIP_MEAN), device=device).view(3, 1, 1)
         self._deviation = 255 * torch.tensor(stated.get("image_std", CLIP_DEVIATION), device=device).view(3, 1, 1)

@@ -21,7 +21,7 @@ from pipeline.cli.run import run_context
 from pipeline.data.datasets.bare_images import id_of_name, image_names
 from pipeline.data.images.folders import open_folder
 from pipeline.evaluation.detections.names import distinct
-from pipeline.interop.label_files import write_label_files
+from pipeline.interop.label_files import JSON, PARQUET, write_label_files
 from pipeline.report.formatting import sanitise
 from pipeline.run.context import RunContext
 from pipeline.run.recipe import Recipe
@@ -146,8 +146,9 @@ def require_usable(context: RunContext) -> dict[str, str]:
     (source,) = context.recipe.data.sources
     folder = open_folder(source.image_root)
     names = {id_of_name(name): name for name in image_names(folder)}
-    others = Counter(PurePosixPath(name).suffix for name in set(folder.names()) - set(names.values()))
-    reasons = {f"*{ending}": f"not a supported image format ({count})" for ending, count in sorted(others.items())}
+    others = (PurePosixPath(name) for name in set(folder.names()) - set(names.values()))
+    endings = Counter(path.suffix for path in others if path.name not in (JSON, PARQUET))  # which this command writes
+    reasons = {f"*{ending}": f"not a supported image format ({count})" for ending, count in sorted(endings.items())}
     for step in ("ingest", "detect"):
         for artifact in context.run.artifacts(step).values():
             for row in artifact.rejected().to_pylist():

@@ -17,9 +17,8 @@ from pipeline.runtime.plugins import load_plugin
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.runtime.wording import first_few
 from storage.errors import FatalError
-from tagger.categories.names import HYPERNYMS, without_case
-from tagger.english.lemmas import phrase_lemma
-from tagger.matching import match
+from tagger.categories.names import without_case
+from tagger.matching import is_broader, match
 
 _SHOWN = 20
 """Number of names of each side that an error lists."""
@@ -51,7 +50,8 @@ def map_names(names: Sequence[str], categories: Sequence[str]) -> list[str | Non
     """Returns the category of each name; None for a name that fits none, or several equally well.
 
     A name fits the category of the same words; else the one of which it is a spelling, a synonym ("sofa", "couch") or a
-    kind ("fire truck", "truck"). A broader name ("vehicle") never fits a narrower category ("car").
+    kind ("fire truck", "truck"). A broader name ("vehicle", "glove") never fits a narrower category ("car", "baseball
+    glove"), nor does a word of several meanings ("board").
 
     Raises `FatalError` that lists both when no name fits a category.
     """
@@ -71,12 +71,8 @@ def _category(name: str, categories: Sequence[str]) -> str | None:
     for category in categories:
         if without_case(category) == words:
             return category
-    lemma = phrase_lemma(words)
-    kinds = {
-        phrase_lemma(kind) for broader, kinds in HYPERNYMS.items() if phrase_lemma(broader) == lemma for kind in kinds
-    }
-    meant = [category for category in match(words, categories) if phrase_lemma(category) not in kinds]
-    return meant[0] if len(meant) == 1 else None
+    meant = match(words, categories)
+    return meant[0] if len(meant) == 1 and not is_broader(words, meant[0]) else None
 
 
 @dataclass(frozen=True)

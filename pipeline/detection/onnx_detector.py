@@ -241,6 +241,8 @@ def _layout(session: Any, files: DetectorFiles) -> _Layout:
             names: Sequence[str] = [by_number.get(str(number), "") for number in range(labels[2])]
         else:
             names = _names_beside(files)
+            if labels[2] == 91 and names[:2] == ["person", "bicycle"]:
+                raise ValueError("has 91 classes, numbered by COCO's ids, from 1: begin the names with an empty line")
         return _RfDetr((int(width), int(height)), names, labels[2])
     shapes = ", ".join(f"{name} {shape}" for name, shape in outputs.items())
     raise ValueError(

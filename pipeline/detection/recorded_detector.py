@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,17 +55,27 @@ class RecordedDetector:
         if unlisted := rows.keys() - sizes.keys():
             raise FatalError(f"detector {path}: images lack the ids {list(unlisted)[:5]}; expected {EXPECTED}")
         self._path, self._ids, self._endings, self._sizes, self._rows = path, ids, endings, sizes, rows
-        self._taken: dict[Any, str] = {}
-        """Image id → the file that has its boxes."""
         self._labels = {category: label for label, category in enumerate(names)}
         self.names = tuple(names.values())
 
     def of(self, images: Sequence[Image.Image], uris: Sequence[str]) -> list[Detections]:
         """Returns the boxes of images by file name. Raises `FatalError` for an image that the file does not list, lists
-        several times, with another size, or for another file, too."""
+        several times or with another size."""
         return [self._of(image.size, uri) for image, uri in zip(images, uris, strict=True)]
 
-    def _of(self, size: tuple[int, int], uri: str) -> Detections:
+    def require_apart(self, images: Iterable[tuple[str, str]]) -> None:
+        """Raises `FatalError` if two images, by dataset and file name, take the boxes of one that the file lists."""
+        taken: dict[Any, tuple[str, str]] = {}
+        for image in images:
+            if (other := taken.setdefault(self._listed(image[1]), image)) != image:
+                names = " and ".join(repr("/".join(each)) for each in (other, image))
+                raise FatalError(
+                    f"detector {self._path}: lists one image for {names}; list each, with its folders, or detect "
+                    "datasets with the same file names in separate runs"
+                )
+
+    def _listed(self, uri: str) -> Any:
+        """The id of the image that the file lists under a name."""
         shorter = (self._ids.get(ending) for ending in _endings(uri))
         found = self._ids.get(uri) or self._endings.get(uri) or next(filter(None, shorter), ())
         if not found:
@@ -73,10 +83,10 @@ class RecordedDetector:
         if len(found) > 1:
             raise FatalError(f"detector {self._path}: lists {len(found)} images {uri!r}; give their file names folders")
         (image_id,) = found
-        if (other := self._taken.setdefault(image_id, uri)) != uri:
-            raise FatalError(
-                f"detector {self._path}: lists one image for {other!r} and {uri!r}; list each, with its folders"
-            )
+        return image_id
+
+    def _of(self, size: tuple[int, int], uri: str) -> Detections:
+        image_id = self._listed(uri)
         stated = self._sizes[image_id]
         if all(stated) and stated != size:
             raise FatalError(

@@ -15,7 +15,8 @@ from storage.errors import FatalError
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 WITH_TOKENIZER = "processor_config.json"
-"""Has the settings of `PROCESSOR` in folders where transformers 5 saved it together with a tokenizer."""
+"""Has the settings of `PROCESSOR` in folders where transformers 5 saved it together with a tokenizer. If a folder has
+both files, transformers reads these settings."""
 NAMES_SUFFIX, PIPELINE = ".names", "pipeline.json"
 """Next to an ONNX file: its class names, and mmdeploy's input description. A third, FILE.data: weights beyond 2 GB."""
 _WAYS = (
@@ -99,8 +100,8 @@ def _own(path: Path, settings: DetectSettings) -> DetectorFiles:
 
 def _transformers(folder: Path) -> DetectorFiles:
     weights = sorted(folder.glob("model*.safetensors"))
-    processor = next((name for name in (PROCESSOR, WITH_TOKENIZER) if (folder / name).is_file()), PROCESSOR)
-    lacking = [name for name in (CONFIG, processor) if not (folder / name).is_file()]
+    processors = [name for name in (PROCESSOR, WITH_TOKENIZER) if (folder / name).is_file()] or [PROCESSOR]
+    lacking = [name for name in (CONFIG, *processors) if not (folder / name).is_file()]
     lacking += [] if weights else ["model.safetensors"]
     if lacking == ["model.safetensors"] and any(folder.glob("pytorch_model*.bin")):
         raise FatalError(
@@ -116,7 +117,7 @@ def _transformers(folder: Path) -> DetectorFiles:
         is_zero_shot = json.loads((folder / CONFIG).read_bytes())["model_type"] in ZERO_SHOT
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FatalError(f"detector {folder}: {CONFIG} can't be read ({error!r}); copy the folder again") from error
-    read = [folder / CONFIG, folder / processor, *weights, *folder.glob("model*.safetensors.index.json")]
+    read = [*(folder / name for name in (CONFIG, *processors)), *weights, *folder.glob("model*.safetensors.index.json")]
     files = {path.name: path for path in read}
     if not is_zero_shot:
         return DetectorFiles("transformers", folder, files)

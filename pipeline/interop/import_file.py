@@ -76,7 +76,7 @@ def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFi
 
     `dataset` names the dataset. Without it, labels go to the datasets that the file states, other files to "imported".
     Bad entries are quarantined and counted. Raises `FatalError` if the file is of no known kind, if the run already
-    has the steps, or captions apart from which the labels would be, if `files` are given for another kind than labels,
+    has the steps, or others apart from which the labels would be, if `files` are given for another kind than labels,
     or if they have none of the file's images.
     """
     run.store.require_writable()
@@ -198,8 +198,8 @@ def _import_labels(
     for (dataset, captioned), (image_id, partition, other) in apart.items():
         if captioned == dataset or captioned not in own:  # else they are of another image with this id
             raise FatalError(
-                f"{path}: image {image_id} would be in {partition}, apart from its captions or graphs in {other} of "
-                f"run {run.name!r}; import the labels first --as a new run, then the other files"
+                f"{path}: image {image_id} would be in {partition}, apart from its captions, graphs or candidates in "
+                f"{other} of run {run.name!r}; import the labels first --as a new run, then the other files"
             )
     waiting.flush_all()
     if files.folder is not None and not files.found:
@@ -260,7 +260,7 @@ def _step_of(kind: str, path: Path, run: Run, boxed: Mapping[str, Artifact]) -> 
 
 def _partitions_of(run: Run) -> dict[int, str]:
     """Returns image id → partition of the run's images; empty if the run has none."""
-    step = next((name for name in ("ingest", "caption", "parse") if run.artifacts(name)), None)
+    step = next((name for name in ("ingest", "caption", "parse", "candidates") if run.artifacts(name)), None)
     if step is None:
         return {}
     found: dict[int, str] = {}

@@ -36,13 +36,14 @@ from pipeline.stages.caption import CaptionStage
 from pipeline.stages.import_tagger import ImportTaggerStage
 from pipeline.stages.overlap import OverlapStage
 from pipeline.stages.parse import ParseStage
-from pipeline.stages.tag import CandidateSettings, open_candidates
+from pipeline.stages.tag import CandidateSettings, TagStage, open_candidates
 from pipeline.training.config import MODEL, VOCABULARY
-from pipeline.training.settings import TrainingSettings
+from pipeline.training.settings import TaggerSettings, TrainingSettings
 from pipeline.training.trackers import require_extras
 from pipeline.training.vocabulary import TrainedNames, is_tokenizer
 from storage.errors import FatalError, PipelineError
 from storage.open_store import is_remote
+from tagger.english.predicates import canonical
 from tagger.matching import AuthorsFileError, is_spoken_of, read_paraphrases
 
 QUICK = 2**25
@@ -335,26 +336,37 @@ def precisions(context: RunContext) -> Iterator[Finding]:
 
 
 def usual_texts(context: RunContext) -> Iterator[Finding]:
-    """Report an imported tagger without a vocabulary: its lists of texts differ from those it was trained with."""
-    if context.recipe.tag.categories:
-        return
-    for step in (step for step in context.steps if step.stage is ImportTaggerStage):
+    """Report a tagger that is asked for other texts than those it was trained with."""
+    asked = context.recipe.tag
+    learns_canonical = asks_canonical = asked.wording == "canonical"
+    for step in context.steps:
+        if isinstance(step.settings, TaggerSettings):
+            learns_canonical = step.settings.predicate_form == "predicate"
+        if step.stage is not ImportTaggerStage:
+            continue
         try:
             files = step.stage(step.settings).files()
         except FatalError:
             continue  # `_weights` reports missing files
         try:
-            known = TrainedNames.read(files[VOCABULARY]) if VOCABULARY in files else None
+            known = TrainedNames.read(files[VOCABULARY]) if VOCABULARY in files else TrainedNames(0)
         except FatalError as error:
             yield Finding("missing", "tag.weights", str(error))
             continue
-        if known is None or not (known.objects or known.predicates):
+        if known.predicates:
+            learns_canonical = sum(canonical(name) == name for name in known.predicates) > len(known.predicates) / 2
+        if not (known.objects or known.predicates or asked.categories):
             lost = (
                 f"no {VOCABULARY} with names is next to {files[MODEL]}, so images' lists of texts lack the names and "
                 "predicates that the tagger usually saw; copy it there, or, for converted official weights, set "
-                "tag.categories to the names of their dataset"
+                'tag.categories to the names of their dataset, and tag.wording = "official"'
             )
             yield Finding("note", "tag.weights", lost)
+    is_asked = asked.cooccurrence is None and any(step.stage is TagStage for step in context.steps)
+    if is_asked and learns_canonical != asks_canonical:
+        form, wording = ("in canonical form", "canonical") if learns_canonical else ("as worded", "official")
+        other = f'the tagger learns predicates {form}, but is asked for others; set tag.wording = "{wording}"'
+        yield Finding("note", "tag.wording", other)
 
 
 _LACKS = "the device has no instructions for bfloat16"

@@ -43,6 +43,8 @@ class DetectStage(Stage):
             row_settings |= {"detector": name, **plugin_terms(plugin, options)}
         elif Path(self.settings.weights or "").suffix == ".pth":
             row_settings["version"] = 2  # before, torchvision's own limits excluded boxes that the settings keep
+        if self.settings.categories:
+            row_settings["names"] = 2  # before, some broader names ("glove") were mapped to a category
         return row_settings
 
     def files(self) -> dict[str, Path]:
@@ -89,6 +91,19 @@ class DetectStage(Stage):
         table = pa.Table.from_pylist(detected, schema=IMAGES)
         facts = {"boxes of other names": others}
         return Output(table, {DETECTIONS_FILE: work / DETECTIONS_FILE}, rejected, rows_in=len(rows), facts=facts)
+
+    def audit(self, made: Inputs) -> None:
+        """Refuse the same recorded boxes for several images, whatever their partitions. Raises `FatalError`."""
+        from pipeline.detection.recorded_detector import RecordedDetector
+        from pipeline.detection.weights_files import find_detector
+
+        if (files := find_detector(self.settings)).kind == "recorded":
+            images = (
+                (row["dataset"], row["uri"])
+                for artifact in made.artifacts("images")
+                for row in artifact.table("images").select(["dataset", "uri"]).to_pylist()
+            )
+            RecordedDetector(files, self.settings, 0).require_apart(images)
 
     def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:
         """Count the boxes, and the images without any."""

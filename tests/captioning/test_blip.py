@@ -120,6 +120,8 @@ def test_pixels_are_normalised_as_the_folder_says(blip_folder, pictures, tmp_pat
     (folder / "preprocessor_config.json").unlink()
     (folder / "processor_config.json").write_text(json.dumps({"image_processor": stated}))
     assert captioner(folder).pixels([white])[0, :, 0, 0].tolist() == [2.0, 1.0, 0.5]
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.0, 0.0, 0.0]}))
+    assert captioner(folder).pixels([white])[0, :, 0, 0].tolist() == [2.0, 1.0, 0.5]
     assert captioner(blip_folder).pixels([white])[0, 0, 0, 0] == pytest.approx((1 - 0.48145466) / 0.26862954)
 
 

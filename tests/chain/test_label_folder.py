@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from rlip_command import output_of, rlip
 
-from pipeline.cli.label import label_recipe
+from pipeline.cli.label import label_recipe, require_usable
 from pipeline.run.context import RunContext
 from pipeline.run.recipe_files import load_recipe
 from scenes.names import WORLD_CATEGORIES
@@ -139,6 +139,15 @@ def test_names_of_boxes_stay_as_they_are_written(tmp_path):
     asked = {"tagger": "tagger", "detector": "boxes.json", "store": str(tmp_path / "store")}
     recipe = label_recipe(str(tmp_path), categories="wine_glass, cat,Cat", **asked)
     assert recipe.detect.categories == ("wine_glass", "cat"), "others would be other settings of an earlier run"
+
+
+def test_its_own_labels_are_not_images_of_another_format(tmp_path):
+    for name in ("a.png", "b.heic", "out/labels/photos/labels.json", "out/labels/photos/labels.parquet"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    asked = {"tagger": "demo-tagger", "detector": "demo-detector", "store": str(tmp_path / "store")}
+    context = RunContext(label_recipe(str(tmp_path), **asked))
+    assert require_usable(context) == {"*.heic": "not a supported image format (1)"}
 
 
 def test_folders_of_other_names_or_places_are_other_runs(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,6 +119,24 @@ def test_sixteen_bits_keep_their_upper_byte():
     found = decode_image(encoded(Image.fromarray(deep)))
     assert found.getpixel((5, 5)) == (128, 128, 128)
     assert found.getpixel((0, 0)) == (255, 255, 255)
+
+
+_TAGS = {256: 16, 257: 16, 258: 12, 259: 1, 262: 1, 273: 122, 277: 1, 278: 16, 279: 384}
+OF_12_BITS = b"".join((
+    struct.pack("<2sHIH", b"II", 42, 8, len(_TAGS)), *(struct.pack("<HHII", tag, 3, 1, _TAGS[tag]) for tag in _TAGS),
+    bytes(4 + 384),
+))  # fmt: skip
+
+
+@pytest.mark.parametrize("verify", ["decode", "header"])
+@pytest.mark.parametrize("data", [
+    *(encoded(Image.fromarray(np.ones((16, 16), kind)), "TIFF") for kind in (np.float32, np.int32)), OF_12_BITS,
+])  # fmt: skip
+def test_levels_without_a_known_white_are_refused(data, verify):
+    with pytest.raises(BadImage, match="format not allowed: TIFF of float, signed, 12- or 32-bit levels; use 8 or 16"):
+        probe_bytes(data, verify=verify)
+    with pytest.raises(BadImage, match="format not allowed"):
+        decode_image(data)
 
 
 @pytest.mark.parametrize("form", ["GIF", "TIFF", "WEBP", "AVIF", "MPO"])

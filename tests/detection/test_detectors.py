@@ -3,9 +3,13 @@
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from detection.detectors import NAMES, save_detector, save_zero_shot
@@ -16,6 +20,8 @@ from pipeline.detection.settings import DetectSettings
 from pipeline.detection.weights_files import find_detector
 from pipeline.detection.zero_shot_detector import ZeroShotDetector
 from pipeline.evaluation.detection import Detections, average_precision_50
+from pipeline.runtime.stage import Inputs
+from pipeline.stages.detect import DetectStage
 from scenes.scene import render
 from scenes.world import make_scene
 from storage.errors import FatalError
@@ -95,6 +101,8 @@ def test_a_processor_that_was_saved_with_its_tokenizer_is_found_and_counts(tmp_p
     processor = AutoProcessor.from_pretrained(folder)
     (folder / "preprocessor_config.json").unlink()
     processor.save_pretrained(folder)
+    assert "processor_config.json" in find_detector(DetectSettings(weights=str(folder))).files
+    (folder / "preprocessor_config.json").write_text("{}")  # of the two, transformers reads the other
     assert "processor_config.json" in find_detector(DetectSettings(weights=str(folder))).files
     (found,) = opened(folder, categories=NAMES_ASKED).detect(pictures()[:1])
     np.testing.assert_array_equal(found.boxes.boxes, expected.boxes.boxes)
@@ -265,12 +273,11 @@ def test_boxes_that_another_tool_found_come_from_its_file(tmp_path):
     ({"file_name": "2/seq2/a.jpg"}, "lists 2 images 'seq2/a.jpg'"),
     ({"file_name": "seq3/a.jpg"}, "lists no image 'seq1/a.jpg'"),
     ({"file_name": "a.jpg"}, None),
-    ({"file_name": "a.jpg", "next": "b.jpg"}, "one image for 'seq2/a.jpg' and 'seq1/a.jpg'"),
 ])  # fmt: skip
 def test_boxes_of_another_image_of_the_same_name_or_of_another_size_are_not_taken(tmp_path, changed, error):
     first = {"id": 7, "file_name": "videos/seq1/a.jpg"}
     content = {
-        "images": [first | changed, {"id": 8, "file_name": changed.get("next", "videos/seq2/a.jpg")}],
+        "images": [first | changed, {"id": 8, "file_name": "videos/seq2/a.jpg"}],
         "annotations": [{"bbox": [2, 3, 10, 20], "image_id": 7, "category_id": 1, "score": 0.9}],
         "categories": [{"id": 1, "name": "person"}],
     }
@@ -281,6 +288,22 @@ def test_boxes_of_another_image_of_the_same_name_or_of_another_size_are_not_take
     else:
         second, found = opened(path).detect(images, ["seq2/a.jpg", "seq1/a.jpg"])
         assert (len(found.boxes.labels), len(second.boxes.labels)) == (1, 0)
+
+
+@pytest.mark.parametrize("first, second, error", [
+    (("one", "seq1/a.jpg"), ("one", "seq2/a.jpg"), None),
+    (("one", "a.jpg"), ("one", "seq1/a.jpg"), "lists one image for 'one/a.jpg' and 'one/seq1/a.jpg'; list each"),
+    (("one", "a.jpg"), ("two", "a.jpg"), "lists one image for 'one/a.jpg' and 'two/a.jpg'.* in separate runs"),
+])  # fmt: skip
+def test_two_images_never_share_recorded_boxes_whatever_their_partitions(tmp_path, first, second, error):
+    listed = [{"id": number, "file_name": name} for number, name in enumerate(("a.jpg", "seq2/a.jpg"))]
+    path = save_json(tmp_path / "found.json", {"images": listed, "annotations": [], "categories": []})
+    partitions: Any = [
+        SimpleNamespace(table=lambda name, row=row: pa.Table.from_pylist([{"dataset": row[0], "uri": row[1]}]))
+        for row in (first, second)
+    ]
+    with pytest.raises(FatalError, match=error) if error else nullcontext():
+        DetectStage(DetectSettings(weights=str(path))).audit(Inputs({"images": partitions}))
 
 
 def test_only_files_that_are_read_decide_the_key(tmp_path):
@@ -324,7 +347,10 @@ def test_numbers_that_are_none_stop_the_run():
             detector.detect([Image.new("RGB", (40, 20))])
 
 
-FITTING = ("person", "couch", "tv", "truck", "hair drier", "handbag", "backpack", "bicycle", "motorcycle")
+FITTING = (
+    "person", "couch", "tv", "truck", "hair drier", "handbag", "backpack", "bicycle", "motorcycle", "baseball glove",
+    "dining table", "surfboard",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -341,6 +367,9 @@ FITTING = ("person", "couch", "tv", "truck", "hair drier", "handbag", "backpack"
         ("bike", None),  # a bicycle or a motorcycle
         ("bag", None),  # broader than a handbag and a backpack
         ("vehicle", None),  # broader than a truck
+        ("Gloves", None),  # broader than a baseball glove
+        ("table", None),  # broader than a dining table
+        ("board", None),  # not only a surfboard
         ("zebra", None),
     ],
 )
@@ -352,3 +381,5 @@ def test_a_broader_name_never_fits_a_narrower_category_and_the_same_words_come_b
     assert map_names(["animal", "dog"], ["dog"]) == [None, "dog"]
     assert map_names(["dog", "cat"], ["animal"]) == ["animal", "animal"]
     assert map_names(["computer", "laptop"], ["laptop", "computer"]) == ["computer", "laptop"]
+    assert map_names(["tv", "bird", "screen"], ["Moniter/TV", "Wild Bird"]) == ["Moniter/TV", "Wild Bird", None]
+    assert map_names(["mushroom", "vegetable"], ["Mushroon"]) == ["Mushroon", None]

@@ -173,10 +173,13 @@ def test_what_is_no_such_detector_is_one_message(outputs, metadata, shape, messa
         found(path)
 
 
-def test_names_that_are_too_few_are_an_error(tmp_path: Path) -> None:
+def test_names_that_are_too_few_or_begin_too_early_are_an_error(tmp_path: Path) -> None:
     path = save_graph(tmp_path / "model.onnx", {"dets": np.zeros((1, 1, 4)), "labels": np.zeros((1, 1, 91))})
     path.with_suffix(".names").write_text("person\n" * 80)
     with pytest.raises(FatalError, match="91 classes for 80 names"):
+        found(path)
+    path.with_suffix(".names").write_text("person\nbicycle\n" + "other\n" * 88)  # those of COCO's ids 1 to 90
+    with pytest.raises(FatalError, match="begin the names with an empty line"):
         found(path)
 
 

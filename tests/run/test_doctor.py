@@ -320,6 +320,23 @@ def test_a_tagger_without_its_vocabulary_is_told_of_unless_its_names_are_set(roo
     assert done.exit_code == 0 and f"tag.weights: no vocabulary.json with names is next to {weights}" in done.stdout
 
 
+def test_a_tagger_that_is_asked_in_other_words_than_it_learned_is_told_of(root, tmp_path):
+    shutil.copytree(root / "scenes/weights/tagger", tmp_path / "tagger")
+    path, imported = write_small_set(tmp_path / "set", 1), f"tag.weights={tmp_path / 'tagger'}"
+
+    def noted(*asked: str) -> list[str]:
+        return [each.detail for each in usual_texts(RunContext(load_recipe(path, asked)))]
+
+    (note,) = noted(imported, "tag.wording=official")
+    assert note.endswith('in canonical form, but is asked for others; set tag.wording = "canonical"')
+    names = {"objects": ["person"], "predicates": ["is on", "holding", "on"], "image_size": 64}
+    (tmp_path / "tagger/vocabulary.json").write_text(json.dumps(names))
+    (note,) = noted(imported)
+    assert note.endswith('as worded, but is asked for others; set tag.wording = "official"')
+    assert noted(imported, "tag.wording=official") == []
+    assert noted('data.tagger=["set"]', "train_tagger.official=true") == [note]
+
+
 def test_networks_that_end_the_process_that_builds_them_stop_a_run(tmp_path, monkeypatch):
     path = write_small_set(tmp_path, 1)
     train_long(tmp_path)

@@ -89,6 +89,8 @@ def test_a_recipe_trains_as_its_script(script):
     )  # fmt: skip
     if recipe.pretrain.variants == ("pseudo",):
         assert recipe.shard.threshold == float(script["threshold"])
+        # The tagger is asked in the words that it learned, and what it answers is learned in these.
+        assert (recipe.tag.wording, recipe.tag.predicates, recipe.tag.predicate_texts) == ("official", "image", 0)
 
 
 @pytest.mark.parametrize("script", WITH_RECIPE, ids=lambda script: script["recipe"])

@@ -106,7 +106,8 @@ FOREIGN = ("handbag/satchel", "Wild Bird", "dining_table", "Monitor/TV", "dinnin
     ("mallard", NAMES, ["Waterfowl"]), ("beetles", NAMES, ["insect"]), ("boxing glove", NAMES, ["glove"]),
     ("range", NAMES, []),
     # A known longer name is never its head noun.
-    ("teddy bear", ["bear"], []), ("hot dog", ["dog"], []),
+    ("teddy bear", ["bear"], []), ("hot dog", ["dog"], []), ("stuffed animals", ["animal"], []),
+    ("plush animal", ["animal", "Stuffed Toy"], ["Stuffed Toy"]),
     ("wooden baseball bat", ["baseball bat", "bat"], ["baseball bat"]),
     ("bike", ["motorcycle", "person"], ["motorcycle"]), ("woman", ["dog"], []), ("dog", ["dog", "cat", "dog"], ["dog"]),
     ("satchel", FOREIGN, ["handbag/satchel"]), ("purse", FOREIGN, ["handbag/satchel"]),

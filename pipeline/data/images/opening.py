@@ -230,6 +230,8 @@ def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
         with image:
             image.format = form  # Pillow calls a JPEG that is followed by further images, as phones write it, MPO
             _check_size(image.width, image.height, limits)
+            if form == "TIFF" and (image.mode in ("F", "I") or "I;12" in str(image.tile[:1])):
+                raise BadImage("format not allowed", "TIFF of float, signed, 12- or 32-bit levels; use 8 or 16 bits")
             if scans * image.width * image.height > MAX_SCANNED_PIXELS:
                 raise BadImage("too slow", f"JPEG of {scans} scans of {image.width}x{image.height}")
             yield image
