@@ -25,6 +25,7 @@ from pipeline.run.recipe import Recipe
 from pipeline.runtime.plugins import RequireName, load_plugin, plugin_names
 from pipeline.runtime.settings import Settings
 from pipeline.stages.labellers import Labeller, LabellerPlugin
+from pipeline.stages.order import STAGES
 
 HERE = Path(__file__).parent
 MADE = "<!-- Made by `python docs/reference.py` from the code. -->"
@@ -55,10 +56,10 @@ def settings_page() -> str:
         MADE, "", "# Settings", "",
         "Every setting of a recipe, by section, with its default or, if it has none, its type in parentheses. A ● "
         "marks",
-        "settings that decide rows: changing one recomputes its stage and any later stage whose input changes. Models "
-        "and",
-        "other input files decide rows by their content. Other settings (paths, batch sizes, devices, workers) change "
-        "no",
+        "settings that decide rows: changing one recomputes its stage and any later stage whose input changes. Data, "
+        "models",
+        "and other input files decide rows by their content. Other settings (paths, batch sizes, devices, workers) "
+        "change no",
         "row. `rlip run RECIPE --set shard.threshold=0.3` overrides a setting for a single run.",
         "",
         "Relative paths start at the current folder, or at the recipe's if they exist only there. Those of sources,",
@@ -187,7 +188,8 @@ def _sections(
 ) -> Iterator[tuple[str, type[Any], bool]]:
     """Dotted name, class, and whether the section is a stage's settings, for a model and all inside it, each once."""
     yield prefix.removesuffix("."), model, keyed
-    stages = {"ingest", "detect", "caption", "parse", "train_tagger", "tag", "verify", "shard", "evaluate", "settings"}
+    # The settings of stage `pretrain` are a section of their own.
+    stages = {stage.name for stage in STAGES} - {"pretrain"} | {"settings"}
     for name, annotation, _, _, _ in _fields(model):
         inner = _section_of(annotation)
         inherited = any(name in getattr(base, "model_fields", {}) for base in model.__mro__[1:])

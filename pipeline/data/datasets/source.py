@@ -37,8 +37,7 @@ class DataSource(Settings):
     annotations: Path | None = data_file(None)
     """The main annotation file (docs/datasets.md), required by every format but images."""
     relations: Path | None = data_file(None)
-    """coco, coco_panoptic, lvis, objects365: relations between boxes, in the pair layout described in
-    `pipeline/data/datasets/pairs.py`."""
+    """coco, coco_panoptic, lvis, objects365: relations between boxes (docs/datasets.md, Formats)."""
     image_data: Path | None = data_file(None)
     """visual_genome, vg150: image_data JSON with image sizes and images without relations. open_images,
     open_images_boxes: CSV with sizes."""
