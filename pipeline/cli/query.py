@@ -196,7 +196,10 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def tables_of(run: Run) -> Iterator[tuple[str, ds.Dataset]]:
-    """Names and tables of a run, each over all partitions, with their names in its rows, and read lazily."""
+    """Names and tables of a run, each over all partitions, with their names in its rows, and read lazily.
+
+    Columns that only some versions of a stage wrote are null in the rows of others.
+    """
     form, files = ds.ParquetFileFormat(), LocalFileSystem()
     for name, parts in tables_by_name(run).items():
         fragments = [
@@ -207,5 +210,12 @@ def tables_of(run: Run) -> Iterator[tuple[str, ds.Dataset]]:
             )
             for part in parts
         ]
-        schema = fragments[0].physical_schema.insert(0, pa.field("partition", pa.string()))
+        # Of each version of a stage, since reading the schema of every file would take seconds.
+        versions: dict[tuple[str, Any], ds.Fragment] = {}
+        for part, fragment in zip(parts, fragments, strict=True):
+            manifest = part.artifact.manifest
+            versions.setdefault((manifest.stage, manifest.terms.get("version")), fragment)
+        schemas = (fragment.physical_schema for fragment in versions.values())
+        own = pa.schema([("partition", pa.string())])
+        schema = pa.unify_schemas([own, *schemas], promote_options="permissive")
         yield name, ds.FileSystemDataset(fragments, schema, form, files)

@@ -16,6 +16,7 @@ from rlip_command import rlip
 from run_builder import TWO_PEOPLE, RunBuilder, relations
 
 from pipeline.cli.query import query, select
+from pipeline.interop.import_file import import_file
 from storage.errors import FatalError
 
 
@@ -52,6 +53,16 @@ def test_images_with_annotated_and_with_detected_boxes_are_one_table(book):
     book.add("detect", "bare/0000", [book.image(2, TWO_PEOPLE[:1])])
     found = _rows(book, "select partition, len(boxes) as boxes from images order by 1")
     assert found == [{"partition": "bare/0000", "boxes": 1}, {"partition": "toys/0000", "boxes": 3}]
+
+
+def test_a_table_has_the_columns_of_all_versions_of_its_stage(book, tmp_path):
+    (tmp_path / "captions.json").write_text('{"1": ["a man rides a horse"]}')
+    import_file(tmp_path / "captions.json", book.run)
+    imported = book.run.keys("caption")
+    book.add("caption", "toys/0000", [{"image_id": 2, "captions": [{"text": "a dog", "boxes": [0]}]}])
+    book.run.record("caption", "caption", imported | book.run.keys("caption"))
+    found = _rows(book, "select c.text, c.boxes from (select unnest(captions) as c from captions) order by 1")
+    assert found == [{"text": "a dog", "boxes": [0]}, {"text": "a man rides a horse", "boxes": None}]
 
 
 def test_json_has_numbers_and_null_for_what_is_none(labelled, capsys):
