@@ -198,7 +198,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
 def tables_of(run: Run) -> Iterator[tuple[str, ds.Dataset]]:
     """Names and tables of a run, each over all partitions, with their names in its rows, and read lazily.
 
-    Columns that only some versions of a stage wrote are null in the rows of others.
+    Columns that only some artifacts of a stage have, of a version or with a setting, are null in the rows of others.
     """
     form, files = ds.ParquetFileFormat(), LocalFileSystem()
     for name, parts in tables_by_name(run).items():
@@ -210,12 +210,10 @@ def tables_of(run: Run) -> Iterator[tuple[str, ds.Dataset]]:
             )
             for part in parts
         ]
-        # Of each version of a stage, since reading the schema of every file would take seconds.
-        versions: dict[tuple[str, Any], ds.Fragment] = {}
-        for part, fragment in zip(parts, fragments, strict=True):
-            manifest = part.artifact.manifest
-            versions.setdefault((manifest.stage, manifest.terms.get("version")), fragment)
-        schemas = (fragment.physical_schema for fragment in versions.values())
+        made = (part.artifact.manifest for part in parts)
+        kinds = ((each.stage, each.terms.get("version"), each.schema_fingerprint) for each in made)
+        # One file of each kind, since reading the schema of every file would take seconds.
+        schemas = (each.physical_schema for each in dict(zip(kinds, fragments, strict=True)).values())
         own = pa.schema([("partition", pa.string())])
         schema = pa.unify_schemas([own, *schemas], promote_options="permissive")
         yield name, ds.FileSystemDataset(fragments, schema, form, files)

@@ -16,8 +16,10 @@ from rlip_command import rlip
 from run_builder import TWO_PEOPLE, RunBuilder, relations
 
 from pipeline.cli.query import query, select
-from pipeline.interop.import_file import import_file
+from pipeline.interop.import_file import ImportStep
 from storage.errors import FatalError
+from storage.runs import Run
+from storage.tables import CAPTIONS, IMAGE_CAPTIONS
 
 
 def _rows(labelled: RunBuilder, sql: str) -> list[dict[str, Any]]:
@@ -55,12 +57,17 @@ def test_images_with_annotated_and_with_detected_boxes_are_one_table(book):
     assert found == [{"partition": "bare/0000", "boxes": 1}, {"partition": "toys/0000", "boxes": 3}]
 
 
-def test_a_table_has_the_columns_of_all_versions_of_its_stage(book, tmp_path):
-    (tmp_path / "captions.json").write_text('{"1": ["a man rides a horse"]}')
-    import_file(tmp_path / "captions.json", book.run)
-    imported = book.run.keys("caption")
-    book.add("caption", "toys/0000", [{"image_id": 2, "captions": [{"text": "a dog", "boxes": [0]}]}])
-    book.run.record("caption", "caption", imported | book.run.keys("caption"))
+def test_a_table_has_the_columns_of_all_its_partitions(book):
+    keys = {}
+    for partition, schema, caption in (
+        ("bare/0000", IMAGE_CAPTIONS, {"text": "a man rides a horse"}),
+        ("toys/0000", CAPTIONS, {"text": "a dog", "boxes": [0]}),
+    ):
+        step = ImportStep(Run(book.run.store, partition[:4]), "caption", "captions", schema)
+        step.put(partition, [{"image_id": 1, "captions": [caption]}], [])
+        step.record()
+        keys |= Run(book.run.store, partition[:4]).keys("caption")
+    book.run.record("caption", "caption", keys)
     found = _rows(book, "select c.text, c.boxes from (select unnest(captions) as c from captions) order by 1")
     assert found == [{"text": "a dog", "boxes": [0]}, {"text": "a man rides a horse", "boxes": None}]
 
