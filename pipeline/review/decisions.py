@@ -132,13 +132,14 @@ def accept_class(state: ReviewState, reviewer: str, number: int, content: str | 
     (label,) = _labels(state, {number: content}).values()
     if label.probability < SURE:
         raise ValueError(f"only labels with a probability of at least {SURE:g} can be accepted as a class")
-    alike = _alike(state, label, f"probability >= {SURE} AND relation NOT IN ({MINE})", reviewer)
-    standing = state.reviews.of(alike)
-    still_open = [each for each in alike if reviewer not in standing.get(each.number, {})]
+    still_open, every = (
+        _alike(state, label, f"probability >= {SURE} AND relation NOT IN ({judged})", reviewer)
+        for judged in (JUDGED, MINE)
+    )
     if not still_open:
         raise ValueError("your share has no open label of this class")
     places = permanent_numbers((each.judged for each in still_open), _CLASS_SEED)
-    asked = np.argsort(places)[: -(-len(alike) // ASKED)].tolist()
+    asked = np.argsort(places)[: -(-len(every) // ASKED)].tolist()
     accepted = [each for place, each in enumerate(still_open) if place not in asked]
     if not accepted:
         raise ValueError("the open labels of this class must be judged one by one")
