@@ -167,11 +167,11 @@ class Run:
     def files(self) -> dict[str, bytes]:
         """The run's files as they are now, by path in the store; of a record, those of the history.
 
-        Records come last: whoever copies the files in this order claims a state only where it is.
+        Records come last: a copy that is made in this order and stops claims no state before it is there.
         """
         folder = self.folder / "records" if isinstance(self, RunRecord) else self.folder
         found = (path for path in folder.rglob("*.json") if path.is_file())
-        paths = sorted(found, key=lambda path: (path.parent.name == "records", path))
+        paths = sorted(found, key=lambda path: (path.parent == self.folder / "records", path))
         return {path.relative_to(self.store.root).as_posix(): path.read_bytes() for path in paths}
 
     def remove(self) -> None:
