@@ -299,8 +299,13 @@ def last_used(folder: Path) -> float:
 
 
 def size_of(folder: Path) -> int:
-    """Total bytes of all files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Total bytes of all files in a folder, in which a run may work: `os.walk` passes over folders that vanish."""
+    size = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                size += Path(place, name).stat().st_size
+    return size
 
 
 def _is_file(opened: BinaryIO, path: Path) -> bool:

@@ -65,7 +65,11 @@ class ResumePoint:
         data = self._files.read(f"{self._place}/{_RECORD}")
         if data is not None and data != self._read(_LAST_RECORD):
             self._install(data)
-        self._sent = self._read(self._list)
+        state = self._read(self._list)
+        listed = parse_json_or_none(state, _List)
+        # A process that was killed may have left a newer list than it sent.
+        if listed is not None and {*listed.files} == (_record(data) or {}).keys():
+            self._sent = state
 
     def send(self) -> None:
         """Copy the files to the store if the list has changed since the last transfer."""

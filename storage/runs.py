@@ -165,9 +165,13 @@ class Run:
         return [entry.step for path in paths if (entry := self._load(path)) is not None]
 
     def files(self) -> dict[str, bytes]:
-        """The run's files as they are now, by path in the store; of a record, those of the history."""
+        """The run's files as they are now, by path in the store; of a record, those of the history.
+
+        Records come last: a copy that is made in this order and stops claims no state before it is there.
+        """
         folder = self.folder / "records" if isinstance(self, RunRecord) else self.folder
-        paths = sorted(path for path in folder.rglob("*.json") if path.is_file())
+        found = (path for path in folder.rglob("*.json") if path.is_file())
+        paths = sorted(found, key=lambda path: (path.parent == self.folder / "records", path))
         return {path.relative_to(self.store.root).as_posix(): path.read_bytes() for path in paths}
 
     def remove(self) -> None:

@@ -72,7 +72,9 @@ def label_recipe(
     """
     name = run_name or _run_name(folder)
     images = folder if "://" in folder else str(Path(folder).resolve())
-    sources = Run(open_store(store), name).read_document("recipe").get("data", {}).get("sources", [{}])
+    opened = open_store(store)
+    opened.refresh()
+    sources = Run(opened, name).read_document("recipe").get("data", {}).get("sources", [{}])
     earlier, now = sources[0].get("images", images).rstrip("/"), images.rstrip("/")  # one that is gone has moved
     if now not in (earlier, str(Path(earlier).resolve())) and ("://" in earlier or Path(earlier).exists()):
         raise FatalError(f"run {name!r} has labels of {earlier}; give the run of {folder} another name with --as")

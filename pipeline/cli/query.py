@@ -196,7 +196,10 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def tables_of(run: Run) -> Iterator[tuple[str, ds.Dataset]]:
-    """Names and tables of a run, each over all partitions, with their names in its rows, and read lazily."""
+    """Names and tables of a run, each over all partitions, with their names in its rows, and read lazily.
+
+    Columns that only some artifacts of a stage have, of a version or with a setting, are null in the rows of others.
+    """
     form, files = ds.ParquetFileFormat(), LocalFileSystem()
     for name, parts in tables_by_name(run).items():
         fragments = [
@@ -207,5 +210,10 @@ def tables_of(run: Run) -> Iterator[tuple[str, ds.Dataset]]:
             )
             for part in parts
         ]
-        schema = fragments[0].physical_schema.insert(0, pa.field("partition", pa.string()))
+        made = (part.artifact.manifest for part in parts)
+        kinds = ((each.stage, each.terms.get("version"), each.schema_fingerprint) for each in made)
+        # One file of each kind, since reading the schema of every file would take seconds.
+        schemas = (each.physical_schema for each in dict(zip(kinds, fragments, strict=True)).values())
+        own = pa.schema([("partition", pa.string())])
+        schema = pa.unify_schemas([own, *schemas], promote_options="permissive")
         yield name, ds.FileSystemDataset(fragments, schema, form, files)

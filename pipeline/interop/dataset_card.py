@@ -7,6 +7,7 @@ https://docs.mlcommons.org/croissant/
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -167,11 +168,9 @@ def _front_matter(release: Release) -> str:
     from huggingface_hub import DatasetCardData
 
     images = release.counts.get("total", Counter())["images"]
-    configs = {"default": "data/*.tar"}
-    if len(release.datasets()) > 1:
-        # Digits, so that a dataset's pattern doesn't match the tars of one whose name begins alike.
-        digits = "[0-9]"
-        configs |= {name: f"data/{name}-{digits * 4}-{digits * 3}.tar" for name in release.datasets()}
+    configs: dict[str, str | list[str]] = {"default": "data/*.tar"}
+    if len(datasets := release.datasets()) > 1:
+        configs |= {name: _tars_of(name, release) for name in datasets}
     return DatasetCardData(
         license=release.license,
         pretty_name=release.title,
@@ -183,6 +182,15 @@ def _front_matter(release: Release) -> str:
         ],
         dataset_info=[{"config_name": name, "features": _features(release)} for name in configs],
     ).to_yaml()
+
+
+def _tars_of(dataset: str, release: Release) -> str | list[str]:
+    """The pattern of a dataset's tars, or one for each length of their numbers: a star would match those of a dataset
+    whose name begins alike."""
+    numbered = re.compile(rf"(data/{re.escape(dataset)}-)([0-9]+-[0-9]+)\.tar")
+    tars = filter(None, map(numbered.fullmatch, release.tables))
+    patterns = sorted({f"{tar[1]}{re.sub('[0-9]', '[0-9]', tar[2])}.tar" for tar in tars})
+    return patterns[0] if len(patterns) == 1 else patterns
 
 
 def _features(release: Release) -> list[dict[str, Any]]:

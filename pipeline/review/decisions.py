@@ -17,7 +17,7 @@ from pipeline.review.labels import Label, labels_of
 from pipeline.review.pages import verdict_state
 from pipeline.review.review_state import ReviewState
 from pipeline.review.reviews import verdict_on
-from pipeline.review.search import JUDGED, SURE, Search
+from pipeline.review.search import JUDGED, MINE, SURE, Search
 
 _AT_ONCE = 200
 """Maximum number of verdicts per request."""
@@ -126,20 +126,23 @@ def accept_class(state: ReviewState, reviewer: str, number: int, content: str | 
     """Accepts all labels of the reviewer's share that are as sure as `SURE` and have a label's predicate and
     categories.
 
-    One in `ASKED` of them, and at least one, stays open to be asked. Returns how many were accepted and are to be
-    asked. Raises ValueError for an unsure label, and if fewer than two are open.
+    One in `ASKED` of them, and at least one, stays open to be asked, also if the class is accepted again. Returns how
+    many were accepted and are to be asked. Raises ValueError for an unsure label, and if none is left to accept.
     """
     (label,) = _labels(state, {number: content}).values()
     if label.probability < SURE:
         raise ValueError(f"only labels with a probability of at least {SURE:g} can be accepted as a class")
-    alike = _alike(state, label, f"probability >= {SURE} AND relation NOT IN ({JUDGED})", reviewer)
-    if not alike:
+    still_open, every = (
+        _alike(state, label, f"probability >= {SURE} AND relation NOT IN ({judged})", reviewer)
+        for judged in (JUDGED, MINE)
+    )
+    if not still_open:
         raise ValueError("your share has no open label of this class")
-    places = permanent_numbers((each.judged for each in alike), _CLASS_SEED)
-    asked = np.argsort(places)[: -(-len(alike) // ASKED)].tolist()
-    accepted = [each for place, each in enumerate(alike) if place not in asked]
+    places = permanent_numbers((each.judged for each in still_open), _CLASS_SEED)
+    asked = np.argsort(places)[: -(-len(every) // ASKED)].tolist()
+    accepted = [each for place, each in enumerate(still_open) if place not in asked]
     if not accepted:
-        raise ValueError("your share has only one open label of this class; judge it")
+        raise ValueError("the open labels of this class must be judged one by one")
     run = state.view.run.name
     state.reviews.record(accepted, [verdict_on(each, "accept", reviewer, run, queue=CLASS) for each in accepted])
     return {"accepted": len(accepted), "asked": len(asked)}

@@ -43,6 +43,8 @@ _ALL = 20
 """Requests that are refused before the first answer, after which none is expected."""
 _BUSY = (429, 503, 529)
 """Statuses of an endpoint that has too many requests or still loads its model. It lists its models meanwhile."""
+_ALONE = "endpoint busy for this request alone"
+"""Fault of a request that still gets status 503 after `patience`, while the endpoint answers most others."""
 _LONGEST_PAUSE = 60.0
 """Seconds between two tries while the endpoint is gone."""
 _POLL = 0.05
@@ -143,6 +145,7 @@ class ChatEndpoint:
         self._pace = Pace(options.requests_per_minute, options.tokens_per_minute)
         self._pool = ThreadPoolExecutor(options.in_flight)
         self._refused, self._is_useful = 0, False
+        self._lead = 0  # answers, less the requests that found the endpoint down or busy
         self._tokens, self._lock = Counter[str](), Lock()
 
     @contextmanager
@@ -172,7 +175,7 @@ class ChatEndpoint:
             answer = self._journal.find(request) or self._paid(request, image, prompt, seed, read, more)
             with self._lock:
                 self._tokens.update(dict(zip(TOKENS, (answer.prompt_tokens, answer.completion_tokens), strict=True)))
-            if not answer.fault:
+            if not answer.fault or answer.fault == _ALONE:  # a retry would take as long again
                 return answer._replace(seed=seed)
         return answer._replace(text=answer.text[:_EXCERPT])
 
@@ -222,12 +225,14 @@ class ChatEndpoint:
     def _response(self, body: dict[str, Any]) -> httpx.Response | Answer:
         """What the endpoint answers, or the fault if it is there, and fails at or refuses this request alone.
 
-        While it is down or busy, waits and tries again. Raises `RetryableError` after `patience`, and `FatalError` if
-        the budget is spent or the endpoint refuses the key, the model, the path or every request.
+        While it is down or busy, waits and tries again. Raises `RetryableError` after `patience`, unless most others
+        are answered, and `FatalError` if the budget is spent or the endpoint refuses the key, the model, the path or
+        every request.
         """
         import httpx
 
         options, pause, began = self._options, 1.0, time.monotonic()
+        lead: int | None = None
         while True:
             self._pace.wait()
             self._require_budget()
@@ -237,6 +242,7 @@ class ChatEndpoint:
             except httpx.RequestError as error:
                 status, reason = 0, _in_words(error)
             if status == 200:
+                self._lead += 1
                 return response
             # These four mean "try again": timeout, conflict, too early, too many requests.
             if 200 < status < 500 and status not in (408, 409, 425, 429):
@@ -252,10 +258,15 @@ class ChatEndpoint:
             asked = response.headers.get("retry-after", "") if status else ""
             wait = min(float(asked if asked.isdigit() else 0) or pause, _LONGEST_PAUSE)
             if time.monotonic() - began + wait > options.patience:
+                # Since the first try, it answered more requests than it refused: it neither restarts nor is overloaded.
+                if status == 503 and lead is not None and self._lead > lead:
+                    return Answer(reason, _ALONE)
                 raise RetryableError(
                     f"{options.base_url} {reason} and did not recover within {options.patience:g} s; start it, or "
                     f"correct {self._section}.options.base_url. Every response so far is kept"
                 )
+            if lead is None:
+                lead = self._lead = self._lead - 1
             fields = {"reason": reason, "seconds": wait}
             notice = f"{options.base_url} {reason}; trying again for up to {options.patience:g} s"
             log.warning("the endpoint is down or busy", extra={"fields": fields, "notice": notice})

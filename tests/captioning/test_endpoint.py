@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+from base64 import b64encode
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -195,6 +196,37 @@ def test_an_endpoint_that_lists_models_may_be_busy_as_long_as_patience_lasts(tmp
     with pytest.raises(RetryableError, match=f"answers {status} and did not recover within 600 s"):
         endpoint.ask(b"image", "say", 0, lambda text, choice: Answer(text))
     assert 540 <= sum(slept) <= 600 and len(slept) < 1300
+
+
+@pytest.mark.parametrize("others", ["answered", "answered until it restarts", "kept waiting, too"])
+def test_only_a_request_that_is_never_answered_while_others_are_does_not_stop_the_run(tmp_path, monkeypatch, others):
+    slept, seen = [0.0], set[bytes]()
+    clock = SimpleNamespace(monotonic=lambda: sum(slept), sleep=slept.append)
+    monkeypatch.setattr(chat_endpoint, "time", clock)
+
+    def ask(image: bytes) -> Answer:
+        return endpoint.ask(image, "say", 0, lambda text, choice: Answer(text))
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if b64encode(b"poison") in request.content:
+            if others != "answered until it restarts" or not sum(slept):
+                slept.append(1.0)
+                assert ask(b"%d" % len(slept)).text == "a dog"
+            return httpx.Response(503)
+        if others == "kept waiting, too" and request.content not in seen:
+            seen.add(request.content)
+            return httpx.Response(503)
+        return httpx.Response(200, json={"choices": [{"message": {"content": "a dog"}}]})
+
+    client = httpx.Client(transport=httpx.MockTransport(answer))
+    monkeypatch.setattr(chat_endpoint, "_client", lambda options: client)
+    endpoint = ChatEndpoint(ChatOptions(model="m"), tmp_path / "answers.sqlite", "caption", "say")
+    if others == "answered":
+        assert ask(b"poison")[:2] == ("answers 503", "endpoint busy for this request alone")
+    else:
+        with pytest.raises(RetryableError, match="answers 503 and did not recover within 600 s"):
+            ask(b"poison")
+    assert 540 <= sum(slept) <= 600
 
 
 def test_people_are_told_of_an_endpoint_that_is_gone_or_refuses_before_and_while_it_is_asked(stub, words, monkeypatch):

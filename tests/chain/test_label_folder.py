@@ -5,6 +5,7 @@ import re
 import shlex
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +20,7 @@ from scenes.scene import render
 from scenes.world import make_scene
 from storage.errors import FatalError
 from storage.local_store import LocalStore
+from storage.open_store import open_store
 from storage.runs import Run
 
 PICTURES = "drawn/coco/train"
@@ -180,3 +182,13 @@ def test_a_tar_or_url_of_another_place_is_another_run(tmp_path):
         with pytest.raises(FatalError, match="another name"):
             label_recipe(other, **given)
     assert label_recipe("s3://a/photos/", **given).name == "photos"
+
+
+def test_another_machine_knows_the_folder_of_a_run(machine):
+    given = {"tagger": "demo-tagger", "detector": "demo-detector", "store": f"memory://{uuid4().hex}"}
+    machine("one")
+    recipe = label_recipe("s3://a/photos", **given)
+    Run(open_store(given["store"]), recipe.name).note("recipe", recipe.model_dump(mode="json"))
+    machine("other")
+    with pytest.raises(FatalError, match="another name"):
+        label_recipe("s3://b/photos", **given)

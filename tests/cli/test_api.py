@@ -129,7 +129,8 @@ def test_images_are_the_same_by_any_relative_path_and_others_by_the_same_one(tmp
     (lambda: rlip.evaluate([], benchmark="hico", annotations="a.json"), "no benchmark 'hico'"),
     (lambda: rlip.evaluate([], benchmark="hico-det", annotations="a.json"), "--detections: names no file"),
 ])  # fmt: skip
-def test_arguments_are_checked_as_those_of_commands_are(call, message):
+def test_arguments_are_checked_as_those_of_commands_are(call, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where a call makes a store
     with pytest.raises(rlip.Error, match=message):
         call()
 

@@ -16,7 +16,10 @@ from rlip_command import rlip
 from run_builder import TWO_PEOPLE, RunBuilder, relations
 
 from pipeline.cli.query import query, select
+from pipeline.interop.import_file import ImportStep
 from storage.errors import FatalError
+from storage.runs import Run
+from storage.tables import CAPTIONS, IMAGE_CAPTIONS
 
 
 def _rows(labelled: RunBuilder, sql: str) -> list[dict[str, Any]]:
@@ -52,6 +55,21 @@ def test_images_with_annotated_and_with_detected_boxes_are_one_table(book):
     book.add("detect", "bare/0000", [book.image(2, TWO_PEOPLE[:1])])
     found = _rows(book, "select partition, len(boxes) as boxes from images order by 1")
     assert found == [{"partition": "bare/0000", "boxes": 1}, {"partition": "toys/0000", "boxes": 3}]
+
+
+def test_a_table_has_the_columns_of_all_its_partitions(book):
+    keys = {}
+    for partition, schema, caption in (
+        ("bare/0000", IMAGE_CAPTIONS, {"text": "a man rides a horse"}),
+        ("toys/0000", CAPTIONS, {"text": "a dog", "boxes": [0]}),
+    ):
+        step = ImportStep(Run(book.run.store, partition[:4]), "caption", "captions", schema)
+        step.put(partition, [{"image_id": 1, "captions": [caption]}], [])
+        step.record()
+        keys |= Run(book.run.store, partition[:4]).keys("caption")
+    book.run.record("caption", "caption", keys)
+    found = _rows(book, "select c.text, c.boxes from (select unnest(captions) as c from captions) order by 1")
+    assert found == [{"text": "a dog", "boxes": [0]}, {"text": "a man rides a horse", "boxes": None}]
 
 
 def test_json_has_numbers_and_null_for_what_is_none(labelled, capsys):

@@ -220,6 +220,16 @@ def test_the_card_states_counts_choice_audit_and_lineage(run, folder):
     assert "| byte copies of others | 2 |" in text
 
 
+def test_the_card_names_the_tars_of_a_dataset_whatever_the_length_of_their_numbers(run, tmp_path):
+    keys = run.keys("shard:pseudo")
+    run.record("shard:pseudo", "shard", keys | {"toys/10000": keys["toys/0001"]})
+    publish_shards(run, tmp_path / "made")
+    _, extra, toys = (config["data_files"][0]["path"] for config in front_matter(tmp_path / "made")[0]["configs"])
+    three, four, five = ("[0-9]" * digits for digits in (3, 4, 5))
+    assert extra == f"data/extra-{four}-{three}.tar"
+    assert toys == [f"data/toys-{four}-{three}.tar", f"data/toys-{five}-{three}.tar"]
+
+
 def test_the_card_says_what_reviewers_found_and_that_scenes_are_drawn(run, tmp_path):
     run.note("recipe", {"name": "toys", "scenes": {"seed": 1}})
     log = VerdictLog(tmp_path / "elsewhere")

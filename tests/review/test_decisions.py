@@ -106,7 +106,7 @@ def test_a_class_is_accepted_but_for_a_sample_and_is_open_again_when_one_of_thes
     assert accept_class(state, "ann", alike[0]) == taken
     with pytest.raises(ValueError, match=r"at least 0\.98"):
         accept_class(state, "ann", unsure)
-    with monkeypatch.context() as alone, pytest.raises(ValueError, match="only one open label of this class"):
+    with monkeypatch.context() as alone, pytest.raises(ValueError, match="open labels of this class must be judged"):
         alone.setattr(decisions, "_alike", lambda *_: labels_of(state.index, alike[:1]))
         accept_class(state, "bob", alike[0])
     # Nobody looked at them, so the audit still asks for them.
@@ -114,6 +114,8 @@ def test_a_class_is_accepted_but_for_a_sample_and_is_open_again_when_one_of_thes
     assert state.listing.count_now(Search(order="audit", reviewed="not by me").seen_by("ann", 0)) == 31
     asked = state.listing.labels(Search(order="check").seen_by("ann", 0), 0, 100).numbers
     assert len(asked) == 2 and set(asked) < set(alike)
+    with pytest.raises(ValueError, match="one by one"):
+        accept_class(state, "ann", asked[0])
     accepted, rejected = (
         Decisions.model_validate({"decisions": [{"label": label, "kind": kind, "queue": "check"}]})
         for label, kind in zip(asked, ("accept", "reject"), strict=True)

@@ -208,6 +208,22 @@ def test_usage_tells_what_only_one_run_needs_what_none_does_and_what_is_being_wr
     assert (usage.size, usage.pending) == (size(shared, own, other, {"caption": [unneeded]}), 1000)
 
 
+def test_files_that_vanish_while_a_store_is_measured_stop_nothing(tmp_path, monkeypatch):
+    (tmp_path / "stays").write_bytes(b"four")
+    (tmp_path / "going").touch()
+    (tmp_path / "gone").symlink_to("nowhere")
+    stat = Path.stat
+
+    def vanishing(path: Path, **how: bool) -> os.stat_result:
+        found = stat(path, **how)
+        if path.name == "going":
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "stat", vanishing)
+    assert size_of(tmp_path) == 4
+
+
 def test_verdicts_beside_the_artifacts_outlive_all_care(store, tmp_path):
     run = record(store, "demo", put_chain(store))
     log = store.root / "verdicts" / "ada.jsonl"

@@ -135,6 +135,16 @@ def test_files_of_one_name_in_two_folders_have_a_copy_each(one, other):
     assert other.held == {"a/step": b"1", "b/step": b"1"}
 
 
+def test_what_a_killed_process_did_not_send_is_sent_by_the_next_one(url, one, other):
+    one.keep(step__1=b"1")
+    one.point.send()
+    one.keep(step__2=b"2")
+    with Machine(url, one.folder).point.synchronised(interval=100):
+        pass
+    other.point.fetch()
+    assert other.held == {"step/2": b"2"}
+
+
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_a_transfer_that_failed_is_made_whole_by_the_next(at, url, tmp_path, one, other):
     one.keep(weights=b"first")

@@ -84,6 +84,24 @@ def test_a_push_that_stops_anywhere_leaves_whole_artifacts_and_goes_on(run, tmp_
         assert _contents(pulled) == _contents(run)
 
 
+def test_a_push_that_stops_claims_no_state_before_it_is_there(run, url, tmp_path, monkeypatch):
+    run.append("done")
+    push_run(run, remote := ObjectStoreArtifacts(url))
+    record(run.store, "demo", put_chain(run.store, "toys/0002")).append("done")
+    write = remote.files.write
+
+    def stops(path: str, data: bytes) -> None:
+        if "/steps/" in path:
+            raise Dead
+        write(path, data)
+
+    monkeypatch.setattr(remote.files, "write", stops)
+    with pytest.raises(Dead):
+        push_run(run, remote)
+    pull_run(there := _there(tmp_path), remote)
+    assert _contents(there) == _contents(run.records()[0]) and len(there.records()) == 1
+
+
 def test_what_a_run_makes_while_it_is_pushed_is_not_published_without_its_artifacts(run, url, tmp_path):
     before, newer = _contents(run), put_chain(run.store, "toys/0002")
     push_run(run, ObjectStoreArtifacts(url), lambda done, total: record(run.store, "demo", newer) and None)

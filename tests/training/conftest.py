@@ -40,7 +40,8 @@ TINY = {"network": NETWORK, **BATCH, **RATES, "max_grad_norm": 1.0, "log_every":
 
 def config_of(work: Path, *shards: Shard, **changes: Any) -> TrainConfig:
     """The configuration of a training run with `TINY` settings and `changes`: with `held_out`, of a tagger."""
-    settings = (TaggerSettings if "held_out" in changes else TrainingSettings)(**TINY | changes)
+    values = TINY | {"tracking": work.parent / "tracking"} | changes
+    settings = (TaggerSettings if "held_out" in changes else TrainingSettings)(**values)
     return TrainConfig(settings=settings, work=work, shards=shards)
 
 

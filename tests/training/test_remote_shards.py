@@ -23,7 +23,8 @@ def pack(store: Store) -> str:
 def trained(store: Store, **settings) -> Artifact:
     """Packs images, then trains on them."""
     key = pack(store)
-    stage = PretrainStage(TrainingSettings(**(TINY | {"steps": 3, "processes": 1} | settings)))
+    values = TINY | {"steps": 3, "processes": 1, "tracking": store.root / "tracking"} | settings
+    stage = PretrainStage(TrainingSettings(**values))
     terms = KeyTerms("pretrain", 1, {}, {})
     item = WorkItem("pretrain", "all", terms, {"shards": (store.folder("shard", key),)})
     return store.find("pretrain", execute(stage, item, store, ignore).key)
