@@ -156,10 +156,10 @@ def test_ctrl_c_in_a_training_writes_a_checkpoint_says_how_to_resume_and_leaves_
 @pytest.fixture(scope="module")
 def pages(folder: Path) -> Iterator[tuple[str, str]]:
     """The address of `rlip cluster server` on the records of the run, and its line about the last flow run."""
-    process = _start("cluster", "server", "--store", folder / "out" / "store", "--port", "0", cwd=folder)
+    process = started("cluster", "server", "--store", folder / "out" / "store", "--port", "0", cwd=folder)
     lines = [process.stdout.readline().strip() for _ in range(2)]
     yield lines[0].removeprefix("Prefect: "), lines[1]
-    os.killpg(process.pid, signal.SIGINT)
+    process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     wait_for(lambda: not processes_on(folder) or None, "the server is still running")
 
