@@ -490,7 +490,7 @@ def test_a_training_survives_a_restarted_server_and_a_kill_and_keeps_its_checkpo
     deployed.post(f"flow_runs/{run}/set_state", state={"type": "CANCELLING"}, force=False)
     assert deployed.final_state(run, 120)["type"] == "CANCELLED", deployed.logs(run)
     assert _newest(trained) >= resumed_at
-    tasks = wait_for(lambda: _as_many(deployed.task_states(run), 8), "task runs are missing")
+    tasks = wait_for(lambda: found if len(found := deployed.task_states(run)) >= 8 else None, "task runs are missing")
     assert {name: state for name, state in tasks.items() if " set/" in name} == {
         **{f"{step} set/000{number}": "Completed" for step in ("ingest", "shard:none") for number in (0, 1)},
         **{f"{step} set/0000 to set/0001": "Cached" for step in ("ingest", "shard:none")},
@@ -510,12 +510,8 @@ def _newest(folder: Path) -> int:
 
 def _next_checkpoint(folder: Path, after: int, server: PrefectServer, run: str) -> int:
     """Wait until the training has a checkpoint of a later step than `after`, and return its step."""
-
-    def later() -> int | None:
-        newest = _newest(folder)
-        return newest if newest > after else None
-
-    return wait_for(later, f"flow run {run} of {server.api} writes no checkpoint after step {after}", seconds=240)
+    complaint = f"flow run {run} of {server.api} writes no checkpoint after step {after}"
+    return wait_for(lambda: newest if (newest := _newest(folder)) > after else None, complaint, seconds=240)
 
 
 def _send(folder: Path, number: int) -> None:
@@ -532,7 +528,3 @@ def _flow_processes() -> list[psutil.Process]:
             if "prefect.engine" in process.cmdline():
                 found.append(process)
     return found
-
-
-def _as_many(found: dict[str, str], wanted: int) -> dict[str, str] | None:
-    return found if len(found) >= wanted else None
