@@ -129,6 +129,17 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Callable[[], Any]:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One thread of torch, as in a worker."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def book(tmp_path: Path) -> RunBuilder:
     """An empty run."""
     return RunBuilder(Run(LocalStore(tmp_path / "store"), "toy"), tmp_path / "pictures")

@@ -2,11 +2,9 @@
 
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from faulty_disk import Died, FaultyDisk
 from tiny_chain import World
 
@@ -18,15 +16,6 @@ from pipeline.runtime.execute import execute
 from pipeline.runtime.stage import Stage
 
 LABELLING = ("caption", "parse", "tag", "shard:pseudo")
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """One thread, as in a worker."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.usefixtures("one_thread")

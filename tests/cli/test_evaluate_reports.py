@@ -222,18 +222,8 @@ def test_psg_by_masks_finds_other_relations_than_by_boxes(tmp_path):
 def test_psg_compares_models_on_the_same_images(tmp_path):
     files = PanopticSet(tmp_path)
     files.masked(*[files.person] * 6)
-    words = [
-        "evaluate",
-        "vg",
-        "--format",
-        "psg",
-        "--ground-truth",
-        files.truth,
-        "--masks",
-        tmp_path,
-        "--intervals",
-        "0",
-    ]
+    words = ["evaluate", "vg", "--format", "psg", "--ground-truth", files.truth, "--masks", tmp_path]
+    words += ["--intervals", "0"]
     words += ["--detections", save_json(tmp_path / "one.json", files.rows)]
     del files.rows[-1]["pairs"][:]
     words += ["--detections", save_json(tmp_path / "other.json", files.rows), "--report", tmp_path / "compared"]

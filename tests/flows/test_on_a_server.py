@@ -397,26 +397,24 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(
-    deployed: PrefectServer, worker_folder: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, str]]:
-    """Flow runs on one worker at the same time: one that is refused, one of another store, and a training."""
+def runs(deployed: PrefectServer, worker_folder: Path, trained: Path) -> Iterator[dict[str, str]]:
+    """Flow runs on one worker at the same time: a training, and one that is refused."""
     refused = plain(small_recipe(trained))
     refused["pretrain"]["variants"] = ["pseudo"]
-    other = plain(small_recipe(write_small_set(tmp_path_factory.mktemp("other") / "set").parent, "run.until=ingest"))
-    training = plain(small_recipe(trained, "pretrain.settings.processes=1"))
-    recipes = {"refused": refused, "other": other, "training": training}
+    recipes = {"training": plain(small_recipe(trained, "pretrain.settings.processes=1")), "refused": refused}
     with deployed.worker("train", worker_folder):
         yield {name: deployed.submit("end_to_end/end_to_end", recipe) for name, recipe in recipes.items()}
 
 
-def test_stages_run_in_their_pools_and_what_would_wait_for_ever_is_refused(client, server, root, folder, request):
+def test_stages_run_in_their_pools_beside_a_training_and_what_would_wait_for_ever_is_refused(
+    client, server, root, folder, trained, request
+):
     recipe = small_recipe(folder)
     with pytest.raises(FatalError, match="no deployment ingest/ingest: create all of them"):
         on_pools(recipe)
     template = json.loads((root / "deploy" / "pools" / "kubernetes.json").read_bytes())
     client.create_work_pool(WorkPoolCreate(name="pods", type="kubernetes", base_job_template=template))
-    request.getfixturevalue("deployed")
+    training = request.getfixturevalue("runs")["training"]
     with pytest.raises(FatalError, match=r"has no worker online: start one \(prefect worker start --pool"):
         on_pools(recipe, start="caption")
     client.update_work_pool("cpu", WorkPoolUpdate(concurrency_limit=1))
@@ -425,6 +423,8 @@ def test_stages_run_in_their_pools_and_what_would_wait_for_ever_is_refused(clien
     client.update_work_pool("cpu", WorkPoolUpdate(concurrency_limit=2))
     from_file(folder / "recipe.toml")
     shutil.rmtree(folder / "out" / "store" / "artifacts" / "caption")
+    _next_checkpoint(trained, 0, server, training)
+    _send(trained, signal.SIGSTOP)  # so that it takes no time from what goes on beside it
     with server.worker("cpu", folder / "cpu"), server.worker("gpu", folder / "gpu"):
         for pool in ("cpu", "gpu"):
             wait_for(lambda pool=pool: client.read_workers_for_work_pool(pool) or None, f"no worker of {pool}")
@@ -437,6 +437,7 @@ def test_stages_run_in_their_pools_and_what_would_wait_for_ever_is_refused(clien
     pools = {run.name: (run.work_pool_name, str(run.state)) for run in client.read_flow_runs() if run.work_pool_name}
     assert pools["caption small"] == ("gpu", "Completed('2 of 2 partitions computed')")
     assert pools["parse small"][0] == "cpu"
+    assert server.get(f"flow_runs/{training}")["state"]["type"] == "RUNNING"
 
 
 def _on_pools(client: SyncPrefectClient, recipe: Recipe, start: str) -> State[Any]:
@@ -445,13 +446,6 @@ def _on_pools(client: SyncPrefectClient, recipe: Recipe, start: str) -> State[An
     deployment = client.read_deployment_by_name("on_pools/on_pools")
     run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters, state=Pending())
     return run_flow(on_pools, run, parameters, return_type="state")
-
-
-def test_a_deployment_runs_beside_another_training(deployed, runs, trained):
-    _next_checkpoint(trained, 0, deployed, runs["training"])
-    _send(trained, signal.SIGSTOP)  # so that it takes no time from what goes on beside it
-    assert deployed.final_state(runs["other"], 240)["name"] == "Completed", deployed.logs(runs["other"])
-    assert deployed.get(f"flow_runs/{runs['training']}")["state"]["type"] == "RUNNING"
 
 
 def test_a_refused_recipe_is_told_in_one_line(deployed, runs, worker_folder):
@@ -496,7 +490,7 @@ def test_a_training_survives_a_restarted_server_and_a_kill_and_keeps_its_checkpo
     deployed.post(f"flow_runs/{run}/set_state", state={"type": "CANCELLING"}, force=False)
     assert deployed.final_state(run, 120)["type"] == "CANCELLED", deployed.logs(run)
     assert _newest(trained) >= resumed_at
-    tasks = wait_for(lambda: _as_many(deployed.task_states(run), 8), "task runs are missing")
+    tasks = wait_for(lambda: found if len(found := deployed.task_states(run)) >= 8 else None, "task runs are missing")
     assert {name: state for name, state in tasks.items() if " set/" in name} == {
         **{f"{step} set/000{number}": "Completed" for step in ("ingest", "shard:none") for number in (0, 1)},
         **{f"{step} set/0000 to set/0001": "Cached" for step in ("ingest", "shard:none")},
@@ -516,12 +510,8 @@ def _newest(folder: Path) -> int:
 
 def _next_checkpoint(folder: Path, after: int, server: PrefectServer, run: str) -> int:
     """Wait until the training has a checkpoint of a later step than `after`, and return its step."""
-
-    def later() -> int | None:
-        newest = _newest(folder)
-        return newest if newest > after else None
-
-    return wait_for(later, f"flow run {run} of {server.api} writes no checkpoint after step {after}", seconds=240)
+    complaint = f"flow run {run} of {server.api} writes no checkpoint after step {after}"
+    return wait_for(lambda: newest if (newest := _newest(folder)) > after else None, complaint, seconds=240)
 
 
 def _send(folder: Path, number: int) -> None:
@@ -538,7 +528,3 @@ def _flow_processes() -> list[psutil.Process]:
             if "prefect.engine" in process.cmdline():
                 found.append(process)
     return found
-
-
-def _as_many(found: dict[str, str], wanted: int) -> dict[str, str] | None:
-    return found if len(found) >= wanted else None

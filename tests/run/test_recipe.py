@@ -63,59 +63,32 @@ def test_weights_of_a_mix_may_name_any_dataset_where_nothing_is_trained(tmp_path
     assert recipe.train_tagger.mix.weights == {"vg": 2}
 
 
-def test_a_list_for_a_dataset_that_no_source_is_named_by_is_warned_of(tmp_path):
-    listed = 'name = "r"\n[[shard.exclude]]\nids = "test.ids"\nreason = "test"\ndatasets = ["cocoa"]'
-    with pytest.warns(
-        UserWarning, match=r"shard\.exclude\.0 excludes nothing: no source is named cocoa; sources are coco"
-    ):
-        load_recipe(_recipe(tmp_path, GOOD.replace('name = "r"', listed, 1)))
+EXCLUDED = '[[shard.exclude]]\nids = "test.ids"\nreason = "test"\ndatasets = ["cocoa"]\n'
+FITTED = 'shard.calibration={"ride" = [1.0, 0.0]}'
+GIVEN = ('pretrain.variants=["given"]', "pretrain.settings.official=true")
+NONE = 'pretrain.variants=["none"]'
 
 
-def test_a_calibration_that_no_confidence_uses_is_warned_of(tmp_path):
-    recipe, fitted = _recipe(tmp_path, GOOD), 'shard.calibration={"ride" = [1.0, 0.0]}'
-    with pytest.warns(UserWarning, match=r"r\.toml: shard\.calibration has no effect"):
-        load_recipe(recipe, [fitted])
-    with warnings.catch_warnings(action="error"):
-        load_recipe(recipe, [fitted, "shard.confidence=calibrated"])
-
-
-def test_sections_that_need_a_tagger_where_none_is_named_are_warned_of(tmp_path):
-    recipe = _recipe(tmp_path, GOOD.replace('tagger = ["coco"]', "") + "[shard]\n")
-    with pytest.warns(UserWarning, match=r"r\.toml: the run ends with triplets and does not use shard: no tagger is"):
-        load_recipe(recipe)
-    for enough in ("tag.method=prior", "tag.weights=demo-tagger", "run.until=parse"):
-        with warnings.catch_warnings(action="error"):
-            load_recipe(recipe, [enough])
-
-
-def test_images_that_would_teach_that_they_show_nothing_are_warned_of(tmp_path):
-    recipe = _recipe(tmp_path, GOOD)
-    asked = ['pretrain.variants=["given"]', "pretrain.settings.official=true"]
-    with pytest.warns(UserWarning, match=r'r\.toml: .* it shows nothing; set shard\.without_relations = "drop"'):
+@pytest.mark.parametrize("text, asked, message, harmless", [
+    (GOOD + EXCLUDED, (), r"shard\.exclude\.0 excludes nothing: no source is named cocoa; sources are coco", ()),
+    (GOOD, (FITTED,), r"r\.toml: shard\.calibration has no effect", ("shard.confidence=calibrated",)),
+    (GOOD.replace('tagger = ["coco"]', "") + "[shard]\n", (),
+     r"r\.toml: the run ends with triplets and does not use shard: no tagger is",
+     ("tag.method=prior", "tag.weights=demo-tagger", "run.until=parse")),
+    (GOOD, GIVEN, r'r\.toml: .* it shows nothing; set shard\.without_relations = "drop"',
+     (NONE, "pretrain.settings.self_pairs=true", "shard.without_relations=drop", "run.until=shard")),
+    (GOOD.replace("tagger =", "test ="), (*GIVEN, "shard.without_relations=drop"),
+     r'r\.toml: .* canonical ones; set pretrain\.settings\.predicate_form = "pred',
+     ("data.test=[]", NONE, "run.until=shard",
+      *(f"pretrain.settings.predicate_form={form}" for form in ("predicate", "surface")))),
+], ids=["unknown dataset", "unused calibration", "no tagger", "empty images", "other texts"])  # fmt: skip
+def test_settings_without_effect_or_with_a_harmful_one_are_warned_of(tmp_path, text, asked, message, harmless):
+    recipe = _recipe(tmp_path, text)
+    with pytest.warns(UserWarning, match=message):
         load_recipe(recipe, asked)
-    for harmless in (
-        'pretrain.variants=["none"]',
-        "pretrain.settings.self_pairs=true",
-        "shard.without_relations=drop",
-        "run.until=shard",
-    ):
+    for each in harmless:
         with warnings.catch_warnings(action="error"):
-            load_recipe(recipe, [*asked, harmless])
-
-
-def test_fine_tuning_on_other_texts_than_those_of_the_evaluation_is_warned_of_unless_chosen(tmp_path):
-    recipe = _recipe(tmp_path, GOOD.replace("tagger =", "test ="))
-    asked = ['pretrain.variants=["given"]', "pretrain.settings.official=true", "shard.without_relations=drop"]
-    with pytest.warns(UserWarning, match=r'r\.toml: .* canonical ones; set pretrain\.settings\.predicate_form = "pred'):
-        load_recipe(recipe, asked)
-    for harmless in (
-        "data.test=[]",
-        'pretrain.variants=["none"]',
-        "run.until=shard",
-        *(f"pretrain.settings.predicate_form={form}" for form in ("predicate", "surface")),
-    ):
-        with warnings.catch_warnings(action="error"):
-            load_recipe(recipe, [*asked, harmless])
+            load_recipe(recipe, [*asked, each])
 
 
 def test_a_recipe_may_come_from_a_windows_editor(tmp_path):

@@ -24,9 +24,7 @@ from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.tables import read_table, write_table
 from tests.stages.test_tag import golden_inputs
-
-
-def ignore(done: int, total: int, note: str = "") -> None: ...
+from tests.training.conftest import ignore
 
 
 def labels(tagger: Path, work: Path) -> list[dict[str, Any]]:

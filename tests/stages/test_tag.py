@@ -22,11 +22,9 @@ from storage.digests import digest_file
 from storage.errors import FatalError
 from tagger.box import Box
 from tagger.parsing.parser import load_parser, parse_captions
+from tests.training.conftest import ignore
 
 FOLDERS = stages()["tag"].image_folders
-
-
-def ignore(done: int, total: int, note: str = "") -> None: ...
 
 
 @pytest.fixture

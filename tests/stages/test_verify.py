@@ -21,6 +21,7 @@ from pipeline.stages.verify import VerifySettings, VerifyStage
 from scenes.world import make_scene
 from storage.tables import CANDIDATES, read_table
 from tagger.english.predicates import canonical
+from tests.training.conftest import ignore
 
 IMAGES = 40
 LABELLER_ERRS, VERIFIER_ERRS = 0.15, 0.05
@@ -70,9 +71,6 @@ def world(book: RunBuilder, tmp_path: Path, stub: Any) -> Facts:
     book.add("verify", PARTITION, verified.table.to_pylist())
     book.run.note("recipe", {"shard": {"confidence": "probability"}})
     return facts
-
-
-def ignore(done: int, total: int, note: str = "") -> None: ...
 
 
 def _line(box: dict[str, Any], image: dict[str, Any]) -> str:

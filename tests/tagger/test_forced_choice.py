@@ -77,14 +77,8 @@ def test_probabilities_are_those_of_the_letters_wherever_tokens_end():
 def test_an_answer_that_names_no_choice_of_each_question_is_refused():
     questions = list(questions_of(IMAGE, {}, 4))
     assert chosen('```json\n{"1": "c", "2": "a"}\n```', questions) == "ca"
-    for text in (
-        '{"1": "c"}',
-        '{"1": "c", "2": "c"}',
-        '{"1": "", "2": "a"}',
-        '["c", "a"]',
-        "c, a",
-        '{"1": 2, "2": "a"}',
-    ):
+    answers = '{"1": "c"}', '{"1": "c", "2": "c"}', '{"1": "", "2": "a"}', '["c", "a"]', "c, a", '{"1": 2, "2": "a"}'
+    for text in answers:
         with pytest.raises((ValueError, KeyError, TypeError)):
             chosen(text, questions)
     assert schema_of(questions)["properties"]["1"]["enum"] == ["a", "b", "c"]

@@ -1,4 +1,7 @@
-"""A training run with nodes of a real Ray cluster, all on this machine. Needs the extra `ray`."""
+"""A training run with nodes of a real Ray cluster, all on this machine. Needs the extra `ray`.
+
+This takes more than a minute: Ray's processes are no forks of the tests' parent, so each imports torch by itself.
+"""
 
 import signal
 from collections.abc import Iterator
