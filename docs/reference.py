@@ -7,6 +7,7 @@ import re
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import fields as dataclass_fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -222,6 +223,7 @@ def _fields(model: type[Any]) -> Iterator[tuple[str, Any, Any, str, bool]]:
         yield name, info.annotation, default, meanings.get(name, ""), runtime
 
 
+@cache
 def _meanings(model: type[Any]) -> dict[str, str]:
     """Field → its docstring. They are read here alone, since that takes every command a tenth of a second."""
     meanings: dict[str, str] = {}
