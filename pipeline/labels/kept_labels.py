@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from operator import itemgetter
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -263,7 +262,8 @@ def _sample_relation(
     )  # fmt: skip
 
 
-_named = itemgetter("subject", "object", "predicate")
+def _named(label: Mapping[str, Any]) -> tuple[int, int, str]:
+    return label["subject"], label["object"], label["predicate"]
 
 
 def _ambiguities(pairs: Sequence[Mapping[str, Any]]) -> dict[tuple[int, int, str], int]:
