@@ -111,7 +111,7 @@ class Prediction(Drawable):
         """One row for each relation, best first: both boxes in pixels, predicate and score."""
         boxes, pairs = self.row["boxes"], self.row["pairs"]
         columns = [(end, name) for end in ("subject", "object") for name in ("category", *"xywh")]
-        rows = [{**pair, **{f"{end}_{name}": boxes[pair[end]][name] for end, name in columns}} for pair in pairs]
+        rows = [pair | {f"{end}_{name}": boxes[pair[end]][name] for end, name in columns} for pair in pairs]
         return pa.Table.from_pylist(rows, schema=RELATIONS)
 
     @property
