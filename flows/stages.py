@@ -95,10 +95,7 @@ def stage_flow(stage: type[Stage]) -> Flow[[Recipe], Any]:
     """Create the flow of a stage, with the name of the stage."""
 
     @flow(
-        name=stage.name,
-        flow_run_name=f"{stage.name} {{recipe.name}}",
-        description=stage.__doc__,
-        persist_result=False,
+        name=stage.name, flow_run_name=f"{stage.name} {{recipe.name}}", description=stage.__doc__, persist_result=False
     )
     def run(recipe: RecipeParameter) -> State[list[StepOutcome]]:
         split_stages(recipe, stage.name)  # refuses a stage that the recipe does not have

@@ -127,11 +127,7 @@ class SetCriterion(nn.Module):
     """Loss of predictions that may stand for any target and are matched to them."""
 
     def __init__(
-        self,
-        settings: LossSettings | None = None,
-        *,
-        match: MatchWeights | None = None,
-        official_compat: bool = False,
+        self, settings: LossSettings | None = None, *, match: MatchWeights | None = None, official_compat: bool = False
     ) -> None:
         """`official_compat`: normalise terms and differentiate pseudo-labels as the authors' code does."""
         super().__init__()

@@ -109,19 +109,10 @@ class Prediction(Drawable):
 
     def relations(self) -> pa.Table:
         """One row for each relation, best first: both boxes in pixels, predicate and score."""
-        boxes = self.row["boxes"]
-        return pa.Table.from_pylist(
-            [
-                {
-                    f"{end}_{name}": boxes[pair[end]][name]
-                    for end in ("subject", "object")
-                    for name in ("category", *"xywh")
-                }
-                | {"predicate": pair["predicate"], "score": pair["score"]}
-                for pair in self.row["pairs"]
-            ],
-            schema=RELATIONS,
-        )
+        boxes, pairs = self.row["boxes"], self.row["pairs"]
+        columns = [(end, name) for end in ("subject", "object") for name in ("category", *"xywh")]
+        rows = [pair | {f"{end}_{name}": boxes[pair[end]][name] for end, name in columns} for pair in pairs]
+        return pa.Table.from_pylist(rows, schema=RELATIONS)
 
     @property
     def image(self) -> Image.Image:

@@ -25,8 +25,6 @@ class SceneObject:
     """Specific noun: man, woman, boy or girl for a person, else the category."""
     colour: str
     """Name of the main colour."""
-    visible: float
-    """Visible share of the figure's pixels, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,6 @@ class Scene:
     height: int
     objects: tuple[SceneObject, ...]
     relations: tuple[PlantedRelation, ...]
-    indoor: bool
     backdrop: tuple[Stroke, ...] = field(repr=False)
     strokes: tuple[tuple[int, Stroke], ...] = field(repr=False)
     """(object, stroke) from back to front."""

@@ -227,12 +227,7 @@ class Feed:
                 known = self.triplets.get(triplet(scene, relation))
                 if known is not None:
                     relations[i, known] = 1.0
-        return {
-            "pixels": normalise(images),
-            "parts": torch.from_numpy(parts),
-            "relations": relations,
-            **texts,
-        }
+        return {"pixels": normalise(images), "parts": torch.from_numpy(parts), "relations": relations, **texts}
 
     def _captions(self, scenes: list[dict[str, Any]], rng: Random) -> dict[str, Tensor]:
         """Packs each image's captions into one row. A token attends to earlier tokens of its own caption only."""

@@ -144,18 +144,15 @@ def _settle(
     for i, (draft, spot) in enumerate(zip(drafts, placed, strict=True)):
         ys, xs = np.nonzero(shown == i + 1)
         alone_map = label_map([(o, s) for o, s in strokes if o == i], width, height)
-        share = len(xs) / max(1, int(np.count_nonzero(alone_map)))
-        if share < LEAST_VISIBLE:
+        if len(xs) / max(1, int(np.count_nonzero(alone_map))) < LEAST_VISIBLE:
             raise TooCloseToCallError
         x0, y0, x1, y1 = float(xs.min()), float(ys.min()), float(xs.max() + 1), float(ys.max() + 1)
         full = (spot.box[0], spot.box[1], spot.box[2] - spot.box[0], spot.box[3] - spot.box[1])
-        objects.append(
-            SceneObject(draft.category, (x0, y0, x1 - x0, y1 - y0), full, spot.base, draft.grounded, draft.noun,
-                        draft.colour, share)
-        )  # fmt: skip
+        seen = (x0, y0, x1 - x0, y1 - y0)
+        objects.append(SceneObject(draft.category, seen, full, spot.base, draft.grounded, draft.noun, draft.colour))
     relations = tuple(PlantedRelation(*r) for r in planted)
-    backdrop = make_backdrop(rng, width, height, indoor)
-    return Scene(seed, index, width, height, tuple(objects), relations, indoor, backdrop, tuple(strokes))
+    backdrop = tuple((_room if indoor else _landscape)(rng, width, height))
+    return Scene(seed, index, width, height, tuple(objects), relations, backdrop, tuple(strokes))
 
 
 @dataclass(frozen=True)
@@ -251,12 +248,8 @@ def _rect(x0: float, y0: float, x1: float, y1: float, colour: Colour) -> Stroke:
     return Stroke("polygon", (x0, y0, x1, y0, x1, y1, x0, y1), colour)
 
 
-def make_backdrop(rng: Random, width: int, height: int, indoor: bool) -> tuple[Stroke, ...]:
-    """Returns the strokes of a background from back to front, in pixels."""
-    return tuple(_room(rng, width, height) if indoor else _landscape(rng, width, height))
-
-
 def _room(rng: Random, width: int, height: int) -> list[Stroke]:
+    """Returns the strokes of a background from back to front, in pixels, as `_landscape` does."""
     wall, floor = varied(rng, rng.choice(WALLS)), varied(rng, rng.choice(FLOORS))
     edge = height * rng.uniform(0.3, 0.42)
     strokes = [_rect(0, 0, width, edge, wall), _rect(0, edge, width, height, floor)]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
@@ -67,7 +66,11 @@ def write_slurm_script(
     sections = ["train_tagger"] if has_none else ["train_tagger", "pretrain.settings"]
     # Stands for the coordinator's address, which several nodes need and only the running script knows.
     address = [f"{section}.address=node:29500" for section in sections if nodes > 1]
-    wanted = [*settings, *_for_trainings(sections, nodes, gpus)]
+    wanted = [
+        *settings,
+        *(f"{section}.processes={gpus}" for section in sections if gpus),
+        *(f"{section}.nodes={nodes}" for section in sections),
+    ]
     recipe = load_recipe(path, [*wanted, *address])
     if nodes > 1 and "://" in recipe.store:
         raise FatalError(f"store = {recipe.store}: several nodes need a store in a folder that they all share")
@@ -100,12 +103,6 @@ def write_slurm_script(
         print(script, end="")
     else:
         out.write_text(script)
-
-
-def _for_trainings(sections: Sequence[str], nodes: int, gpus: int | None) -> list[str]:
-    """The settings, as for `--set`, that let the training runs of these sections use so many nodes and GPUs."""
-    processes = [f"{section}.processes={gpus}" for section in sections] if gpus else []
-    return [*processes, *(f"{section}.nodes={nodes}" for section in sections)]
 
 
 @commands.command("server")

@@ -29,8 +29,7 @@ def get_data(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME]...",
-            help="Names from `rlip data list`, e.g. coco or blip; lists all if omitted.",
+            metavar="[NAME]...", help="Names from `rlip data list`, e.g. coco or blip; lists all if omitted."
         ),
     ] = None,
     root: DataRoot = ROOT,

@@ -118,7 +118,4 @@ def _lines(total: Estimate) -> list[str]:
     left_out = [step.step for step in total.steps if step.seconds is None]
     if left_out:
         lines.append(f"Not included (never measured, or of unknown size): {', '.join(left_out)}")
-    return [
-        *lines,
-        "Requests to an object store and idle time are not measured, so they are not included",
-    ]
+    return [*lines, "Requests to an object store and idle time are not measured, so they are not included"]

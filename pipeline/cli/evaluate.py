@@ -139,8 +139,7 @@ class Evaluation:
 
 def score(
     benchmark: Annotated[
-        str,
-        typer.Argument(metavar="BENCHMARK", help=f"{', '.join(BENCHMARKS)}, or a registered metric."),
+        str, typer.Argument(metavar="BENCHMARK", help=f"{', '.join(BENCHMARKS)}, or a registered metric.")
     ],
     ground_truth: Annotated[Path, typer.Option("--ground-truth", help="The benchmark's annotation file.")],
     detections: Annotated[

@@ -20,8 +20,7 @@ def import_(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE",
-            help="JSON from the RLIPv2 authors, of any kind, or a model's scene graphs (.jsonl).",
+            metavar="FILE", help="JSON from the RLIPv2 authors, of any kind, or a model's scene graphs (.jsonl)."
         ),
     ],
     run_name: Annotated[str, typer.Option("--as", metavar="RUN", help="Name of the run to import into.")],

@@ -35,8 +35,7 @@ Files = Annotated[
     ),
 ]
 Masks = Annotated[
-    Path | None,
-    typer.Option("--masks", help="psg, coco_panoptic: folder of the PNGs, whose masks become COCO's RLEs."),
+    Path | None, typer.Option("--masks", help="psg, coco_panoptic: folder of the PNGs, whose masks become COCO's RLEs.")
 ]
 Objects = Annotated[
     str | None, typer.Option("--objects", metavar="A,B", help="Names, or @FILE; unset: those used in training.")

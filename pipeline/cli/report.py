@@ -16,12 +16,11 @@ from pipeline.report.report_folder import report_folder
 from pipeline.report.static_report import has_training, write_report
 from pipeline.report.view import RunView
 from pipeline.run.context import run_view
-from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import recorded_recipe
 from pipeline.runtime.stage import dataset_of
 from storage.errors import FatalError
 from storage.open_store import existing_store
-from storage.runs import STARTED, Run, RunRecord, find_run
+from storage.runs import Run, find_run
 
 
 def report(
@@ -61,7 +60,7 @@ def report(
 
 def recorded_view(run: Run) -> RunView:
     """A run with its recorded recipe. Without one, as for imported labels, nothing says where images are."""
-    recipe = last_recipe(run)
+    recipe = recorded_recipe(run)
     if recipe is not None:
         return run_view(recipe, run)
     return RunView(
@@ -72,12 +71,3 @@ def recorded_view(run: Run) -> RunView:
         image_folders={},
         recipe={},
     )
-
-
-def last_recipe(run: Run) -> Recipe | None:
-    """The recipe of a run or, before it first completed, of its last execution; None if no recipe made it."""
-    recipe = recorded_recipe(run)
-    if recipe is not None or isinstance(run, RunRecord):
-        return recipe
-    records = run.records()
-    return recorded_recipe(records[-1]) if records else recorded_recipe(run, STARTED)

@@ -17,13 +17,14 @@ import typer
 from rich.console import Console
 
 from pipeline.cli.options import STORE, RunName, StorePath, VerdictsFolder
-from pipeline.cli.report import last_recipe, recorded_view
+from pipeline.cli.report import recorded_view
 from pipeline.data.images.folders import UprightRoot
 from pipeline.labels.team import LABELS, Team, read_team
 from pipeline.labels.verdict_log import verdicts_folder
 from pipeline.labels.verdicts import require_reviewer
 from pipeline.report.view import RunView
 from pipeline.run.dag import build_steps
+from pipeline.run.recipe_files import recorded_recipe
 from storage.errors import FatalError
 from storage.open_store import existing_store
 from storage.runs import Run, find_run
@@ -89,7 +90,7 @@ def review(
     store = existing_store(store_at)
     run = find_run(store, run_name)
     view = partial(_view_of, run, _folders_of(run, images or ()))
-    recipe = last_recipe(run)
+    recipe = recorded_recipe(run)
     other = None if against is None else partial(recorded_view, find_run(store, against))
     verdicts = verdicts_at or verdicts_folder(store_at)
     password = read_password(os.environ, password_file)

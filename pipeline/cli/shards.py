@@ -115,12 +115,10 @@ class Contents:
 
 def _contents_of(tar: Path, report: Report) -> tuple[Contents, list[Refused]]:
     """Reads the contents of a tar, and where it is damaged."""
-    contents, damaged = Contents(bytes=tar.stat().st_size if tar.is_file() else 0), []
-    samples = tar_samples(tar)
-    # Before the tar is opened here, so that `tar_samples` says what is wrong with a path.
-    entry = next(samples, None)
+    require_tar(tar)
+    contents, damaged = Contents(bytes=tar.stat().st_size), []
     with tar.open("rb") as file:
-        while entry is not None:
+        for entry in tar_samples(tar):
             if isinstance(entry, TarSample):
                 _count(contents, entry, file.fileno())
                 report(entry.members[-1].offset, contents.bytes)
@@ -128,7 +126,6 @@ def _contents_of(tar: Path, report: Report) -> tuple[Contents, list[Refused]]:
                 damaged.append(entry)
             else:
                 contents.refused[entry.reason] += 1
-            entry = next(samples, None)
     return contents, damaged
 
 

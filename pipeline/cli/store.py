@@ -228,8 +228,7 @@ def lineage(
         Path | None, typer.Option("--out", metavar="FILE", help="Write to this new file, one event per line.")
     ] = None,
     url: Annotated[
-        str | None,
-        typer.Option("--url", help="Send to this lineage server, e.g. Marquez at http://127.0.0.1:5000."),
+        str | None, typer.Option("--url", help="Send to this lineage server, e.g. Marquez at http://127.0.0.1:5000.")
     ] = None,
     partitions: Annotated[
         bool, typer.Option("--partitions", help="One event per partition, with the locations of tables in the store.")

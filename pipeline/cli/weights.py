@@ -81,9 +81,7 @@ def import_weights(
     overrides: Annotated[
         list[str] | None,
         typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="Override a network setting, e.g. text.heads=4. Can be repeated.",
+            "--set", metavar="NAME=VALUE", help="Override a network setting, e.g. text.heads=4. Can be repeated."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed for parameters that a detector checkpoint lacks.")] = 0,

@@ -53,11 +53,7 @@ class Interval:
 
 
 def bootstrap(
-    metric: Metric[Name],
-    images: int,
-    *,
-    resamples: int = 200,
-    report: OnResample = lambda done, total: None,
+    metric: Metric[Name], images: int, *, resamples: int = 200, report: OnResample = lambda done, total: None
 ) -> dict[Name, Interval]:
     """Returns a 95 % interval for each figure of the metric, from test sets of `images` images drawn with replacement.
 

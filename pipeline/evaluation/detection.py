@@ -97,9 +97,4 @@ def average_precision_50(predictions: Sequence[Detections], truths: Sequence[Det
 def _annotation(image: int, box: Floats, label: np.int64) -> dict[str, Any]:
     left, top, right, bottom = (float(value) for value in box)
     width, height = right - left, bottom - top
-    return {
-        "image_id": image,
-        "category_id": int(label),
-        "bbox": [left, top, width, height],
-        "area": width * height,
-    }
+    return {"image_id": image, "category_id": int(label), "bbox": [left, top, width, height], "area": width * height}

@@ -195,12 +195,7 @@ def places(groups: Integers) -> Integers:
 
 
 def eleven_points(
-    right: Flags,
-    bounds: Integers,
-    truths: Integers,
-    weights: Integers,
-    *,
-    official: bool = False,
+    right: Flags, bounds: Integers, truths: Integers, weights: Integers, *, official: bool = False
 ) -> tuple[Floats, Floats]:
     """Returns the eleven-point average precision and the greatest recall of K categories.
 

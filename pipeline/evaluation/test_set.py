@@ -66,11 +66,7 @@ class TestSet:
         return Names(self.truth.objects, self.truth.predicates)
 
     def predict(
-        self,
-        predictor: Predictor,
-        batch: int,
-        report: ReportProgress,
-        chosen: Iterable[int] | None = None,
+        self, predictor: Predictor, batch: int, report: ReportProgress, chosen: Iterable[int] | None = None
     ) -> Iterator[tuple[int, Found]]:
         """Yields the position of each chosen image, all by default, with what a network finds in it.
 

@@ -82,12 +82,7 @@ def coco_instances(
 
 
 def _relations(
-    rows: RunRows,
-    dataset: str,
-    threshold: float,
-    tally: Tally,
-    annotations: Annotations,
-    predicates: Mapping[str, int],
+    rows: RunRows, dataset: str, threshold: float, tally: Tally, annotations: Annotations, predicates: Mapping[str, int]
 ) -> Iterator[dict[str, Any]]:
     key = count()
     for image in rows.images(dataset, "images", "relations"):

@@ -98,11 +98,7 @@ class ElementWriter:
             head |= {"dataset": self._dataset, "data_split": official_split(self._dataset, image["split"])}
         element = head | {
             "objects": [
-                {
-                    "object_id": object_id,
-                    **{side: number(box[side]) for side in "xywh"},
-                    "names": box["category"],
-                }
+                {"object_id": object_id, **{side: number(box[side]) for side in "xywh"}, "names": box["category"]}
                 for object_id, box in zip(ids, boxes, strict=True)
             ],
             "relationships": [

@@ -271,10 +271,8 @@ def _column_lineage(table: LineageTable, inputs: Sequence[LineageTable]) -> dict
 
 def _rows(artifacts: Sequence[Artifact]) -> DatasetFacet:
     """Our own facet: rows in, rows out, and rejected rows by reason, for which OpenLineage has none."""
-    rejected: Counter[str] = Counter()
-    for artifact in artifacts:
-        rejected.update(artifact.manifest.counts.rejected)
     counts = [artifact.manifest.counts for artifact in artifacts]
+    rejected = sum((Counter(each.rejected) for each in counts), Counter[str]())
     facet = DatasetFacet(producer=PRODUCER).with_additional_properties(
         rowsIn=sum(each.rows_in for each in counts),
         rowsOut=sum(each.rows_out for each in counts),

@@ -36,7 +36,6 @@ _PACKED = (
 class TarSample:
     """Consecutive members that share a key."""
 
-    tar: Path
     key: str
     members: tuple[Member, ...]
 
@@ -93,12 +92,12 @@ def tar_samples(path: Path) -> Iterator[TarSample | Refused]:
         if isinstance(entry, Refused):
             yield entry
         elif members and entry.key != members[0].key:
-            yield TarSample(path, members[0].key, tuple(members))
+            yield TarSample(members[0].key, tuple(members))
             members = [entry]
         else:
             members.append(entry)
     if members:
-        yield TarSample(path, members[0].key, tuple(members))
+        yield TarSample(members[0].key, tuple(members))
 
 
 def _indexed(path: Path, index: pa.Table) -> Iterator[Member | Refused]:

@@ -48,11 +48,7 @@ def _relationships(
         yield {
             "image_id": image_id,
             "relationships": [
-                {
-                    "predicate": each["predicate"],
-                    "subject": items[each["subject"]],
-                    "object": items[each["object"]],
-                }
+                {"predicate": each["predicate"], "subject": items[each["subject"]], "object": items[each["object"]]}
                 for each in relations
             ],
         }

@@ -150,11 +150,7 @@ class LabelAudit:
 
     def methods(self, choice: str) -> tuple[tuple[str, LabelScores], ...]:
         """The labelling methods by name: the tagger with its `choice` of labels, then the baselines."""
-        return (
-            (f"kept: {choice}", self.tagger),
-            ("naive matching", self.naive),
-            ("boxes and names alone", self.prior),
-        )
+        return ((f"kept: {choice}", self.tagger), ("naive matching", self.naive), ("boxes and names alone", self.prior))
 
 
 @dataclass

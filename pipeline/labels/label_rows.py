@@ -104,8 +104,6 @@ class ReviewableLabel(NamedTuple):
     image_id: int
     subject: int
     object: int
-    subject_category: str
-    object_category: str
     opinion: float | None
     """The probability that it holds, by the run's verifier; None if that has not judged it."""
 
@@ -133,15 +131,7 @@ def reviewable_labels(
             if kept.get(row["image_id"]) and not row["digest"]:
                 raise FatalError(f"run {run.name!r}: {NO_DIGEST}")
             for label in kept.get(row["image_id"], ()):
-                ends = boxes[label.subject], boxes[label.object]
-                yield ReviewableLabel(
-                    JudgedRelation(row["digest"], box4(ends[0]), box4(ends[1]), label.predicate),
-                    label.confidence,
-                    row["dataset"],
-                    row["image_id"],
-                    label.subject,
-                    label.object,
-                    ends[0]["category"],
-                    ends[1]["category"],
-                    said.get((row["image_id"], label.subject, label.object, label.predicate)),
-                )
+                ends = label.subject, label.object
+                relation = JudgedRelation(row["digest"], box4(boxes[ends[0]]), box4(boxes[ends[1]]), label.predicate)
+                opinion = said.get((row["image_id"], *ends, label.predicate))
+                yield ReviewableLabel(relation, label.confidence, row["dataset"], row["image_id"], *ends, opinion)

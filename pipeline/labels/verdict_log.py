@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from unicodedata import is_normalized
 
-from pipeline.labels.verdicts import JudgedRelation, Verdict, parse_verdict, require_reviewer
+from pipeline.labels.verdicts import JudgedRelation, StandingVerdicts, Verdict, parse_verdict, require_reviewer
 from storage.disk import LOCAL, Disk
 from storage.errors import FatalError
 from storage.json_files import reason_of
@@ -22,9 +22,6 @@ from storage.store import Store
 VERDICTS = "verdicts"
 """Name of the folder in a store."""
 SUFFIX = ".jsonl"
-
-Standing = dict[JudgedRelation, dict[str, Verdict]]
-"""Relation → reviewer → standing verdict."""
 
 
 def verdicts_folder(store: Address) -> Path:
@@ -60,7 +57,7 @@ class VerdictLog:
         self._disk = disk
         self._files: dict[str, _ReviewerFile] = {}
         self._unnamed: list[str] = []
-        self._standing: Standing = {}
+        self._standing: StandingVerdicts = {}
         self._lock = threading.RLock()
 
     def append(self, verdicts: Sequence[Verdict]) -> None:
@@ -83,13 +80,13 @@ class VerdictLog:
         # Outside the lock, which a slow caller would hold between two verdicts.
         yield from found
 
-    def standing(self) -> Standing:
+    def standing(self) -> StandingVerdicts:
         """Each reviewer's last verdict on each relation that was not undone. The result is the caller's to change."""
         with self._lock:
             self._refresh()
             return dict(self._standing)
 
-    def standing_on(self, relations: Iterable[JudgedRelation]) -> Standing:
+    def standing_on(self, relations: Iterable[JudgedRelation]) -> StandingVerdicts:
         """The standing verdicts on these relations, at a cost that does not grow with the log."""
         with self._lock:
             self._refresh()

@@ -159,7 +159,7 @@ class Verdict:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-StandingVerdicts = Mapping[JudgedRelation, Mapping[str, Verdict]]
+StandingVerdicts = dict[JudgedRelation, dict[str, Verdict]]
 """Relation → reviewer → standing verdict."""
 
 

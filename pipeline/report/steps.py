@@ -79,9 +79,7 @@ class StepSummary:
     def of(cls, step: str, artifacts: Iterable[Artifact]) -> StepSummary:
         """Aggregates the manifests of a step's artifacts."""
         manifests = [artifact.manifest for artifact in artifacts]
-        rejected: Counter[str] = Counter()
-        for manifest in manifests:
-            rejected.update(manifest.counts.rejected)
+        rejected = sum((Counter(manifest.counts.rejected) for manifest in manifests), Counter[str]())
         rows_in = sum(manifest.counts.rows_in for manifest in manifests)
         seen, seconds = _images_seen(manifests), _worker_seconds(manifests)
         return cls(
@@ -302,7 +300,4 @@ def sampled(artifacts: Iterable[Artifact], most: int) -> list[dict[str, Any]]:
 
 def _counts(artifacts: Iterable[Artifact]) -> dict[str, int]:
     """Reason → number of rows, the most frequent first."""
-    counts: Counter[str] = Counter()
-    for artifact in artifacts:
-        counts.update(artifact.manifest.counts.rejected)
-    return most_frequent_first(counts)
+    return most_frequent_first(sum((Counter(each.manifest.counts.rejected) for each in artifacts), Counter[str]()))

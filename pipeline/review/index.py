@@ -210,8 +210,7 @@ class ReviewIndex:
             gone = {part for name, (part, _) in known.items() if name not in found}
             following = max((part for part, _ in known.values()), default=-1) + 1
             numbers = {name: part for name, (part, _) in known.items()}
-            for number, name in enumerate((name for name in stale if name not in known), start=following):
-                numbers[name] = number
+            numbers |= {name: number for number, name in enumerate((n for n in stale if n not in known), following)}
             flat = flattened([(numbers[name], found[name]) for name in stale], self.view.choice)
             changed = done = 0
             unfit: set[str] = set()

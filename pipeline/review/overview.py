@@ -181,12 +181,7 @@ def _audit_view(audit: ScoreAudit) -> dict[str, Any]:
         for style, name, found in (("kept", "kept labels", audit.kept), ("naive", "naive matching", audit.naive))
         if (recall := found.recall()) is not None and (precision := found.precision()) is not None
     ]
-    return {
-        "audit": audit,
-        "curve": shares(points),
-        "marks": shares(marks).points,
-        "reliability": _reliability(audit),
-    }
+    return {"audit": audit, "curve": shares(points), "marks": shares(marks).points, "reliability": _reliability(audit)}
 
 
 def _reliability(audit: ScoreAudit) -> list[tuple[str, float, Plot]]:

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pyarrow as pa
 
-from pipeline.labels.verdict_log import Standing, VerdictLog
-from pipeline.labels.verdicts import JudgedRelation, Kind, Verdict, now
+from pipeline.labels.verdict_log import VerdictLog
+from pipeline.labels.verdicts import JudgedRelation, Kind, StandingVerdicts, Verdict, now
 from pipeline.review.index import LIVE, ReviewIndex, rows_with, run_with, sql_list
 from pipeline.review.labels import Label, labels_of_images
 from pipeline.review.partition_rows import DOUBLE, SIDES
@@ -43,7 +43,7 @@ class Reviews:
         self._unsettled: dict[JudgedRelation, int] = {}
         """Relation → number of its image, for verdicts that the tables don't have yet."""
         self._generation = -1
-        self._standing: Standing = {}
+        self._standing: StandingVerdicts = {}
         """The standing verdicts at the tables' last update."""
         self._places: dict[JudgedRelation, tuple[tuple[int, int], ...]] = {}
         """Relation → (label number, image number) of each matching label."""

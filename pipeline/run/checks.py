@@ -231,9 +231,7 @@ def require_few_rejects(step: Step, made: Sequence[Artifact], limit: float, run:
     if step.stage.whole:
         return
     manifests = [artifact.manifest for artifact in made]
-    reasons: Counter[str] = Counter()
-    for manifest in manifests:
-        reasons.update(manifest.counts.rejected)
+    reasons = sum((Counter(manifest.counts.rejected) for manifest in manifests), Counter[str]())
     rows_in = sum(manifest.counts.rows_in for manifest in manifests)
     rejects = {"rows": (rows_in, rows_in - sum(manifest.counts.rows_out for manifest in manifests))}
     for part, why in step.stage.parts.items():

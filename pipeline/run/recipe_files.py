@@ -171,17 +171,16 @@ def _found(path: str | Path, origin: str | None) -> str | Path:
     return path
 
 
-def recorded_recipe(run: Run, document: str = "recipe") -> Recipe | None:
-    """The recipe that was recorded with a run; None for one without a recipe, e.g. of imported labels.
+def recorded_recipe(run: Run, document: str = "") -> Recipe | None:
+    """The recipe that was recorded with a run, as `Run.recipe` chooses it; None without one, e.g. of imported labels.
 
-    `document`: "recipe" holds that of the last execution that completed, `STARTED` that of the last one that began.
-
-    Raises `FatalError` when another version recorded it in a form that this one does not know.
+    `document`: where to read it instead, e.g. `STARTED`. Raises `FatalError` when another version recorded it in a form
+    that this one does not know.
     """
-    values: Any = run.read_document(document)
+    values: Any = run.read_document(document) if document else run.recipe
     # A record is never rewritten, so there is nobody to warn.
     with warnings.catch_warnings(action="ignore"):
-        use_present_names(values, document)
+        use_present_names(values, "recipe.json")
     while values:
         try:
             return Recipe.model_validate(values)

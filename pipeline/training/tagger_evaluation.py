@@ -126,11 +126,7 @@ def check_tagger(
         proposal
         for number, (image, true) in enumerate(zip(images, stated, strict=True))
         for proposal in proposals(
-            number,
-            image,
-            names.predicates,
-            true | _false(number, image, names.predicates, true, everywhere),
-            symmetric,
+            number, image, names.predicates, true | _false(number, image, names.predicates, true, everywhere), symmetric
         )
     ]
     scores = _rankings(images) | _calibration_errors(proposed) | {"held_out_images": float(len(images))}

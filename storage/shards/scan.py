@@ -109,7 +109,7 @@ def entries_in(file: IO[bytes], size: float = math.inf) -> Iterator[tarfile.TarI
                 # Not every type states its bytes in `size`, but the next entry must come later, or this never ends.
                 if info.size < 0 or tar.offset <= info.offset:
                     raise DamagedTar(info.name, "has a negative size")
-                if _is_plain(info) and info.offset_data + info.size > size:
+                if info.isreg() and not info.issparse() and info.offset_data + info.size > size:
                     raise DamagedTar(info.name, ENDS_EARLY)
                 yield info
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
@@ -144,10 +144,6 @@ class _Headers:
     def tell(self) -> int:
         """The place in the tar."""
         return self._file.tell()
-
-
-def _is_plain(info: tarfile.TarInfo) -> bool:
-    return info.isreg() and not info.issparse()
 
 
 def fault_of(info: tarfile.TarInfo) -> str:

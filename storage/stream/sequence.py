@@ -106,12 +106,7 @@ class SampleSequence:
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for the sequence to be the same."""
-        return {
-            "format": FORMAT,
-            "samples": self.samples.fingerprint,
-            "seed": self.seed,
-            "order": asdict(self.order),
-        }
+        return {"format": FORMAT, "samples": self.samples.fingerprint, "seed": self.seed, "order": asdict(self.order)}
 
 
 _NAMES = {

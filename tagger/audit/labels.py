@@ -110,9 +110,7 @@ class LabelComparison:
 
 
 def audit(
-    relations: Sequence[Sequence[Relation]],
-    candidates: Sequence[Sequence[Pair]],
-    truth: Sequence[Collection[Fact]],
+    relations: Sequence[Sequence[Relation]], candidates: Sequence[Sequence[Pair]], truth: Sequence[Collection[Fact]]
 ) -> LabelComparison:
     """Compares relations and their candidates with the truth; each argument has one entry per image.
 

@@ -96,12 +96,7 @@ def _thousandths(box: Box, image: TaggingImage) -> tuple[int, ...]:
 def schema_of(questions: Sequence[Question]) -> dict[str, Any]:
     """The JSON schema of an answer."""
     properties = {str(n): {"type": "string", "enum": list(q.letters)} for n, q in enumerate(questions, start=1)}
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
 def chosen(text: str, questions: Sequence[Question]) -> str:

@@ -234,7 +234,7 @@ def test_the_card_says_what_reviewers_found_and_that_scenes_are_drawn(run, tmp_p
     run.note("recipe", {"name": "toys", "scenes": {"seed": 1}})
     log = VerdictLog(tmp_path / "elsewhere")
     for label in reviewable_labels(run):
-        said = "accept", "ada", "2026-01-31T12:00:00+00:00", label.subject_category, label.object_category
+        said = "accept", "ada", "2026-01-31T12:00:00+00:00", "person", "horse"
         log.append([Verdict(label.relation, *said, queue="audit")])
     publish_shards(run, tmp_path / "made", verdicts=log.folder)
     _, text = front_matter(tmp_path / "made")
@@ -246,7 +246,7 @@ def test_the_card_says_what_reviewers_found_and_that_scenes_are_drawn(run, tmp_p
 def test_the_card_audits_the_labels_that_reviewers_settled_and_says_what_the_tagger_learned_from(run, packed, tmp_path):
     log = VerdictLog(tmp_path / "verdicts")
     for label in reviewable_labels(run, all_scores=True):
-        said = "accept", "ada", "2026-01-31T12:00:00+00:00", label.subject_category, label.object_category
+        said = "accept", "ada", "2026-01-31T12:00:00+00:00", "person", "horse"
         log.append([Verdict(label.relation, *said)])
     pack(run, packed.parent, verdicts=log.folder)
     run.record("shard_tagger", "shard", {"toys/0000": "0" * 64})

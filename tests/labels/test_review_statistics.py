@@ -260,7 +260,7 @@ def test_labels_that_were_settled_and_asked_again_measure_a_person_and_not_the_a
 
 def test_labels_of_copies_of_an_image_are_fitted_once():
     one = JudgedRelation("1", (0, 0, 1, 1), (1, 1, 2, 2), "on")
-    copies = [ReviewableLabel(one, 0.9, "toys", image_id, 0, 1, "cat", "mat", None) for image_id in (1, 2)]
+    copies = [ReviewableLabel(one, 0.9, "toys", image_id, 0, 1, None) for image_id in (1, 2)]
     _, seen = fitted_on_verdicts(copies, {one: said(one, "audit", ada="accept")})
     assert seen == {"on": [0.9]}
 

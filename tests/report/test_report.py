@@ -8,7 +8,7 @@ from PIL import Image
 from report_page import Page, report
 from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, triplets
 
-from pipeline.cli.report import last_recipe, report as rlip_report
+from pipeline.cli.report import report as rlip_report
 from pipeline.cli.store import damaged_files, pull, push_run, remove_run
 from pipeline.labels.label_rows import reviewable_labels
 from pipeline.labels.verdict_log import VerdictLog
@@ -20,6 +20,7 @@ from pipeline.report.static_report import write_report
 from pipeline.report.steps import RunOutcome
 from pipeline.run.context import RunContext, run_view
 from pipeline.run.doctor import needs
+from pipeline.run.recipe_files import recorded_recipe
 from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
 from storage.local_store import LocalStore
@@ -262,13 +263,11 @@ def test_a_pulled_run_has_a_report_without_the_pictures(labelled, recipe, tmp_pa
 
 
 def test_a_run_before_its_end_has_the_recipe_of_its_last_execution_and_a_seed_draws_its_pictures(labelled, recipe):
-    assert last_recipe(labelled.run) is None
-    began = recipe.model_copy(update={"store": "elsewhere"})
-    labelled.run.note(STARTED, began.model_dump(mode="json"))
-    assert last_recipe(labelled.run) == began
-    labelled.run.append("stopped", recipe=recipe.model_dump(mode="json"))
+    assert recorded_recipe(labelled.run) is None
+    labelled.run.note(STARTED, recipe.model_dump(mode="json"))
+    labelled.run.append("stopped", recipe=recipe.model_copy(update={"store": "elsewhere"}).model_dump(mode="json"))
     page = rewritten(labelled.run, pictures=1, seed=5)
-    assert last_recipe(labelled.run) == recipe and page.all("img") and "imported" not in page.text
+    assert recorded_recipe(labelled.run) == recipe and page.all("img") and "imported" not in page.text
     assert "1 of 2 images, drawn at random with seed 5." in page.text
 
 

@@ -112,5 +112,5 @@ def test_a_verifier_says_how_many_labels_are_right_once_people_judged_some(book,
 def verdict(label: ReviewableLabel, holds: bool) -> Verdict:
     """What a person says who knows the planted relations."""
     kind = "accept" if holds else "reject"
-    named = {"subject_category": label.subject_category, "object_category": label.object_category}
+    named = {"subject_category": "person", "object_category": "horse"}
     return Verdict(label.relation, kind, "ada", "2026-01-31T12:00:00+00:00", **named, queue="audit")

@@ -163,9 +163,10 @@ class Reader(ABC):
             examples = {reject.reason: f"{reject.reason}: {reject.value}" for reject in reversed(self.rejects)}
             reasons = "; ".join(sorted(examples.values())) or "the list of images is empty"
             return AnnotationError(f"{source.listed_in}: no usable image for dataset {source.name!r} ({reasons})")
-        present = _first_names(source.images)
+        folder = Path(source.images)
+        present = sorted(path.name for path in islice(folder.iterdir(), 3)) if folder.is_dir() else []
         holds = f"it contains {', '.join(present)}, ..." if present else "the folder is empty"
-        holds = holds if Path(source.images).is_dir() else "it holds files with other names"
+        holds = holds if folder.is_dir() else "it holds files with other names"
         expected = f"{source.images}/{uri_of(first.path, source.images)}"
         return AnnotationError(
             f"{source.images}: none of the {count} images of {source.name!r} exists; expected e.g. {expected}; "
@@ -192,8 +193,3 @@ def _finite(record: ImageRecord) -> ImageRecord:
             rejects.append(Rejected(record.image_id, "relation without box", shown(relation.predicate)))
     boxes = tuple(record.boxes[index] for index in kept)
     return replace(record, boxes=boxes, relations=tuple(relations), rejects=(*record.rejects, *rejects))
-
-
-def _first_names(root: Path | str) -> list[str]:
-    folder = Path(root)
-    return sorted(path.name for path in islice(folder.iterdir(), 3)) if folder.is_dir() else []

@@ -128,11 +128,9 @@ class DataSource(Settings):
 
         Only start and end of each file are read.
         """
-        found = []
-        for name, path in self._files():
-            if what := file_fault(path, self.reader.files.get(name, "text")):
-                found.append(f"{name}: {path} {what}")
-        return found
+        kinds = self.reader.files
+        faults = ((name, path, file_fault(path, kinds.get(name, "text"))) for name, path in self._files())
+        return [f"{name}: {path} {what}" for name, path, what in faults if what]
 
     def missing(self) -> list[str]:
         """Files and folders of the source that do not exist, as "field: path" lines; empty when all exist."""
@@ -179,16 +177,9 @@ def annotation_source(format_name: str, annotations: Path, files: Mapping[str, P
     `files`: further files by their field of `DataSource`. Raises `FatalError` for an unknown format, and for a file
     that the format lacks or does not use.
     """
+    own = {"name": format_name, "format": format_name, "images": annotations.parent, "annotations": annotations}
     try:
-        return DataSource.model_validate(
-            {
-                "name": format_name,
-                "format": format_name,
-                "images": annotations.parent,
-                "annotations": annotations,
-                **files,
-            }
-        )
+        return DataSource.model_validate({**own, **files})
     except ValidationError as error:
         if format_name not in (known := plugin_names("datasets")):
             raise FatalError(f"no format {format_name!r}; the formats are {', '.join(known)}") from None

@@ -66,10 +66,7 @@ class VcocoImage:
 
 
 def join_instances(
-    images: Mapping[int, VcocoImage],
-    path: Path,
-    fields: Sequence[str],
-    report: Callable[[float], None] | None = None,
+    images: Mapping[int, VcocoImage], path: Path, fields: Sequence[str], report: Callable[[float], None] | None = None
 ) -> dict[int, str]:
     """Adds entries of COCO's instances, and these fields of annotations, to V-COCO's images. Returns the categories."""
     categories: dict[int, str] = {}

@@ -335,10 +335,7 @@ Read = TypeVar("Read")
 
 
 def read_ahead(
-    places: Iterable[ImageRef],
-    read: Callable[[ImageRef], Read],
-    threads: int = 2,
-    ahead: int = 16,
+    places: Iterable[ImageRef], read: Callable[[ImageRef], Read], threads: int = 2, ahead: int = 16
 ) -> Iterator[Read | BadImage]:
     """Yields the result of `read` (e.g. `read_image`) for each place, or its `BadImage`, in the order of `places`.
 

@@ -148,10 +148,7 @@ def read_pair_list(content: DetectionsContent, entries: Iterable[Any], predicate
     content.sizes = [(np.nan, np.nan)] * len(places)
     values = np.array(numbers, np.float64).reshape(-1, 11)
     codes = values[:, 8:10].astype(np.int64)
-    known = [
-        (codes[:, 0] >= 0) & (codes[:, 0] < len(names)),
-        (codes[:, 1] >= 0) & (codes[:, 1] < len(predicates)),
-    ]
+    known = [(codes[:, 0] >= 0) & (codes[:, 0] < len(names)), (codes[:, 1] >= 0) & (codes[:, 1] < len(predicates))]
     places_of = np.array(row, np.int64)
     content.note("object class out of range", np.flatnonzero(~known[0]), places_of, codes[:, 0])
     content.note("predicate out of range", np.flatnonzero(known[0] & ~known[1]), places_of, codes[:, 1])
