@@ -65,7 +65,7 @@ def shared(session: Session) -> Iterator[Session]:
 @contextmanager
 def session_of(recipe: Recipe) -> Iterator[Session]:
     """The session shared with this flow, or a new one that logs to the flow run. Holds the lock of a flow run that has
-    a process of its own.
+    its own process.
 
     Flow runs of deployments that work on the same run of the same store wait for each other; others go on side by side.
     """

@@ -41,8 +41,8 @@ class ResumePoint:
 
     @contextmanager
     def synchronised(self, interval: float) -> Iterator[None]:
-        """Fetch what another machine left. Send what is new, checked for every `interval` seconds and once more on
-        exit.
+        """Fetch what another machine left. Check for new files every `interval` seconds and once more on exit, and send
+        them.
 
         Raises `PipelineError` if it can't be fetched: work from scratch would replace it there.
         """

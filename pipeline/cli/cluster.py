@@ -65,7 +65,7 @@ def write_slurm_script(
     pretrain = read_recipe(path, settings).values.get("pretrain", {"variants": []})
     has_none = isinstance(pretrain, dict) and pretrain.get("variants") == []
     sections = ["train_tagger"] if has_none else ["train_tagger", "pretrain.settings"]
-    # Stands for the coordinator's address, which several nodes need and only the running script knows.
+    # A placeholder for the coordinator's address, which several nodes need and only the running script knows.
     address = [f"{section}.address=node:29500" for section in sections if nodes > 1]
     wanted = [*settings, *_for_trainings(sections, nodes, gpus)]
     recipe = load_recipe(path, [*wanted, *address])
@@ -103,7 +103,7 @@ def write_slurm_script(
 
 
 def _for_trainings(sections: Sequence[str], nodes: int, gpus: int | None) -> list[str]:
-    """The settings, as for `--set`, that let the training runs of these sections use so many nodes and GPUs."""
+    """Overrides, as for `--set`, that make the training runs of these sections use `nodes` and `gpus`."""
     processes = [f"{section}.processes={gpus}" for section in sections] if gpus else []
     return [*processes, *(f"{section}.nodes={nodes}" for section in sections)]
 

@@ -234,7 +234,7 @@ def score(
             raise FatalError(f"{option}: {benchmark} has no such rule, only {others}; omit it")
     annotations = format_name or chosen.format
     if annotations is None:
-        raise FatalError(f"{benchmark}: has no ground-truth format of its own; name that of your file with --format")
+        raise FatalError(f"{benchmark}: has no default ground-truth format; name that of your file with --format")
     if setting != "full" and split:
         raise FatalError("--setting, --split: no published result has both; omit one")
     if setting != "full" and (report_folder is None or len(detections) > 1):
@@ -513,7 +513,7 @@ def _validity(path: Path | None, truth: GroundTruth) -> np.ndarray | None:
 
 
 def _with_sizes(truth: GroundTruth, root: ImageFolder | None) -> GroundTruth:
-    """The truth with the sizes of images of whose sides it states shares, as far as the folder has them."""
+    """Adds image sizes from the folder to a truth whose boxes are shares of their image, where files exist."""
     if root is None:
         return truth
     sizes = np.zeros((len(truth), 2))

@@ -140,7 +140,7 @@ class Evaluated:
     score: Score = field(compare=False)
     """One figure, as a function that prices errors and other overlaps"""
     scored: str
-    """What `score` is called"""
+    """The name of `score`"""
     measured: Callable[[Integers | None], Measured] = field(compare=False)
     """What is measured on chosen images (positions; repeated ones count repeatedly), without matching again"""
     measure: str = "AP"

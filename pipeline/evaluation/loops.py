@@ -193,7 +193,7 @@ def find_in_graphs(
 
 @_compiled
 def thing(box: Any, name: int, boxes: Any, names: Any, shown: Any, count: int, same: float) -> Any:
-    """Returns which of an image's `count` boxes shows what a box of some name shows, and their number with that box."""
+    """Returns which of an image's `count` boxes shows the same object as a box, and their number with that box."""
     for known in range(count):
         if names[known] == name:
             equal = True

@@ -36,9 +36,9 @@ BENCHMARKS = (
 """Figures of docs/benchmarks.md per image. All of it was measured on CPUs."""
 GPU = "A100-SXM4-80GB"
 UTILISATION = 0.3
-"""The GPU, and the share of what it can do, that a training run is assumed to have where none was measured."""
+"""The GPU and utilisation that are assumed for a training run that was never measured."""
 _SAME_SPEED = {"seed", "loss", "fold", "epochs", "steps"}
-"""Settings that decide no training run's speed."""
+"""Settings that don't affect the speed of training."""
 REHEARSAL = "rehearsal"
 """Document of a run with the speed of its training runs in `rlip rehearse`, by stage."""
 

@@ -212,7 +212,7 @@ class Planner:
                     yield Partition(name, (), ""), inputs
 
     def _writer(self, steps: tuple[str, ...], partition: str) -> str:
-        """Which of the steps that write a table has a partition's: the last one that covers its dataset."""
+        """Which of the steps that write a table wrote a partition's: the last one that covers its dataset."""
         if len(steps) == 1:
             return steps[0]
         covered = {step.name: step.datasets for step in self.context.steps}
@@ -240,7 +240,7 @@ class StepForecast:
     due: int
     why: str
     at_most: bool = False
-    """Whether partitions count as due because what they read is due. They stay cached if it turns out as it was."""
+    """Whether partitions count as due because what they read is due. They stay cached if that comes out unchanged."""
     checks: tuple[str, ...] = ()
     """What each of its partitions must satisfy before a step may read it."""
     held: int = 0

@@ -208,7 +208,7 @@ def _send_lineage(context: RunContext, url: str) -> None:
 
 
 def _append_unfinished(context: RunContext, status: str, **facts: object) -> None:
-    """Append an execution that did not complete, once it may have changed the run. A failure here hides no reason."""
+    """Append an execution that did not complete, once it may have changed the run. Errors must not hide its reason."""
     with suppress(PipelineError):
         if context.is_prepared:
             _append_record(context, status, **facts)
@@ -224,7 +224,7 @@ def settle(context: RunContext, outcome: RunOutcome) -> None:
         what = f"run {context.run.name}: another execution has replaced {', '.join(mixed)} in the meantime"
         raise RetryableError(
             f"{what}, with different settings or data, or `rlip store rm` has removed the run; rename one of the two "
-            "runs, or let the other end first"
+            "runs, or let the other finish first"
         )
     context.run.note("recipe", context.recipe.model_dump(mode="json"))
     context.run.note("outcome", outcome.as_rows())

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 KEY = "OPENAI_API_KEY"
 """Environment variable with the key that the endpoint asks for."""
 TOKENS = ("prompt tokens", "completion tokens")
-"""What answers count, in manifests and estimates."""
+"""Names of the token counts in manifests and estimates."""
 _EXCERPT = 200
 """Characters of an unusable answer that the quarantine keeps."""
 _ALL = 20
@@ -44,11 +44,11 @@ _ALL = 20
 _BUSY = (429, 503, 529)
 """Statuses of an endpoint that has too many requests or still loads its model. It lists its models meanwhile."""
 _LONGEST_PAUSE = 60.0
-"""Seconds between two tries while the endpoint is gone."""
+"""Maximum seconds between two tries while the endpoint is down."""
 _POLL = 0.05
-"""Seconds between two looks for the answer that another process asks for."""
+"""Seconds between checks for an answer that another process has requested."""
 _QUALITY = 90
-"""Of the JPEG that is sent."""
+"""Quality of the JPEG that is sent."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS answers (request TEXT PRIMARY KEY, owner TEXT, text TEXT, fault TEXT, prompt_tokens INTEGER,
     completion_tokens INTEGER) WITHOUT ROWID;
@@ -113,7 +113,7 @@ class ChatOptions(Settings):
 
 
 class Answer(NamedTuple):
-    """What a model answered, or in its place an excerpt of that, with the fault for which it can't be used."""
+    """A model's answer or, if that is unusable, an excerpt of it and the fault."""
 
     text: str
     fault: str = ""
@@ -123,8 +123,8 @@ class Answer(NamedTuple):
 
 
 Read = Callable[[str, Mapping[str, Any]], Answer]
-"""Makes of the model's text, with the `choice` that it came in, what is kept of it. KeyError, TypeError, ValueError or
-IndexError: the answer has another form."""
+"""Turns the model's text, and the `choice` that it came in, into what is kept. Raises KeyError, TypeError, ValueError
+or IndexError for an answer of another form."""
 
 
 class ChatEndpoint:
@@ -163,7 +163,7 @@ class ChatEndpoint:
         Raises `RetryableError` when the endpoint stays away.
         """
         answer, options = Answer("", "no answer"), self._options
-        # An answer without log-probabilities is none to a request for them, nor the other way round.
+        # Requests with and without log-probabilities share no answers.
         terms = digest_json([prompt, self._terms, *(["logprobs"] if more.get("logprobs") else [])])
         for attempt in range(options.retries + 1):
             # A retry takes a seed that no sample has: the journal would answer a repeated one with the same fault.
@@ -220,7 +220,7 @@ class ChatEndpoint:
             raise
 
     def _response(self, body: dict[str, Any]) -> httpx.Response | Answer:
-        """What the endpoint answers, or the fault if it is there, and fails at or refuses this request alone.
+        """The endpoint's response, or the fault if it is up and only this request fails or is refused.
 
         While it is down or busy, waits and tries again. Raises `RetryableError` after `patience`, and `FatalError` if
         the budget is spent or the endpoint refuses the key, the model, the path or every request.

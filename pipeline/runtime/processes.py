@@ -75,7 +75,7 @@ def ready_to_fork(modules: Iterable[str]) -> None:
 
 
 def in_fork(seconds: float | None, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call a function that raises nothing in a fork of its own, and return its result.
+    """Call a function that raises nothing in a separate fork, and return its result.
 
     Raises `TimeoutError` after `seconds`, and `ChildProcessError` when the fork ends without a result.
     """
@@ -83,7 +83,7 @@ def in_fork(seconds: float | None, function: Callable[P, R], *args: P.args, **kw
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_call, args=(theirs, dict(os.environ), partial(function, *args, **kwargs)))
     process.start()
-    # With our copy of its end open, the pipe of a dead fork would never end.
+    # While our copy of its end is open, a dead fork's pipe would never close.
     theirs.close()
     try:
         if not ours.poll(seconds):

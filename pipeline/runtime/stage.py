@@ -166,9 +166,9 @@ class Stage(ABC):
     streams: ClassVar[frozenset[str]] = frozenset()
     """Tables whose artifacts stay where they lie: of a remote store, only files that are asked for are copied."""
     parts: ClassVar[Mapping[str, frozenset[str]]] = {}
-    """What rows hold several of, which `describe` counts under the same name → the reasons to reject one."""
+    """Kind of item in rows, which `describe` counts under the same name → the reasons to reject one."""
     corrected: ClassVar[Mapping[str, str]] = {}
-    """Reasons for which "rows", or one of `parts`, are corrected and kept → which."""
+    """Reason for correcting and keeping "rows", or one of `parts` → which of them."""
     row_wise: ClassVar[bool] = False
     """True where an image's row depends only on that image's rows in the tables read, so rows of images of which
     nothing `decisive` changed can be reused. False for scores whose last bits depend on what else is in the batch."""

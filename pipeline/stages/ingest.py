@@ -98,7 +98,7 @@ class IngestStage(Stage):
             if record is not None:
                 rows.append(image_row(record, source, digest))
             report(done, len(inputs.image_ids))
-        # Copies of the same images on several nodes have times of their own.
+        # Copies of the same images on several nodes have different times.
         is_exact = inputs.digest and self.settings.fingerprint == "bytes"
         if is_exact and inputs.digest != partition_digest(source, found, lost):
             forget_digest(index, source.name, int(inputs.partition.rpartition("/")[2]))

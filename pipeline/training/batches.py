@@ -74,7 +74,7 @@ def sample_sequence(samples: ShardSamples, settings: TrainingSettings) -> Sample
 
 
 def _view_order(samples: SampleMap, settings: TrainingSettings, epoch: int, chosen: Samples) -> NDArray[np.int64]:
-    """Returns keys that are near to each other where the heights and widths of views in an epoch are."""
+    """Returns sort keys that are close where the views' heights and widths in an epoch are close."""
     draws = uniforms(settings.seed, epoch, samples.identities[chosen], DRAWS)
     widths, heights = (side[chosen].astype(np.int64) for side in (samples.widths, samples.heights))
     sizes = training_views(draws, widths, heights, settings.view).sizes

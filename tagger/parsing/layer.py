@@ -264,9 +264,9 @@ def pairs(doc: Doc, mentions: Mentions, nouns: Sequence[Token], found: Found) ->
 
 
 def _options(pair: NounPair, rewordings: Rewordings) -> list[Option]:
-    """Returns what may relate the pair: what the rules find, what the words say, and what they were learnt to mean.
+    """Returns the pair's options: from the rules, from the words, and from what training found the words to mean.
 
-    What the rules read into the words ("a man in a suit": wear) is as labels need it, and keeps its predicate.
+    A predicate that the rules read into the words ("a man in a suit": wear) stays, because labels need it.
     """
     left, right, (words, start, end, _) = pair.left.i, pair.right.i, pair.words
     options = [Option(s, o, full_predicate(triplet), 0, 0, triplet) for s, o, triplet in pair.ruled]

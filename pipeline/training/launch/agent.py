@@ -27,7 +27,7 @@ PROBE_SECONDS = 1.0
 NEXT_SECONDS = 5.0
 """Seconds in which the coordinator closes the store of a training run that is over."""
 _PATIENCE = 1.5
-"""How much longer than another node the coordinator may be silent, which has more to do."""
+"""The coordinator may be silent for this many times as long as other nodes, because it has more to do."""
 _COMMAND_SECONDS = 25.0
 """Seconds until its first command, which it writes when it begins to listen."""
 _CONFIG_SECONDS = 10.0
