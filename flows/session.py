@@ -67,7 +67,7 @@ def session_of(recipe: Recipe) -> Iterator[Session]:
     """The session shared with this flow, or a new one that logs to the flow run. Holds the lock of a flow run that has
     its own process.
 
-    Flow runs of deployments that work on the same run of the same store wait for each other; others go on side by side.
+    Flow runs of deployments that work on the same run of the same store wait for each other; others run side by side.
     """
     current = _current.get()
     began = current is None

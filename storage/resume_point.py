@@ -27,7 +27,7 @@ class ResumePoint:
 
     A list in the folder, `{"files": [paths]}` in JSON, names them. It is replaced by a rename when there is something
     new, and the files that it names are complete by then; those that change in place only grow. Data are uploaded under
-    names that hold their digests, the record that names them last. Work that has begun goes on without copies if the
+    names that hold their digests, the record that names them last. Work that has begun continues without copies if the
     remote side fails.
     """
 

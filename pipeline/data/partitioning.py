@@ -169,7 +169,7 @@ class _Digests(BaseModel):
 
 
 def damaged_digests(indexes: Path) -> Iterator[tuple[Path, str]]:
-    """Read all cached digests in a folder of indexes. Yields each file with what is wrong, "" for nothing."""
+    """Read all cached digests in a folder of indexes. Yields each file and its fault, "" if none."""
     for path in sorted(indexes.glob(f"*-{DIGESTS}")):
         try:
             read_json(path, _Digests)

@@ -68,7 +68,7 @@ class Found:
     scores: Floats
 
     def unique(self, per_image: int) -> Found:
-        """Returns what is found with one box for each thing: the best of those of one name that overlap.
+        """Returns this with one box for each thing: the best of those of one name that overlap.
 
         Excludes relations of a thing with itself; keeps the best of equal relations, and the `per_image` best of all.
         """

@@ -347,7 +347,7 @@ def _judged_by_rules(
 ) -> tuple[NDArray[np.float64], NDArray[np.object_]]:
     """Confidences (N) of some labels of `relations`, and why rules without reviewers leave them out (N), "" if kept."""
     exact = _confidence(labels, settings)
-    # numpy rounds in binary, Python the decimal value: the last digit would differ now and then.
+    # numpy rounds in binary, Python the decimal value: the last digit would sometimes differ.
     confidence = np.array([shown(value) for value in exact.tolist()], np.float64)
     texts, text = labels.coded("predicate")
     thresholds = {canonical(name): least for name, least in settings.thresholds.items()}

@@ -34,7 +34,7 @@ class LabelledPartition:
     verified: Artifact | None = None
 
     def steps(self) -> Mapping[str, Artifact]:
-        """Step → artifact, of those that are there."""
+        """Step → artifact, without missing ones."""
         found = {"ingest": self.ingested, "caption": self.captioned, "parse": self.parsed, "tag": self.tagged}
         found["verify"] = self.verified
         if self.images is not self.ingested:

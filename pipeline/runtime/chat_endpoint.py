@@ -421,7 +421,7 @@ class Journal:
                     connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} INTEGER")
 
     def find(self, request: str) -> Answer | None:
-        """The answer; None if there is none and this thread is to ask. Waits while another one asks."""
+        """The answer; None if this thread is to ask for it. Waits while another one asks."""
         while True:
             with self._transaction("NORMAL") as connection:
                 row = connection.execute(

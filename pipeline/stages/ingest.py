@@ -118,7 +118,7 @@ class IngestStage(Stage):
         return source
 
     def _opened(self, place: ImageRef) -> tuple[str, Probe | BadImage]:
-        """The `fingerprint_or_fault` of an image's file, and what is found of the image. A good file is read once."""
+        """The `fingerprint_or_fault` of an image's file, and the image's probe or fault. A good file is read once."""
         settings = self.settings
         try:
             data = read_bytes(place, settings.limits)

@@ -454,7 +454,7 @@ def test_a_deployment_runs_beside_another_training(deployed, runs, trained):
     assert deployed.get(f"flow_runs/{runs['training']}")["state"]["type"] == "RUNNING"
 
 
-def test_a_refused_recipe_is_told_in_one_line(deployed, runs, worker_folder):
+def test_a_refused_recipe_is_reported_in_one_line(deployed, runs, worker_folder):
     state = deployed.final_state(runs["refused"], 120)
     said = "parameter recipe: recipe: pretrain.variants has 'pseudo'"
     assert state["type"] == "FAILED" and said in state["message"], (state, deployed.logs(runs["refused"]))

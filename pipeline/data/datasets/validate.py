@@ -60,8 +60,8 @@ def validate(record: ImageRecord, found: Probe | BadImage) -> tuple[ImageRecord 
     if None not in declared and declared != (width, height):
         value = f"declared {record.width}x{record.height}, the file has {width}x{height}"
         draft.reject("declared size wrong", value)
-    told = None not in declared and found.upright_size != (found.width, found.height)
-    if found.orientation != 1 and not told and not isinstance(record.path, UprightImage):
+    is_decided = None not in declared and found.upright_size != (found.width, found.height)
+    if found.orientation != 1 and not is_decided and not isinstance(record.path, UprightImage):
         value = f"orientation {found.orientation}, the pixels are {width}x{height}"
         draft.reject("EXIF orientation not applied", value)
     places = [_add_box(draft, box, width, height) for box in record.boxes]

@@ -32,7 +32,7 @@ DECODER_SECONDS = 10.0
 DECODER_BYTES = 2**30
 """Address space that the process may take beyond what it begins with."""
 MAX_VALUE = 500
-"""Characters of what is wrong with a bad image that are passed on."""
+"""Maximum characters of a bad image's fault that are passed on."""
 _MAX_ANSWER = 2**16
 """Bytes of an answer."""
 PATIENCE = 600

@@ -28,7 +28,7 @@ class DetectionsContent:
         self.counts: Callable[[Relations], Flags] | None = None
         """Marks the pairs of some whole images that can count. Others are forgotten; None: nothing is."""
         self.images: list[tuple[int | None, str | None]] = []
-        """Id and file name of each image, as far as the file states them."""
+        """Id and file name of each image, if the file states them."""
         self.sizes: list[tuple[float, float]] = []
         """Width and height of each image; NaN where the file does not state them."""
         self.objects: dict[str, int] = {}
