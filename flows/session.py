@@ -26,7 +26,7 @@ from storage.errors import FatalError
 from storage.open_store import is_remote, local_folder, open_store
 
 STORES = "RLIP_STORES"
-"""Environment variable of a worker with folders and URLs (space-separated) in which stores may lie. Unset: anywhere."""
+"""Environment variable of a worker: folders and URLs (space-separated) that may contain stores. Unset: any place."""
 LAVIS_PYTHON = "RLIP_LAVIS_PYTHON"
 """Environment variable of a worker naming the only interpreter besides the default that captioner `lavis` may start."""
 

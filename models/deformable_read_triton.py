@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 def read_by_kernel(
     value_BMSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, shapes: Sequence[tuple[int, int]]
 ) -> Tensor:
-    """Same as `models.deformable_read.read`, for inputs for which `unfit` returns None."""
+    """Same as `models.deformable_read.read`, for inputs that are not `unfit`."""
     read_NQC: Tensor = _read(value_BMSC, places_NQ2LK, weights_NQLK, [side for shape in shapes for side in shape])
     return read_NQC
 

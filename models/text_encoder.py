@@ -115,7 +115,7 @@ class _FirstTokenLayer(nn.Module):
         self.attention, self.intermediate, self.output = layer.attention, layer.intermediate, layer.output
 
     def forward(self, tokens_TND: Tensor, mask: Tensor | None, *_: None, **options: Any) -> Tensor:
-        """Returns T×1×D. The other arguments are those by which transformers decodes and records."""
+        """Returns T×1×D. The other arguments serve transformers' decoding and recording."""
         mixed_TND, _weights = self.attention.self(tokens_TND, attention_mask=mask, **options)
         # Contiguous, because a linear layer copies its weight for each text otherwise.
         attended_T1D = self.attention.output(mixed_TND[:, :1].contiguous(), tokens_TND[:, :1])

@@ -383,7 +383,7 @@ def _cut_before(path: Path, found: DetectionSet, options: Options) -> str:
 
 
 def _cut_pairs(path: Path, found: DetectionSet, most: int) -> str:
-    """A note on relations that were cut to HICO-DET's number, of which too few may count: `most` of each pair."""
+    """A note on relations that were cut to HICO-DET's number, so that too few may count: `most` of each pair."""
     predicted = found.relations
     counts = np.bincount(predicted.image, minlength=predicted.images)
     if found.every_score or counts.max(initial=0) != PER_IMAGE:

@@ -26,7 +26,7 @@ from storage.errors import FatalError, did_you_mean
 RESAMPLES = 200
 """Test sets that are drawn for an interval."""
 SAME = 1e-9
-"""Difference from which the authors' value is stated next to the correct one."""
+"""Minimum difference for which the authors' value is stated next to the correct one."""
 Values = Mapping[str, float]
 
 

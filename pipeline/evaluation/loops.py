@@ -52,7 +52,7 @@ def sort_by_digits(keys: Any, order: Any) -> Any:
 
 
 _DIGIT = 11
-"""Bits that are sorted at once, of which 64 have six."""
+"""Bits that are sorted at once; 64 bits take six rounds."""
 
 
 @_compiled

@@ -28,8 +28,8 @@ def read_graphs(
 ) -> tuple[dict[str, Any], Iterable[Rejected]]:
     """Converts graphs to a row of `triplets` and rejects. `captions`: the image's, if known, for character offsets.
 
-    One graph for each of the captions is in their order. Otherwise, graphs have the numbers of draws, of which some are
-    no longer captions. The table has no place for entities without a relation; they are rejected, as are relations of
+    As many graphs as captions are in their order. Otherwise, graphs have the numbers of draws, some of which are no
+    longer captions. The table has no place for entities without a relation; they are rejected, as are relations of
     unknown entities.
     """
     draft = Draft(image_id)

@@ -24,7 +24,7 @@ LISTED = 5
 DRAWN = {"found": 3, "wrong": 1, "unfound": 3}
 """Relations of each kind that are drawn, the most confident first; more would hide the image."""
 SAME_BOX = 0.5
-"""IoU from which a box of the same name is drawn once."""
+"""Boxes of one name with at least this IoU are drawn once."""
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ class Planner:
         self.context.recorded[step.name] = keys = dict(sorted((self._other_sets(step) | keys).items()))
         self.context.run.record(step.name, step.stage.name, keys)
         recipe = self.context.recipe
-        # After the record, by which `rlip show` lists what was rejected.
+        # After the record, from which `rlip show` lists what was rejected.
         require_few_rejects(step, list(made.values()), recipe.run.checks.max_overall_reject_share, recipe.name)
 
     def audit(self, step: Step) -> None:
@@ -151,7 +151,7 @@ class Planner:
         return ""
 
     def _cause(self, name: str, partition: str) -> str:
-        """The failed check for which a partition of the step `name` must not be read; "" if it may."""
+        """The failed check because of which a partition of the step `name` must not be read; "" if it may."""
         step = self._steps[name]
         return self.gates.cause(step, partition, self.done[name], self._inputs_of(step))
 

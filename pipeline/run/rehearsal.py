@@ -163,7 +163,7 @@ class Rehearsal:
         return CheckOutcome(figure).unless(is_same, "wrong", REPORT)
 
     def _variant(self, name: str, value: Any, device: torch.device) -> CheckOutcome:
-        """Tries a setting on top of the best ones, to which it belongs from then on if it is faster."""
+        """Tries a setting on top of the best ones, and adds it to them if it is faster."""
         try:
             ran = self._run({**self._best_changes, name: value})
         except FatalError as error:

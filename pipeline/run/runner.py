@@ -31,7 +31,7 @@ from pipeline.training.settings import TrainingSettings
 from storage.errors import PipelineError, RetryableError
 
 Work = Callable[[Planner, StepPlan, Display], Sequence[Record]]
-"""Function with which a runner executes the due items of a step. It may do more, but returns their records."""
+"""Executes the due items of a step for a runner. It may do more, but returns their records."""
 
 
 def run(context: RunContext, display: Display) -> RunOutcome:
@@ -121,7 +121,7 @@ def execute_whole(planner: Planner, plan: StepPlan, display: Display) -> Record:
 
 @contextmanager
 def _lent_nodes(context: RunContext, step: Step) -> Iterator[None]:
-    """Lend nodes of the Ray cluster to a training run on several nodes, of which this machine is the coordinator."""
+    """Lend nodes of the Ray cluster to a training run on several nodes, with this machine as the coordinator."""
     run, training = context.recipe.run, step.settings
     if run.engine != "ray" or not isinstance(training, TrainingSettings) or training.nodes == 1:
         yield
@@ -215,7 +215,7 @@ def _append_unfinished(context: RunContext, status: str, **facts: object) -> Non
 
 
 def settle(context: RunContext, outcome: RunOutcome) -> None:
-    """Store recipe and outcome with the run, by which its figures are computed.
+    """Store recipe and outcome, from which figures are computed, with the run.
 
     Raises `RetryableError` before that if another execution of the run has recorded other results.
     """

@@ -22,7 +22,7 @@ from typing import ParamSpec, TypeVar
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Variables that limit the threads of numerical libraries."""
 _ONE_THREAD = {**dict.fromkeys(THREADS, "1"), "JE_ARROW_MALLOC_CONF": "background_thread:false"}
-"""Also keeps one of pyarrow's allocators from starting a thread on import, with which forks would not be safe."""
+"""Also keeps one of pyarrow's allocators from starting a thread on import, which would make forks unsafe."""
 _PRELOADED: list[str] = []
 _STARTING = threading.Lock()
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4

@@ -40,7 +40,7 @@ from tagger.pair import Pair
 
 MAX_IMAGES = 500
 MAX_IMAGES_BETWEEN = 100
-"""Maximum number of images measured during the training run. At its end it is `MAX_IMAGES`."""
+"""Maximum number of images measured during the training run; at its end, `MAX_IMAGES` are."""
 RECALLS = (20, 50)
 FOLDS = 2
 FALSE_SHARE = 0.3
