@@ -133,7 +133,7 @@ def publish_run(context: RunContext, outcome: RunOutcome) -> None:
 
 
 def _publish_report_link(recipe: Recipe, figures: Sequence[str]) -> None:
-    """Publish figures, one per line, and the report's path. It is no link: browsers open no local files from web pages.
+    """Publish figures, one per line, and the report's path, not a link: browsers open no local files from web pages.
 
     Contains no text from the data, because Prefect renders it.
     """

@@ -65,7 +65,7 @@ def failures(block: UUID) -> AutomationCore:
 
 
 def create_automations(client: SyncPrefectClient, notify: str | None, silent_for: timedelta = SILENT_FOR) -> list[str]:
-    """Create or update both automations; the one for failures needs a block `notify` (TYPE/NAME). Returns their names.
+    """Create or update the automations, that for failures only with a block `notify` (TYPE/NAME). Returns their names.
 
     Raises `FatalError` when there is no such block.
     """

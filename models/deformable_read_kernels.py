@@ -31,7 +31,7 @@ def packed(height: int, width: int) -> int:
 
 
 def _milliseconds(call: Any, quantiles: tuple[float, ...]) -> list[float]:
-    """Times a configuration. In the interpreter or a CUDA graph, all take 0 seconds, so the first one is chosen."""
+    """Times a configuration. The interpreter and CUDA graphs allow no timing: all count as 0; the first is chosen."""
     if triton.knobs.runtime.interpret or torch.cuda.is_current_stream_capturing():
         return [0.0 for _ in quantiles]
     milliseconds: list[float] = do_bench(call, warmup=5, rep=20, quantiles=quantiles)

@@ -199,7 +199,7 @@ class Remote:
             except OSError as error:
                 if error.errno not in _OF_THE_WRITER:
                     raise
-                # The source can't be full or read-only, so the fault is this machine's disk.
+                # The source is only read, so it is this machine's disk that is full or read-only.
                 with translate_os_errors(f"copying {self.url}/{path} to {local}"):
                     raise
 
@@ -219,7 +219,7 @@ class Remote:
         return self._found(ask)
 
     def remove(self, paths: Iterable[str]) -> None:
-        """Remove files in order. A missing file is not an error."""
+        """Remove files in the given order. A missing file is not an error."""
         for path in paths:
             with suppress(FileNotFoundError):
                 self._do(lambda path=path: self._files.rm_file(self._path(path)))  # type: ignore[misc]

@@ -27,7 +27,7 @@ RECORD_REMEDY = "remove this record, and the later ones move up by one"
 _STEP_NAME = re.compile(r"[a-z][a-z0-9_]*(:[A-Za-z0-9._-]+)*")
 _PARTITION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[0-9]+)?")
 _MAX_NAME = 200
-"""Maximum length of a name. A step's name is also a file name."""
+"""Maximum number of characters of a name. A step's name is also a file name."""
 
 
 class StepKeys(BaseModel):

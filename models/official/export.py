@@ -79,7 +79,7 @@ def refuse_unknown(config: NetworkConfig) -> None:
             config,
             "fusion_interval",
             f"their code needs as many fusions as decoder_layers={config.decoder_layers}, but "
-            f"encoder_layers={config.encoder_layers} has {-(-config.encoder_layers // config.fusion_interval)}",
+            f"encoder_layers={config.encoder_layers} gives {-(-config.encoder_layers // config.fusion_interval)}",
         )
     if config.text.kind != "roberta":
         raise ConfigError(f"network setting text.kind={config.text.kind!r}: their code reads texts with roberta only")

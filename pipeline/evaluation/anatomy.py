@@ -49,7 +49,7 @@ class ErrorKind(StrEnum):
     BACKGROUND = "background"
     """No truth of the image is near."""
     MISSED = "missed"
-    """A truth that no prediction is a single repair away from."""
+    """A truth from which no prediction is one repair away."""
 
 
 FALSE_POSITIVES = tuple(kind for kind in ErrorKind if kind is not ErrorKind.MISSED)

@@ -42,7 +42,7 @@ class VcocoTruth:
     """The id and the file name of each image"""
 
     def of_images(self, image_ids: Sequence[int]) -> VcocoTruth:
-        """Returns the truth of some of its images, in their order."""
+        """Returns the truth of some of its images, in the given order."""
         places = {image_id: place for place, image_id in enumerate(image_ids)}
         image = np.array([places.get(each, -1) for each in self.image_ids], np.int64)[self.image]
         kept = np.argsort(image, kind="stable")[(image < 0).sum() :]

@@ -28,9 +28,9 @@ def read_graphs(
 ) -> tuple[dict[str, Any], Iterable[Rejected]]:
     """Converts graphs to a row of `triplets` and rejects. `captions`: the image's, if known, for character offsets.
 
-    As many graphs as captions are in their order. Otherwise, graphs have the numbers of draws, some of which are no
-    longer captions. The table has no place for entities without a relation; they are rejected, as are relations of
-    unknown entities.
+    If there are as many graphs as captions, both have the same order. Otherwise, graphs have the numbers of draws, some
+    of which are no longer captions. The table has no place for entities without a relation; they are rejected, as are
+    relations of unknown entities.
     """
     draft = Draft(image_id)
     triplets: list[dict[str, Any]] = []

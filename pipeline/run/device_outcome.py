@@ -107,7 +107,7 @@ def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 def compared(
     found: Sequence[Tensor], again: Sequence[Tensor], expected: Sequence[Tensor], near: float = NEAR
 ) -> tuple[bool, str]:
-    """Whether a result is near the expected one and repeats bit by bit, and both in words."""
+    """Whether a result is near the expected one and repeats bit for bit, and both in words."""
     far = difference(found, expected)
     same = all(torch.equal(one.cpu(), other.cpu()) for one, other in zip(found, again, strict=True))
     return same and far <= near, f"differs by {far:.1e}{'' if same else ' and from itself'}"

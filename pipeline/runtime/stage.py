@@ -144,8 +144,8 @@ class Stage(ABC):
 
     Raise `version` whenever the same input would give different rows. `reads` names tables of the same partition, and
     `writes` the table that the stage makes. The step at its place in the chain (`pipeline/run/dag.py`) says which it
-    reads with these settings, and which whole artifacts, such as the tagger's weights, `open` receives. A stage
-    that reads no table is a source: it defines the partitions of its datasets.
+    reads with these settings, and which whole artifacts, such as the tagger's weights, `open` receives. A stage that
+    reads no table is a source: it defines the partitions of its datasets.
     """
 
     name: ClassVar[str]

@@ -68,7 +68,7 @@ def write_shards(folder: Path, samples: Iterable[Sample], max_bytes: int) -> pa.
     """Writes `shard-000.tar`, `shard-001.tar`, ... and returns their index (schema `SHARD_MEMBERS`).
 
     A tar takes samples until another one would make it larger than `max_bytes`, but at least one. Members have USTAR
-    headers with mtime 0, owner 0:0 and mode 0644, which are the defaults of `TarInfo`, in order.
+    headers with mtime 0, owner 0:0 and mode 0644, which are the defaults of `TarInfo`, in the given order.
     """
     rows: list[dict[str, object]] = []
     shards: list[str] = []

@@ -155,7 +155,7 @@ class RecordIndex:
         """Rejected rows without a record: no usable id or file name, a duplicate, or an unknown image."""
 
     def present(self, image_ids: Sequence[int]) -> tuple[int, ...]:
-        """The ids that have a record, in order."""
+        """The ids that have a record, in the given order."""
         wanted = np.asarray(image_ids, np.int64)
         found = np.searchsorted(self._sorted, wanted)
         # An id above all others has no place there; any other place holds an id that differs from it.
@@ -163,7 +163,7 @@ class RecordIndex:
         return tuple(wanted[self._sorted[found] == wanted].tolist())
 
     def records(self, image_ids: Sequence[int]) -> Iterator[ImageRecord]:
-        """Yields the records of images that are present, in the order of the ids."""
+        """Yields the records of images that are present, in the given order."""
         return self._records(self._positions(image_ids))
 
     def names(self) -> Iterator[tuple[int, str]]:
@@ -176,7 +176,7 @@ class RecordIndex:
             yield self._reader.place(name)
 
     def digest(self, image_ids: Sequence[int]) -> str:
-        """Digest of the records of images that are present, and of their names, in the order of the ids."""
+        """Digest of the records of images that are present, and of their names, in the given order."""
         found = hashlib.sha256(f"{LAYOUT}\n".encode())
         for name, line in self._rows(("name", "values"), self._positions(image_ids)):
             found.update(f"{name}\n".encode() + line)

@@ -26,7 +26,7 @@ from pipeline.runtime.processes import die_with_parent, one_thread_each
 from storage.errors import RetryableError
 
 MODULE = "pipeline.data.images.decoder_process"
-"""This module's name; where it runs as a program, `__name__` is another."""
+"""This module's name; where it runs as a program, `__name__` differs."""
 DECODER_SECONDS = 10.0
 """Processor time after which the system ends the process, whichever library it is in."""
 DECODER_BYTES = 2**30

@@ -82,7 +82,7 @@ def read_detections(
     elif head[:1] == b"[":
         _read_list(content, truth, per_image, per_pair, allowed)
     else:
-        why = "is a pickle, which can run code when loaded; write it as JSON" if head[:1] == b"\x80" else "no detection"
+        why = "is a pickle, which can run code when loaded; write it as JSON" if head[0] == 0x80 else "no detections"
         raise FatalError(f"{path}: {why}; expected {EXPECTED}")
     if not content.images:
         raise FatalError(f"{path}: contains no image; expected {EXPECTED}")

@@ -25,7 +25,7 @@ FINISHED, FAILED, COORDINATOR_LOST = 0, 1, 3
 PROBE_SECONDS = 1.0
 """Seconds between two attempts to reach a coordinator that does not listen yet."""
 NEXT_SECONDS = 5.0
-"""Seconds that the coordinator takes to close the store of a finished training run."""
+"""Seconds that the coordinator may take to close the store of a finished training run."""
 _PATIENCE = 1.5
 """The coordinator may be silent for this many times as long as other nodes, because it has more to do."""
 _COMMAND_SECONDS = 25.0
