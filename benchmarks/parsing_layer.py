@@ -128,7 +128,7 @@ def names_of(noun: Token, lemma: str) -> set[str]:
 
 
 def spelled(name: str) -> str:
-    """Returns what a name of a caption and its name in the graph have in common: graphs say "cellphone" and "person"."""
+    """Returns a form that a caption's name and the graph's share: graphs say "cellphone" and "person"."""
     return CALLED.get(name, name).replace(" ", "").replace("-", "")
 
 

@@ -1,4 +1,4 @@
-"""Publishes what Prefect's pages show of a run: progress, tables and figures as artifacts, and an event per step."""
+"""Publishes a run on Prefect's pages: progress, tables and figures as artifacts, and an event per step."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class ProgressArtifact(Display):
         self._published = time.monotonic()
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
-        """Note the share of an item. A whole-set stage reports on the flow run's thread and is published at once."""
+        """Record an item's share. A whole-set stage reports on the flow run's thread and is published at once."""
         if done or not note:
             self._share[item.partition] = done / max(total, 1)
         if threading.get_ident() == self._thread:
@@ -91,9 +91,9 @@ class ProgressArtifact(Display):
 
 
 def emit_step_completed(recipe: Recipe, outcome: StepOutcome) -> None:
-    """Emit an event with the partitions, rows and time of a step, to which Prefect adds the flow run.
+    """Emit an event with a step's partitions, rows and time. Prefect adds the flow run.
 
-    A step that fails has no event of its own, because Prefect reports that its flow run failed.
+    A failed step emits no event, because Prefect reports that its flow run failed.
     """
     resource = {
         "prefect.resource.id": f"rlip.step.{recipe.name}.{outcome.step}",
@@ -133,7 +133,7 @@ def publish_run(context: RunContext, outcome: RunOutcome) -> None:
 
 
 def _publish_report_link(recipe: Recipe, figures: Sequence[str]) -> None:
-    """Publish figures, one a line, and the path of the report: a path, as browsers open no local file from a web page.
+    """Publish figures, one per line, and the report's path, not a link: browsers open no local files from web pages.
 
     Contains no text from the data, because Prefect renders it.
     """

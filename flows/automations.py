@@ -29,12 +29,12 @@ _RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
 
 
 def zombies(silent_for: timedelta = SILENT_FOR) -> AutomationCore:
-    """An automation that marks a flow run as crashed once neither heartbeats nor new states follow its heartbeats."""
+    """An automation that marks a flow run as crashed when its heartbeats stop and no new state follows."""
     trigger = EventTrigger(
         match=_RUNS,
         match_related=_OURS,
         after={"prefect.flow-run.heartbeat"},
-        # All events of a run, not a list of final states, because this project names states of its own, e.g. `Cached`.
+        # All events of a run, not a list of final states, because this project adds states such as `Cached`.
         expect={"prefect.flow-run.*"},
         for_each={"prefect.resource.id"},
         posture=Posture.Proactive,
@@ -65,7 +65,7 @@ def failures(block: UUID) -> AutomationCore:
 
 
 def create_automations(client: SyncPrefectClient, notify: str | None, silent_for: timedelta = SILENT_FOR) -> list[str]:
-    """Create or update both automations, that of failures only with a block `notify` (TYPE/NAME). Returns their names.
+    """Create or update the automations, that for failures only with a block `notify` (TYPE/NAME). Returns their names.
 
     Raises `FatalError` when there is no such block.
     """

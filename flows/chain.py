@@ -1,4 +1,4 @@
-"""Flows `end_to_end` and `from_file`: the stages of a recipe one after the other, all of them or from one on."""
+"""Flows `end_to_end` and `from_file`: run the stages of a recipe in order, from the first or a later one."""
 
 from __future__ import annotations
 
@@ -27,19 +27,17 @@ from storage.errors import FatalError
 
 @flow(name="end_to_end", flow_run_name="{recipe.name}", persist_result=False)
 def end_to_end(recipe: RecipeParameter, start: StartStage = FIRST) -> State[RunOutcome]:
-    """Run the whole chain from raw images to evaluated weights. What the store has is reused."""
+    """Run the whole chain from raw images to evaluated weights. Results in the store are reused."""
     return run_chain(recipe, start)
 
 
 @flow(name="from_file", flow_run_name="{recipe_file}", persist_result=False)
 def from_file(
-    recipe_file: Annotated[
-        Path, described("A recipe file on the worker's machine, or the name of one of the project's own.")
-    ],
+    recipe_file: Annotated[Path, described("A recipe file on the worker's machine, or the name of a built-in recipe.")],
     overrides: Annotated[tuple[str, ...], described("Settings to override, e.g. run.workers=4.")] = (),
     start: StartStage = FIRST,
 ) -> State[RunOutcome]:
-    """Run the chain by a recipe file on the worker's machine, which a schedule reads again at every run.
+    """Run the chain with a recipe file on the worker's machine. A schedule reads the file again at every run.
 
     Raises `FatalError` when the file is missing or not a valid recipe.
     """
@@ -68,14 +66,14 @@ def run_chain(recipe: Recipe, start: str) -> State[RunOutcome]:
 
 
 def conclude_run(recipe: Recipe) -> State[RunOutcome]:
-    """Publish the outcome of a run that other flow runs have computed. Raises `FatalError` if anything of it is due."""
+    """Publish the outcome of a run that other flow runs have computed. Raises `FatalError` if a partition is due."""
     with session_of(recipe) as session:
         _adopt(session, split_stages(recipe, FIRST)[1])
         return _publish(session)
 
 
 def _adopt(session: Session, stages: Sequence[type[Stage]]) -> None:
-    """Take the steps of stages from the store. Raises `FatalError` if anything of them is due."""
+    """Take the steps of stages from the store. Raises `FatalError` if a partition is due."""
     for step in session.planner.context.steps:
         if step.stage in stages:
             session.steps[step.name] = run_step(session.planner, step, session.display, _refuse)

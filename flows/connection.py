@@ -99,7 +99,7 @@ def reread_settings() -> None:
 
 
 def _send_what_is_queued() -> None:
-    """Send the states and logs that Prefect, which sends them in the background, still holds."""
+    """Send the states and logs that Prefect has queued for its background threads."""
     if "prefect.main" not in sys.modules:
         return
     from prefect.events.worker import EventsWorker

@@ -30,7 +30,7 @@ from storage.errors import FatalError
 from storage.open_store import open_store
 
 LOOK_EVERY = 2.0
-"""Seconds between two looks at the state of a stage's flow run."""
+"""Seconds between checks of a stage's flow run."""
 
 
 @flow(name="on_pools", flow_run_name="{recipe.name}", persist_result=False)
@@ -38,7 +38,7 @@ def on_pools(recipe: RecipeParameter, start: StartStage = FIRST) -> State[RunOut
     """Run the chain stage by stage in the pools cpu, gpu and train. All workers must see the same store and data.
 
     Raises `FatalError` before any stage runs when a deployment, pool or worker is missing, the run would deadlock, or
-    each pool would choose a precision of its own.
+    each pool would choose its own precision.
     """
     if automatic := [step.name for step in build_steps(recipe) if getattr(step.settings, "precision", None) == "auto"]:
         raise FatalError(

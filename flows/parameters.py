@@ -20,12 +20,12 @@ from storage.errors import FatalError, PipelineError
 
 
 def described(text: str, **schema: Any) -> Any:
-    """An annotation with what Prefect's form says about a parameter. Prefect drops that of a plain `Field`."""
+    """An annotation that describes a parameter in Prefect's form, which drops the description of a plain `Field`."""
     return Field(json_schema_extra={"description": text, **schema})
 
 
 def _checked(values: Any, validate: ValidatorFunctionWrapHandler) -> Recipe:
-    """Says what is wrong with a recipe as commands do. Prefect itself would print the whole recipe, twice."""
+    """Reports errors in a recipe as commands do. Prefect itself would print the whole recipe, twice."""
     if isinstance(values, dict):
         use_present_names(values, "parameter recipe")
     try:

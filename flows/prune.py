@@ -35,7 +35,7 @@ def prune(
 ) -> int:
     """Delete flow runs that ended more than `days` ago, except the last `keep` of each flow. Returns their number."""
     with get_client(sync_client=True) as client:
-        # All pages are read before anything is deleted, which would move runs to pages that were read.
+        # All pages are read before anything is deleted: deletions shift runs to pages that were already read.
         old = _old(client, datetime.now(UTC) - timedelta(days=days), keep)
         for run in old:
             _delete(client, run)
@@ -55,7 +55,7 @@ def _old(client: SyncPrefectClient, before: datetime, keep: int) -> list[UUID]:
 
 
 def _finished(client: SyncPrefectClient, flows: Sequence[str], **conditions: Any) -> list[FlowRun]:
-    """All finished top-level runs of these flows that meet further conditions, the last first."""
+    """All finished top-level runs of these flows that meet further conditions, newest first."""
     runs: list[FlowRun] = []
     while True:
         page = client.read_flow_runs(

@@ -1,4 +1,4 @@
-"""Prefect servers on the records next to a store: a temporary one for each run, and that of `rlip cluster server`."""
+"""Prefect servers that keep records next to a store: a temporary one per run, and that of `rlip cluster server`."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ writers, and Prefect's client waits two seconds before it tries again, so task s
 class TemporaryServer:
     """A separate process started on construction, on any free port unless one is given. Leaving the context stops it.
 
-    Prefect has a temporary server of its own. Unlike that one, this server survives a Ctrl-C in the terminal, so that
-    the last states of the run are recorded; it ends with this process even if it is killed; and it serves web pages.
+    Unlike Prefect's own temporary server, this one survives a Ctrl-C in the terminal, so that the last states of the
+    run are recorded; it ends with this process even if it is killed; and it serves web pages.
     """
 
     def __init__(self, home: Path, environment: Mapping[str, str], port: int = 0) -> None:
@@ -113,7 +113,7 @@ class TemporaryServer:
         # By default, any page that is open in a browser on this machine may read from the server and write to it.
         protection = {
             "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"{self.address},http://localhost:{port}",
-            # A browser sends a POST without Content-Type before it asks whether it may. Its page has no token.
+            # Browsers send a POST without Content-Type without a preflight request. Another site's page has no token.
             "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
         }
         parent = os.getpid()
@@ -152,7 +152,7 @@ def serve(store: str, port: int) -> None:
 def _require_free(port: int) -> None:
     """Raise `FatalError` when another process listens on the port."""
     with socket.socket() as probe:
-        # As servers do: a port is free although connections to it have only just ended.
+        # As servers do: a port whose connections have only just ended counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

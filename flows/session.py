@@ -26,7 +26,7 @@ from storage.errors import FatalError
 from storage.open_store import is_remote, local_folder, open_store
 
 STORES = "RLIP_STORES"
-"""Environment variable of a worker with folders and URLs (space-separated) in which stores may lie. Unset: anywhere."""
+"""Environment variable of a worker: folders and URLs (space-separated) that may contain stores. Unset: any place."""
 LAVIS_PYTHON = "RLIP_LAVIS_PYTHON"
 """Environment variable of a worker naming the only interpreter besides the default that captioner `lavis` may start."""
 
@@ -65,9 +65,9 @@ def shared(session: Session) -> Iterator[Session]:
 @contextmanager
 def session_of(recipe: Recipe) -> Iterator[Session]:
     """The session shared with this flow, or a new one that logs to the flow run. Holds the lock of a flow run that has
-    a process of its own.
+    its own process.
 
-    Flow runs of deployments that work on the same run of the same store wait for each other; others go on side by side.
+    Flow runs of deployments that work on the same run of the same store wait for each other; others run side by side.
     """
     current = _current.get()
     began = current is None

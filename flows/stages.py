@@ -54,7 +54,7 @@ LEASE = 60.0
 def gpu_slots(stage: type[Stage], environment: Mapping[str, str] = os.environ) -> Iterator[None]:
     """Hold the slots that the environment asks for while a step of `stage` computes.
 
-    Raises `FatalError` before that when the server has no limit `gpu`, or one that never grants so many slots.
+    Raises `FatalError` first if the server has no limit `gpu`, or one that never grants this many slots.
     """
     wanted = environment.get(VARIABLE, "")
     if not stage.uses_gpu or not wanted:
@@ -227,9 +227,9 @@ class Block:
 
 
 def split_into_blocks(plan: StepPlan, most: int, stop: Event) -> list[Block]:
-    """Group the partitions of a step into at most `most` blocks of about equal size; one block if nothing is due.
+    """Group a step's partitions into at most `most` blocks of about equal size; one block if nothing is due.
 
-    Each block is a task run, and Prefect displays only so many of them well.
+    Each block is a task run, and Prefect displays only a limited number of them well.
     """
     due = {item.partition: item for item in plan.due}
     names = sorted([*due, *(record.partition for record in plan.cached)])

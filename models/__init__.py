@@ -1,1 +1,1 @@
-"""PyTorch modules of RLIPv2: ParSeDA, ParSeD and the Relation Tagger. They read no files but weights and tokenizers."""
+"""PyTorch modules of RLIPv2: ParSeDA, ParSeD and the Relation Tagger. They read only weight and tokenizer files."""

@@ -84,7 +84,7 @@ def _is_residual(body: nn.Module) -> bool:
 
 
 def _freeze_as_pretrained(backbone: Backbone) -> None:
-    """Freezes what the authors do: stem and first stage of residual networks, norms and position biases of others."""
+    """Freezes what the authors freeze: stem and first stage of ResNets, norms and position biases of others."""
     if _is_residual(backbone.body):
         fixed = [p for n, p in backbone.body.named_parameters() if not n.startswith(("layer2", "layer3", "layer4"))]
     else:
@@ -123,7 +123,7 @@ def create_backbone(name: str, out_indices: list[int] | None = None, drop_path: 
     """
     chosen: dict[str, Any] = {} if out_indices is None else {"out_indices": out_indices}
     if drop_path or is_window_transformer(name):
-        # Also 0, because timm's own default for Swin is 0.1.
+        # 0 is passed too, because timm's default for Swin is 0.1.
         chosen["drop_path_rate"] = drop_path
     if sizes := _SIZED_RESNET.fullmatch(name):
         width, *blocks = map(int, sizes.groups())

@@ -102,7 +102,7 @@ class NetworkConfig:
     """alif: in the encoder; late: after the decoders, as in RLIPv1; none: texts and queries are only compared in the
     heads."""
     fusion_interval: int = Field(default=2, ge=1)
-    """alif: images and texts are fused before every so many encoder layers."""
+    """alif: number of encoder layers that follow each fusion of images and texts."""
     fusion_width: int = Field(default=2048, ge=1, le=SIZES)
     """Width of the fusion attention."""
     fusion_heads: int = Field(default=8, ge=1)

@@ -56,8 +56,8 @@ class Decoded:
 class Decoder(nn.Module):
     """Layers of self-attention, deformable attention to the image, and box refinement.
 
-    With `anchored`, query positions are recomputed from their boxes before each layer (DAB-DETR); otherwise the given
-    positions are used throughout.
+    With `anchored`, query positions are recomputed from their boxes before each layer (DAB-DETR); otherwise they stay
+    the same throughout.
     """
 
     def __init__(self, config: NetworkConfig, anchored: bool) -> None:
@@ -124,7 +124,7 @@ class _Layer(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.cross_attn = DeformableAttention(config.width, config.levels, config.heads, config.points)
-        # The numbers of norms are Deformable DETR's, not their order here.
+        # Norms are numbered as in Deformable DETR, not in the order of use here.
         self.norm1 = nn.LayerNorm(config.width)
         self.self_attn = SelfAttention(config.width, config.heads, config.dropout)
         self.norm2 = nn.LayerNorm(config.width)

@@ -200,7 +200,7 @@ class _Maps:
         return value_BSMC
 
     def of_points(self, points: int, dtype: np.dtype[Any]) -> tuple[np.ndarray[Any, Any], ...]:
-        """Returns the fields of `deformable_read_loops.Levels` for so many points."""
+        """Returns the fields of `deformable_read_loops.Levels` for this many points."""
         level_P = np.arange(len(self.shapes)).repeat(points // len(self.shapes))
         sizes_P2, framed_P2 = np.array(self.shapes)[level_P], np.array(self.framed_shapes)[level_P]
         starts_P = np.cumsum([0, *self.sizes])[level_P] + FRAME * (framed_P2[:, 1] + 1)

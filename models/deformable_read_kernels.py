@@ -22,7 +22,7 @@ import triton.language as tl
 from triton.testing import do_bench
 
 PARTIAL_SUMS = 8
-"""Number of sums among which the points that read a cell are dealt out. It is part of the order of summation."""
+"""Number of partial sums over which the points that read a cell are spread. It is part of the order of summation."""
 
 
 def packed(height: int, width: int) -> int:
@@ -31,7 +31,7 @@ def packed(height: int, width: int) -> int:
 
 
 def _milliseconds(call: Any, quantiles: tuple[float, ...]) -> list[float]:
-    """Times a configuration. Nothing can be timed by the interpreter or within a CUDA graph: the first one is taken."""
+    """Times a configuration. The interpreter and CUDA graphs allow no timing: all count as 0; the first is chosen."""
     if triton.knobs.runtime.interpret or torch.cuda.is_current_stream_capturing():
         return [0.0 for _ in quantiles]
     milliseconds: list[float] = do_bench(call, warmup=5, rep=20, quantiles=quantiles)
@@ -59,9 +59,9 @@ def _sides(level):
 
 @triton.jit
 def _around(places, at, gap, height, width, mask):
-    """Returns column and row of the cell up and left of each place, and the place's parts of the way to the next ones.
+    """Returns column and row of the cell up and left of each place, and the fractions of the way to the next ones.
 
-    A place that is NaN lies at cell 0 with parts that are NaN, as on a CPU: what is read there is NaN.
+    A NaN place gets cell 0 and NaN fractions, as on a CPU, so the value read there is NaN.
     """
     x = tl.load(places + at, mask=mask, other=0.0)
     y = tl.load(places + at + gap, mask=mask, other=0.0)

@@ -29,7 +29,7 @@ _compiled: Any = numba.njit(nogil=True, error_model="numpy")
 
 
 class Levels(NamedTuple):
-    """What the loops know of the maps, for each point."""
+    """The layout of the maps, for each point."""
 
     limits: Array
     """4×P: the least place, the width and the height of the point's level, and the width of its framed map"""
@@ -38,7 +38,7 @@ class Levels(NamedTuple):
 
 
 class Loops(NamedTuple):
-    """The compiled functions. `last` is the end of the images' heads that a call has; `sizes` is (F, Q, M)."""
+    """The compiled functions. A call processes the images' heads from `first` up to `last`; `sizes` is (F, Q, M)."""
 
     read: Callable[[Array, Array, Array, Levels, tuple[int, int, int], int, int, Array], None]
     """framed_NFC, places_BQM2P, weights_BQMP, levels, sizes, first, last, read_BQMC (written)"""
@@ -49,7 +49,7 @@ class Loops(NamedTuple):
 
 @lru_cache
 def loops(C: int, P: int) -> Loops:
-    """Makes the functions for so many channels and points, which are constants in them: a row of each is a vector."""
+    """Makes the functions for C channels and P points, which are constants in them, so that each row is a vector."""
 
     @_compiled
     def located(places: Any, weights: Any, levels: Any, query: int, cells_P: Any, shares_4P: Any) -> Any:
@@ -155,7 +155,7 @@ Typed = tuple[Any, Generate]
 
 
 class Lanes(types.Type):
-    """The type of a vector of so many numbers of a dtype."""
+    """The type of a vector of `count` numbers of one dtype."""
 
     def __init__(self, dtype: types.Type, count: int) -> None:
         self.dtype, self.count = dtype, count
@@ -308,7 +308,7 @@ plus, minus, times = (_of_two(operation) for operation in ("add", "sub", "mul"))
 
 
 def _place(context: Any, builder: ir.IRBuilder, array: Any, given: Sequence[Any], target: ir.Type) -> Any:
-    """Returns a pointer to the given array's number at the given index."""
+    """Returns a pointer to an element of an array; `given` holds array and index."""
     data = context.make_array(array)(context, builder, given[0]).data
     return builder.bitcast(builder.gep(data, [given[1]]), target.as_pointer())
 

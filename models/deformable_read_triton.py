@@ -22,7 +22,7 @@ from packaging.version import Version
 from torch import Tensor
 
 LEAST_TRITON = "3.6"
-"""The version that belongs to the oldest PyTorch that this project runs with."""
+"""The version that ships with the oldest supported PyTorch."""
 LEAST_CAPABILITY = (8, 0)
 MOST_CHANNELS = 128
 MOST_PROGRAMS = 2**16 - 1
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 def read_by_kernel(
     value_BMSC: Tensor, places_NQ2LK: Tensor, weights_NQLK: Tensor, shapes: Sequence[tuple[int, int]]
 ) -> Tensor:
-    """Same as `models.deformable_read.read`, for inputs for which `unfit` returns None."""
+    """Same as `models.deformable_read.read`, for inputs that are not `unfit`."""
     read_NQC: Tensor = _read(value_BMSC, places_NQ2LK, weights_NQLK, [side for shape in shapes for side in shape])
     return read_NQC
 
@@ -90,7 +90,7 @@ def unfit_machine(device: int | None) -> str | None:
 @cache
 def _unfit_machine(device: int | None) -> str | None:
     if torch.version.hip is not None:
-        return "the GPU is not one of NVIDIA's, for which alone the kernels were compiled"
+        return "the GPU is not one of NVIDIA's, and the kernels are compiled only for those"
     capability = torch.cuda.get_device_capability(device)
     if capability < LEAST_CAPABILITY:
         return f"the GPU has compute capability {capability[0]}.{capability[1]}, less than 8.0"
@@ -121,7 +121,7 @@ def _log_once(reason: str) -> None:
 
 
 def chosen() -> dict[str, dict[tuple[Any, ...], str]]:
-    """Returns the configuration that tuning chose, by kernel and class of inputs, as far as kernels ran."""
+    """Returns the configurations that tuning chose for the kernels that ran, by kernel and class of inputs."""
     kernels = _kernels()
     return {
         tuned.base_fn.__name__: {key: str(configuration) for key, configuration in tuned.cache.items()}

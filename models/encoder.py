@@ -63,7 +63,7 @@ class Encoder(nn.Module):
         text_key_padding_mask_1T: Tensor | None,
         mask_fusion: bool,
     ) -> tuple[Tensor, list[Tensor]]:
-        """Returns image tokens B×S×D and the texts B×T×E after each fusion (the given texts when there is none)."""
+        """Returns image tokens B×S×D and the texts B×T×E after each fusion (the input texts if there is none)."""
         # In double precision, so that a cell's centre on its own map is exact.
         centres_BSL2 = _cell_centres(shapes, valid_ratios_BL2.double())
         references = References.at_points(centres_BSL2, shapes, self.points).to(position_BSD.dtype)

@@ -57,7 +57,7 @@ def feed_forward(
     of `inner` is found where weights are loaded, not in the result.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x_ND.dtype
-    # Exact types: what extends or replaces these layers, as packing does, computes something else.
+    # Exact types, because subclasses and replacements, e.g. packed layers, compute something else.
     plain = type(inner) is nn.Linear and type(outer) is nn.Linear and type(activation) is nn.ReLU
     drops = dropout.training and dropout.p > 0
     if plain and not drops and not torch.compiler.is_compiling() and can_pack(x_ND.device, dtype):

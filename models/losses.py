@@ -124,7 +124,7 @@ def _pairwise_giou(predicted_KBP4: Tensor, target_BN4: Tensor) -> Tensor:
 
 
 class SetCriterion(nn.Module):
-    """Loss of predictions that may stand for any target and are matched to them."""
+    """Loss of predictions that are matched to the targets."""
 
     def __init__(
         self, settings: LossSettings | None = None, *, match: MatchWeights | None = None, official_compat: bool = False
@@ -159,7 +159,7 @@ class SetCriterion(nn.Module):
 
 
 class TaggerCriterion(nn.Module):
-    """Loss of predictions that stand for the targets at their own positions."""
+    """Loss of predictions that belong to the targets at the same positions."""
 
     def __init__(self, settings: LossSettings | None = None, *, official_compat: bool = False) -> None:
         """`official_compat`: normalise terms as the authors' code does."""
@@ -168,7 +168,7 @@ class TaggerCriterion(nn.Module):
         self.official_compat = official_compat
 
     def forward(self, predictions: Predictions, targets: list[Target]) -> dict[str, Tensor]:
-        """Same as `SetCriterion`; an image's first predictions stand for its target pairs, the others are empty."""
+        """Same as `SetCriterion`; an image's first predictions belong to its target pairs, the others are empty."""
         with torch.autocast(predictions.object_logits.device.type, enabled=False):
             return self._losses(predictions.stacked().float(), [t.float() for t in targets])
 
@@ -305,8 +305,8 @@ def quality_focal(logits: Tensor, goal: Tensor) -> Tensor:
 def cornernet_focal(logits: Tensor, goal: Tensor, positive: Tensor) -> Tensor:
     """Returns an elementwise focal loss that penalises negatives less when their goal is high (Law and Deng, 2018).
 
-    `positive` (bool) marks true labels, whose goal is a confidence. They have the quality focal loss: it is least where
-    the score is the confidence, and at confidence 1 it is CornerNet's own term for positives.
+    `positive` (bool) marks true labels, whose goal is a confidence. They use the quality focal loss: it is least where
+    the score equals the confidence, and at confidence 1 it is CornerNet's term for positives.
     """
     score = logits.sigmoid().clamp(1e-6, 1 - 1e-6)
     negative = -(1 - score).log() * score.square() * (1 - goal) ** 4

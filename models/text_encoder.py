@@ -63,7 +63,7 @@ class TextEncoder(nn.Module):
 
     def _pooled(self, ids_TN: Tensor, mask_TN: Tensor | None) -> Tensor:
         if mask_TN is not None and self.roberta.config._attn_implementation == "sdpa":
-            # Transformers takes a mask of this shape as it is. It asks the device whether a flat one hides anything.
+            # Transformers uses a mask of this shape as it is. It asks the device whether a flat one hides anything.
             mask_TN = mask_TN.bool()[:, None, None]
         return self.roberta(input_ids=ids_TN, attention_mask=mask_TN).pooler_output
 
@@ -107,7 +107,7 @@ def _build(config: TextConfig, padding: int) -> PreTrainedModel:
 class _FirstTokenLayer(nn.Module):
     """The last layer of a language model, for the first token alone: nothing else of it enters the pooled output.
 
-    It has the parts of the layer that it stands for, under the same names.
+    It has the submodules of the layer that it replaces, under the same names.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -115,7 +115,7 @@ class _FirstTokenLayer(nn.Module):
         self.attention, self.intermediate, self.output = layer.attention, layer.intermediate, layer.output
 
     def forward(self, tokens_TND: Tensor, mask: Tensor | None, *_: None, **options: Any) -> Tensor:
-        """Returns T×1×D. The other arguments are those by which transformers decodes and records."""
+        """Returns T×1×D. The other arguments serve transformers' decoding and recording."""
         mixed_TND, _weights = self.attention.self(tokens_TND, attention_mask=mask, **options)
         # Contiguous, because a linear layer copies its weight for each text otherwise.
         attended_T1D = self.attention.output(mixed_TND[:, :1].contiguous(), tokens_TND[:, :1])

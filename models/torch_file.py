@@ -1,4 +1,4 @@
-"""Reads files of torch.save that anyone may have written: no code in them is run."""
+"""Reads untrusted files of torch.save without running any code in them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def read_torch_file(path: Path) -> Any:
 
 
 def _check_records(path: Path) -> None:
-    """Compares checksums and lengths of the zip's records with what is there, which torch does not."""
+    """Checks the zip's records against their checksums and lengths, which torch does not do."""
     with zipfile.ZipFile(path) as packed:
         records = packed.infolist()
         if any(record.compress_type != zipfile.ZIP_STORED for record in records):

@@ -116,7 +116,7 @@ BEHIND_SHAPES = {
     "text.heads": ".text_encoder.",
     "text.kind": ".text_encoder.",
 }
-"""Setting by which the same tensors compute something else → part of the names of those tensors."""
+"""Setting that changes what the same tensors compute → part of those tensors' names."""
 
 
 def shared_names(path: Path, config: NetworkConfig, own: Mapping[str, Shape]) -> set[str]:
@@ -164,7 +164,7 @@ def fits_fewer_pairs(name: str, shape: tuple[int, ...], wanted: tuple[int, ...])
 
 
 def first_pairs(name: str, table: Tensor, rows: int, official_compat: bool = False) -> Tensor:
-    """Returns the rows of the first pairs, `rows` in number.
+    """Returns `rows` rows: those of the first pairs.
 
     `official_compat`: the first rows of the table, as the authors take them. Some objects then start from queries of
     subjects, and no subject keeps its object.

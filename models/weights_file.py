@@ -1,4 +1,4 @@
-"""Looks into weights files without torch, which takes seconds to import: configuration, names, shapes, differences."""
+"""Inspects weights files without torch, which takes seconds to import: configuration, names, shapes, differences."""
 
 from __future__ import annotations
 

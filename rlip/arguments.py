@@ -1,4 +1,4 @@
-"""Checks the arguments of functions as those of commands are checked."""
+"""Checks the arguments of functions the way commands check theirs."""
 
 from __future__ import annotations
 

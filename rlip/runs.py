@@ -54,7 +54,7 @@ def run(
 ) -> Run:
     """Runs a recipe as `rlip run` does: it reuses artifacts in the store, and committed artifacts survive any crash.
 
-    `recipe`: a file, or the name of one of the project's own, e.g. "demo". `settings`: values that replace those of the
+    `recipe`: a file, or the name of a built-in recipe, e.g. "demo". `settings`: values that replace those of the
     recipe, e.g. {"shard.threshold": 0.3}. `runner`: "direct", in this process and its workers, or "prefect".
     """
     if unset := [name for name, value in (settings or {}).items() if value is None]:

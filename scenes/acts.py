@@ -19,7 +19,7 @@ LOW, LEVEL, HIGH = 0.02, 0.22, 0.5
 REACH = 0.33
 """Distance of both hands from the person's middle, so that all acts have the same boxes."""
 APART = (0.3, 0.42)
-"""Minimum and maximum gap between a person and what the act is about: too much for neighbours."""
+"""Minimum and maximum gap between a person and the act's object: too large for neighbours."""
 
 GESTURES: dict[tuple[str, str], tuple[float, float, str]] = {
     ("pointing", "gesturing"): (LEVEL, LOW, ""),
@@ -37,8 +37,8 @@ GESTURES: dict[tuple[str, str], tuple[float, float, str]] = {
     ("pulling", "tugging"): (LOW, LOW, "rope"),
     ("fishing", "casting"): (HIGH, LOW, "rope"),
 }
-"""Two verbs for one gesture → heights of the hand on the side of what it is about and of the other, and what the gap
-shows. Without that, the higher hand tells the side."""
+"""Two verbs for one gesture → heights of the hand on the object's side and of the other hand, and what the gap shows.
+If it shows nothing, the higher hand tells the side."""
 DIRECTIONS: dict[tuple[str, str], tuple[str, int]] = {
     ("at", "toward"): ("stand", 1),
     ("past", "beyond"): ("walk", -1),
@@ -131,7 +131,7 @@ def _from_the_first(rng: Random, indoor: bool) -> Group:
 
 
 def _show(pen: Pen, mark: str, hand: Point, end: Point) -> None:
-    """Draws what the gap between a hand and what the act is about shows. It belongs to no object's box."""
+    """Draws what the gap between a hand and the act's object shows. It belongs to no object's box."""
     (x, y), (across, up) = hand, (end[0] - hand[0], end[1] - hand[1])
     at = [(x + share * across, y + share * up) for share in (0.3, 0.55, 0.8)]
     if mark == "rope":

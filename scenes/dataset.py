@@ -230,7 +230,7 @@ SURFACES: dict[str, tuple[str, ...]] = {
     "kicking": ("kicking", "kicking", "kicks"),
     "eating": ("eating", "eating", "eats"),
 }
-"""Planted predicate → wordings of annotators. A wording of the second world is its own only one."""
+"""Planted predicate → wordings of annotators. Those of the second world have one wording: their own."""
 PARTICULAR = 0.25
 """Share of people that are named man, woman, boy or girl."""
 

@@ -58,7 +58,7 @@ class Artifact:
         a version that cannot be upgraded.
         """
         found = self._read(f"{name}.parquet")
-        # The table comes first: of today's form, it needs no manifest, which a folder of rows alone does not have.
+        # The table comes first: one with today's columns needs no manifest, which a plain folder of rows lacks.
         if is_current(found.schema, name):
             return found
         manifest = self.manifest
@@ -86,7 +86,7 @@ class Artifact:
                 raise _damaged(path, "gone") from error
             raise FileNotFoundError(f"{self.folder.parent.name} {self.key[:12]} has no {name}") from error
         except (pa.ArrowException, OSError) as error:
-            # pyarrow raises an OSError without a number for bytes that it can't read; one with a number is the disk's.
+            # pyarrow raises an OSError without errno for bytes that it can't read; with errno, the disk failed.
             if isinstance(error, OSError) and error.errno is not None:
                 raise
             raise _damaged(path, str(error).splitlines()[0][:200]) from error

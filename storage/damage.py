@@ -63,7 +63,7 @@ class DamagedFile:
     what: str
     is_cache: bool
     is_record: bool = False
-    """Whether it would say what runs need: without that, artifacts can't be examined."""
+    """Whether it lists what runs need; without it, artifacts can't be examined."""
 
 
 def find_record_damage(store: Store) -> Iterator[DamagedFile]:

@@ -32,9 +32,9 @@ class Limits(NamedTuple):
 
 
 LIMITS = Limits()
-"""The limits of every file whose reader allows no more."""
+"""The default limits."""
 _FEW = 1000
-"""Errors of one file up to which they are listed, since each takes a kilobyte."""
+"""Maximum number of errors of one file that are listed, since each takes a kilobyte."""
 _SEAL = re.compile(rb',\n "(.{4})": "(.{64})"\n\}', re.DOTALL)
 _SEAL_SIZE = 79
 
@@ -72,7 +72,7 @@ def require_within(data: bytes, most: Limits = LIMITS) -> None:
     """Check JSON bytes against limits before parsing. Raises ValueError that names the exceeded limit."""
     if len(data) > most.size:
         raise ValueError(f"more than {most.size:,} bytes")
-    # Counted before parsing: the errors of a file of faults alone would take more memory than a machine has.
+    # Counted before parsing: the errors of a file full of them could exhaust the machine's memory.
     if sum(map(data.count, (b",", b"[", b"{"))) > most.values:
         raise ValueError(f"more than {most.values:,} values")
 

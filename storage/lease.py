@@ -22,7 +22,7 @@ from storage.remote import Remote
 
 @dataclass(frozen=True)
 class Patience:
-    """Seconds between heartbeats, between looks at them, and of silence after which a holder counts as dead."""
+    """Seconds between heartbeats, between checks of them, and of silence after which a holder counts as dead."""
 
     heartbeat: float = 5.0
     look: float = 2.0
@@ -36,8 +36,8 @@ def hold_lease(
     """Hold the lease at `path`. Calls `waiting` once with the holder's host, then waits while its heartbeats keep
     coming.
 
-    A holder counts as dead when its lease stays the same for `expiry` seconds by the clock of the one who waits; clocks
-    of two machines are never compared. A holder on this `machine` is certainly dead, since the caller holds a lock that
+    A holder counts as dead when its lease stays the same for `expiry` seconds by the waiter's clock; clocks of
+    two machines are never compared. A holder on this `machine` is certainly dead, since the caller holds a lock that
     excludes live ones. If the remote side fails, work continues without a lease.
     """
     holder = f"{machine} {uuid.uuid4().hex}"
@@ -108,5 +108,5 @@ def _lease_bytes(holder: str, heartbeat: int) -> bytes:
 
 
 def _lease_of(data: bytes | None) -> _Lease:
-    """What a lease says; the default of each field where it is missing or damaged."""
+    """The fields of a lease, with defaults for missing or damaged ones."""
     return parse_json_or_none(data, _Lease) or _Lease()

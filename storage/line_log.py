@@ -16,7 +16,7 @@ from storage.disk import LOCAL, Disk
 from storage.errors import FatalError, translate_os_errors
 
 MAX_LINE = 1 << 16
-"""Bytes that a line may have, its checksum and its end included."""
+"""Maximum bytes of a line, including its checksum and line break."""
 _CHECKSUM = re.compile(rb', "(.{8})": "(.{8})"\}', re.DOTALL)
 _CHECKSUM_SIZE = 25
 
@@ -30,7 +30,7 @@ class Line(NamedTuple):
 
 
 class NewLines(NamedTuple):
-    """What was appended since the last reading."""
+    """The lines appended since the last read."""
 
     lines: list[Line]
     afresh: bool
@@ -57,7 +57,7 @@ class LineLog:
         self._lines = 0
 
     def append(self, lines: Sequence[bytes]) -> None:
-        """Append objects with at least one field, given as JSON on a line, in one write. They then survive power cuts.
+        """Append objects, each one line of JSON with at least one field, in one write. They then survive power cuts.
 
         Raises `FatalError` for a full or unwritable disk and for a line with more than `MAX_LINE` bytes,
         `RetryableError` for a failing disk. The file then has none of the lines.
@@ -133,6 +133,6 @@ def _with_checksum(line: bytes) -> bytes:
 
 
 def _is_whole(line: bytes) -> bool:
-    """Whether the checksum at the end, if any, is that of what precedes it. What looks like a checksum must be one."""
+    """Whether the checksum at the end, if any, matches what precedes it. What looks like a checksum must match, too."""
     found = _CHECKSUM.fullmatch(line[-_CHECKSUM_SIZE:])
     return found is None or (found[1], found[2]) == (b"checksum", b"%08x" % zlib.crc32(line[:-_CHECKSUM_SIZE]))

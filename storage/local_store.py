@@ -50,7 +50,7 @@ class LocalStore:
                     raise
 
     def require_writable(self) -> None:
-        """Find out before any work whether the store can be written. Raises `FatalError`."""
+        """Raise `FatalError`, before any work, if the store can't be written."""
         with self._writing():
             probe = self._pending / f".probe-{uuid.uuid4().hex}"
             probe.touch()
@@ -108,7 +108,7 @@ class LocalStore:
             yield StoredEntry(stage, folder.name, (folder / MANIFEST).is_file(), size_of(folder), last_used(folder))
 
     def _places(self, stage: str) -> list[Path]:
-        """The folders of a stage that are named by a key. Others may lie there, such as the file of a file manager."""
+        """The folders of a stage that are named by a key. Others may exist, e.g. a file manager's."""
         return sorted(folder for folder in (self._artifacts / stage).glob("*") if KEY.fullmatch(folder.name))
 
     def used(self, stage: str, key: str) -> float:
@@ -154,7 +154,7 @@ class LocalStore:
                     waiting(platform.node())
                     fcntl.flock(lock, fcntl.LOCK_EX)
                 if not _is_file(lock, path):
-                    continue  # The holder before removed this file, and a third process may hold a new one.
+                    continue  # The previous holder removed this file, and a third process may hold a new one.
                 try:
                     yield
                     return
@@ -309,7 +309,7 @@ def size_of(folder: Path) -> int:
 
 
 def _is_file(opened: BinaryIO, path: Path) -> bool:
-    """Whether an open file still is the one at `path`."""
+    """Whether an open file is still the one at `path`."""
     try:
         return os.path.samestat(os.fstat(opened.fileno()), path.stat())
     except FileNotFoundError:

@@ -47,7 +47,7 @@ def local_folder(address: Address) -> Path:
     text = str(address)
     if not text:
         raise FatalError("no store given; name a folder, or a URL such as s3://bucket/folder")
-    # No system call takes a NUL, and no URL a lone surrogate, as which Python holds bytes that are not UTF-8.
+    # Paths can't contain NUL, nor URLs a lone surrogate, Python's form of bytes that aren't UTF-8.
     if any(each == "\0" or "\ud800" <= each <= "\udfff" for each in text):
         raise FatalError(f"{text!r} is not the address of a store; name a folder, or a URL such as s3://bucket/folder")
     require_no_secret(text)

@@ -199,7 +199,7 @@ class Remote:
             except OSError as error:
                 if error.errno not in _OF_THE_WRITER:
                     raise
-                # What is read can't be full or read-only, so this machine's disk is.
+                # The source is only read, so it is this machine's disk that is full or read-only.
                 with translate_os_errors(f"copying {self.url}/{path} to {local}"):
                     raise
 

@@ -77,7 +77,7 @@ class RemoteStore:
         self.remote = ObjectStoreArtifacts(url, filesystem, pauses)
         self.root, self.disk, self.address = local.root, disk, self.remote.url
         self.stages, self.measure = self.remote.stages, self.remote.digest
-        # What concerns this machine alone is the local store's.
+        # The local store handles what concerns this machine alone.
         self.folder, self.draft, self.remove = local.folder, local.draft, local.remove
         self.idle_scratch, self.sweep = local.idle_scratch, local.sweep
         self._patience = patience
@@ -101,7 +101,7 @@ class RemoteStore:
     def find_all(self, stage: str, keys: Iterable[str]) -> dict[str, Artifact]:
         """Key → committed artifact, for those keys that have one. Lists once, then reads manifests not yet cached
         here."""
-        # An index object at the URL would be a second truth, which two writers would have to keep.
+        # An index object at the URL would be a second source of truth, which two writers would have to keep in step.
         listed = {key: files[MANIFEST] for key, files in self.remote.listing(stage).items() if MANIFEST in files}
         places = {key: self._cached_manifest(stage, key, listed[key]) for key in keys if key in listed}
         known = {key: data for key, place in places.items() if (data := read_checked(place)) is not None}
@@ -117,7 +117,7 @@ class RemoteStore:
         if left is None:
             return found
         try:
-            # What the disk has spoilt since then is not copied, but computed again.
+            # Data that the disk has damaged since then are computed again, not copied.
             left.require_whole()
         except FatalError:
             self.remove(left.folder)
@@ -231,8 +231,8 @@ class RemoteStore:
                 yield path
 
     def clean_up(self, before: float) -> None:
-        """Remove old files of touches, claims and checkpoints at the URL; here, caches and copies of what is gone
-        there."""
+        """Remove old files of touches, claims and checkpoints at the URL, and here caches and copies of what it no
+        longer has."""
         self.sweep()
         for folder in ("found", "claims", "scratch"):
             old = [path for path, entry in self.remote.files.listing(folder).items() if entry.modified < before]
@@ -240,14 +240,14 @@ class RemoteStore:
         for stage in self._local.stages():
             there = self.remote.keys(stage)
             for artifact in self._local.artifacts(stage):
-                # A newer one may be on its way there, by a run that goes on.
+                # A run in progress may be about to write a newer one there.
                 if artifact.key not in there and last_used(artifact.folder) < before:
                     self.remove(artifact.folder)
         for copies in (self._file_cache, self._manifest_cache):
             self.disk.remove_tree(copies)
 
     def _machine(self) -> str:
-        """A random name that identifies this machine's folder. It is made once."""
+        """A random name that identifies this machine's folder, created once."""
         place = self.root / "machine"
         name = place.read_bytes() if place.is_file() else b""
         while not re.fullmatch(rb"[0-9a-f]{32}", name):
@@ -322,7 +322,7 @@ class VerifiedFiles:
         self._known: dict[tuple[Path, str], tuple[int, ...]] = {}
 
     def holds(self, path: Path, entry: FileEntry) -> bool:
-        """Whether a file is there with the bytes of `entry`, read unless this process has done so since it last
+        """Whether a file has the bytes of `entry`. They are read unless this process did so since the file last
         changed."""
         try:
             state = _state(path)

@@ -27,7 +27,7 @@ class ResumePoint:
 
     A list in the folder, `{"files": [paths]}` in JSON, names them. It is replaced by a rename when there is something
     new, and the files that it names are complete by then; those that change in place only grow. Data are uploaded under
-    names that hold their digests, the record that names them last. Work that has begun goes on without copies if the
+    names that hold their digests, the record that names them last. Work that has begun continues without copies if the
     remote side fails.
     """
 
@@ -41,8 +41,8 @@ class ResumePoint:
 
     @contextmanager
     def synchronised(self, interval: float) -> Iterator[None]:
-        """Fetch what another machine left. Send what is new, checked for every `interval` seconds and once more on
-        exit.
+        """Fetch what another machine left. Check for new files every `interval` seconds and once more on exit, and send
+        them.
 
         Raises `PipelineError` if it can't be fetched: work from scratch would replace it there.
         """

@@ -27,7 +27,7 @@ RECORD_REMEDY = "remove this record, and the later ones move up by one"
 _STEP_NAME = re.compile(r"[a-z][a-z0-9_]*(:[A-Za-z0-9._-]+)*")
 _PARTITION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[0-9]+)?")
 _MAX_NAME = 200
-"""Characters of a name. That of a step is also the name of a file."""
+"""Maximum number of characters of a name. A step's name is also a file name."""
 
 
 class StepKeys(BaseModel):
@@ -72,7 +72,7 @@ class RecordFile(BaseModel):
 
 
 def _is_record_number(text: str, records: int) -> bool:
-    """Whether a text is the number of one of that many records, counted from 1."""
+    """Whether a text is the number of a record, from 1 to `records`."""
     return text.isdecimal() and len(text) < 10 and 1 <= int(text) <= records
 
 
@@ -120,7 +120,7 @@ class Run:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The recipe of the last execution that completed, or before one has, of the last one that began."""
+        """The recipe of the last execution that completed or, if none has, of the last one that began."""
         return self.read_document("recipe") or self.read_document(STARTED)
 
     def append(self, status: str, **facts: Any) -> None:
@@ -194,7 +194,7 @@ class Run:
     def _append(self, time: datetime, status: str, facts: Mapping[str, Any]) -> None:
         steps = {step: {"stage": self.stage(step), "partitions": self.keys(step)} for step in self.steps()}
         content = {"time": time.isoformat(timespec="seconds"), "status": status, **facts, "steps": steps}
-        # Records are in the order of their names, also if a clock was set back, or another machine's is slow.
+        # Records are in the order of their names, even if a clock was set back, or another machine's is slow.
         last = max((path.name.partition("-")[0] for path in (self.folder / "records").glob("*.json")), default="")
         stamp = max(f"{time:%Y%m%dT%H%M%S}.{time.microsecond:06d}", f"{last}0")
         name = f"{stamp}-{uuid.uuid4().hex[:8]}.json"
@@ -220,7 +220,7 @@ class Run:
 
 
 class RunRecord(Run):
-    """The state of a run after one of its executions, by its history. Changing it raises `FatalError`."""
+    """The state of a run after one of its executions, from its history. Changing it raises `FatalError`."""
 
     def __init__(self, run: Run, number: int, path: Path) -> None:
         """Raises `FatalError` if the record is damaged."""
@@ -260,7 +260,7 @@ def runs_of(store: Store) -> list[Run]:
 
 
 def find_run(store: Store, name: str) -> Run:
-    """The run of that name, or of `name@2` its second record. Else raises `FatalError` that lists what exists."""
+    """The run of that name or, for `name@2`, its second record. Otherwise raises `FatalError` listing what exists."""
     name, at, number = name.partition("@")
     run = Run(store, name)
     if not run.exists:
@@ -299,8 +299,8 @@ class FetchedRun(NamedTuple):
 def parse_run(records: Mapping[str, bytes], url: str, number: str = "") -> FetchedRun:
     """Parses a run's files, by path within its folder, as it is now or with its record `number`. Ignores other files.
 
-    Raises `FatalError` that names a file which is damaged or names what is no step, partition or key, and for an
-    unknown record.
+    Raises `FatalError` for an unknown record, and for a damaged file, or one with an invalid step, partition or key,
+    which it names.
     """
     history = {path: data for path, data in sorted(records.items()) if _RECORD.fullmatch(path)}
     executions = [parse_json(data, RecordFile, f"{url}: {path}", _REMEDY) for path, data in history.items()]

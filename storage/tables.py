@@ -71,7 +71,7 @@ IMAGES = pa.schema({
 })  # fmt: skip
 CAPTIONS = pa.schema({"image_id": LONG, "captions": pa.list_(CAPTION)})
 IMAGE_CAPTIONS = pa.schema({"image_id": LONG, "captions": pa.list_(IMAGE_CAPTION)})
-"""How captions of whole images alone are written, so that their digests stay. They are read as `CAPTIONS`."""
+"""The form in which captions of whole images alone are written, so that digests stay. It is read as `CAPTIONS`."""
 TRIPLETS = pa.schema({"image_id": LONG, "triplets": pa.list_(TRIPLET)})
 CANDIDATES = pa.schema({"image_id": LONG, "pairs": pa.list_(CANDIDATE)})
 DROPPED = pa.schema({"image_id": LONG, "triplet": INT, "reason": TEXT, "value": TEXT})

@@ -78,8 +78,8 @@ def refuse_unknown(config: NetworkConfig) -> None:
         _refuse(
             config,
             "fusion_interval",
-            f"their code needs as many fusions as decoder_layers={config.decoder_layers}, and here are "
-            f"{-(-config.encoder_layers // config.fusion_interval)} in encoder_layers={config.encoder_layers}",
+            f"their code needs as many fusions as decoder_layers={config.decoder_layers}, but "
+            f"encoder_layers={config.encoder_layers} gives {-(-config.encoder_layers // config.fusion_interval)}",
         )
     if config.text.kind != "roberta":
         raise ConfigError(f"network setting text.kind={config.text.kind!r}: their code reads texts with roberta only")
@@ -140,7 +140,7 @@ def export_checkpoint(network_state: Mapping[str, Tensor], config: NetworkConfig
     Importing it gives the same state. Without `official_compat`, what their network has and ours lacks is added:
     box heads of zeros for the relation decoder, an equal embedding for each slot of the tagger, and the layers from
     which its boxes start. What their forward pass does not use is 0. Raises `ConfigError` that names a setting which
-    no network of theirs can have; `differences` tells what else their code does differently.
+    no network of theirs can have; `differences` lists what else their code does differently.
     """
     refuse_unknown(config)
     complete = {**network_state, **_unused(network_state, config)}

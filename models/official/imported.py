@@ -217,11 +217,11 @@ def _targets(name: str, kind: Architecture, decoder_layers: int) -> list[str]:
 _TEXT_FILE = "model.safetensors"
 _OUR_TEXT = "transformer.text_encoder.roberta."
 _THEIR_TEXT = ("", "roberta.")
-"""What names begin with in files of the encoder alone, and of a model that predicts words."""
+"""Prefixes of names in files of the bare encoder, and of a masked language model."""
 
 
 def read_text_encoder(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Reads a text encoder as the Hugging Face hub has it. Returns its parameters by our names, of which `shapes` has
+    """Reads a text encoder in the Hugging Face hub's format. Returns its parameters by our names, of which `shapes` has
     all that the network needs.
 
     Raises `FileNotFoundError`, or `WeightsError` that names the parameters that are missing or have a different shape.

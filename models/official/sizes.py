@@ -98,7 +98,7 @@ def _vision(
     shapes: Shapes, kind: Architecture, args: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Returns the settings of the parts that detect objects."""
-    # Of a two-stage detector, only what its second stage has is taken.
+    # Only the second stage of a two-stage detector is used.
     _refuse_others({name: value for name, value in args.items() if not (kind.detector and name == "two_stage")})
     encoder = _encoder(kind)
     levels, width = _matrix(shapes, "transformer.level_embed")

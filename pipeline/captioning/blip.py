@@ -24,16 +24,16 @@ from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
 
 _COMPACT_BELOW = 0.9
-"""Rows are compacted when fewer than this share of them go on."""
+"""Rows are compacted when fewer than this share of them are unfinished."""
 LONGEST = 128
-"""Maximum number of tokens that are read of a caption."""
+"""Maximum number of a caption's tokens that are read."""
 
 
 class _Blip:
-    """A BLIP of transformers on the device of a worker, with its tokenizer and what encodes its images."""
+    """A BLIP of transformers on a worker's device, with its tokenizer and image encoder."""
 
     def _use(self, model: Any, folder: Path, settings: CaptionSettings, worker: int) -> None:
-        """Moves the model to the device. The caller must not keep it: its weights are packed anew."""
+        """Moves the model to the device. The caller must not keep it: its weights are repacked."""
         from transformers import AutoTokenizer
 
         self._device = choose_device(settings.device, worker)
@@ -106,7 +106,7 @@ class BlipCaptioner(_Blip):
         rows = len(image_ids) * draws
         tokens = torch.full((rows, settings.max_length), self._text.pad_token_id, device=self._device)
         tokens[:, :read] = torch.tensor(self._prompt).to(self._device, non_blocking=True)
-        # To ask another device how many rows go on would take longer than to compute the rest of them.
+        # Asking another device how many rows are unfinished would take longer than computing the finished ones.
         drops_ended = self._device.type == "cpu"
         log_probability = torch.zeros(rows, dtype=torch.float64, device=self._device)
         state, logits_NV = self._decoder.start(states_BSD, self._prompt, draws)

@@ -40,7 +40,7 @@ class Blip(_Own):
 
 
 class Lavis(_Own):
-    """BLIP in LAVIS, in an environment of its own."""
+    """BLIP in LAVIS, in a separate environment."""
 
     def files(self) -> dict[str, Path]:
         """The checkpoint and its vocabulary."""
@@ -55,7 +55,7 @@ class Lavis(_Own):
 
 
 class Recorded(_Own):
-    """Files of captions. They count by name, which captions carry, and by content."""
+    """Caption files. Their names, which captions carry, and their contents are part of the key."""
 
     def row_settings(self) -> dict[str, Any]:
         return {"recorded": [path.name for path in self.settings.recorded]}

@@ -94,7 +94,7 @@ def search(
 ) -> list[Hypothesis]:
     """Find the best hypothesis for each image; `end` is the token that ends a caption.
 
-    Which continuations go on follows from their tokens alone, so the network need not wait for the bookkeeping. On a
+    Which continuations survive follows from their tokens alone, so the network need not wait for the bookkeeping. On a
     CPU, which is never waited for, the search ends as soon as all images have their caption; another device decodes up
     to the maximum length and is asked once, at the end.
     """
@@ -146,7 +146,7 @@ class _Search:
 
     most: int
     going: list[list[int]]
-    """The tokens of the hypotheses that go on, by beam."""
+    """The tokens of the open hypotheses, by beam."""
     totals: list[float] = field(default_factory=list)
     """Their log-probabilities."""
     closed: bool = False
@@ -154,7 +154,7 @@ class _Search:
     kept: list[Hypothesis] = field(default_factory=list)
 
     def take(self, totals: list[float], beams: list[int], tokens: list[int], end: int) -> None:
-        """Process the best continuations, best first: those that end compete, the first others go on."""
+        """Process the best continuations, best first: those that end compete, the first others stay open."""
         if self.closed:
             return
         before = [self.going[beam] for beam in beams]

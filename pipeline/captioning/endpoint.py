@@ -61,7 +61,7 @@ class EndpointCaptioner:
 
     def __init__(self, options: EndpointOptions, journal: Path) -> None:
         self.rejects: list[Rejected] = []
-        """Answers that could not be used after all retries, since tokens were taken: at the end of each partition."""
+        """Answers that stayed unusable after all retries, since the last `take_tokens`, which ends a partition."""
         self._options, file = options, options.prompt_file
         self._prompt = options.prompt if file is None else read_text(file, "a prompt")
         self._endpoint = ChatEndpoint(options, journal, "caption", self._prompt)

@@ -56,7 +56,7 @@ def to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """The weights of a checkpoint that anyone may have written. Raises `FatalError` for code and for sizes it lacks."""
+    """The weights of an untrusted checkpoint. Raises `FatalError` for code, and for tensors that exceed the file."""
     try:
         return read_checkpoint(checkpoint).state
     except (WeightsError, OSError) as error:

@@ -86,7 +86,7 @@ def _only_the_captioner() -> None:
 
 
 def layers(state: Mapping[str, Tensor], prefix: str) -> int:
-    """How many layers the names of weights count."""
+    """Number of layers among the names of weights."""
     return 1 + max(int(name[len(prefix) :].split(".")[0]) for name in state if name.startswith(prefix))
 
 

@@ -96,7 +96,7 @@ class RecordedCaptioner:
 
     def _add(self, stated_id: Any, stated: Any, caption: Caption) -> None:
         image_id = as_id(stated_id)
-        # Captions may exist, by the same key, for which text below 0 was no id.
+        # Existing captions with the same key may have been made when text below 0 was no id.
         if image_id is None or (image_id < 0 and isinstance(stated_id, str)):
             self.rejects.append(Rejected(NO_IMAGE, "caption without image id", shown(stated_id)))
             return

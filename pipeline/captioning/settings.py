@@ -94,7 +94,7 @@ class CaptionSettings(PluginSettings):
         return (value,) if isinstance(value, str) else value
 
     def row_settings(self) -> dict[str, Any]:
-        """The settings that change captions. Those of whole images are the ones before `of`, so that keys stay."""
+        """The settings that change captions. Those of whole images are the ones from before `of`, so that keys stay."""
         # Keys hold the default of `dense`, which `of` replaced.
         found = super().row_settings() | {"dense": "no", "dense_pairs": 100}
         return found if self.crops else {name: found[name] for name in found if name not in REGION_SETTINGS}

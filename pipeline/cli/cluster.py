@@ -64,7 +64,7 @@ def write_slurm_script(
     pretrain = read_recipe(path, settings).values.get("pretrain", {"variants": []})
     has_none = isinstance(pretrain, dict) and pretrain.get("variants") == []
     sections = ["train_tagger"] if has_none else ["train_tagger", "pretrain.settings"]
-    # Stands for the coordinator's address, which several nodes need and only the running script knows.
+    # A placeholder for the coordinator's address, which several nodes need and only the running script knows.
     address = [f"{section}.address=node:29500" for section in sections if nodes > 1]
     wanted = [
         *settings,

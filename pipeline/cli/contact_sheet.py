@@ -109,7 +109,7 @@ def _arrow(draw: ImageDraw.ImageDraw, line: Line, colour: str) -> None:
 
 
 def _tag_line(draw: ImageDraw.ImageDraw, text: str, line: Line, colour: str, taken: list[Rect]) -> None:
-    """Writes on an arrow, where no other text is yet, if there is such a place."""
+    """Writes on an arrow where no other text is yet, if there is room."""
     left, top, right, bottom = draw.textbbox((0, 0), text, _font(14))
     width, height = right - left, bottom - top
     middles = (along(line, share) for share in _SHARES)
@@ -122,7 +122,7 @@ _SHARES = (0.5, 0.4, 0.6, 0.3, 0.7, 0.2, 0.8)
 
 
 def _tag(draw: ImageDraw.ImageDraw, text: str, corner: Point, colour: str, taken: list[Rect]) -> None:
-    """Writes white on a coloured ground, moved into the image and away from text that is there already."""
+    """Writes white text on a coloured background, inside the image and clear of earlier text."""
     image_width, image_height = draw.im.size
     left, top, right, bottom = draw.textbbox((0, 0), text, _font(14))
     ground = Rect(*corner, right - left + 8, bottom - top + 6).moved_into(image_width, image_height)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def doctor(
     recipe: Annotated[
-        Path | None, typer.Argument(metavar="[RECIPE]", help="A recipe file, or the name of one of the project's own.")
+        Path | None, typer.Argument(metavar="[RECIPE]", help="A recipe file, or the name of a built-in recipe.")
     ] = None,
     overrides: Overrides = None,
     device: Annotated[

@@ -96,7 +96,7 @@ def _interrupt_again(dropped: sys.UnraisableHookArgs) -> None:
     if not issubclass(dropped.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(dropped)
         return
-    # Sent to the main thread itself, since only a signal to it ends a call in which it waits.
+    # Sent to the main thread itself, since only that interrupts a call in which it waits.
     again = Timer(0.05, signal.pthread_kill, (main_thread().ident, signal.SIGINT))
     again.daemon = True
     again.start()

@@ -233,7 +233,7 @@ def score(
             raise FatalError(f"{option}: {benchmark} has no such rule, only {others}; omit it")
     annotations = format_name or chosen.format
     if annotations is None:
-        raise FatalError(f"{benchmark}: has no ground-truth format of its own; name that of your file with --format")
+        raise FatalError(f"{benchmark}: has no default ground-truth format; name that of your file with --format")
     if setting != "full" and split:
         raise FatalError("--setting, --split: no published result has both; omit one")
     if setting != "full" and (report_folder is None or len(detections) > 1):
@@ -382,7 +382,7 @@ def _cut_before(path: Path, found: DetectionSet, options: Options) -> str:
 
 
 def _cut_pairs(path: Path, found: DetectionSet, most: int) -> str:
-    """A note on relations that were cut to HICO-DET's number, of which too few may count: `most` of each pair."""
+    """A note on relations that were cut to HICO-DET's number, so that too few may count: `most` of each pair."""
     predicted = found.relations
     counts = np.bincount(predicted.image, minlength=predicted.images)
     if found.every_score or counts.max(initial=0) != PER_IMAGE:
@@ -512,7 +512,7 @@ def _validity(path: Path | None, truth: GroundTruth) -> np.ndarray | None:
 
 
 def _with_sizes(truth: GroundTruth, root: ImageFolder | None) -> GroundTruth:
-    """The truth with the sizes of images of whose sides it states shares, as far as the folder has them."""
+    """Adds image sizes from the folder to a truth whose boxes are shares of their image, where files exist."""
     if root is None:
         return truth
     sizes = np.zeros((len(truth), 2))

@@ -33,7 +33,7 @@ from storage.open_store import open_store
 from storage.runs import Run
 
 COMMAND = Path("rlip label")
-"""Stands for the file of the recipe in errors."""
+"""Shown in errors instead of a recipe file."""
 PARTITION = 100
 """Images per partition: small enough that two workers share a folder of a few hundred images."""
 NAMED = 20
@@ -162,7 +162,7 @@ def require_usable(context: RunContext) -> dict[str, str]:
 
 
 def _listed(left_out: Mapping[str, str]) -> str:
-    """The first images with their reasons, one a line."""
+    """The first images with their reasons, one per line."""
     lines = [sanitise(f"{name}: {reason}", 400) for name, reason in list(left_out.items())[:NAMED]]
     more = [f"and {len(left_out) - NAMED:,} more; --json lists them all"] if len(left_out) > NAMED else []
     return "".join(f"\n  {line}" for line in [*lines, *more])

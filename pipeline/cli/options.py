@@ -14,7 +14,7 @@ STORE = "out/store"
 """Default of `StorePath`."""
 
 RecipePath = Annotated[
-    Path, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one of the project's own, e.g. demo.")
+    Path, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a built-in recipe, e.g. demo.")
 ]
 RunName = Annotated[
     str,

@@ -163,7 +163,7 @@ def warn_if_turned(image: Image) -> None:
 
 
 def weights_path(weights: str | Path) -> Path:
-    """The file of weights that are named by their file, their folder or, if they are sample weights, their name."""
+    """The path of weights, given as a file, a folder or the name of sample weights."""
     path = SAMPLE_WEIGHTS.get(str(weights), Path(weights))
     return path / MODEL if path.is_dir() else path
 
@@ -179,7 +179,7 @@ def open_network(path: Path, tokenizer: Path | None, device: str) -> Network:
 
 @contextmanager
 def weights_errors(advice: str = "") -> Iterator[None]:
-    """Turns errors of files of weights into `FatalError`, with some advice."""
+    """Turns errors of weights files into `FatalError`, with some advice."""
     try:
         yield
     except (OSError, WeightsError, ConfigError) as error:
@@ -209,7 +209,7 @@ def _found(
 
 
 def trained_names(weights: Path) -> TrainedNames:
-    """The facts of the training that are kept with its weights; no names for weights that came alone.
+    """The facts that a training run keeps with its weights; no names for weights without such a file.
 
     Raises `FatalError` for other files, which have no names either.
     """
@@ -235,7 +235,7 @@ def label_names(kind: str, listed: str | None, known: Sequence[str]) -> tuple[st
             without_header = dropwhile(lambda line: not NUMBERED.match(line), names)
             names = [NUMBERED.sub("", line, count=1) for line in without_header]
     else:
-        listed.encode()  # `errors_reported` tells of text that isn't UTF-8
+        listed.encode()  # `errors_reported` reports text that isn't UTF-8
         names, source = listed.split(","), f"--{kind}"
     unique = distinct(names, known)
     if not unique:
@@ -268,7 +268,7 @@ def relations_above(row: Mapping[str, Any], threshold: float) -> dict[str, Any]:
 
 
 def _with_boxes(row: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]], others: set[int]) -> dict[str, Any]:
-    """A row of some relations, their boxes, and others, renumbered."""
+    """A row with these relations, their boxes and the boxes `others`, renumbered."""
     used = sorted({pair[end] for pair in pairs for end in ("subject", "object")} | others)
     places = {index: place for place, index in enumerate(used)}
     kept = [{**pair, "subject": places[pair["subject"]], "object": places[pair["object"]]} for pair in pairs]

@@ -71,7 +71,7 @@ def show_recipe(
 @commands.command("check")
 def check_recipes(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="RECIPE...", help="Recipe files, or names of the project's own.")
+        list[Path], typer.Argument(metavar="RECIPE...", help="Recipe files, or names of built-in recipes.")
     ],
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -144,7 +144,7 @@ def _origin(name: str, values: RecipeValues, resolved: Recipe) -> str:
 
 
 def _padding(settings: Mapping[str, Resolved], section: str) -> str:
-    """The price of a training section's `bucket`."""
+    """The cost of a training section's `bucket`."""
     values = {name.removeprefix(f"{section}."): found.value for name, found in settings.items()}
     view = ViewSettings(**{name: values[name] for name in ViewSettings.model_fields})
     images = min(values["micro_batch"], values["batch"])
@@ -154,7 +154,7 @@ def _padding(settings: Mapping[str, Resolved], section: str) -> str:
 
 
 def _lines(settings: Mapping[str, Resolved], notes: Mapping[str, str]) -> list[str]:
-    """One line per setting, as in a recipe, with its origin and what is to note in a comment."""
+    """One line per setting, as in a recipe, with its origin and any note in a comment."""
     lines = {name: f"{name.rpartition('.')[2]} = {_shown(found.value)}" for name, found in settings.items()}
     width = min(60, max(map(len, lines.values())))
     return [f"{line:<{width}}  # {settings[name].origin}{notes.get(name, '')}" for name, line in lines.items()]

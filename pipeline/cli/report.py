@@ -59,7 +59,7 @@ def report(
 
 
 def recorded_view(run: Run) -> RunView:
-    """A run with its recorded recipe. Without one, as for imported labels, nothing says where images are."""
+    """A run with its recorded recipe. Without one, as for imported labels, the images' location is unknown."""
     recipe = recorded_recipe(run)
     if recipe is not None:
         return run_view(recipe, run)

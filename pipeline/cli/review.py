@@ -156,7 +156,7 @@ def read_password(environment: Mapping[str, str], file: Path | None) -> str | No
 
 
 def team_of(reviewers: str, overlap: str | None, labels: int | None, earlier: Team | None) -> Team:
-    """The team that options describe. Those that are None, and a number without names, keep what an earlier team has.
+    """The team that options describe. None keeps an earlier team's value; a number without names keeps its members.
 
     Raises `FatalError`.
     """

@@ -161,7 +161,7 @@ def _made(run: Run, figures: Figures) -> Iterator[str]:
 
 
 def _command(run: Run, name: str) -> str:
-    """The command of this name on a run, for the folder and installation of this one."""
+    """The command line of this name on a run, for the current folder and installation."""
     program = sys.argv[0] if Path(sys.argv[0]).name == "rlip" and shutil.which("rlip") is None else "rlip"
     store = [] if run.store.address == str(Path(STORE).absolute()) else ["--store", run.store.address]
     return shlex.join([program, name, run.name, *store])

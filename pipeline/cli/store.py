@@ -172,7 +172,7 @@ def remove_run(run_name: RunName, store: StorePath = STORE, as_json: AsJson = Fa
     opened = existing_store(store)
     opened.require_writable()
     run = find_run(opened, run_name)
-    # Before its report goes: a record is refused as a whole.
+    # Before its report is removed, because a record (RUN@2) is refused as a whole.
     run.require_current()
     freed = next((share.apart for share in usage_of(opened).runs if share.name == run.name), 0)
     # Before the run, whose recipe says where its report is.
@@ -402,7 +402,7 @@ def pull_run(
 def _place_ahead(
     run: Run, remote: ObjectStoreArtifacts, theirs: Collection[str]
 ) -> Literal["here", "there", "neither"]:
-    """Which place's newest record of the run the other place lacks. `theirs`: names of the records at the remote.
+    """Which place has a newest record of the run that the other lacks. `theirs`: names of the records at the remote.
 
     Raises `FatalError` if both have one: a copy would mix two runs.
     """
@@ -439,7 +439,7 @@ def _pull_partition_maps(store: Store, remote: ObjectStoreArtifacts, datasets: I
 
 
 def _maps_of(names: Iterable[str], datasets: Iterable[str]) -> list[str]:
-    """The paths in a store of datasets' partition maps, of which all maps' file names are given."""
+    """The paths in a store of these datasets' partition maps, among the file names of all maps."""
     known = list(names)
     return [f"{PARTITION_MAPS}/{name}" for dataset in datasets for name in partition_maps_of(known, dataset)]
 

@@ -153,7 +153,7 @@ def _print_summary(summary: VerdictSummary, folder: Path) -> None:
         f"{summary.relations:,} relations judged in all runs, {summary.undone:,} verdicts undone or replaced ({folder})"
     )
     kinds = [kind for kind in KINDS if kind != "undo"]
-    # Two tables, since a terminal of 80 columns, as which files count, would lose the last columns of one.
+    # Two tables, since one would lose its last columns in 80 columns, the width that files get.
     made = table("Verdicts", "reviewer", *kinds)
     paces = table("Pace and care", "reviewer", "median seconds", "an hour", "hasty", "honeypots right")
     for name, counts in summary.reviewers.items():

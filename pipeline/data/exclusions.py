@@ -123,7 +123,7 @@ def read_list(path: Path) -> ListedImages:
         image_id = as_id(value)
         is_name = isinstance(value, str) and _NAME.fullmatch(value) is not None
         if isinstance(value, str) and (image_id or 0) < 0:
-            # Shards may exist, by the same key, for which it was a file name.
+            # Existing shards with the same key may have read it as a file name.
             raise FatalError(f"{path}: {where} is an id below 0 as text: {shown(entry)}; give ids as numbers, in JSON")
         if image_id is not None:
             ids.add(image_id)

@@ -36,7 +36,7 @@ from storage.json_files import read_json, sealed_json
 from storage.store import Store
 
 PARTITION_MAPS = "cuts"
-"""Folder of a store with the partition maps of its datasets. Stores of all versions call it so."""
+"""Folder of a store with the partition maps of its datasets. It has this name in stores of all versions."""
 DIGESTS = "digests.json"
 """End of the name of the file that caches the digests of a dataset's partitions. It outlives the index next to it."""
 _SETTLED_NS = 2_000_000_000
@@ -54,7 +54,7 @@ def partition_dataset(
     """Yields the partitions of a dataset by its stored map, extended by new images, without those that are gone.
 
     The digest of a partition holds the content of each image file that the limits let ingest read. A part of a dataset
-    (`share`, `only`) has partitions of its own. Raises `FatalError` for a list that does not fit.
+    (`share`, `only`) has separate partitions. Raises `FatalError` for a list that does not fit.
     """
     open_folder(source.image_root).refresh()
     index = open_index(source, indexes)
@@ -66,7 +66,7 @@ def partition_dataset(
     selected, sample = selected_images(source, index)
     taken = frozenset(selected)
     part = f"-{sample}" if sample else ""
-    # New annotations replace the index. Most of them state what the earlier ones did.
+    # The cache outlives the index, which new annotations replace although most entries stay the same.
     cache, digests = index.folder.with_name(f"{source.name}-{DIGESTS}"), _Digests(digests={})
     with suppress(OSError, FatalError):
         digests = read_json(cache, _Digests)
@@ -169,7 +169,7 @@ class _Digests(BaseModel):
 
 
 def damaged_digests(indexes: Path) -> Iterator[tuple[Path, str]]:
-    """Read all cached digests in a folder of indexes. Yields each file with what is wrong, "" for nothing."""
+    """Read all cached digests in a folder of indexes. Yields each file and its fault, "" if none."""
     for path in sorted(indexes.glob(f"*-{DIGESTS}")):
         try:
             read_json(path, _Digests)

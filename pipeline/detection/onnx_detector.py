@@ -135,7 +135,7 @@ class _Mmdeploy:
         self.colours = _Colours(colours["mean"], colours["std"], around, bgr=not colours["to_rgb"])
 
     def view(self, size: _Size) -> _View:
-        """The corner is the input's; sizes follow the steps."""
+        """Puts the image in the input's corner; its size follows from the steps."""
         bound = _sides(self._resize["size"])
         if self._resize.get("keep_ratio", False):
             scale = min(max(bound) / max(size), min(bound) / min(size))
@@ -152,7 +152,7 @@ class _Mmdeploy:
         return _View(bound, (width, height))
 
     def found(self, outputs: Mapping[str, Any]) -> _Found:
-        """The graph has chosen already."""
+        """Returns the outputs, since the graph has already chosen."""
         (rows_N5,), (labels_N,) = outputs["dets"], outputs["labels"]
         return rows_N5[:, :4], labels_N, rows_N5[:, 4]
 
@@ -192,7 +192,7 @@ class OnnxDetector:
         except Exception as error:  # onnxruntime's errors have no class of their own
             raise FatalError(f"detector {self._path}: {_reason(error)} (setting: detect.weights)") from error
         corner, scale = np.array(view.corner * 2), np.array(image.size * 2) / np.array(view.image * 2)
-        kept = ~(scores < threshold) & (labels >= 0)  # a score that is NaN is an error of its own
+        kept = ~(scores < threshold) & (labels >= 0)  # NaN scores are reported later
         found = Detections((boxes[kept] - corner) * scale, labels[kept], scores[kept].astype(np.float64))
         return found.without_duplicates(self._duplicates)
 

@@ -26,7 +26,7 @@ class RecordedDetector:
     """The boxes of a file. Images are found by their file name, where either side may have more folders before it."""
 
     def __init__(self, files: DetectorFiles, settings: DetectSettings, worker: int) -> None:
-        """Raises `FatalError` for a file of another kind, or an entry that lacks a field or belongs to no other."""
+        """Raises `FatalError` for another kind of file, or an entry that lacks a field or refers to a missing entry."""
         path, ids = files.place, defaultdict[str, set[Any]](set)
         endings: dict[str, set[Any]] = defaultdict(set)
         sizes: dict[Any, tuple[int | None, int | None]] = {}

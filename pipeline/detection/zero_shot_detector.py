@@ -56,7 +56,7 @@ class ZeroShotDetector:
         """Grounding DINO scores the tokens of one sentence of names. A box has the name of its best token."""
         parts: list[list[Detections]] = [[] for _ in images]
         for first, text, spans in self._sentences():
-            # An image of its own in a pass: others would pad it.
+            # One image per pass: others would pad it.
             for image, found in zip(images, parts, strict=True):
                 inputs = self._processor(text=text, images=image, return_tensors="pt").to(self._device)
                 outputs = self._model(**inputs)

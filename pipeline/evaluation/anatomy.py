@@ -43,7 +43,7 @@ class ErrorKind(StrEnum):
     OBJECT_BOX = "object box"
     SUBJECT_BOX = "subject box"
     PAIR = "pair"
-    """The names are right, but both boxes are off, or one is right and the other is somewhere else."""
+    """The names are right, but both boxes are off, or one is right and the other far off."""
     SEVERAL = "several"
     """The boxes touch those of a truth, but more than one thing is wrong."""
     BACKGROUND = "background"

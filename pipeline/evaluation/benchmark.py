@@ -26,7 +26,7 @@ from storage.errors import FatalError, did_you_mean
 RESAMPLES = 200
 """Test sets that are drawn for an interval."""
 SAME = 1e-9
-"""Difference from which the authors' value is stated next to the correct one."""
+"""Minimum difference for which the authors' value is stated next to the correct one."""
 Values = Mapping[str, float]
 
 
@@ -140,7 +140,7 @@ class Evaluated:
     score: Score = field(compare=False)
     """One figure, as a function that prices errors and other overlaps"""
     scored: str
-    """What `score` is called"""
+    """The name of `score`"""
     measured: Callable[[Integers | None], Measured] = field(compare=False)
     """What is measured on chosen images (positions; repeated ones count repeatedly), without matching again"""
     measure: str = "AP"

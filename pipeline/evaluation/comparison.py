@@ -63,7 +63,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models side by side. What is said "by model" is in the order of `models`."""
+    """Models side by side. Fields "by model" are in the order of `models`."""
 
     benchmark: str
     models: tuple[str, ...]

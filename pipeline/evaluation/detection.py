@@ -74,7 +74,7 @@ def average_precision_50(predictions: Sequence[Detections], truths: Sequence[Det
         for image, (truth, crowd) in enumerate(zip(truths, crowds, strict=True))
         for box, label, is_crowd in zip(truth.boxes, truth.labels, crowd, strict=True)
     ]
-    # pycocotools prints what it does.
+    # pycocotools prints its progress.
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth = COCO()
         ground_truth.dataset = {

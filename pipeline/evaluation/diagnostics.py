@@ -134,7 +134,7 @@ class Reliability:
 
 
 def calibration(scores: Floats, right: Flags) -> Reliability:
-    """Compares N scores, which must be in [0, 1], with what is right, in `BINS` of equal width."""
+    """Compares N scores, which must be in [0, 1], with the share of right predictions, in `BINS` of equal width."""
     edges = np.arange(BINS + 1) / BINS
     number = np.minimum((scores * BINS).astype(np.int64), BINS - 1)
     count = np.bincount(number, minlength=BINS)

@@ -52,7 +52,7 @@ def sort_by_digits(keys: Any, order: Any) -> Any:
 
 
 _DIGIT = 11
-"""Bits that are sorted at once, of which 64 have six."""
+"""Bits that are sorted at once; 64 bits take six rounds."""
 
 
 @_compiled
@@ -193,7 +193,7 @@ def find_in_graphs(
 
 @_compiled
 def thing(box: Any, name: int, boxes: Any, names: Any, shown: Any, count: int, same: float) -> Any:
-    """Returns which of an image's `count` boxes shows what a box of some name shows, and their number with that box."""
+    """Returns which of an image's `count` boxes shows the same object as a box, and their number with that box."""
     for known in range(count):
         if names[known] == name:
             equal = True

@@ -68,7 +68,7 @@ class Found:
     scores: Floats
 
     def unique(self, per_image: int) -> Found:
-        """Returns what is found with one box for each thing: the best of those of one name that overlap.
+        """Returns this with one box for each thing: the best of those of one name that overlap.
 
         Excludes relations of a thing with itself; keeps the best of equal relations, and the `per_image` best of all.
         """
@@ -127,7 +127,7 @@ class Predictor:
         if not isinstance(network, RLIP):
             raise FatalError(
                 f"the weights are of a {type(network).__name__}, which takes boxes and detects none; name those of a "
-                "detector or of a pre-training"
+                "detector or a pre-training run"
             )
         if image_size > LARGEST_SIDE:
             raise FatalError(f"image size {image_size:,}: the longest side may have at most {LARGEST_SIDE:,} pixels")

@@ -51,7 +51,7 @@ class Ranking:
     def counted(self, chosen: Integers | None = None) -> tuple[Integers, Integers]:
         """Returns how often each prediction counts, and the number of truths of each category.
 
-        `chosen` are positions of images, of which repeated ones count repeatedly; by default, all.
+        `chosen`: positions of images (repeated ones count repeatedly); by default, all.
         """
         times = times_of(chosen, self.images)
         truths = np.bincount(self.truth, times[self.truth_image], minlength=len(self.bounds) - 1)

@@ -95,7 +95,7 @@ def split_by_counts(counts: Mapping[TripletClass, int], number: int, *, rare_fir
     fewer can be left out.
 
     On HICO-DET this rule gives the published lists, except for the order of equal counts, and for triplets with "no
-    interaction", of which we had no counts.
+    interaction", whose counts are unknown.
     """
     order = sorted(counts, key=lambda triplet: counts[triplet] if rare_first else -counts[triplet])
     remaining = [Counter(labels) for labels in zip(*order, strict=True)]

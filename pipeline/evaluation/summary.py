@@ -111,7 +111,7 @@ def summarise(
 def _measured_caveats(
     dissection: Dissection, truth: Relations, classes: Sequence[ClassScore], measure: str, official: bool
 ) -> list[str]:
-    """What the truth and the most confident errors of this evaluation say about how far its figures can be trusted."""
+    """Caveats about this evaluation's figures, from the truth and its most confident errors."""
     caveats = []
     wrong = np.flatnonzero(~dissection.right)
     if len(wrong) and dissection.predicted.scores is not None:

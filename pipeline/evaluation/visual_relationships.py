@@ -53,7 +53,7 @@ def match_vrd(
     new = unseen_triplets(truth, seen)
 
     def shares(found: Integers, counted: Flags) -> GroupRecall:
-        """Each truth is a group of its own."""
+        """Each truth is a separate group."""
         return GroupRecall.of(truth.take(counted), np.arange(counted.sum()), found[counted], LIMITS)
 
     every = np.ones(len(truth), bool)

@@ -62,7 +62,7 @@ def convert_annotations(
             for field, count in further_fields(RunRows(run), source.name, tally).counts.items():
                 tally.note(f"field {field}", count)
         made = export_run(run, target_format, whole, masks=masks)
-        # Most exports write a folder for each dataset, of which there is one.
+        # Most exports write a folder for each dataset; here there is only one.
         for path in (whole / source.name if (whole / source.name).is_dir() else whole).iterdir():
             shutil.move(path, folder / path.name)
         made.files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

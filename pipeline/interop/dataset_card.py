@@ -280,7 +280,7 @@ def _audits(release: Release, choice: ChoiceSettings) -> list[Row]:
 
 
 def _step(step: str, artifacts: Sequence[Artifact]) -> Row:
-    """A step of the lineage, with what identifies it."""
+    """A step of the lineage, with its versions and digest."""
     versions = sorted({artifact.manifest.terms["version"] for artifact in artifacts})
     keys = sorted(artifact.key for artifact in artifacts)
     named = keys[0] if len(keys) == 1 else digest_json(keys)

@@ -84,7 +84,7 @@ def export_run(
         files = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
         if not files:
             raise FatalError(
-                f"run {run.name!r}: its steps {', '.join(rows.steps())} have nothing for {form}; set another --format"
+                f"run {run.name!r}: its steps {', '.join(rows.steps())} have nothing for {form}; use another --format"
             )
     labels = "all scores" if rows.choice is None else f"kept, {rows.choice.in_words()}"
     labels = labels if "tag" in rows.steps() else "annotated"

@@ -59,7 +59,7 @@ class FurtherFields:
     """
 
     def __init__(self, tally: Tally, reader: CocoReader | None = None, masks: ImageFolder | None = None) -> None:
-        """Reads the annotation file. Of a damaged one, what precedes its error is known. Notes what no export writes.
+        """Reads the annotation file. A damaged one counts up to its error. Notes what no export writes.
 
         `masks`: the folder of the PNGs that PSG and COCO panoptic name, from which boxes get a `segmentation`.
         """
@@ -166,7 +166,7 @@ def _corners(sides: Sequence[float], image: Mapping[str, Any]) -> list[float]:
 
 
 def further_fields(rows: RunRows, dataset: str, tally: Tally) -> FurtherFields:
-    """Reads the annotation file of a run's dataset again. Nothing is known if its layout is another, or it is gone."""
+    """Reads the annotation file of a run's dataset again. Nothing is known if its layout differs or it is gone."""
     data = rows.run.recipe.get("data", {})
     for source in data.get("sources", ()):
         if source.get("name") == dataset and (field := _FILES.get(source.get("format"))):

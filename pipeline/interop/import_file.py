@@ -75,9 +75,9 @@ def import_file(path: Path, run: Run, dataset: str | None = None, files: ImageFi
     """Imports a file into `run` as steps. Its kind is detected from its content; relations are in files named `.jsonl`.
 
     `dataset` names the dataset. Without it, labels go to the datasets that the file states, other files to "imported".
-    Bad entries are quarantined and counted. Raises `FatalError` if the file is of no known kind, if the run already
-    has the steps, or others apart from which the labels would be, if `files` are given for another kind than labels,
-    or if they have none of the file's images.
+    Bad entries are quarantined and counted. Raises `FatalError` for an unknown kind of file, if the run already has
+    the steps, or has captions, graphs or candidates in other partitions than the labels', if `files` are set for
+    another kind than labels, or if they have none of the file's images.
     """
     run.store.require_writable()
     if dataset is not None and not DATASET.fullmatch(dataset):
@@ -140,7 +140,7 @@ class _Waiting:
             self._full = partition
 
     def flush_all(self) -> None:
-        """Puts what is left."""
+        """Commits the remaining rows."""
         for partition in list(self._rows):
             self._flush(partition)
 
@@ -350,7 +350,7 @@ class ImageFiles:
             size = probe(self.folder / image["uri"])
         except (BadImage, OSError) as bad:
             self.missing = self.missing or image["uri"]
-            # An OSError is e.g. of a name that is too long for a file.
+            # An OSError means e.g. that the name is too long for a file.
             unusable = "file name not usable", shown(image["uri"])
             said = (f"{bad.reason} (labels kept)", bad.value) if isinstance(bad, BadImage) else unusable
             found.rejects.append(Rejected(image["image_id"], *said))

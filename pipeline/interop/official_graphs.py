@@ -28,9 +28,9 @@ def read_graphs(
 ) -> tuple[dict[str, Any], Iterable[Rejected]]:
     """Converts graphs to a row of `triplets` and rejects. `captions`: the image's, if known, for character offsets.
 
-    One graph for each of the captions is in their order. Otherwise, graphs have the numbers of draws, of which some are
-    no longer captions. The table has no place for entities without a relation; they are rejected, as are relations of
-    unknown entities.
+    If there are as many graphs as captions, both have the same order. Otherwise, graphs have the numbers of draws, some
+    of which are no longer captions. The table has no place for entities without a relation; they are rejected, as are
+    relations of unknown entities.
     """
     draft = Draft(image_id)
     triplets: list[dict[str, Any]] = []
@@ -68,8 +68,8 @@ def read_graphs(
 def write_graphs(row: Mapping[str, Any], texts: Sequence[str]) -> tuple[str, list[dict[str, Any]]]:
     """Converts a row of `triplets` to a field of the file: one graph per caption of the image.
 
-    The fields `rule` of a relation and `count` of an entity are ours. They make `read_graphs` take lemmas as they are,
-    and so the order of the ends ("of": have, with its ends swapped). Readers of the authors' format ignore both.
+    The fields `rule` of a relation and `count` of an entity are ours. With them, `read_graphs` keeps lemmas
+    and ends as they are ("of": have, with its ends swapped). Readers of the authors' format ignore both.
     """
     found = max((t["caption"] + 1 for t in row["triplets"]), default=0)
     graphs: list[dict[str, Any]] = [{"entities": [], "relations": []} for _ in range(max(len(texts), found))]

@@ -270,7 +270,7 @@ def _column_lineage(table: LineageTable, inputs: Sequence[LineageTable]) -> dict
 
 
 def _rows(artifacts: Sequence[Artifact]) -> DatasetFacet:
-    """Our own facet: rows in, rows out, and rejected rows by reason, for which OpenLineage has none."""
+    """Our own facet: rows in, rows out, and rejected rows by reason. OpenLineage has none for them."""
     counts = [artifact.manifest.counts for artifact in artifacts]
     rejected = sum((Counter(each.rejected) for each in counts), Counter[str]())
     facet = DatasetFacet(producer=PRODUCER).with_additional_properties(

@@ -30,7 +30,7 @@ _HELD = frozenset(
 def write_psg(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
     """Writes `psg.json` for each dataset, and PNGs of the masks that it has as polygons or RLEs.
 
-    Images of a split "test" are in `test_image_ids`. Classes are things but for those that the source says are stuff.
+    Images of a split "test" are in `test_image_ids`. Classes are things unless the source says that they are stuff.
     """
     rows.require_kept()
     for dataset, place in rows.folders(folder):
@@ -121,6 +121,6 @@ def _mask(segmentation: Any, shape: tuple[int, int]) -> NDArray[np.bool_] | None
             found = decode(frPyObjects(segmentation, *segmentation["size"]))
         else:
             found = decode(segmentation) if is_rle(segmentation) else np.zeros(0)
-    except Exception:  # what pycocotools raises has no type of its own
+    except Exception:  # pycocotools raises no specific type
         return None
     return found.astype(bool) if found.shape == shape else None

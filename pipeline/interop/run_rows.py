@@ -92,7 +92,7 @@ class RunRows:
                 "the format has no scores, so --all would mix kept and rejected labels; omit --all, or export coco"
             )
 
-    # Read on demand: whole tables can be exported even if nobody can read what the run chose.
+    # Read on demand: whole tables can be exported even if the run's choice can't be read.
     @cached_property
     def choice(self) -> ChoiceSettings | None:
         """Which relations are kept; None: all, as for imported labels."""

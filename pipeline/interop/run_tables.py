@@ -1,6 +1,6 @@
 """The tables of a run, over all of its partitions, by the names under which `rlip query` and exports have them.
 
-Apart from `run_rows`, which loads what decides about labels.
+Separate from `run_rows`, which loads what decides about labels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class PartOfTable(NamedTuple):
 
 
 def tables_by_name(run: Run) -> dict[str, list[PartOfTable]]:
-    """Name → parts. A name is that which stages give, plus the variant if several steps write such a table."""
+    """Name → parts. A name is the stage's name for the table, plus the variant if several steps write one."""
     by_step: dict[str, dict[str, list[PartOfTable]]] = {}
     boxed = images_with_boxes(run)
     for step in run.steps():

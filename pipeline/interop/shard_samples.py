@@ -134,7 +134,7 @@ def _relation(values: Any, boxes: int) -> SampleRelation:
     if not (isinstance(subject, int) and isinstance(object_, int) and 0 <= subject < boxes and 0 <= object_ < boxes):
         raise ValueError("a relation refers to a missing box")
     confidence = values.get("confidence")
-    # Training takes 1, too, where none is stated.
+    # Training, too, assumes 1 where none is stated.
     sure = 1.0 if confidence is None else _number(confidence)
     return SampleRelation(subject, object_, str(values["predicate"]), sure)
 

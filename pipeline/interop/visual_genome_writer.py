@@ -126,4 +126,4 @@ def write_vg150(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
 
 _VALIDATION = 'training image among the first with relations, which readers take for "val" (read split "trainval")'
 _ROUNDING = 1e-3
-"""Of a box's sides in single precision, in parts of 1/1024 of the longer side."""
+"""Rounding error of a box's sides in single precision, in parts of 1/1024 of the longer side."""

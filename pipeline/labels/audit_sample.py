@@ -29,7 +29,7 @@ RIGHT, WRONG, UNSURE, UNJUDGED = 1, 0, -1, -2
 FREQUENCY_BANDS = ("frequent", "middle", "rare")
 SCORE_BANDS = 4
 HOLDS = 0.5
-"""Probability from which a verifier counts as accepting a label."""
+"""Minimum probability for which a verifier counts as accepting a label."""
 REFUSED_RATE = 2.0
 """Factor by which labels that the verifier refuses are drawn more often, since they are more informative."""
 _SAID = {True: "accepted by the verifier", False: "refused by the verifier", None: "not verified"}

@@ -83,7 +83,7 @@ def rows_of(images: pa.Table, table: pa.Table) -> Indices:
 def ranks_within(groups: Sequence[Indices], order: Sequence[npt.NDArray[Any]]) -> Indices:
     """The rank of each of N items in its group, from 0 (N). Items with equal values of all `groups` (N) are a group.
 
-    Items are ranked by the arrays of `order` (N), the first of which counts first, and then as they are given.
+    Items are ranked by the arrays of `order` (N), the first of which counts first, and then by position.
     """
     # The last key of `lexsort` counts first, and it is stable.
     ranked = np.lexsort((*reversed(order), *reversed(groups)))

@@ -102,11 +102,11 @@ class ChoiceSettings(Settings):
 UNLIMITED = 2**31
 """`max_relations` that leaves out no label."""
 EVERY_LABEL = ChoiceSettings(confidence="score", threshold=0.0, max_relations=UNLIMITED)
-"""Keeps all labels, as those of an import are, which no shard chooses from."""
+"""Keeps all labels. For imported ones, from which no shard chooses."""
 
 
 def choice_of(run: Run) -> ChoiceSettings | None:
-    """The labels that a run's shards keep or, if it packs none, that its recipe keeps: all of imported ones.
+    """Which labels a run's shards keep or, if it packs none, its recipe; all of an import's.
 
     None without a recipe.
     """
@@ -124,7 +124,7 @@ def choice_or_all(run: Run) -> ChoiceSettings:
 
 
 def recorded_choice(settings: Mapping[str, Any]) -> ChoiceSettings:
-    """The choice among settings of stage `shard`. Settings that its version did not have get the defaults of then."""
+    """The choice among settings of stage `shard`. Settings that its version lacked get the defaults of that time."""
     known = {n: v for n, v in settings.items() if n in ChoiceSettings.model_fields}
     return ChoiceSettings.model_validate({"confidence": "score"} | known)
 
@@ -347,7 +347,7 @@ def _judged_by_rules(
 ) -> tuple[NDArray[np.float64], NDArray[np.object_]]:
     """Confidences (N) of some labels of `relations`, and why rules without reviewers leave them out (N), "" if kept."""
     exact = _confidence(labels, settings)
-    # numpy rounds in binary, Python the decimal value: the last digit would differ now and then.
+    # numpy rounds in binary, Python the decimal value: the last digit would sometimes differ.
     confidence = np.array([shown(value) for value in exact.tolist()], np.float64)
     texts, text = labels.coded("predicate")
     thresholds = {canonical(name): least for name, least in settings.thresholds.items()}

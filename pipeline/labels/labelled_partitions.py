@@ -34,7 +34,7 @@ class LabelledPartition:
     verified: Artifact | None = None
 
     def steps(self) -> Mapping[str, Artifact]:
-        """Step → artifact, of those that are there."""
+        """Step → artifact, without missing ones."""
         found = {"ingest": self.ingested, "caption": self.captioned, "parse": self.parsed, "tag": self.tagged}
         found["verify"] = self.verified
         if self.images is not self.ingested:
@@ -56,7 +56,7 @@ class LabelledPartition:
         return self if fits else replace(self, tagged=None, verified=None)
 
     def held(self) -> LabelledPartition:
-        """The same artifacts, which keep the tables that they have read in memory for as long as they live."""
+        """The same artifacts, which keep tables in memory once they have read them."""
         copies = {artifact: held(artifact) for artifact in self.steps().values()}
         changed: dict[str, Any] = {n: copies[each] for n, each in vars(self).items() if isinstance(each, Artifact)}
         return replace(self, **changed)
@@ -136,7 +136,7 @@ def dropped(tagged: Artifact) -> pa.Table | None:
 
 
 def is_made_from(made: Artifact, table: str, read: Artifact) -> bool:
-    """Whether an artifact was made from this `table`, and not from an earlier one; True for what names none."""
+    """Whether an artifact was made from this `table`, and not from an earlier one; True if it names none."""
     named: Sequence[str] = made.manifest.terms["inputs"].get(table, [read.content])
     return read.content in named
 
@@ -176,7 +176,7 @@ def partition_artifacts(run: Run, datasets: Sequence[str] | None = None) -> dict
 
 
 def held(artifact: Artifact) -> Artifact:
-    """A copy of an artifact that keeps the tables it has read in memory for as long as it lives."""
+    """A copy of an artifact that keeps tables in memory once it has read them."""
     copy = replace(artifact)
     # The dataclass is frozen. An attribute of the copy hides the method of its class.
     object.__setattr__(copy, "table", cache(artifact.table))

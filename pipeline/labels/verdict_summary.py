@@ -73,7 +73,7 @@ PAUSE = 120.0
 
 
 REACTION = 0.3
-"""Seconds in which nobody sees a label and chooses a key."""
+"""Seconds: too few for anyone to see a label and choose a key."""
 
 
 def reaction_time(seconds: Iterable[float]) -> float:

@@ -84,7 +84,7 @@ def name_places(named: Iterable[tuple[str, Rect]], letters: float, width: float,
 
 @dataclass(frozen=True)
 class Drawing:
-    """Boxes with their names, and lines between them, over an image of this width and height, in units of its own."""
+    """Boxes with their names, and lines between them, over an image of this width and height, in any units."""
 
     width: int
     height: int

@@ -24,7 +24,7 @@ LISTED = 5
 DRAWN = {"found": 3, "wrong": 1, "unfound": 3}
 """Relations of each kind that are drawn, the most confident first; more would hide the image."""
 SAME_BOX = 0.5
-"""IoU from which a box of the same name is drawn once."""
+"""Boxes of one name with at least this IoU are drawn once."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def shown_image(images: EvaluatedImages, position: int, precision: float) -> Sho
             ends = _ends(relations, row, images.objects, shrunk)
             if len(ends) == 2:
                 lines.append(((*ends[0][1].centre, *ends[1][1].centre), style))
-            for end in ends:  # what is found is drawn first, so that its colour stays
+            for end in ends:  # found relations are drawn first, so that their colour stays
                 if not any(_is_same(end, other) for other in named):
                     named.append(end)
                     outlines.append((end[1], style))

@@ -1,4 +1,4 @@
-"""Locates the report of a run, tells whose a report is, and removes it with its run.
+"""Locates the report of a run, checks which store a report belongs to, and removes it with its run.
 
 A run's report is in `reports/<run>` of the store or, if the recipe names another folder, in `<folder>/<run>`. Its page
 names the store, so that the report of another store is neither overwritten nor removed.

@@ -51,7 +51,7 @@ HOME = "../index.html"
 
 
 SIDE_BY_SIDE = "side by side"
-"""What stands for the variant of the page that compares all of them."""
+"""The name, instead of a variant's, of the page that compares all variants."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class RunEvaluation:
 
 
 class _Evaluation(NamedTuple):
-    """A variant's evaluation, and the test images that it is of, by their positions among those of the test sets."""
+    """A variant's evaluation, and the positions of its images among those of the test sets."""
 
     summary: EvaluationSummary
     images: EvaluatedImages

@@ -46,7 +46,7 @@ class ShownRelation(NamedTuple):
 
 @dataclass(frozen=True)
 class SampleImage:
-    """One image with everything found in it. `missed`: ground-truth relations that were not kept."""
+    """One image with everything that the run found in it. `missed`: ground-truth relations that were not kept."""
 
     row: Mapping[str, Any]
     boxes: tuple[ShownBox, ...]

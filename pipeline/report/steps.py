@@ -125,7 +125,7 @@ def summaries(run: Run) -> list[StepSummary]:
 
 
 def outdated_in_words(steps: Sequence[StepSummary]) -> str:
-    """What to know about the outdated steps among these; "" if there are none."""
+    """A note on the outdated steps among these; "" if there are none."""
     names = ", ".join(step.step for step in steps if step.outdated)
     return names and f"Outdated: {names} (made from results that a later execution replaced; run the recipe to the end)"
 

@@ -146,7 +146,7 @@ def _add_answers(app: APIRouter, state: ReviewState) -> None:
 
 @contextmanager
 def _recording() -> Iterator[None]:
-    """Answers for verdicts that are refused or that the disk did not take."""
+    """Turns refused verdicts and failed writes into HTTP errors."""
     try:
         yield
     except ValueError as error:

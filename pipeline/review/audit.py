@@ -29,7 +29,7 @@ from pipeline.review.reviews import Reviews
 NO_SEAT = -1
 """Seat of those who are not in the team. They have no share, and settle what the others disagree on."""
 AGAIN = 5
-"""Each member is asked one in so many labels that adjudication has settled, among those of their audit."""
+"""Each member is asked again about one in this many labels of their audit that adjudication has settled."""
 
 
 @dataclass(frozen=True)

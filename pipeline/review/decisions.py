@@ -23,7 +23,7 @@ _AT_ONCE = 200
 """Maximum number of verdicts per request."""
 _BIG = 2**62
 ASKED = 20
-"""One in so many labels of an accepted class is asked."""
+"""One in this many labels of an accepted class stays open, to be asked."""
 _CLASS_SEED = 1
 _AGAIN = "the run has been recomputed; reload the page"
 

@@ -57,7 +57,7 @@ class Access:
     secret: str = field(repr=False)
     """Signs sessions and derives the path. Sessions by password stay valid while it and the password stay the same."""
     reviewer: str = ""
-    """Whose verdicts those are who come by the link; "" where everyone has a name."""
+    """The reviewer to whom verdicts by the link belong; "" where everyone has a name."""
     password: str | None = field(default=None, repr=False)
     user_header: str = ""
     """Header in which an authenticating proxy names the reviewer of every request, e.g. X-Forwarded-User."""

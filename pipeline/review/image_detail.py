@@ -77,7 +77,7 @@ class ImageDetail:
 
     @property
     def content(self) -> str:
-        """A digest of the image and its boxes: numbers name other images after these were ingested again."""
+        """A digest of the image and its boxes: numbers refer to other images once images are ingested again."""
         return digest_json([self.digest, *map(box4, self.boxes)])[:16]
 
 

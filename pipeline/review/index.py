@@ -397,7 +397,7 @@ def _offer(kind: str) -> str:
 
 
 def _stamp(found: LabelledPartition, choice: Mapping[str, Any]) -> str:
-    """What the rows of a partition follow from."""
+    """Digest of everything that decides the rows of a partition."""
     keys = {step: artifact.key for step, artifact in found.steps().items()}
     terms = [_FORMAT, sorted(keys.items()), choice]
     return hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()

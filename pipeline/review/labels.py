@@ -58,7 +58,7 @@ class Label:
 
     @property
     def content(self) -> str:
-        """A digest of what `judged` names: numbers name other labels after these were computed again."""
+        """A digest of what `judged` names: numbers refer to other labels once labels are recomputed."""
         return digest_json([self.digest, self.subject_box, self.object_box, self.predicate])[:16]
 
     @property

@@ -75,7 +75,7 @@ class Pages:
         )
 
     def overview(self, reviewer: Reviewer) -> str:
-        """What is to be done, and what has become of the run."""
+        """The reviewer's open work, and the state of the run."""
         return self.render(
             "overview.html", reviewer, overview=overview_of(self._state), work=work_of(self._state, reviewer)
         )

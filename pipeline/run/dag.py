@@ -197,7 +197,7 @@ def _variant(recipe: Recipe, variant: str) -> list[Step]:
             settings = settings.model_copy(update={"self_pairs": True})
             if not recipe.data.mix:  # there is no predicate to learn
                 settings = settings.model_copy(update={"loss": settings.loss.model_copy(update={"predicates": 0.0})})
-        # It reads the test sets only if it is evaluated while it goes on.
+        # It reads the test sets only if it is evaluated while it runs.
         watched = settings.evaluate_every is not None
         steps.append(
             Step(

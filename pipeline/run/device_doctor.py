@@ -1,6 +1,6 @@
 """`rlip doctor --device`: the checks of a device, in order of risk, each in its own process.
 
-So neither a crash nor a hang keeps the next from running.
+Neither a crash nor a hang of one keeps the next from running.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def checkpoints(device: torch.device) -> CheckOutcome:
 
 
 def _carry_on(work: Path, ranks: Ranks) -> list[float]:
-    """Writes what it reads."""
+    """Loads a checkpoint and saves it again."""
     training = SmallTraining(ranks, "fsdp", work)
     training.checkpoints.load()
     training.checkpoints.save(2, {})
@@ -151,7 +151,7 @@ def _carry_on(work: Path, ranks: Ranks) -> list[float]:
 
 
 def _by_rank(work: Callable[[Ranks], list[float]], device: torch.device) -> list[list[float]]:
-    """What a function returns in a process for each GPU, or in two on the CPU."""
+    """Runs a function in one process per GPU, or in two on the CPU. Returns the results by rank."""
     count = torch.cuda.device_count() if is_gpu(device) else 2
     if count < 2:
         raise Absent("one GPU")
@@ -176,12 +176,12 @@ def _rank(rank: int, count: int, folder: str, is_on_gpus: bool, work: Callable[[
 
 
 Bounded = Callable[[Check, torch.device, float], CheckOutcome]
-"""Runs a check for at most so many seconds."""
+"""Runs a check for at most this many seconds."""
 LONGER = "run again with more --minutes"
 
 
 def versions(device: torch.device) -> CheckOutcome:
-    """What computes: libraries, driver and device. A GPU that torch has no code for is wrong."""
+    """Libraries, driver and device. A GPU that torch has no code for is wrong."""
     packages = ("triton", "transformers", "timm")
     known = [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
     known += [f"{package} {installed_version(package)}" for package in packages]
@@ -202,7 +202,7 @@ def versions(device: torch.device) -> CheckOutcome:
 
 
 def products(device: torch.device) -> CheckOutcome:
-    """Matrix products per second in each precision."""
+    """Speed of matrix products in each precision."""
     kinds = [("fp32", torch.float32, False), ("TF32", torch.float32, True), ("bf16", torch.bfloat16, False)]
     rates = {}
     for name, dtype, is_rounded in kinds if is_gpu(device) else (kinds[0], kinds[2]):
@@ -254,7 +254,7 @@ CHECKS: dict[str, Check] = {
     "captioning": captioning,
     "labelling": labelling,
 }
-"""Name of a check → the check, those first whose failure explains others."""
+"""Checks by name, first those whose failure explains others."""
 
 
 class TimedOutcome(NamedTuple):
@@ -268,10 +268,10 @@ class TimedOutcome(NamedTuple):
 def examine_device(
     device: torch.device, minutes: float, checks: Mapping[str, Check] = CHECKS, run: Bounded | None = None
 ) -> Iterator[TimedOutcome]:
-    """Yields a line for each check as it ends. All together take at most so many minutes; a check that is cut says so.
+    """Yields a line for each check as it ends. Together they take at most `minutes`; a check that is cut short says so.
 
-    `run`: how a check is bounded, by default `apart`. What follows a wrong reading of deformable attention reads
-    without the kernels, so that it doesn't repeat their fault.
+    `run`: how a check is bounded, by default `apart`. After a wrong reading of deformable attention, checks read
+    without the kernels, so that they don't repeat the fault.
     """
     run, has_kernels = run or apart, True
     until = time.monotonic() + 60 * minutes
@@ -294,7 +294,7 @@ def _without_kernels(check: Check, device: torch.device) -> CheckOutcome:
 
 
 def outcome_of(check: Check, device: torch.device) -> CheckOutcome:
-    """What a check finds, or how it fails."""
+    """The outcome of a check, or of its failure."""
     try:
         return check(device)
     except Absent as error:
@@ -306,7 +306,7 @@ def outcome_of(check: Check, device: torch.device) -> CheckOutcome:
 
 
 def interrupted(check: Check, device: torch.device, allowed: float) -> CheckOutcome:
-    """What a check that starts processes itself finds in the main thread, interrupted after `allowed` seconds."""
+    """Runs a check that starts processes itself, in the main thread. Interrupts it after `allowed` seconds."""
 
     def interrupt(*_: object) -> None:
         raise TimeoutError(f"stopped after {allowed:.0f} s; {LONGER}")
@@ -320,7 +320,7 @@ def interrupted(check: Check, device: torch.device, allowed: float) -> CheckOutc
 
 
 def apart(check: Check, device: torch.device, allowed: float) -> CheckOutcome:
-    """What a check finds in a process of its own, which is killed after `allowed` seconds."""
+    """Runs a check in a separate process, which is killed after `allowed` seconds."""
     preload(("models.rlip", "transformers.models.blip.modeling_blip"))
     try:
         return in_fork(allowed, _as_in_ranks, check, device)

@@ -1,6 +1,6 @@
 """Networks on a device: outputs against recorded ones, gradients against the CPU's, and their speed.
 
-They are small and random away from GPUs, where only the way matters, not the speed.
+Away from GPUs, they are small and random, because only correctness matters there, not speed.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def small_config(**changes: Any) -> NetworkConfig:
 def recorded(name: str, heads: int, device: torch.device) -> CheckOutcome:
     """A network's outputs against recorded ones, in float32 twice, then with bfloat16 where torch has autocast.
 
-    `heads`: of its layers for texts, which no file states.
+    `heads`: attention heads of its text encoder, which no file states.
     """
     path, args = RECORDED / f"{name}.safetensors", RECORDED / f"{name}_args.json"
     imported = import_checkpoint(path, args, {"dropout": 0.0, "text": {"dropout": 0.0, "heads": heads}})
@@ -183,7 +183,7 @@ def step(device: torch.device) -> CheckOutcome:
 
 
 def compilation(device: torch.device) -> CheckOutcome:
-    """Graphs that torch.compile makes of a network over images of many sizes."""
+    """The number of graphs that torch.compile makes of a network for images of many sizes."""
     if device.type not in ("cuda", "cpu"):
         return CheckOutcome(f"torch.compile has no code for {device.type}", "absent")
     from torch._dynamo import utils
@@ -203,7 +203,7 @@ def compilation(device: torch.device) -> CheckOutcome:
 
 
 def captioning(device: torch.device) -> CheckOutcome:
-    """Images that BLIP with random weights captions a second by transformers, by batch; at default size on a GPU."""
+    """Images per second that transformers' BLIP with random weights captions, by batch size; default size on a GPU."""
     from transformers import BlipConfig, BlipForConditionalGeneration
 
     size: dict[str, Any] = {}
@@ -227,7 +227,7 @@ def captioning(device: torch.device) -> CheckOutcome:
 
 
 def labelling(device: torch.device) -> CheckOutcome:
-    """Images whose pairs the R-Tagger scores a second, by batch; with ResNet-50 on a GPU."""
+    """Images per second whose pairs the R-Tagger scores, by batch size; with ResNet-50 on a GPU."""
     config = NetworkConfig(**TAGGER) if is_gpu(device) else small_config(**TAGGER)
     sides = (800, 1333) if is_gpu(device) else PIXELS
 
@@ -255,7 +255,7 @@ def _by_batch(
     reader: Callable[..., Iterator[Any]],
     device: torch.device,
 ) -> CheckOutcome:
-    """Images a second for each batch, up to the first that doesn't fit, and for the last, the share of waits.
+    """Images per second by batch size, up to the first that doesn't fit, and the share of waits of the last.
 
     `reader`: `read_ahead` as a process of the stage uses it.
     """

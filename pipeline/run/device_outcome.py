@@ -17,8 +17,8 @@ from pipeline.runtime.processes import environment
 from pipeline.training.throughput import measured_peak
 
 State = Literal["ok", "wrong", "slow", "failed", "absent"]
-"""wrong: another result than is expected, or than that of the same computation a second time. absent: this machine
-lacks what the check is about."""
+"""wrong: the result differs from the expected one, or from that of a repetition. absent: this machine lacks what is
+checked."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,17 @@ class CheckOutcome:
 
 
 def judged(is_right: bool, figure: str, suspect: str) -> CheckOutcome:
-    """An outcome that is ok, or wrong; then `suspect` is what to look at first."""
+    """An outcome that is ok, or wrong with the advice to look at `suspect` first."""
     return CheckOutcome(figure).unless(is_right, "wrong", f"see whether {suspect} is wrong, then {REPORT}")
 
 
 class Absent(Exception):
-    """This machine lacks what a check is about."""
+    """This machine lacks what is checked."""
 
 
 Check = Callable[[torch.device], CheckOutcome]
 LEAST_SECONDS = 0.2
-"""What is timed is repeated for so long."""
+"""Minimum time for which a timed call is repeated."""
 NEAR, NEAR_BF16 = 1e-4, 0.05
 """Allowed differences from the CPU in float32, as shares of the largest value there; the second with bfloat16."""
 MOST_WAITING = 0.05
@@ -82,12 +82,12 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
 
 
 def product_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
-    """Floating-point operations a second in products of matrices."""
+    """Floating-point operations per second in matrix products."""
     return measured_peak(device, dtype, 1024 if is_gpu(device) else 256, LEAST_SECONDS)
 
 
 def memory_rate(device: torch.device) -> float:
-    """Bytes a second that copies within the device's memory read and write."""
+    """Bytes per second that copies within the device's memory read and write."""
     size = 2**28 if is_gpu(device) else 2**22
     there, other = torch.zeros(2, size, dtype=torch.uint8, device=device)
     return 2 * size / seconds(partial(other.copy_, there), device)
@@ -107,7 +107,7 @@ def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 def compared(
     found: Sequence[Tensor], again: Sequence[Tensor], expected: Sequence[Tensor], near: float = NEAR
 ) -> tuple[bool, str]:
-    """Whether a result is near what is expected and has the same bits a second time, and both in words."""
+    """Whether a result is near the expected one and repeats bit for bit, and both in words."""
     far = difference(found, expected)
     same = all(torch.equal(one.cpu(), other.cpu()) for one, other in zip(found, again, strict=True))
     return same and far <= near, f"differs by {far:.1e}{'' if same else ' and from itself'}"
@@ -115,7 +115,7 @@ def compared(
 
 @contextmanager
 def tf32(is_allowed: bool) -> Iterator[None]:
-    """Whether factors of products of matrices are rounded to TF32 inside the context."""
+    """Sets whether factors of matrix products are rounded to TF32 inside the context."""
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
     before = products.allow_tf32, convolutions.allow_tf32
     products.allow_tf32 = convolutions.allow_tf32 = is_allowed

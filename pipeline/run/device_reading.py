@@ -102,7 +102,7 @@ class AttentionSizes:
         }
 
     def small(self) -> AttentionSizes:
-        """The same with maps of a fifth of the sides, for devices on which only the way matters."""
+        """The same with maps of a fifth of the sides, for devices where speed doesn't matter."""
         return replace(self, shapes=tuple((-(-height // 5), -(-width // 5)) for height, width in self.shapes))
 
 

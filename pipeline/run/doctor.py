@@ -55,7 +55,7 @@ LEAST_GIB_A_WORKER = 1.5
 GPU_DEVICES = ("nvidia[0-9]*", "nvhost-*gpu", "dxg", "kfd")
 """Files in /dev without which torch finds no GPU: NVIDIA's, on boards and in Windows too, and AMD's."""
 PROBE_SECONDS = 60.0
-"""How long the nodes may take to answer; a node that imports everything again needs some."""
+"""Time limit for the nodes' answers; a node that imports everything first needs some of it."""
 
 
 def examine(context: RunContext) -> Iterator[Finding]:
@@ -108,7 +108,7 @@ def _refuse(context: RunContext, findings: Iterable[Finding]) -> None:
 
 
 def _faults(what: str, require: Callable[[], object]) -> Iterator[Finding]:
-    """What a check that raises complains about."""
+    """The error of a check that raises, as a finding."""
     try:
         require()
     except PipelineError as error:
@@ -378,7 +378,7 @@ def _accelerator() -> Finding:
     )
     if not any(path for pattern in GPU_DEVICES for path in Path("/dev").glob(pattern)):
         return absent
-    import torch  # takes seconds, which only a machine with a GPU is worth
+    import torch  # takes seconds, so only where there may be a GPU
 
     if torch.cuda.is_available():
         free, whole = (amount / GIB for amount in torch.cuda.mem_get_info(0))
@@ -504,7 +504,7 @@ def _views(context: RunContext, ray: Any, nodes: Sequence[RayNode]) -> Iterator[
 
 
 def _answer(ray: Any, node: str, task: Any, probes: Sequence[Path]) -> Iterator[Finding]:
-    """What a node's answer says that a run should know."""
+    """Findings from a node's answer."""
     own = installed_version("rlip")
     try:
         version_there, lacks = ray.get(task, timeout=0.1)

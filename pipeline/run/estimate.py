@@ -36,9 +36,9 @@ BENCHMARKS = (
 """Figures of docs/benchmarks.md per image. All of it was measured on CPUs."""
 GPU = "A100-SXM4-80GB"
 UTILISATION = 0.3
-"""The GPU, and the share of what it can do, that a training run is assumed to have where none was measured."""
+"""The GPU and utilisation that are assumed for a training run that was never measured."""
 _SAME_SPEED = {"seed", "loss", "fold", "epochs", "steps"}
-"""Settings that decide no training run's speed."""
+"""Settings that don't affect the speed of training."""
 REHEARSAL = "rehearsal"
 """Document of a run with the speed of its training runs in `rlip rehearse`, by stage."""
 
@@ -147,7 +147,7 @@ def estimate(
 ) -> Estimate:
     """Estimate a recipe's run. What the store has already costs nothing.
 
-    `images`: how many images the datasets to label have, where the data are not at hand; then nothing counts as cached.
+    `images`: how many images the datasets to label have, if the data are elsewhere; then nothing counts as cached.
     """
     costs = {} if earlier is None else step_costs(earlier)
     counts = _images_due(planner) if images is None else _images_assumed(planner, images)
@@ -160,7 +160,7 @@ def estimate(
 
 
 def expected_seconds(context: RunContext) -> Mapping[str, float | None]:
-    """Step → seconds that it will take by what its artifacts took so far, or by a new run's estimate."""
+    """Step → expected seconds, from what its artifacts took so far, or from a new run's estimate."""
     run, workers = context.run, context.recipe.run
     noted = {row["step"]: row["wall"] for row in run.read_document(ESTIMATE).get("steps", [])}
     most = workers.workers if workers.engine == "local" else workers.max_actors

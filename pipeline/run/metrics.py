@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # few runs have metrics
 
 HOST = "127.0.0.1"
 WRITE_EVERY = 1.0
-"""Seconds between two versions of the file while partitions finish."""
+"""Seconds between updates of the file while partitions finish."""
 SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000)
 """Upper bounds of the histogram of seconds per partition."""
 

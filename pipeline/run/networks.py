@@ -2,8 +2,8 @@
 tokenizers read.
 
 Networks are built without memory for their parameters, which takes a second; loading torch takes longer. A fork does
-both, since workers will need what the process that it is forked from has then loaded. A run notes its findings where
-all are fit, and both the next run and the doctor recall them while nothing has changed.
+both, at little cost: workers need what the process that it is forked from has then loaded. If all networks are fit, a
+run notes its findings, and the next run and the doctor reuse them while nothing has changed.
 """
 
 from __future__ import annotations

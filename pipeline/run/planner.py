@@ -109,7 +109,7 @@ class Planner:
         self.context.recorded[step.name] = keys = dict(sorted((self._other_sets(step) | keys).items()))
         self.context.run.record(step.name, step.stage.name, keys)
         recipe = self.context.recipe
-        # After the record, by which `rlip show` lists what was rejected.
+        # After the record, from which `rlip show` lists what was rejected.
         require_few_rejects(step, list(made.values()), recipe.run.checks.max_overall_reject_share, recipe.name)
 
     def audit(self, step: Step) -> None:
@@ -151,7 +151,7 @@ class Planner:
         return ""
 
     def _cause(self, name: str, partition: str) -> str:
-        """The failed check for which a partition of the step `name` must not be read; "" if it may."""
+        """The failed check because of which a partition of the step `name` must not be read; "" if it may."""
         step = self._steps[name]
         return self.gates.cause(step, partition, self.done[name], self._inputs_of(step))
 
@@ -212,7 +212,7 @@ class Planner:
                     yield Partition(name, (), ""), inputs
 
     def _writer(self, steps: tuple[str, ...], partition: str) -> str:
-        """Which of the steps that write a table has a partition's: the last one that covers its dataset."""
+        """Which of the steps that write a table wrote a partition's: the last one that covers its dataset."""
         if len(steps) == 1:
             return steps[0]
         covered = {step.name: step.datasets for step in self.context.steps}
@@ -240,7 +240,7 @@ class StepForecast:
     due: int
     why: str
     at_most: bool = False
-    """Whether partitions count as due because what they read is due. They stay cached if it turns out as it was."""
+    """Whether partitions count as due because what they read is due. They stay cached if that comes out unchanged."""
     checks: tuple[str, ...] = ()
     """What each of its partitions must satisfy before a step may read it."""
     held: int = 0

@@ -82,7 +82,7 @@ class DataSection(Settings):
 
     @property
     def without_boxes(self) -> tuple[str, ...]:
-        """The datasets to label that have no annotations, in which a detector finds the boxes."""
+        """The datasets to label that have no annotations, so that a detector finds their boxes."""
         bare = {source.name for source in self.sources if not source.has_boxes}
         return tuple(name for name in self.label if name in bare)
 

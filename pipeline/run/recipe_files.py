@@ -26,7 +26,7 @@ from storage.open_store import local_folder
 from storage.runs import Run
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-"""The project's own recipes, which a recipe in any folder can extend."""
+"""The built-in recipes, which a recipe in any folder can extend."""
 LONGEST_FILE = 2**20
 """Bytes of a recipe."""
 SET = "--set"
@@ -199,7 +199,7 @@ def recorded_recipe(run: Run, document: str = "") -> Recipe | None:
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeValues:
     """Read a recipe file over those that it extends, and apply overrides such as `caption.top_p=0.8`.
 
-    `path`: the file, with or without .toml, or the name of one of the project's own recipes.
+    `path`: the file, with or without .toml, or the name of a built-in recipe.
 
     Raises `FatalError` that names the file, or quotes the override.
     """
@@ -212,7 +212,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeValues:
     # With the name of one that it extends, both would be the same run.
     for file, found in [*((file, {k: v for k, v in base.items() if k != "name"}) for file, base in bases), (path, own)]:
         if "scenes" not in found and _moves_sources(values.get("data"), found.get("data")):
-            # The world that was drawn for the sources before would be drawn into the folder of the new ones.
+            # The world of the replaced sources would be drawn into the folder of the new ones.
             values.pop("scenes", None)
             origins = {name: origin for name, origin in origins.items() if not name.startswith("scenes.")}
         values = joined(values, found)
@@ -316,8 +316,8 @@ def _recipe_file(name: Path, folder: Path = Path()) -> Path:
     own = sorted(path.stem for path in RECIPES.glob("*.toml"))
     meant = did_you_mean(name.name, near) or did_you_mean(name.stem, own)
     raise FatalError(
-        f"no recipe at {missing}{meant}; recipes in {missing.parent.absolute()}: {', '.join(near) or 'none'}; the "
-        f"project's own, by name: {', '.join(own)}, paper/..."
+        f"no recipe at {missing}{meant}; recipes in {missing.parent.absolute()}: {', '.join(near) or 'none'}; "
+        f"built-in recipes, by name: {', '.join(own)}, paper/..."
     )
 
 

@@ -51,15 +51,15 @@ STEPS = 20
 LONG = 200
 """Steps after which fragmentation of memory is measured."""
 MOST_RESERVED = 1.25
-"""How many times the memory that it had allocated at most a run may reserve."""
+"""Maximum ratio of the memory that a run reserves to the most that it had allocated."""
 GAIN = 1.03
-"""How many times as fast a setting must be to be recommended; less may be chance."""
+"""Minimum speed-up for which a setting is recommended; less may be chance."""
 TUNED = ("precision", "activation_checkpointing", "micro_batch", "num_workers", "deterministic")
 
 
 @dataclass(frozen=True)
 class Ran:
-    """A training run that is over, and what it took."""
+    """A finished training run, and its measurements."""
 
     changes: Mapping[str, Any]
     """Settings in which it differs from the recipe."""
@@ -163,7 +163,7 @@ class Rehearsal:
         return CheckOutcome(figure).unless(is_same, "wrong", REPORT)
 
     def _variant(self, name: str, value: Any, device: torch.device) -> CheckOutcome:
-        """Tries a setting on top of the best ones, to which it belongs from then on if it is faster."""
+        """Tries a setting on top of the best ones, and adds it to them if it is faster."""
         try:
             ran = self._run({**self._best_changes, name: value})
         except FatalError as error:
@@ -224,7 +224,7 @@ class Rehearsal:
         return CheckOutcome(f"{hours} as it is{', without ' if unknown else ''}{', '.join(unknown)}")
 
     def _write(self, device: torch.device) -> CheckOutcome:
-        """Writes a recipe that extends the given one with the best settings, and keeps its speed."""
+        """Writes a recipe that extends this one with the best settings, and keeps its speed."""
         best = self._best or self._needed
         section = "pretrain.settings." if self._stage == "pretrain" else f"{self._stage}."
         given, tuned = self._read.overrides(), _with(self._settings, best.changes)
@@ -312,12 +312,12 @@ def _with(settings: TrainingSettings, changes: Mapping[str, Any]) -> TrainingSet
 
 
 def _short(settings: TrainingSettings) -> dict[str, Any]:
-    """What makes a short run on this node of the settings."""
+    """The changes that turn the settings into those of a short run on this node."""
     changes: dict[str, Any] = {"steps": 2 * STEPS, "log_every": STEPS, "checkpoint_every": 2 * STEPS, "restarts": 0}
     changes |= {"nodes": 1, "min_nodes": None, "evaluate_every": None, "trackers": (), "stop_timeout": 10.0}
     changes |= {"mix": {}}  # its weights are those of other datasets than the synthetic one
     changes |= {"keep_checkpoints": 2, "milestone_every": None}  # the size of one is half of what the folder holds
-    # Slower ones are warned of in a run as short as this.
+    # In a run this short, slower ones would cause warnings.
     changes |= {"ema": min(settings.ema, 0.5), "warmup": min(settings.warmup, STEPS)}
     return changes | ({"held_out": 0.0, "folds": 1} if isinstance(settings, TaggerSettings) else {})
 

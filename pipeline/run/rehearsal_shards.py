@@ -24,7 +24,7 @@ IMAGES, BOXES, RELATIONS = 64, 7, 3
 
 
 def write_synthetic_shard(folder: Path, settings: TrainingSettings, sizes: Sizes) -> Shard:
-    """Writes images of these sizes in turn, with as many names as a step is scored against or boxes and relations are.
+    """Writes images of these sizes in turn. They use as many names as a step scores, if there are enough labels.
 
     `folder`: an empty one.
     """

@@ -44,7 +44,7 @@ PATIENCE = 120.0
 
 
 class Watch:
-    """Notes when each part of a step ends; on a GPU, when it ends in the GPU's queue, for which nobody waits."""
+    """Notes when each part of a step ends; on a GPU, when it ends in the GPU's queue, without waiting for it."""
 
     def __init__(self, config: TrainConfig) -> None:
         self._work, self._half = config.work, (config.settings.steps or 0) // 2

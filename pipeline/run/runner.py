@@ -31,7 +31,7 @@ from pipeline.training.settings import TrainingSettings
 from storage.errors import PipelineError, RetryableError
 
 Work = Callable[[Planner, StepPlan, Display], Sequence[Record]]
-"""Function with which a runner executes the due items of a step. It may do more, but returns their records."""
+"""Executes the due items of a step for a runner. It may do more, but returns their records."""
 
 
 def run(context: RunContext, display: Display) -> RunOutcome:
@@ -121,7 +121,7 @@ def execute_whole(planner: Planner, plan: StepPlan, display: Display) -> Record:
 
 @contextmanager
 def _lent_nodes(context: RunContext, step: Step) -> Iterator[None]:
-    """Lend nodes of the Ray cluster to a training run on several nodes, of which this machine is the coordinator."""
+    """Lend nodes of the Ray cluster to a training run on several nodes, with this machine as the coordinator."""
     run, training = context.recipe.run, step.settings
     if run.engine != "ray" or not isinstance(training, TrainingSettings) or training.nodes == 1:
         yield
@@ -208,14 +208,14 @@ def _send_lineage(context: RunContext, url: str) -> None:
 
 
 def _append_unfinished(context: RunContext, status: str, **facts: object) -> None:
-    """Append an execution that did not complete, once it may have changed the run. A failure here hides no reason."""
+    """Append an execution that did not complete, once it may have changed the run. Errors must not hide its reason."""
     with suppress(PipelineError):
         if context.is_prepared:
             _append_record(context, status, **facts)
 
 
 def settle(context: RunContext, outcome: RunOutcome) -> None:
-    """Store recipe and outcome with the run, by which its figures are computed.
+    """Store recipe and outcome, from which figures are computed, with the run.
 
     Raises `RetryableError` before that if another execution of the run has recorded other results.
     """
@@ -224,7 +224,7 @@ def settle(context: RunContext, outcome: RunOutcome) -> None:
         what = f"run {context.run.name}: another execution has replaced {', '.join(mixed)} in the meantime"
         raise RetryableError(
             f"{what}, with different settings or data, or `rlip store rm` has removed the run; rename one of the two "
-            "runs, or let the other end first"
+            "runs, or let the other finish first"
         )
     context.run.note("recipe", context.recipe.model_dump(mode="json"))
     context.run.note("outcome", outcome.as_rows())

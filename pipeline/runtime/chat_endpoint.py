@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 KEY = "OPENAI_API_KEY"
 """Environment variable with the key that the endpoint asks for."""
 TOKENS = ("prompt tokens", "completion tokens")
-"""What answers count, in manifests and estimates."""
+"""Names of the token counts in manifests and estimates."""
 _EXCERPT = 200
 """Characters of an unusable answer that the quarantine keeps."""
 _ALL = 20
@@ -46,11 +46,11 @@ _BUSY = (429, 503, 529)
 _ALONE = "endpoint busy for this request alone"
 """Fault of a request that still gets status 503 after `patience`, while the endpoint answers most others."""
 _LONGEST_PAUSE = 60.0
-"""Seconds between two tries while the endpoint is gone."""
+"""Maximum seconds between two tries while the endpoint is down."""
 _POLL = 0.05
-"""Seconds between two looks for the answer that another process asks for."""
+"""Seconds between checks for an answer that another process has requested."""
 _QUALITY = 90
-"""Of the JPEG that is sent."""
+"""Quality of the JPEG that is sent."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS answers (request TEXT PRIMARY KEY, owner TEXT, text TEXT, fault TEXT, prompt_tokens INTEGER,
     completion_tokens INTEGER) WITHOUT ROWID;
@@ -115,7 +115,7 @@ class ChatOptions(Settings):
 
 
 class Answer(NamedTuple):
-    """What a model answered, or in its place an excerpt of that, with the fault for which it can't be used."""
+    """A model's answer or, if that is unusable, an excerpt of it and the fault."""
 
     text: str
     fault: str = ""
@@ -125,8 +125,8 @@ class Answer(NamedTuple):
 
 
 Read = Callable[[str, Mapping[str, Any]], Answer]
-"""Makes of the model's text, with the `choice` that it came in, what is kept of it. KeyError, TypeError, ValueError or
-IndexError: the answer has another form."""
+"""Turns the model's text, and the `choice` that it came in, into what is kept. Raises KeyError, TypeError, ValueError
+or IndexError for an answer of another form."""
 
 
 class ChatEndpoint:
@@ -166,7 +166,7 @@ class ChatEndpoint:
         Raises `RetryableError` when the endpoint stays away.
         """
         answer, options = Answer("", "no answer"), self._options
-        # An answer without log-probabilities is none to a request for them, nor the other way round.
+        # Requests with and without log-probabilities share no answers.
         terms = digest_json([prompt, self._terms, *(["logprobs"] if more.get("logprobs") else [])])
         for attempt in range(options.retries + 1):
             # A retry takes a seed that no sample has: the journal would answer a repeated one with the same fault.
@@ -223,7 +223,7 @@ class ChatEndpoint:
             raise
 
     def _response(self, body: dict[str, Any]) -> httpx.Response | Answer:
-        """What the endpoint answers, or the fault if it is there, and fails at or refuses this request alone.
+        """The endpoint's response, or the fault if it is up and only this request fails or is refused.
 
         While it is down or busy, waits and tries again. Raises `RetryableError` after `patience`, unless most others
         are answered, and `FatalError` if the budget is spent or the endpoint refuses the key, the model, the path or
@@ -432,7 +432,7 @@ class Journal:
                     connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} INTEGER")
 
     def find(self, request: str) -> Answer | None:
-        """The answer; None if there is none and this thread is to ask. Waits while another one asks."""
+        """The answer; None if this thread is to ask for it. Waits while another one asks."""
         while True:
             with self._transaction("NORMAL") as connection:
                 row = connection.execute(

@@ -1,4 +1,4 @@
-"""Executing one item, a partition of a step with its key: look it up, run the stage, commit the artifact.
+"""Executes one item, a partition of a step with its key: looks it up, runs the stage, commits the artifact.
 
 When a few images of a partition changed, only those are processed again.
 """
@@ -146,7 +146,7 @@ def _claim_and_make(stage: Stage, item: WorkItem, store: Store, report: ReportPr
 
 
 def interrupted(stage: type[Stage], item: WorkItem, store: Store) -> str:
-    """What becomes of the checkpoints that an interrupted execution of the step left; "" if there are none."""
+    """What happens to the checkpoints that an interrupted execution of the step left; "" if there are none."""
     left = []
     for folder in store.idle_scratch():
         with suppress(OSError, ValueError):  # there is no checkpoint yet, or a crash tore the file

@@ -67,7 +67,7 @@ def bound(**fields: Any) -> Iterator[None]:
 
 @contextmanager
 def noticing(tell: Callable[[str], None]) -> Iterator[None]:
-    """Tell people of this process's events that have a text for them, `extra={"notice": text}`."""
+    """Call `tell` with the text for people that an event of this process has, `extra={"notice": text}`."""
 
     def passing_on(record: logging.LogRecord) -> bool:
         if notice := getattr(record, "notice", ""):

@@ -45,7 +45,7 @@ def load_plugin(group: str, name: str) -> Any:
         raise FatalError(
             f"no {group.removesuffix('s')} {name!r}{did_you_mean(name, known)}; registered are "
             f"{', '.join(known) or 'none'}. Install the package that provides it, or install rlip again (pip install "
-            "-e .) if the name is its own"
+            "-e .) if rlip provides it"
         )
     if len(found) > 1:
         packages = ", ".join(map(_package, found))

@@ -22,7 +22,7 @@ from typing import ParamSpec, TypeVar
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Variables that limit the threads of numerical libraries."""
 _ONE_THREAD = {**dict.fromkeys(THREADS, "1"), "JE_ARROW_MALLOC_CONF": "background_thread:false"}
-"""Also keeps one of pyarrow's allocators from starting a thread on import, with which forks would not be safe."""
+"""Also keeps one of pyarrow's allocators from starting a thread on import, which would make forks unsafe."""
 _PRELOADED: list[str] = []
 _STARTING = threading.Lock()
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
@@ -75,7 +75,7 @@ def ready_to_fork(modules: Iterable[str]) -> None:
 
 
 def in_fork(seconds: float | None, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call a function that raises nothing in a fork of its own, and return its result.
+    """Call a function that raises nothing in a separate fork, and return its result.
 
     Raises `TimeoutError` after `seconds`, and `ChildProcessError` when the fork ends without a result.
     """
@@ -83,7 +83,7 @@ def in_fork(seconds: float | None, function: Callable[P, R], *args: P.args, **kw
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_call, args=(theirs, dict(os.environ), partial(function, *args, **kwargs)))
     process.start()
-    # With our copy of its end open, the pipe of a dead fork would never end.
+    # While our copy of its end is open, a dead fork's pipe would never close.
     theirs.close()
     try:
         if not ours.poll(seconds):

@@ -144,8 +144,8 @@ class Stage(ABC):
 
     Raise `version` whenever the same input would give different rows. `reads` names tables of the same partition, and
     `writes` the table that the stage makes. The step at its place in the chain (`pipeline/run/dag.py`) says which it
-    reads with the settings at hand, and which whole artifacts, such as the tagger's weights, `open` receives. A stage
-    that reads no table is a source: it defines the partitions of its datasets.
+    reads with these settings, and which whole artifacts, such as the tagger's weights, `open` receives. A stage that
+    reads no table is a source: it defines the partitions of its datasets.
     """
 
     name: ClassVar[str]
@@ -162,16 +162,16 @@ class Stage(ABC):
     whole: ClassVar[bool] = False
     """True for a stage that runs over all partitions at once; it may keep checkpoints in its work folder."""
     resumes_from: ClassVar[str] = ""
-    """File of the work folder that lists those from which another machine can resume, as JSON: {"files": [...]}."""
+    """File in the work folder that lists the files another machine resumes from, as JSON: {"files": [...]}."""
     streams: ClassVar[frozenset[str]] = frozenset()
     """Tables whose artifacts stay where they lie: of a remote store, only files that are asked for are copied."""
     parts: ClassVar[Mapping[str, frozenset[str]]] = {}
-    """What rows hold several of, which `describe` counts under the same name → the reasons to reject one."""
+    """Kind of item in rows, which `describe` counts under the same name → the reasons to reject one."""
     corrected: ClassVar[Mapping[str, str]] = {}
-    """Reasons for which "rows", or one of `parts`, are corrected and kept → which."""
+    """Reason for correcting and keeping "rows", or one of `parts` → which of them."""
     row_wise: ClassVar[bool] = False
-    """True where an image's row depends only on that image's rows in the tables read, so rows of images of which
-    nothing `decisive` changed can be reused. False for scores whose last bits depend on what else is in the batch."""
+    """True where an image's row depends only on that image's rows in the tables read, so rows of images whose
+    `decisive` part is unchanged can be reused. False for scores whose last bits depend on what else is in the batch."""
 
     def __init__(self, settings: Settings, image_folders: Mapping[str, Path | str] | None = None) -> None:
         self.settings: Any = settings

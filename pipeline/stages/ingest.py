@@ -98,7 +98,7 @@ class IngestStage(Stage):
             if record is not None:
                 rows.append(image_row(record, source, digest))
             report(done, len(inputs.image_ids))
-        # Copies of the same images on several nodes have times of their own.
+        # Copies of the same images on several nodes have different times.
         is_exact = inputs.digest and self.settings.fingerprint == "bytes"
         if is_exact and inputs.digest != partition_digest(source, found, lost):
             forget_digest(index, source.name, int(inputs.partition.rpartition("/")[2]))
@@ -118,7 +118,7 @@ class IngestStage(Stage):
         return source
 
     def _opened(self, place: ImageRef) -> tuple[str, Probe | BadImage]:
-        """The `fingerprint_or_fault` of an image's file, and what is found of the image. A good file is read once."""
+        """The `fingerprint_or_fault` of an image's file, and the image's probe or fault. A good file is read once."""
         settings = self.settings
         try:
             data = read_bytes(place, settings.limits)

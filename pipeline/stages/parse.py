@@ -96,7 +96,7 @@ class ParseStage(Stage):
         ]
         texts = sorted({caption["text"] for row in rows for caption in row["captions"]})
         parsed: dict[str, list[Triplet]] = {}
-        # The parser serves all partitions of the process, and counts on.
+        # The parser serves all partitions of the process, so its count is cumulative.
         fresh, before = 0, self._neural.unsupported_facts if self._neural is not None else 0
         for chunk in (texts[i : i + _CHUNK] for i in range(0, len(texts), _CHUNK)):
             known = self._cache.find(chunk) if self._cache is not None else {}

@@ -155,7 +155,7 @@ class ShardStage(Stage):
         )
 
     def audit(self, made: Inputs) -> None:
-        """Tells people of verdicts of which none is on an image of the run, as before its first review."""
+        """Warns if none of the verdicts is on an image of the run, as before its first review."""
         settled = self.settings.settled
         about = [artifact.manifest.facts.get(name) for artifact in made.artifacts("shards") for name in _VERDICTS]
         if settled is not None and (settled.right or settled.wrong) and not any(about):
@@ -193,7 +193,7 @@ class ShardStage(Stage):
             extension, data = _EXTENSIONS.get(probe.format), stored
             if extension is None or (isinstance(place, UprightImage) and probe.orientation != 1):
                 extension, data = _encoded(decode_image(stored, upright=isinstance(place, UprightImage)), probe)
-                # Of the pixels that are packed, which may be turned.
+                # The hash of the packed pixels, which may be turned.
                 phash = perceptual_hash(data)
         except BadImage as error:
             packed.rejected.append(Rejected(row["image_id"], error.reason, error.value))

@@ -44,7 +44,7 @@ _ALTERNATIVES = 20
 
 
 _PREPARED = 2
-"""Images that are whole in memory at a time, twelve bytes a pixel."""
+"""Maximum number of full-size images in memory, at twelve bytes per pixel."""
 
 
 class VlmOptions(ChatOptions):

@@ -62,7 +62,7 @@ class MicroBatch:
         return sum(height * width for height, width in self.sizes)
 
     def pin_memory(self) -> MicroBatch:
-        """Moves all tensors to memory that a GPU reads while the processor goes on; torch's loaders call this."""
+        """Moves all tensors to pinned memory, from which a GPU copies in the background; torch's loaders call this."""
         return replace(self, pixels=self.pixels.pin_memory(), inputs=self.inputs.pin_memory())
 
 
@@ -74,7 +74,7 @@ def sample_sequence(samples: ShardSamples, settings: TrainingSettings) -> Sample
 
 
 def _view_order(samples: SampleMap, settings: TrainingSettings, epoch: int, chosen: Samples) -> NDArray[np.int64]:
-    """Returns keys that are near to each other where the heights and widths of views in an epoch are."""
+    """Returns sort keys that are close where the views' heights and widths in an epoch are close."""
     draws = uniforms(settings.seed, epoch, samples.identities[chosen], DRAWS)
     widths, heights = (side[chosen].astype(np.int64) for side in (samples.widths, samples.heights))
     sizes = training_views(draws, widths, heights, settings.view).sizes
@@ -230,7 +230,7 @@ class Packed:
         return _Unpacker(self.rest, self.block.to(device, non_blocking=True)).load()
 
     def pin_memory(self) -> Packed:
-        """Moves the block to memory that a GPU reads while the processor goes on."""
+        """Moves the block to pinned memory, from which a GPU copies in the background."""
         return Packed(self.block.pin_memory(), self.rest)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -327,7 +327,7 @@ def _official(image: Image.Image, view: TrainingView) -> Tensor:
 
 
 def _altered(image: Image.Image, view: TrainingView) -> Image.Image:
-    """Mirrors and changes colours, as far as the view says."""
+    """Mirrors and changes colours as the view says."""
     if view.mirrored:
         image = functional.horizontal_flip(image)
     factors = {"brightness": view.brightness, "contrast": view.contrast, "saturation": view.saturation}

@@ -96,13 +96,13 @@ class CheckpointFolder:
         shutil.rmtree(aside, ignore_errors=True)
 
     def prune(self, newest: int, every: int | None, spared: int | None = None) -> None:
-        """Removes all but the `newest` ones, those of every so many steps, and the one to be spared."""
+        """Removes all but the `newest` ones, those at multiples of `every`, and the one that is `spared`."""
         for step in self.steps()[newest:]:
             if step != spared and not (every and step % every == 0):
                 self.discard(step)
 
     def write_part(self, step: int, rank: int, parts: int, data: memoryview) -> None:
-        """Writes the file of one of the `parts` processes that have one. Raises OSError."""
+        """Writes this process's file, one of `parts` files. Raises OSError."""
         aside = self.aside(step)
         aside.mkdir(parents=True, exist_ok=True)
         name = _name(rank, parts)
@@ -113,7 +113,7 @@ class CheckpointFolder:
         done.with_suffix(".new").rename(done)
 
     def give_up(self, step: int, rank: int, parts: int) -> None:
-        """Says that a part will not come. Rank 0 then removes the others instead of waiting."""
+        """Marks a part as failed. Rank 0 then removes the others instead of waiting."""
         aside = self.aside(step)
         with suppress(OSError):
             if rank == 0:

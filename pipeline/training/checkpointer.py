@@ -74,7 +74,7 @@ def _layout(parts: Mapping[str, tuple[Tensor, list[int]]]) -> tuple[bytes, dict[
         places[name] = place, end
         place = end
     text = json.dumps(entries, separators=(",", ":")).encode()
-    # The format allows spaces at the end of the header, with which the data begin aligned.
+    # The format allows spaces at the end of the header; they align the data.
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
     header = len(text).to_bytes(8, "little") + text
     return (

@@ -108,7 +108,7 @@ class Monitor:
         self._trackers: list[GuardedTracker] = []
 
     def open(self, step: int, alarm: Mapping[str, Any] | None) -> None:
-        """Starts after so many steps, with the state of the alarm if there is one."""
+        """Starts after `step` steps, with the state of the alarm if there is one."""
         if alarm:
             self.alarm.restore(alarm)
         if self._ranks.rank == 0:

@@ -40,7 +40,7 @@ from tagger.pair import Pair
 
 MAX_IMAGES = 500
 MAX_IMAGES_BETWEEN = 100
-"""Maximum number of images measured during the training run. At its end it is `MAX_IMAGES`."""
+"""Maximum number of images measured during the training run; at its end, `MAX_IMAGES` are."""
 RECALLS = (20, 50)
 FOLDS = 2
 FALSE_SHARE = 0.3
@@ -72,13 +72,13 @@ class ScoredPairs:
     truth: NDArray[np.bool_]
 
     def arrays(self) -> Arrays:
-        """Returns arrays that other processes can make it from."""
+        """Returns arrays from which other processes can rebuild it."""
         sample = np.frombuffer(self.sample.to_json(), np.uint8)
         return {"sample": sample, "pairs": np.array(self.pairs), "scores": self.scores, "truth": self.truth}
 
     @classmethod
     def of_arrays(cls, arrays: Arrays) -> ScoredPairs:
-        """Makes it from the output of `arrays`."""
+        """Rebuilds it from the output of `arrays`."""
         sample = TrainingSample.from_json(arrays["sample"].tobytes())
         pairs = [(subject, object_) for subject, object_ in arrays["pairs"].tolist()]
         return cls(sample, pairs, arrays["scores"], arrays["truth"])
@@ -192,7 +192,7 @@ def proposals(
         own = rows.get((subject_name, object_name), [])
         pairs = [image.pairs[row] for row in own]
         right = [(s, predicate, o) in true or (predicate in symmetric and (o, predicate, s) in true) for s, o in pairs]
-        # Captions say how many are meant, and of what is not there they say that it is one.
+        # A caption states how many pairs are meant, and a false one states a single pair.
         priors = pair_priors(pairs, [Box(*box) for box in boxes], max(sum(right), 1))
         for row, (subject, object_), prior, holds in zip(own, pairs, priors, right, strict=True):
             candidate = Pair(subject, object_, predicate, 0, len(pairs), mention, prior)

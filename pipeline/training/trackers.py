@@ -131,8 +131,8 @@ class MlflowTracker(ServiceTracker):
 class WandbTracker(ServiceTracker):
     """Writes to `folder`/wandb offline, unless the user sets WANDB_MODE; `wandb sync` uploads that later.
 
-    Each attempt adds a folder of the same run id. Values are plotted over `step`, a value of their own: the service
-    would refuse to go back to an earlier step of its own.
+    Each attempt adds a folder of the same run id. Values are plotted over a logged value `step`, because the
+    service's own step can't go back.
     """
 
     kind = "wandb"

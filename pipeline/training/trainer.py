@@ -181,7 +181,7 @@ class Trainer:
                 break
         self._checkpoints.close()
         if self.step == self.total:
-            self._measure()  # after the last checkpoint, which a measurement that fails or takes long must not cost
+            self._measure()  # after the last checkpoint, so that a failed or slow measurement costs no training
             self._monitor.sync()
         self._monitor.close()
         state, seen = self._final_state(), (self.step - self._first) * self._settings.batch

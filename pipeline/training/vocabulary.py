@@ -171,8 +171,8 @@ def tokenizer_of(weights: Path, other: Path | None, named: str, setting: str) ->
         if folder is not None and is_tokenizer(folder):
             return tokenizer_files(folder)
     raise FatalError(
-        f"{named}: no tokenizer is next to it (tokenizer.json, or vocab.json and merges.txt), whose numbers its text "
-        f"encoder has learned; copy its files there, or set {setting} to its folder, e.g. of roberta-base"
+        f"{named}: no tokenizer is next to it (tokenizer.json, or vocab.json and merges.txt); copy the "
+        f"files of the one that it was trained with there, or set {setting} to their folder, e.g. of roberta-base"
     )
 
 

@@ -107,7 +107,7 @@ def be_deterministic(device: torch.device) -> None:
 
 
 def set_precision(precision: Precision) -> None:
-    """Sets how factors of products of matrices in 32 bits are rounded in this process."""
+    """Sets how this process rounds the factors of 32-bit matrix products."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "float32"
     if precision == "medium":
         torch.set_float32_matmul_precision("medium")

@@ -19,7 +19,7 @@ from storage.shards.scan import Member, Refused, scan_tar
 from storage.tables import SHARD_MEMBERS, read_table, table_bytes
 
 Progress = Callable[[int, int], None]
-"""Called with the number of bytes read so far, and of all bytes."""
+"""Called with the number of bytes read so far and the total."""
 _CHUNK = 2**20
 _COLUMNS = ("key", "extension", "offset", "size", "digest", "check")
 """Columns that every row of an index has, after that of its tar."""
@@ -51,7 +51,7 @@ def index_tar(tar: Path, progress: Progress = lambda done, total: None) -> TarIn
     except UnicodeEncodeError as error:
         raise FatalError(f"{tar}: the tar's name is not UTF-8, so no index can state it; rename the tar") from error
     refused: list[Refused] = []
-    # A mapping per row would take several hundred bytes more of each.
+    # A dict per row would take several hundred bytes more per row.
     columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
     total = os.path.getsize(tar)
     with tar.open("rb") as file:

@@ -55,7 +55,7 @@ class SampleReader:
         """
         wanted = [m for m in self.samples.members(sample) if extensions is None or m.extension in extensions]
         damaged = ""
-        # Bytes of the cache that are wrong are not believed: then the tar itself decides.
+        # Wrong bytes in the cache are not trusted: the tar itself is read.
         for is_cached in (True, False):
             try:
                 found = self._tar(self.samples.shard(sample)).read(wanted, is_cached)
@@ -118,7 +118,7 @@ class _LocalTar:
     def read(self, members: Sequence[MemberPlace], is_cached: bool) -> dict[str, bytes]:
         """Returns the bytes of members of one sample by extension, fewer where the tar ends. Raises OSError.
 
-        `is_cached` allows bytes of the cache.
+        `is_cached`: bytes may come from the cache.
         """
         # An index may state any size, which must not be allocated.
         return {
@@ -170,20 +170,20 @@ def _connection(url: str, process: int) -> Remote:
 
 
 SWEEP_SHARE = 0.02
-"""Share of the limit that a process writes between two looks at the size of the folder."""
+"""Share of the limit that a process writes between two checks of the folder's size."""
 
 
 class RangeCache:
     """A folder of files named by what they hold. A file is whole or absent; its time is that of its last use.
 
-    The size holds up to a few percent per process: each looks at the folder alone, after each `SWEEP_SHARE` written.
+    The limit may be exceeded by a few percent per process: each checks the folder on its own, every `SWEEP_SHARE`.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self._folder, self._max_bytes = folder, max_bytes
-        # Processes that begin together would otherwise all look, and in between all write, at the same time.
+        # Random, since processes that start together would otherwise all check at the same time.
         self._before_sweep = SystemRandom().uniform(0, max_bytes * SWEEP_SHARE)
-        """Bytes that this process writes before it looks at the folder again."""
+        """Bytes that this process writes before it checks the folder again."""
         folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, name: str) -> bytes | None:

@@ -77,7 +77,7 @@ def write_sample_map(
     """Makes the map of all samples, or of those that `keep` chooses, in the order of the shards. Memory is that of one
     shard. Without `replace`, a map that is in the folder by the end stays.
 
-    Raises `FatalError` for an index that is damaged, states impossible places or is of other tars, and a repeated tar.
+    Raises `FatalError` for an index that is damaged, has impossible places or is of other tars, and for a repeated tar.
     """
     seen: set[tuple[str, str]] = set()
     with atomic_folder(folder, replace=replace) as aside, _Writer(aside) as writer:

@@ -19,7 +19,7 @@ _OTHER_SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 """Spaces that Python does not call printable. Japanese file names and those of macOS screenshots have them."""
 MAX_NAME = 1024
 MAX_HEADER = 2**20
-"""Bytes that are read of all headers of an entry. One may state that its extension is as long as the tar."""
+"""Maximum bytes of all headers of an entry. One may claim that its extension is as long as the tar."""
 MAX_GLOBALS = 100
 """Entries of the global headers, each of which `tarfile` applies to every member that follows."""
 
@@ -127,7 +127,7 @@ class _Headers:
         self._asked = 0
 
     def begin(self) -> None:
-        """Says that what is read from here on belongs to the next entry."""
+        """Counts what is read from here on towards the next entry."""
         self._asked = 0
 
     def read(self, size: int) -> bytes:

@@ -20,14 +20,14 @@ from storage.tables import SHARD_MEMBERS
 LABELS = "json"
 """Extension of the member that holds the labels of a sample."""
 _COPIED_AT_ONCE = 2**24
-"""Bytes of a member, in place of the 16 KiB of tarfile, which take more CPU time."""
+"""Bytes; tarfile's default of 16 KiB takes more CPU time."""
 _KEY = re.compile(r"[A-Za-z0-9_%-]{1,90}")
 """What may precede the extension: no dot, and short enough for the name field of a tar's header."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a shard: whose image it is, and its members' bytes by extension (`jpg`, `json`, ...)."""
+    """One image of a shard: its dataset and id, and its members' bytes by extension (`jpg`, `json`, ...)."""
 
     dataset: str
     image_id: int

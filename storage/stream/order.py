@@ -41,7 +41,7 @@ class Drawn(NamedTuple):
 
 
 class EpochOrder:
-    """Draws every one of the samples `first` to `last` once per epoch, epoch after epoch, without an end.
+    """Draws each of the samples `first` to `last` once per epoch, endlessly.
 
     An epoch permutes blocks of neighbouring samples, then shuffles the samples of each window of blocks. Any place of
     the order is found at the same cost: the permutation of blocks, and one window.

@@ -98,14 +98,14 @@ class SampleSequence:
             )
         self._origin, self._begun = int(state["origin"]), np.array([state["begun"][name] for name in self._sets])
         if state["mix"] != self.mix.model_dump():
-            # Only its interleaving is asked, which no sort key changes.
+            # Only its interleaving is used, which no sort key changes.
             before = SampleSequence(self.samples, self.seed, Mix(**state["mix"]), self.order)
             self._begun = self._begun + before._interleaving.counts(place - self._origin)
             self._origin = place
         return place
 
     def _identity(self) -> dict[str, Any]:
-        """What must be the same for the sequence to be the same."""
+        """What determines the sequence."""
         return {"format": FORMAT, "samples": self.samples.fingerprint, "seed": self.seed, "order": asdict(self.order)}
 
 

@@ -42,7 +42,7 @@ class Skipped:
         if found and len(self.reasons) > self._most * self._samples:
             raise FatalError(
                 f"{len(self.reasons)} of {self._samples} samples are damaged, more than the share of {self._most} that "
-                f"may be; the last: {list(found.values())[-1]}; `rlip shards verify` finds them all"
+                f"is allowed; the last: {list(found.values())[-1]}; `rlip shards verify` finds them all"
             )
 
     def restore(self, state: Mapping[str, str]) -> None:
@@ -152,7 +152,7 @@ class Stream(IterableDataset[dict[str, Any]]):
         """Returns the state after whole batches of this pass. Any number of ranks and loader processes, and any batch
         size, resumes from it.
 
-        `damaged`: the samples that the batches of loader processes skipped. A batch amid which the pass began counts.
+        `damaged`: the samples that the batches of loader processes skipped. A batch during which the pass began counts.
         """
         at = self._loaded or self._at
         place = at.start + (at.resumed // self.share + batches) * self.batch
@@ -206,7 +206,7 @@ class Stream(IterableDataset[dict[str, Any]]):
             yield sample, found, is_last
 
     def _places(self, at: _Place, worker: int) -> Iterator[tuple[int, bool]]:
-        """Yields the samples that a process has still to give, and whether each is the last of its batch."""
+        """Yields the samples that a process has yet to yield, and whether each is the last of its batch."""
         batches, taken = divmod(at.taken, self.share)
         while True:
             start = at.start + (batches * at.workers + worker) * self.batch

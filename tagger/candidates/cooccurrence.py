@@ -14,8 +14,8 @@ from tagger.pair import NO_MENTION, Pair
 from tagger.triplet import Triplet
 
 Table = dict[str, dict[str, Texts]]
-"""Subject category → object category → predicates, as in the authors' `vg_rel_texts_for_hico_objects_*.json`. Those
-that a table is asked for have no case (`without_case`)."""
+"""Subject category → object category → predicates, as in the authors' `vg_rel_texts_for_hico_objects_*.json`. Look
+categories up without case (`without_case`)."""
 
 
 def cooccurrence_candidates(

@@ -51,7 +51,7 @@ def questions_of(
 
     A pair's predicates compete with each other and, where there is room, with the `usual` ones of its categories.
     `usual`: subject → object → predicates, most frequent first; categories without case (`without_case`). With
-    `each_label`, every label is a question of its own.
+    `each_label`, every label is a separate question.
     """
     for subject, object_ in image.ends:
         own = list(dict.fromkeys(p.predicate for p in image.pairs if (p.subject, p.object) == (subject, object_)))

@@ -66,7 +66,7 @@ class TaggerLabeller:
 
         Raises FloatingPointError when a weight is not finite.
         """
-        # Scores may not show it, because the ReLU of oneDNN's kernels makes 0 of NaN.
+        # Scores may not show it, because the ReLU of oneDNN's kernels turns NaN into 0.
         for name, weight in tagger.named_parameters():
             if not weight.isfinite().all():
                 raise FloatingPointError(f"weight {name} is not finite: the tagger's training diverged; retrain it")

@@ -18,7 +18,7 @@ def _label(item: Relation | Pair) -> _Label:
 def with_probabilities(relations: Sequence[Relation], pairs: Sequence[Pair], stack: Stack) -> list[Relation]:
     """Returns the labels of an image with their probabilities and the parts of these; `pairs` are its candidates.
 
-    A pair of several mentions has the highest prior and support of them, and one that none means the least prior. If
+    A pair of several mentions has their highest prior and support, and a pair without a mention the lowest prior. If
     no caption is read, the tagger alone decides.
     """
     captioned = any(pair.mention != NO_MENTION for pair in pairs)

@@ -63,7 +63,7 @@ class Discourse:
     def triplets(self, extractions: Iterable[Extraction], implied: bool) -> Iterator[Triplet]:
         """Yields what the sentences state, once each, with the first mention of each thing as subject or object.
 
-        The first sentence is read like a caption of its own.
+        The first sentence is read like a separate caption.
         """
         stated = set()
         for extraction in extractions:

@@ -41,7 +41,7 @@ _INNER = frozenset(("compound", "nmod", "poss"))
 _JOINTS = frozenset(("and", "while", "as"))
 """Words between a noun and another clause, where the rules have found the subject of a later noun."""
 _LIKE = {"guy": "man", "dude": "man"}
-"""A noun → the noun that it is read as. FACTUAL's graphs call both a person, as if the caption's noun had no relation."""
+"""A noun → the one that it is read as. FACTUAL's graphs say "person", as if a guy had no relations."""
 _LEAST = -0.5
 """The score above which an option is kept, where 0 is as likely as none. It balances precision and recall."""
 _NEAREST = 3
@@ -266,9 +266,9 @@ def pairs(doc: Doc, mentions: Mentions, nouns: Sequence[Token], found: Found) ->
 
 
 def _options(pair: NounPair, rewordings: Rewordings) -> list[Option]:
-    """Returns what may relate the pair: what the rules find, what the words say, and what they were learnt to mean.
+    """Returns the pair's options: from the rules, from the words, and from what training found the words to mean.
 
-    What the rules read into the words ("a man in a suit": wear) is as labels need it, and keeps its predicate.
+    A predicate that the rules read into the words ("a man in a suit": wear) stays, because labels need it.
     """
     left, right, (words, start, end, _) = pair.left.i, pair.right.i, pair.words
     options = [Option(s, o, full_predicate(triplet), 0, 0, triplet) for s, o, triplet in pair.ruled]

@@ -229,7 +229,7 @@ def test_only_a_request_that_is_never_answered_while_others_are_does_not_stop_th
     assert 540 <= sum(slept) <= 600
 
 
-def test_people_are_told_of_an_endpoint_that_is_gone_or_refuses_before_and_while_it_is_asked(stub, words, monkeypatch):
+def test_an_endpoint_that_is_gone_or_refuses_is_reported_before_and_while_it_is_asked(stub, words, monkeypatch):
     def told(url: str, model: str = "stub") -> str:
         asked = words(url, "store", model=model)
         done = rlip("doctor", asked[1], *asked[4:])
@@ -268,7 +268,7 @@ def test_what_a_killed_process_asked_that_nobody_reaps_is_asked_again(tmp_path):
         assert not asking.is_alive(), "it waits for an answer that will never come"
 
 
-def test_a_file_of_answers_that_can_not_be_opened_is_told_with_its_setting(tmp_path):
+def test_a_file_of_answers_that_can_not_be_opened_is_reported_with_its_setting(tmp_path):
     for path in (tmp_path, tmp_path / "answers" / "answers.sqlite"):
         (tmp_path / "answers").touch()
         with pytest.raises(FatalError, match=f"{path}: .*; free space, .*caption.answers"):

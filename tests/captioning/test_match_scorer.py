@@ -65,7 +65,7 @@ def test_bfloat16_scores_are_near(matcher, pictures):
     assert rough == pytest.approx(exact, abs=0.05) and rough != exact
 
 
-def test_what_is_no_filter_is_told(blip_folder, tmp_path):
+def test_an_invalid_filter_is_reported(blip_folder, tmp_path):
     with pytest.raises(FatalError, match=r"not a BlipForImageTextRetrieval: it lacks .*setting: filter"):
         MatchScorer(settings(blip_folder))
     with pytest.raises(FatalError, match=r"setting: filter.*Either set filter to a folder"):

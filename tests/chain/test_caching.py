@@ -79,7 +79,7 @@ def test_labels_that_passed_are_judged_once(copied, monkeypatch):
         assert len(judged) == times
 
 
-def test_training_a_tagger_alone_tells_where_it_lies_and_leaves_the_run_as_it_was(copied):
+def test_training_a_tagger_alone_prints_its_place_and_leaves_the_run_unchanged(copied):
     *_, outcome, output = copied.run(do="weights train-tagger")
     assert [stage["step"] for stage in outcome["stages"] if stage["cached"] is not None] == [
         "ingest", "shard_tagger", "train_tagger",

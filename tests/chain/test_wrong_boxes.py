@@ -39,7 +39,7 @@ def _corners(annotation: dict[str, Any]) -> None:
         (lambda annotation: False, "none of its first 8 images has a box"),
     ],
 )
-def test_boxes_that_look_wrong_are_told_by_doctor_and_by_the_run(tmp_path, change, said):
+def test_boxes_that_look_wrong_are_reported_by_doctor_and_by_the_run(tmp_path, change, said):
     recipe = _changed(tmp_path / "set", change)
     notes = [each for each in json.loads(rlip("doctor", recipe, "--json").stdout) if each["state"] == "note"]
     assert any(said in note["detail"] for note in notes), notes
@@ -72,7 +72,7 @@ def test_a_run_whose_annotations_hardly_fit_is_refused(tmp_path, name, change, s
     )
 
 
-def test_good_boxes_are_told_of_without_a_warning(tmp_path):
+def test_good_boxes_are_reported_without_a_warning(tmp_path):
     recipe = write_small_set(tmp_path / "set")
     done = rlip("run", recipe, "--direct", "--json", "--until", "ingest")
     assert '"warning"' not in done.stdout

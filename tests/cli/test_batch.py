@@ -118,7 +118,7 @@ def test_a_step_is_drawn_as_it_was_seen(store, tmp_path, capsys):
     assert idle > 200 and used > 200, "boxes with and without relations"
 
 
-def test_what_is_damaged_or_was_left_out_is_told(store, tmp_path, capsys):
+def test_what_is_damaged_or_was_left_out_is_reported(store, tmp_path, capsys):
     image = asked(store, 1, capsys)["images"][1]
     other = LocalStore(tmp_path / "other")
     facts = {"steps": 6, "damaged": {image["key"]: "cut short"}}

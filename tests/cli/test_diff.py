@@ -205,7 +205,7 @@ def test_what_reviewers_settled_is_counted_among_the_labels_that_differ(runs):
     assert kept.corrected == {"added": 1, "lost": 1}
 
 
-def test_a_run_without_relations_is_told(book, runs):
+def test_a_run_without_relations_is_reported(book, runs):
     book.metrics("train_tagger", (0, "loss", 1.0))
     with pytest.raises(FatalError, match="run 'toy' has no artifacts of step 'tag'"):
         difference(runs[0], book.run)

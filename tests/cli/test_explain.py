@@ -36,7 +36,7 @@ def test_an_image_is_named_by_id_by_set_and_id_or_by_file(labelled, name):
     assert trace_of(labelled.run, name).image["image_id"] == 1
 
 
-def test_an_unknown_image_and_an_ambiguous_one_are_told(labelled):
+def test_an_unknown_image_and_an_ambiguous_one_are_reported(labelled):
     for name in ("toys/77", "9" * 30, "²", "", "../1"):
         with pytest.raises(FatalError, match=f"no image {name!r}"):
             trace_of(labelled.run, name)

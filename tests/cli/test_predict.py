@@ -41,14 +41,14 @@ def test_what_is_found_is_written_and_drawn_and_a_damaged_picture_is_named(pictu
     (("--objects", "man,no objects"), 'contain "no objects"'),
     (("--out", "found.csv"), ".parquet or .json"), (("--device", "cuda:9"), "finds no such GPU"),
 ])  # fmt: skip
-def test_what_cannot_be_asked_is_told_before_any_picture_is_read(pictures, tmp_path, options, message):
+def test_what_cannot_be_asked_is_reported_before_any_picture_is_read(pictures, tmp_path, options, message):
     given = {"--objects": "man", "--predicates": "hold", "--out": tmp_path / "found.parquet"} | dict([options])
     done = rlip("predict", "demo-detector", pictures, *(word for pair in given.items() for word in pair))
     assert done.exit_code == 1 and message in done.output
     assert not (tmp_path / "found.parquet").exists()
 
 
-def test_a_subject_that_the_network_never_finds_is_told(pictures, tmp_path):
+def test_a_subject_that_the_network_never_finds_is_reported(pictures, tmp_path):
     words = ("--objects", "sky,man,dog", "--predicates", "hold", "--subject", "man", "--out", tmp_path / "found.json")
     asked = ("predict", "demo-detector", pictures / "1.jpg", *words)
     for options in ((), ("--json",)):
@@ -83,7 +83,7 @@ def test_names_are_spelled_as_in_training_because_others_are_other_texts():
     assert label_names("objects", "person,DOG", ("Person", "person", "Dog")) == ("person", "Dog"), "both are learned"
 
 
-def test_what_are_no_weights_is_told_before_names_are_asked_for(pictures, tmp_path):
+def test_invalid_weights_are_reported_before_names_are_asked_for(pictures, tmp_path):
     for name in ("photos.safetensors", "authors.pth"):
         (tmp_path / name).write_bytes(b"7")
     told = {

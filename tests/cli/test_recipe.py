@@ -90,7 +90,7 @@ def test_a_list_that_is_replaced_keeps_no_origin_of_the_one_before(folder):
     assert found["data.sources.0.split"] == {"value": "train", "from": "default"}
 
 
-def test_the_mistakes_of_all_recipes_are_told_with_their_files(folder):
+def test_the_mistakes_of_all_recipes_are_reported_with_their_files(folder):
     (folder / "wrong.toml").write_text('extends = "base.toml"\n[caption]\ntop_p = 2\n[run]\nworkers = 0\n')
     done = recipe("check", "base.toml", "wrong.toml", "none.toml")
     assert done.exit_code == 1 and "Traceback" not in done.output

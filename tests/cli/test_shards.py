@@ -242,7 +242,7 @@ def packed(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def test_what_is_no_tar_is_told_with_what_to_do(tmp_path):
+def test_a_file_that_is_no_tar_is_reported_with_what_to_do(tmp_path):
     tar = tmp_path / "x.tar"
     for data, told in (
         (b"", "is empty (0 bytes)"),
@@ -261,7 +261,7 @@ def test_what_is_no_tar_is_told_with_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["index", "ls", "info", "preview"])
-def test_paths_that_are_no_file_are_told(tmp_path, command):
+def test_paths_that_are_no_file_are_reported(tmp_path, command):
     os.mkfifo(tmp_path / "pipe.tar")
     for path, told in (
         (tmp_path / "none.tar", "No such file"),
@@ -273,7 +273,7 @@ def test_paths_that_are_no_file_are_told(tmp_path, command):
         assert done.exit_code == 1 and told in done.stderr
 
 
-def test_a_folder_without_tars_is_told(tmp_path):
+def test_a_folder_without_tars_is_reported(tmp_path):
     done = rlip("verify", tmp_path)
     assert done.exit_code == 1 and "contains no .tar file" in done.stderr
 

@@ -24,7 +24,7 @@ OF_PARSED = ("--args", OWN / "parsed_own_args.json", "--set", "text.heads=2")
 rlip_weights = partial(rlip, "weights")
 
 
-def test_what_became_of_every_parameter_is_told(tmp_path):
+def test_what_became_of_every_parameter_is_reported(tmp_path):
     out = tmp_path / "ours.safetensors"
     done = rlip_weights("import", TAGGER, out, *OF_TAGGER)
     assert done.exit_code == 0 and list(tmp_path.iterdir()) == [out]

@@ -49,7 +49,7 @@ def test_file_names_with_folders_as_windows_writes_them_are_found(coco):
     assert record.path == source.images / "sub/a.jpg"
 
 
-def test_a_dataset_without_a_usable_image_is_told_with_an_example_of_each_reason(coco):
+def test_a_dataset_without_a_usable_image_is_reported_with_an_example_of_each_reason(coco):
     with pytest.raises(AnnotationError, match=r"no usable image for dataset 'toy' \(file name not usable: /a\.jpg\)"):
         read_all(coco([IMAGE | {"file_name": "/a.jpg"}, {"id": 8, "file_name": "/b.jpg"}], []))
 

@@ -278,7 +278,7 @@ def test_what_can_not_be_downloaded_is_one_message_without_retry(server, tmp_pat
     assert not (tmp_path / "a").exists()
 
 
-def test_a_disk_that_is_full_or_fills_up_meanwhile_is_told(server, tmp_path, monkeypatch):
+def test_a_disk_that_is_full_or_fills_up_meanwhile_is_reported(server, tmp_path, monkeypatch):
     server.files["/a.bin"] = CONTENT
     (tmp_path / "a.bin.part").symlink_to("/dev/full")
     with pytest.raises(FatalError, match=r"disk full while writing .*a\.bin\.part.*nothing is lost"):
@@ -494,7 +494,7 @@ def test_a_copied_archive_with_a_wrong_digest_is_not_unpacked(tmp_path):
     assert _names(tmp_path) == {"coco/val2017.zip"}
 
 
-def test_what_can_only_be_got_by_hand_is_told(tmp_path, capsys):
+def test_what_must_be_downloaded_manually_is_reported(tmp_path, capsys):
     with pytest.raises(
         FatalError, match=r"(?s)hico_det must be downloaded manually.*umich\.edu.*Google Drive.*test_hico\.json"
     ):
@@ -505,7 +505,7 @@ def test_what_can_only_be_got_by_hand_is_told(tmp_path, capsys):
     get_data(["hico_det"], tmp_path, mirror=None, as_json=False)
 
 
-def test_unknown_sets_and_parts_are_told_with_the_known_ones(tmp_path):
+def test_unknown_sets_and_parts_are_reported_with_the_known_ones(tmp_path):
     with pytest.raises(FatalError, match="no public dataset named 'coc'; the datasets are coco, objects365"):
         get_data(["coc"], tmp_path, mirror=None, as_json=True)
     with pytest.raises(FatalError, match="--only test: no such part; coco has annotations, val, train"):

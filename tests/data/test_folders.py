@@ -129,7 +129,7 @@ def test_tars_that_can_not_be_read(tmp_path):
             open_folder(tmp_path / name).place("a.jpg").is_file()
 
 
-def test_what_is_wrong_with_a_place_is_told_before_work(s3, tmp_path):
+def test_what_is_wrong_with_a_place_is_reported_before_work(s3, tmp_path):
     sources = {
         "no folder": tmp_path / "none", "no file": tmp_path / "none.tar",
         "there is no bucket 'nowhere'": "s3://nowhere/x",

@@ -52,7 +52,7 @@ def test_numbers_are_never_cut_and_nan_and_a_byte_order_mark_are_read(file):
     '{"a": [1, 2}', '{"a": [1,\n {"b": 2,}\n]}', '{"a": [1, "no end', '{"a": [1]} more', '{"a": [1] "b": 2}',
     "{a: [1]}", '{"a" [1]}', "", '{"a": [\n"' + "x" * 50 + '",\n\n  oops]}', '{"a": [{"a": oops' + " " * 1000 + "]}",
 ])  # fmt: skip
-def test_faults_are_told_with_their_place(file, content):
+def test_faults_are_reported_with_their_place(file, content):
     file.write_text(content)
     with pytest.raises(json.JSONDecodeError) as expected:
         json.loads(content)

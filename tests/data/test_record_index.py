@@ -47,7 +47,7 @@ def test_an_index_gives_back_what_the_reader_reads(coco, tmp_path):
         assert list(index.refs([3])) == [source.images / "sub" / "ü b.jpg"]
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(coco, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_leaves_nothing(coco, tmp_path, monkeypatch):
     def full(disk: Disk, path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -151,7 +151,7 @@ def test_threshold_duplicates_and_number_are_as_set(tmp_path):
     assert len(apart.boxes.labels) < len(every.boxes.labels)
 
 
-def test_torchvisions_detector_is_told_by_its_files_name(tmp_path):
+def test_torchvisions_detector_is_identified_by_its_files_name(tmp_path):
     from torchvision.models import get_model
 
     torch.manual_seed(0)
@@ -203,7 +203,7 @@ def test_a_name_in_another_spelling_than_the_trainings_is_refused(root):
     assert opened(weights, categories=("person", "Zebra")).categories == ("person", "Zebra")
 
 
-def test_what_is_no_detector_is_told(root, tmp_path):
+def test_an_invalid_detector_is_reported(root, tmp_path):
     def refused(weights: object, words: str, **settings: object) -> None:
         with pytest.raises(FatalError, match=words):
             opened(Path(str(weights)), **settings)

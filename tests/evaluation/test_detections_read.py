@@ -219,7 +219,7 @@ def test_missing_images_are_an_error_unless_they_are_allowed(tmp_path, truth):
     assert found.relations.images == 3 and "without a row: 2" in str(found.findings)
 
 
-def test_names_that_fit_nothing_are_told_with_those_that_would(tmp_path, truth):
+def test_names_that_fit_nothing_are_reported_with_those_that_would(tmp_path, truth):
     boxes = [("Mensch", 0.9, 1, 1, 1, 1), ("Tasse", 0.9, 1, 1, 1, 1)]
     path = write_parquet(tmp_path / "a.parquet", [row(7, NAMES[0], boxes=boxes)])
     expected = (

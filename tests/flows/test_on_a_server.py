@@ -448,7 +448,7 @@ def _on_pools(client: SyncPrefectClient, recipe: Recipe, start: str) -> State[An
     return run_flow(on_pools, run, parameters, return_type="state")
 
 
-def test_a_refused_recipe_is_told_in_one_line(deployed, runs, worker_folder):
+def test_a_refused_recipe_is_reported_in_one_line(deployed, runs, worker_folder):
     state = deployed.final_state(runs["refused"], 120)
     said = "parameter recipe: recipe: pretrain.variants has 'pseudo'"
     assert state["type"] == "FAILED" and said in state["message"], (state, deployed.logs(runs["refused"]))

@@ -14,7 +14,7 @@ from storage.errors import FatalError
 
 
 @pytest.mark.parametrize("name", ["demo", "coco", "coco_objects365"])
-def test_a_recipe_comes_back_as_it_was(root, name):
+def test_a_recipe_comes_back_unchanged(root, name):
     path = root / "recipes" / f"{name}.toml"
     back = Recipe.model_validate(json.loads(parameters(path, ["run.workers=3"]))["recipe"])
     assert back == load_recipe(path, ["run.workers=3"]) and back.run.workers == 3

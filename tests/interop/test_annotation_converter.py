@@ -181,7 +181,7 @@ PSG_NAMES = {
 }  # fmt: skip
 
 
-def test_psg_comes_back_from_coco_as_it_was(tmp_path):
+def test_psg_comes_back_from_coco_unchanged(tmp_path):
     images = [psg_image(7, 1), psg_image(8, 0)]
     given = save_json(tmp_path / "psg.json", {"data": images, **PSG_NAMES, "test_image_ids": ["8"]})
     made = convert_annotations("psg", given, "coco", tmp_path / "coco", split="test")
@@ -239,7 +239,7 @@ def test_outlines_and_run_lengths_become_the_masks_of_psg(tmp_path):
     }  # fmt: skip
 
 
-def test_vg150_comes_back_from_coco_as_it_was(tmp_path):
+def test_vg150_comes_back_from_coco_unchanged(tmp_path):
     h5py = pytest.importorskip("h5py")
     columns = {
         "boxes_1024": [[101, 50, 41, 20], [512, 256, 512, 256], [30, 33, 4, 5]],

@@ -108,7 +108,7 @@ def test_events_of_partitions_name_the_files_in_the_store(run):
             assert (dataset["namespace"], Path(dataset["name"]).is_file()) == ("file", True)
 
 
-def test_a_stopped_run_is_told_as_aborted_and_rejects_by_reason(tmp_path, labelled):
+def test_a_stopped_run_is_reported_as_aborted_and_rejects_by_reason(tmp_path, labelled):
     labelled.run.append("stopped")
     found = events(labelled.run)
     assert found[-1]["eventType"] == "ABORT"
@@ -135,7 +135,7 @@ def test_a_server_gets_all_events_in_order(run, server, monkeypatch):
 
 
 @pytest.mark.parametrize(("status", "hint"), [(403, "OPENLINEAGE_API_KEY"), (404, "lineage server")])
-def test_a_refusal_is_told_with_its_status(run, server, status, hint):
+def test_a_refusal_is_reported_with_its_status(run, server, status, hint):
     server.statuses = [201, status]
     done = rlip("store", "lineage", "toy", "--store", run.store.address, "--url", server.url)
     assert done.exit_code == 1 and f"refused event 2 with HTTP status {status}" in done.stderr and hint in done.stderr

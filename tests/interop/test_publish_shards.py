@@ -184,7 +184,7 @@ def test_a_folder_with_something_in_it_is_refused_and_nothing_half_made_stays(ru
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_step_without_shards_is_told_with_those_that_have_some(run, tmp_path):
+def test_a_step_without_shards_is_refused_with_those_that_have_some(run, tmp_path):
     for step in ("tag", "shard:given"):
         with pytest.raises(FatalError, match="its steps with shards: shard:pseudo"):
             publish_shards(run, tmp_path / "new", step)

@@ -191,7 +191,7 @@ def test_compiled_whole_with_the_same_bits():
     assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
-def test_the_chosen_configurations_are_told():
+def test_the_chosen_configurations_are_reported():
     for is_fixed in (True, False):
         in_fixed_order(is_fixed)
         _results(read_by_kernel, _inputs(1, 1, 8, 1, 1, TWO), TWO, torch.randn(1, 1, 8))

@@ -131,7 +131,7 @@ def test_a_detector_and_its_conversion_become_both_decoders(architecture, backbo
     assert all(torch.equal(value, again.state[name]) for name, value in state.items())
 
 
-def test_new_parameters_follow_the_seed_and_what_has_no_place_is_told(tmp_path):
+def test_new_parameters_follow_the_seed_and_what_has_no_place_is_reported(tmp_path):
     found = detector(DETECTOR)
     imported, other = (
         import_checkpoint(written(tmp_path / "dab.pth", found), overrides=SMALL, seed=seed) for seed in (0, 1)
@@ -186,7 +186,7 @@ def test_files_that_are_no_checkpoints_are_named(tmp_path, official, small_confi
         import_checkpoint(tmp_path / "ours.safetensors")
 
 
-def test_another_architecture_is_told_by_its_names(tmp_path):
+def test_another_architecture_is_recognised_by_its_names(tmp_path):
     state = {"encoder.layer.0.weight": torch.zeros(2), "head.bias": torch.zeros(1)}
     with pytest.raises(
         WeightsError, match=r"unsupported architecture; expected RLIPv2-ParSeDA.*encoder\.layer\.0\.weight, head\.bias"

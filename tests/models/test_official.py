@@ -48,7 +48,7 @@ def released(shared: Path, name: str) -> tuple[dict[str, torch.Tensor], dict[str
 
 
 @pytest.mark.parametrize("name", RELEASED)
-def test_the_network_is_told_from_names_and_shapes(shared, name):
+def test_the_network_is_inferred_from_names_and_shapes(shared, name):
     state, _ = released(shared, name)
     kind, config = RELEASED[name]
     assert kind_of(state) is kind
@@ -87,7 +87,7 @@ def test_exports_have_the_authors_names_and_shapes(shared, name):
 
 
 @pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "swin_large_patch4_window7_224"])
-def test_window_transformers_are_told_and_have_their_places(name):
+def test_window_transformers_are_recognised_and_have_their_places(name):
     config = NetworkConfig(backbone=name, official_compat=True)
     ours = expected_shapes(config)
     official = {_as_the_authors_name(key): shape for key, shape in ours.items() if key.startswith("backbone.")}

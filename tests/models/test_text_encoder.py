@@ -106,6 +106,6 @@ def test_bad_and_missing_tokenizers_are_named(small_config, tokenizer, word_piec
         TextEncoder(small_config.text, tmp_path)
 
 
-def test_a_name_that_is_cut_is_told(encoder):
+def test_a_name_that_is_cut_is_reported(encoder):
     with pytest.warns(UserWarning, match=r"reads only 14 tokens .*of longer names, such as 'dog (dog )+'"):
         encoder(["person", "dog " * 20])

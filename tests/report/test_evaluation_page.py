@@ -259,7 +259,7 @@ def test_detections_are_not_scored_by_a_ground_truth_that_came_later(evaluated, 
     assert "no page:" in text and "its test images were ingested again since" in text
 
 
-def test_detections_of_other_images_are_told_and_the_report_is_written(evaluated, tested, tmp_path):
+def test_detections_of_other_images_are_reported_and_the_report_is_written(evaluated, tested, tmp_path):
     row = [{"step": 0, "name": "zero_shot_map", "value": 1.0}]
     evaluated.add("evaluate:none", "all", row, detections=[detections(9, (0, "ride", 2, 0.9))], settings={"seed": 2})
     text = write_report(run_view(tested, evaluated.run), None, tmp_path / "report").read_text()

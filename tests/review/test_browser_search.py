@@ -142,7 +142,7 @@ def test_slash_goes_to_the_search_and_keys_typed_there_judge_nothing(window, ser
     assert server.kinds("push") == []
 
 
-def test_a_server_that_is_gone_is_said_and_not_asked_again_and_again(window, server, tmp_path_factory):
+def test_a_server_that_is_gone_is_reported_and_not_asked_again_and_again(window, server, tmp_path_factory):
     book = review_run(tmp_path_factory.mktemp("gone"))
     with served(book.run.store.root, "toy") as other:
         window.visit(other, "/labels?predicate=ride")

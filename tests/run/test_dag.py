@@ -96,7 +96,7 @@ def test_without_labels_the_boxes_of_every_image_are_learned_also_with_the_autho
     assert kept == ["keep", "drop", "drop"]
 
 
-def test_a_stage_that_the_recipe_lacks_is_told_with_those_it_has(root):
+def test_a_stage_that_the_recipe_lacks_is_reported_with_those_it_has(root):
     with pytest.raises(FatalError, match="has no such step; it has ingest, caption, parse, shard_tagger, train_t"):
         steps(root, "label_coco_swin_t", "pretrain")
     with pytest.raises(FatalError, match=r"run\.until = 'tagger'.*parse, shard_tagger, train_tagger, tag"):

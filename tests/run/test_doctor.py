@@ -94,7 +94,7 @@ def test_annotations_that_are_no_json(recipe, tmp_path, data, message):
         require(RunContext(recipe))
 
 
-def test_files_of_a_benchmark_that_are_missing_are_told_with_their_origin(recipe, tmp_path):
+def test_files_of_a_benchmark_that_are_missing_are_reported_with_their_origin(recipe, tmp_path):
     save_json(tmp_path / "annotations.json", {})
     source = {"name": "set", "format": "vrd", "images": "images", "annotations": "annotations.json"}
     source |= {"objects": "vrd/objects.json", "predicates": "vrd/predicates.json"}
@@ -252,7 +252,7 @@ def test_hosts_of_a_ray_cluster_have_their_own_responses_and_budgets(recipe, tmp
     assert notes("one", "two", **unlimited, **of_each).keys() == {"store"}
 
 
-def test_everything_that_is_missing_is_told_at_once(recipe, tmp_path):
+def test_everything_that_is_missing_is_reported_at_once(recipe, tmp_path):
     (tmp_path / "instances.json").unlink()
     (tmp_path / "captions.json").unlink()
     assert {"data.sources set", "caption recorded 0"} <= missing(recipe).keys()
@@ -265,7 +265,7 @@ def test_versions_out_of_range_are_named_with_what_to_install():
     assert absent == "rlip-no-such-package is not installed: pip install 'rlip-no-such-package<2,>=1'"
 
 
-def test_a_training_without_its_extra_is_told_before_any_work(recipe, monkeypatch):
+def test_a_training_without_its_extra_is_reported_before_any_work(recipe, monkeypatch):
     monkeypatch.setattr("pipeline.training.trackers.find_spec", lambda name: None)
     require(RunContext(recipe))
     with pytest.raises(FatalError, match=r"pretrain:none: .*pip install 'rlip\[tensorboard\]'"):
@@ -300,7 +300,7 @@ def test_the_vocabulary_beside_a_tagger_is_read_within_limits(vocabulary, state,
     assert fit.state == state and words in fit.detail
 
 
-def test_a_tagger_without_its_vocabulary_is_told_of_unless_its_names_are_set(root, tmp_path):
+def test_a_tagger_without_its_vocabulary_is_reported_unless_its_names_are_set(root, tmp_path):
     shutil.copytree(root / "scenes/weights/tagger", tmp_path / "tagger")
     weights = tmp_path / "tagger/model.safetensors"
     path, asked = write_small_set(tmp_path / "set", 1), [f"tag.weights={weights}"]

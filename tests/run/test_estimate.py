@@ -161,7 +161,7 @@ def grow(root: Path, count: int) -> None:
             path.rename(root / "images" / path.name)
 
 
-def test_the_cause_is_told_below_the_step_where_it_lies(tmp_path):
+def test_the_cause_is_reported_below_the_step_where_it_lies(tmp_path):
     write_small_set(tmp_path)
     run(RunContext(small_recipe(tmp_path)), Display())
     grow(tmp_path, 9)

@@ -44,7 +44,7 @@ class Scraping(Display):
             self.scraped.append(values(answer.read().decode()))
 
 
-def test_a_run_is_scraped_while_it_goes_on(tmp_path):
+def test_a_run_is_scraped_while_it_runs(tmp_path):
     write_small_set(tmp_path)
     (tmp_path / "images" / "000002.png").write_bytes(b"no picture")
     port, file = free_port(), tmp_path / "run.prom"
@@ -65,7 +65,7 @@ def test_a_run_is_scraped_while_it_goes_on(tmp_path):
         urlopen(f"http://127.0.0.1:{port}/metrics")
 
 
-def test_a_failed_run_says_so_in_its_file_and_a_taken_port_or_unwritable_file_is_told(tmp_path):
+def test_a_failed_run_says_so_in_its_file_and_a_taken_port_or_unwritable_file_is_reported(tmp_path):
     recipe = write_small_set(tmp_path)
 
     def fails(setting: str, said: str) -> None:

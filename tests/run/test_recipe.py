@@ -206,7 +206,7 @@ def test_sample_weights_are_named_and_recorded_by_name(tmp_path):
     (GOOD.replace('label = ["coco"]', 'label = ["cooc"]'), r"cooc.*sources are \['coco'\]"),
     (GOOD.replace('tagger = ["coco"]', "") + "[pretrain]\n", r"pseudo.*data\.tagger"),
 ])  # fmt: skip
-def test_what_does_not_fit_together_is_told(tmp_path, text, message):
+def test_what_does_not_fit_together_is_reported(tmp_path, text, message):
     with pytest.raises(FatalError, match=message):
         load_recipe(_recipe(tmp_path, text))
 
@@ -240,7 +240,7 @@ def test_several_bases_are_laid_over_each_other_in_order_and_each_once(tmp_path)
     assert (recipe.caption.draws, recipe.caption.top_p, recipe.caption.top_k) == (3, 0.5, 9)
 
 
-def test_a_mistake_is_told_with_the_file_that_makes_it(tmp_path):
+def test_a_mistake_is_reported_with_the_file_that_makes_it(tmp_path):
     (tmp_path / "base.toml").write_text(GOOD + "[caption]\ntop_p = 3\n[train_tagger]\nbatch = 12\n")
     path = _recipe(tmp_path, 'extends = "base.toml"\n[shard]\nthreshold = 2\n')
     with pytest.raises(FatalError) as caught:

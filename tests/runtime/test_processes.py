@@ -85,7 +85,7 @@ def test_the_process_that_others_are_forked_from_has_one_thread():
     assert len(list(Path(f"/proc/{forkserver._forkserver._forkserver_pid}/task").iterdir())) == 1
 
 
-def test_ctrl_c_is_told_of_once_while_forks_still_import(tmp_path):
+def test_ctrl_c_is_reported_once_while_forks_still_import(tmp_path):
     (tmp_path / "slow_to_import.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(1)\n")
     process = script(tmp_path, IMPORTING)
     assert process.stdout.readline() == "importing\n"

@@ -111,7 +111,7 @@ def _missing(root: Path, address: str, *more: str) -> dict[str, str]:
     return {f.what: f.detail for f in needs(RunContext(recipe)) if f.state == "missing"}
 
 
-def test_too_few_gpus_are_told_before_work(cluster, tmp_path, root):
+def test_too_few_gpus_are_reported_before_work(cluster, tmp_path, root):
     write_small_set(tmp_path / "set")
     asks = ("caption.captioner=blip", f"caption.model={root}/scenes/weights/captioner", "caption.recorded=[]")
     assert _missing(tmp_path / "set", cluster.address) == {}
@@ -131,7 +131,7 @@ def test_nodes_with_another_version_are_named_before_work(cluster, tmp_path, mon
     assert all("and this machine" in told and "9.9; install the same" in told for told in found.values())
 
 
-def test_too_few_nodes_for_a_training_are_told_before_work(cluster, tmp_path):
+def test_too_few_nodes_for_a_training_are_reported_before_work(cluster, tmp_path):
     train_long(write_small_set(tmp_path / "set").parent)
     training = [f"pretrain.settings.{each}" for each in ("nodes=3", "batch=6", "address=127.0.0.2:29500")]
     (told,) = _missing(tmp_path / "set", cluster.address, *training).values()

@@ -141,7 +141,7 @@ def test_weights_in_another_store_are_known_there(store, tmp_path):
     assert len(found.shards) == 2 and not found.unknown
 
 
-def test_what_no_store_knows_is_said(store, tmp_path):
+def test_what_no_store_knows_is_reported(store, tmp_path):
     shards, why = known(tmp_path, "elsewhere", store.address)
     assert shards == [] and why.endswith("elsewhere.safetensors is of no training run in the store")
     shards, why = known(tmp_path, "foreign", store.address)

@@ -258,7 +258,7 @@ def test_what_reviewers_settled_decides_labels_and_is_recorded_with_the_shard(in
     assert {row["predicate"] for row in read_table(output.files["overrides.parquet"]).to_pylist()} == {"lead", "ride"}
 
 
-def test_verdicts_of_which_none_is_on_an_image_of_the_run_are_told_but_not_refused(inputs, tmp_path):
+def test_verdicts_of_which_none_is_on_an_image_of_the_run_are_reported_but_not_refused(inputs, tmp_path):
     """As before its first review, or after a change of `ingest.fingerprint`, which gives all images other digests."""
     folder, told = tmp_path / "verdicts", []
     folder.mkdir()

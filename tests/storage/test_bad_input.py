@@ -23,7 +23,7 @@ def test_a_damaged_record_of_a_run_leads_nowhere_else(tmp_path):
             run.artifacts("parse")
 
 
-def test_steps_partitions_and_runs_that_are_not_there_are_told_with_what_is(tmp_path):
+def test_steps_partitions_and_runs_that_are_not_there_are_reported_with_what_is(tmp_path):
     store = LocalStore(tmp_path)
     run = record(store, "demo", put_chain(store))
     with pytest.raises(FatalError, match=r"no artifacts of step 'tga'; its steps: caption, ingest, parse"):
@@ -37,7 +37,7 @@ def test_steps_partitions_and_runs_that_are_not_there_are_told_with_what_is(tmp_
 
 
 @pytest.mark.parametrize("store", ["nosuch://bucket/x", "file/x", "s3://"])
-def test_an_address_that_is_none_is_told_before_any_work(tmp_path, store, monkeypatch):
+def test_an_invalid_address_is_reported_before_any_work(tmp_path, store, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RLIP_CACHE", str(tmp_path / "cache"))
     (tmp_path / "file").touch()

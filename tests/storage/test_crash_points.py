@@ -91,7 +91,7 @@ def test_a_crash_anywhere_leaves_a_valid_prefix(fault, operations, whole, tmp_pa
         assert left == [], f"after {fault} at operation {at} ({operations[at - 1]})"
 
 
-def test_an_error_anywhere_is_told_and_leaves_a_valid_prefix(operations, whole, tmp_path):
+def test_an_error_anywhere_is_reported_and_leaves_a_valid_prefix(operations, whole, tmp_path):
     raised = 0
     for at, code in zip(range(1, len(operations) + 1), cycle(ERRORS)):
         root = tmp_path / str(at)

@@ -103,7 +103,7 @@ def test_a_sweep_waits_until_a_draft_that_is_being_opened_holds_its_lock(tmp_pat
     assert ended.is_set()
 
 
-def test_a_full_disk_at_the_root_is_told(tmp_path):
+def test_a_full_disk_at_the_root_is_reported(tmp_path):
     for at in range(1, 7):
         root = tmp_path / str(at)
         root.mkdir()

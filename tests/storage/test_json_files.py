@@ -48,12 +48,12 @@ def test_values_are_those_of_their_type():
     (b'{"size": 3, "\\u001b[2Jx": 1}', "\\x1b[2Jx: Extra inputs are not permitted"),
     (b"{}", "size: Field required"),
 ])  # fmt: skip
-def test_what_is_wrong_is_told_in_a_line(data, said):
+def test_what_is_wrong_is_reported_in_a_line(data, said):
     assert _said(data) == f"here: damaged ({said})"
     assert _said(data, remedy="do that") == f"here: damaged ({said}); do that"
 
 
-def test_long_and_numerous_faults_are_told_in_short():
+def test_long_and_numerous_faults_are_reported_in_short():
     assert _said(b'{"%s": 1, "size": 2}' % (b"x" * 1000)) == f"here: damaged ({'x' * 200})"
     for count, said in ((1000, "names: 0: Input should be a valid string"), (1001, "1,001 values do not fit")):
         assert _said(b'{"size": 1, "names": [%s]}' % b",".join([b"1"] * count)) == f"here: damaged ({said})"
@@ -124,7 +124,7 @@ def test_values_that_json_lacks_become_null_text_and_lists():
     assert json_values(given) == {"1": [None, "a", {"b": [None, 2]}]}
 
 
-def test_a_folder_is_told_by_the_names_and_bytes_of_its_files_but_hidden_ones(tmp_path):
+def test_a_folder_is_identified_by_the_names_and_bytes_of_its_files_but_hidden_ones(tmp_path):
     (tmp_path / "weights" / "deep").mkdir(parents=True)
     (tmp_path / "weights" / "config.json").write_bytes(b"")
     (tmp_path / "weights" / "deep" / "model.bin").write_bytes(b"12")

@@ -154,7 +154,7 @@ def test_a_data_file_elsewhere_is_named_by_its_digest(tmp_path):
     assert set(remote.listing("toy")[made.key]) == {"manifest.json", f"README.{digests[0]}", f"a.b.{digests[1]}.bin"}
 
 
-def test_whoever_loses_to_a_removal_or_to_a_damaged_manifest_is_told(tmp_path):
+def test_whoever_loses_to_a_removal_or_to_a_damaged_manifest_is_reported(tmp_path):
     class Lost(FaultyFiles):
         def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **settings: object) -> None:
             if mode == "create":
@@ -197,7 +197,7 @@ def test_a_store_elsewhere_works_on_the_disk_that_it_was_given(tmp_path):
     assert sorted(path.name for path in disk.files) == ["captions.parquet", "manifest.json"]
 
 
-def test_an_artifact_that_is_committed_again_stays_and_a_failing_disk_is_told(tmp_path):
+def test_an_artifact_that_is_committed_again_stays_and_a_failing_disk_is_reported(tmp_path):
     failing = Disk()
     failing.rename = Mock(side_effect=OSError(errno.EIO, "no"))
     first = put(LocalStore(tmp_path), "caption")
@@ -312,7 +312,7 @@ def test_a_note_of_what_a_run_found_names_the_keys(remote, tmp_path):
     refused.touch("caption", found)
 
 
-def test_what_lies_in_a_store_is_listed_in_order_with_sizes_and_times(tmp_path):
+def test_the_entries_of_a_store_are_listed_in_order_with_sizes_and_times(tmp_path):
     store = LocalStore(tmp_path)
     keys = sorted(put_chain(store, partition)["caption"][0].key for partition in ("toys/0000", "toys/0001"))
     (tmp_path / "artifacts" / "Not a stage").mkdir()

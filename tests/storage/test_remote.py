@@ -62,7 +62,7 @@ def test_a_file_is_read_whole_and_in_parts_replaced_copied_and_removed(remote, t
     assert remote.read("new/large") is None
 
 
-def test_a_missing_file_is_told(remote, tmp_path):
+def test_a_missing_file_is_reported(remote, tmp_path):
     assert remote.read("none") is None and remote.digest("none") is None
     assert remote.read_many(["none"]) == {} and remote.listing("none") == {} and remote.folders("none") == []
     remote.remove(["none"])
@@ -147,7 +147,7 @@ def test_pauses_differ_so_that_many_workers_do_not_come_back_at_once(monkeypatch
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )  # fmt: skip
-def test_errors_of_each_library_are_told_in_full(error, kind, said):
+def test_errors_of_each_library_are_reported_in_full(error, kind, said):
     with pytest.raises(kind) as caught, translate_remote_errors("s3://b/x"):
         raise error
     assert type(caught.value) is kind and "s3://b/x" in str(caught.value)
@@ -298,7 +298,7 @@ def test_a_full_disk_of_this_machine_is_not_the_other_sides_fault(tmp_path):
             remote.download("a/b", tmp_path / "here")
 
 
-def test_an_address_keeps_all_but_slashes_at_its_end_and_one_that_is_none_is_told():
+def test_an_address_keeps_all_but_slashes_at_its_end_and_an_invalid_one_is_reported():
     assert Remote("memory://folder/boX//").url == "memory://folder/boX"
     for url in ("", "/", "memory://"):
         said = "; name a folder, or a bucket and a folder in it, e.g. s3://bucket/folder$"

@@ -336,7 +336,7 @@ def test_runs_and_partition_maps_are_those_that_others_wrote(url, tmp_path, monk
     assert runs_of(other) == []
 
 
-def test_a_place_that_can_not_work_is_told(s3, monkeypatch, tmp_path):
+def test_a_place_that_can_not_work_is_reported(s3, monkeypatch, tmp_path):
     monkeypatch.setenv("RLIP_CACHE", str(tmp_path / "cache"))
     with pytest.raises(FatalError, match=r"no bucket 'nosuch'.*aws s3 mb"):
         open_store("s3://nosuch/x")

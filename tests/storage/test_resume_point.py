@@ -256,7 +256,7 @@ def test_the_last_transfer_may_fail(left, url, tmp_path):
     (b"{", "the list of files to resume from: damaged ("),
     (b'{"files": ["../x"]}', "the list of files to resume from names one outside its folder: ['../x']"),
 ])  # fmt: skip
-def test_a_list_that_can_not_be_used_is_told(listed, said, url, tmp_path):
+def test_a_list_that_can_not_be_used_is_reported(listed, said, url, tmp_path):
     one = Machine(url, tmp_path / "one")
     (one.folder / "resume.json").write_bytes(listed)
     with pytest.raises(FatalError) as caught:

@@ -155,7 +155,7 @@ def test_a_flipped_bit_in_a_map_is_found(file, tmp_path):
             SampleMap(samples.folder).require_whole()
 
 
-def test_a_renamed_tar_or_one_given_twice_is_told(tmp_path):
+def test_a_renamed_tar_or_one_given_twice_is_reported(tmp_path):
     (shard,) = write_sets(tmp_path, {"a": 3})
     renamed = ShardFile(shard.tar.replace("shard-000", "train-007"), shard.index)
     with pytest.raises(FatalError, match=r"is the index of shard-000\.tar, not of train-007\.tar; index .*train-007"):
@@ -332,7 +332,7 @@ def test_the_key_of_an_earlier_sample_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"", bytes(range(256)) * 16], ids=["empty", "bytes"])
-def test_what_is_no_tar_has_no_members_and_says_so(tmp_path, data):
+def test_a_file_that_is_no_tar_has_no_members_and_says_so(tmp_path, data):
     tar = tmp_path / "x.tar"
     tar.write_bytes(data)
     [found] = scan_tar(tar)
@@ -406,7 +406,7 @@ def test_an_index_that_states_the_impossible_is_refused(tmp_path, column, value)
         write_sample_map(tmp_path / "map", [ShardFile(str(tar), tmp_path / "x.index.parquet")])
 
 
-def test_a_file_that_is_no_index_is_told_and_a_missing_or_unreadable_one_is_no_damage(tmp_path, monkeypatch):
+def test_a_file_that_is_no_index_is_reported_and_a_missing_or_unreadable_one_is_no_damage(tmp_path, monkeypatch):
     """Text that is not UTF-8, and columns that end early, are found where the values are looked at."""
     tar, path = write(tmp_path / "x.tar", GOOD), tmp_path / "x.index.parquet"
     with pytest.raises(FatalError, match=r"x\.index\.parquet: no such file"):

@@ -184,7 +184,7 @@ def test_copies_of_what_is_elsewhere_lie_in_the_cache_of_the_user(tmp_path, monk
 
 
 @pytest.mark.parametrize("address", ["", "a\0b", "memory://\udfff"])
-def test_what_can_be_no_address_is_told(address):
+def test_what_can_be_no_address_is_reported(address):
     said = f"{address!r} is not the address of a store" if address else "no store given"
     with pytest.raises(FatalError) as caught:
         open_store(address)

@@ -257,7 +257,7 @@ def test_interleaving_counts_what_it_assigns(run):
     assert np.bincount(sets) / 400_000 == pytest.approx([0.62, 0.307, 0.073], abs=1e-3)
 
 
-def test_the_weights_of_a_mix_change_in_the_middle_and_each_set_goes_on(samples):
+def test_the_weights_of_a_mix_change_in_the_middle_and_each_set_continues(samples):
     before, after = Mix(kind="proportional"), Mix(kind="proportional", weights={"b": 5.0})
     first = SampleSequence(samples, mix=before, order=ORDER)
     head = first.draw(0, 150).samples.tolist()

@@ -79,13 +79,13 @@ class _Records:
     ("x" * 60, "x" * 60),
     ("x" * 61, "x" * 57 + "..."),
 ])  # fmt: skip
-def test_values_are_told_in_a_few_words(value, told):
+def test_values_are_described_in_a_few_words(value, told):
     assert [str(change) for change in changes({"settings": {"a": "old"}}, {"settings": {"a": value}})] == [
         f"a: old → {told}"
     ]
 
 
-def test_terms_are_told_version_first_and_inputs_last():
+def test_terms_are_listed_version_first_and_inputs_last():
     old = {"version": 1, "settings": {"a": 1, "b": {"c": [1, 2]}}, "weights": {"w": "x"}, "inputs": {"t": ["1"]}}
     new = {"version": 2, "settings": {"a": 1, "b": {"c": (1, 3)}}, "weights": {}, "inputs": {"t": ("1", "2")}}
     assert [str(change) for change in changes(old, new)] == [

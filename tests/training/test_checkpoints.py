@@ -124,7 +124,7 @@ def test_damaged_checkpoints_push_no_sound_one_out(work, shard):
     assert checkpoints(work).steps() == [5]
 
 
-def test_another_machine_is_told_what_it_needs_to_go_on(third_step, shard, tmp_path, undisturbed):
+def test_another_machine_learns_what_it_needs_to_continue(third_step, shard, tmp_path, undisturbed):
     files = json.loads((third_step / RESUMES_FROM).read_text())["files"]
     other = tmp_path / "other"
     for name in files:

@@ -27,7 +27,7 @@ def test_ranks_of_one_node_listen_on_loopback_only_and_their_store_nowhere(work)
     assert not list(work.glob(".meeting*"))
 
 
-def test_a_killed_rank_is_restarted_and_told_as_the_cause(work, order_fault):
+def test_a_killed_rank_is_restarted_and_reported_as_the_cause(work, order_fault):
     order_fault(rank=1, steps=[4], what="kill")
     told = Told()
     summary = launch(config(work, checkpoint_every=2), told)
@@ -56,7 +56,7 @@ def test_memory_is_named_as_the_cause_only_where_the_kernel_counts_a_kill(tmp_pa
     assert hints == [True, False, False]
 
 
-def test_the_error_of_a_rank_is_told_and_not_what_its_peers_say(work, order_fault):
+def test_the_error_of_a_rank_is_reported_and_not_what_its_peers_say(work, order_fault):
     order_fault(rank=2, steps=[2], what="error", late=True)
     told = Told()
     launch(config(work, processes=3), told)
@@ -78,7 +78,7 @@ def test_a_new_checkpoint_resets_the_count_of_restarts(work, order_fault):
     assert launch(config(work, restarts=1, checkpoint_every=1), Told()).resumed_from == 3
 
 
-def test_a_fatal_error_is_told_once_and_not_retried(work, order_fault):
+def test_a_fatal_error_is_reported_once_and_not_retried(work, order_fault):
     order_fault(rank=1, steps=[2], what="fatal", always=True)
     told = Told()
     with pytest.raises(FatalError) as raised:
@@ -103,7 +103,7 @@ def test_a_rank_that_lacks_the_gpus_of_the_launcher_does_not_train_on_a_cpu(work
         launch(config(work), Told())
 
 
-def test_too_few_gpus_are_told_before_any_process_starts(work, monkeypatch):
+def test_too_few_gpus_are_reported_before_any_process_starts(work, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(FatalError, match="processes = 2, but this machine has 1 GPU: set"):
         launch(config(work), Told())

@@ -49,7 +49,7 @@ def test_two_nodes_finish_a_training_and_listen_on_the_given_address_only(work, 
     assert listening(os.getpid()) == before
 
 
-def test_when_a_node_is_killed_the_other_goes_on(work, address):
+def test_when_a_node_is_killed_the_other_continues(work, address):
     with agent(address, work) as other:
         told = Told(other.kill)
         settings = {"nodes": 2, "min_nodes": 1, "address": address, "checkpoint_every": 2, "steps": 40}
@@ -172,7 +172,7 @@ def test_when_the_first_node_dies_or_falls_silent_the_others_end_and_say_so(work
         time.sleep(0.1)
 
 
-def test_a_node_that_does_not_see_the_work_folder_is_told(work, address, tmp_path):
+def test_a_node_that_does_not_see_the_work_folder_is_reported(work, address, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     said = pytest.raises(FatalError, match=r"node .*config\.json is not in .*elsewhere")
     with agent(address, tmp_path / "elsewhere"), said:
@@ -180,6 +180,6 @@ def test_a_node_that_does_not_see_the_work_folder_is_told(work, address, tmp_pat
     assert not ranks_of(work)
 
 
-def test_an_address_that_this_machine_lacks_is_told(work):
+def test_an_address_that_this_machine_lacks_is_reported(work):
     with pytest.raises(FatalError, match=r"address = 192\.0\.2\.99:29500: can't listen there"):
         launch(config(work, nodes=2, address="192.0.2.99:29500"), Told())

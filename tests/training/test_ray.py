@@ -42,7 +42,7 @@ def test_an_interrupt_of_a_node_of_the_cluster_stops_the_training_with_a_checkpo
     assert list((work / "checkpoints").iterdir()) and not ranks_of(work)
 
 
-def test_too_small_a_cluster_is_told(cluster, work, address):
+def test_too_small_a_cluster_is_reported(cluster, work, address):
     with pytest.raises(FatalError, match="has 1 nodes besides this one, but 5 must join"):
         join_with_ray(address, work, 5)
 

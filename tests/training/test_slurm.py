@@ -98,7 +98,7 @@ def test_a_recipe_without_pre_training_gets_none(tmp_path):
     assert "--set pretrain.settings.nodes=2" in script(tmp_path, overrides=at_least)
 
 
-def test_what_the_nodes_cannot_share_is_told(tmp_path):
+def test_what_the_nodes_cannot_share_is_reported(tmp_path):
     with pytest.raises(FatalError, match="a store in a folder that they all share"):
         script(tmp_path, overrides=["store=s3://bucket/folder"])
     with pytest.raises(FatalError, match=r"use batch = 8000 with lr_for_batch = \d+ .*, a smaller micro_batch"):

@@ -95,7 +95,7 @@ def test_images_are_held_out_by_their_ids_whatever_else_is_in_the_set(tmp_path, 
     assert found[0] and found[0] <= found[1]
 
 
-def test_it_is_told_if_no_image_is_held_out(tmp_path, work, caplog):
+def test_it_is_reported_if_no_image_is_held_out(tmp_path, work, caplog):
     shard = made_set(tmp_path, "made", range(1, 21))
     prepare(config_of(tmp_path, shard, held_out=0.4))
     assert not caplog.messages

@@ -308,7 +308,7 @@ def alarm() -> DivergenceAlarm:
     return made
 
 
-def test_an_alarm_is_told_once_per_episode_with_the_checkpoint_to_go_back_to():
+def test_an_alarm_is_reported_once_per_episode_with_the_checkpoint_to_go_back_to():
     made = alarm()
     told = [made.check(step, {"loss": 7.0, "gradient_norm": 1.0}, [4, 8, 10]) for step in range(9, 30)]
     assert [step for step, said in enumerate(told, start=9) if said] == [11]

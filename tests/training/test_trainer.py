@@ -100,7 +100,7 @@ def test_rates_follow_the_batch_and_the_schedule():
     assert set_rates(optimizer, settings, 75, 100)["lr"] == pytest.approx(1.41e-5, rel=1e-2)
 
 
-def test_a_divergence_is_told_and_its_last_good_checkpoint_stays(work, shard):
+def test_a_divergence_is_reported_and_its_last_good_checkpoint_stays(work, shard):
     changes = {"steps": 12, "checkpoint_every": 1, "keep_checkpoints": 1, "alarm_window": 6, "alarm_factor": 1.01}
     run(work, shard, **changes, lr=3e-2, lr_backbone=3e-2, lr_text=3e-2, max_grad_norm=100.0, warmup=8)
     notes = (work / "notes.txt").read_text()
@@ -108,7 +108,7 @@ def test_a_divergence_is_told_and_its_last_good_checkpoint_stays(work, shard):
     assert len(CheckpointFolder(work / CHECKPOINTS).steps()) == 2
 
 
-def test_settings_that_a_short_run_can_not_fulfil_are_told(work, shard):
+def test_settings_that_a_short_run_can_not_fulfil_are_reported(work, shard):
     run(work, shard, steps=2, warmup=20, ema=0.9)
     notes = (work / "notes.txt").read_text()
     assert "warmup = 20 steps are more than the 2 of this run" in notes

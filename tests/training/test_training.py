@@ -125,7 +125,7 @@ def test_one_process_reports_as_it_goes(work, shard):
     assert "loss" in reported[-1][2] and "images/s" in reported[-1][2]
 
 
-def test_nothing_to_train_on_is_said_before_any_process_starts(work):
+def test_nothing_to_train_on_is_reported_before_any_process_starts(work):
     with pytest.raises(FatalError, match="nothing to train on"):
         prepare(config_of(work))
 
@@ -149,14 +149,14 @@ def run(work: Path, shard, **changes) -> Summary:
     )
 
 
-def test_a_mix_without_relations_is_told_before_any_process_starts(work, tmp_path):
+def test_a_mix_without_relations_is_reported_before_any_process_starts(work, tmp_path):
     shard = write_shard(tmp_path, [dataclasses.replace(sample(i), relations=()) for i in range(1, 5)])
     with pytest.raises(FatalError, match=r"nothing to learn predicates from: .* loss\.predicates = 0"):
         config(work, shard)
     assert run(work, shard, loss={"predicates": 0.0}).steps == 4
 
 
-def test_a_full_disk_is_told_and_the_last_checkpoint_stays(work, shard, caplog):
+def test_a_full_disk_is_reported_and_the_last_checkpoint_stays(work, shard, caplog):
     run(work, shard, steps=2)
     said = pytest.raises(FatalError, match=r"the trained weights could not be written .*File too large.* from step 2")
     with limited(resource.RLIMIT_FSIZE, 400_000), said:
@@ -186,7 +186,7 @@ def test_a_first_step_that_fails_blames_what_it_started_from_and_no_rate(work, s
     assert "lr" not in str(told.value)
 
 
-def test_too_little_memory_is_told_with_what_takes_less(work, shard):
+def test_too_little_memory_is_reported_with_what_takes_less(work, shard):
     said = pytest.raises(FatalError, match=r"out of memory on cpu at step 1, with 2 images .*micro_batch = 2")
     with limited(resource.RLIMIT_DATA, 3 * 2**30), said:
         run(work, shard, num_workers=0, image_size=6400)

@@ -27,7 +27,7 @@ from pipeline.runtime.stage import Rejected
 
 EXPECTED = "COCO instances: an object with the lists images, annotations and categories"
 _KEPT = ("category_id", "bbox", "id", "iscrowd", "isfake", "isreflected")
-"""What a reader needs of an annotation. The last two are Objects365's."""
+"""The fields of an annotation that readers use. The last two are Objects365's."""
 _ENDS = ("subject_id", "predicate_id", "object_id")
 
 
@@ -196,7 +196,7 @@ class CocoReader(Reader):
 
 
 def _of_several(listed: array[int]) -> set[int]:
-    """The ids that stand with several names in a flat list of ids and hashes of names.
+    """The ids that have several names in a flat list of ids and hashes of names.
 
     Their boxes can't be told apart: two files of annotations were joined without renumbering them.
     """

@@ -59,7 +59,7 @@ def add_pairs(draft: Draft, pairs: Iterable[Any], known: Mapping[str, str], cate
 
 
 def known_names(categories: Collection[str]) -> dict[str, str]:
-    """The names of categories by themselves, and by their forms without case, of which the first has each."""
+    """Maps each category name to itself, and each name without case to the first such category."""
     return {without_case(name): name for name in reversed([*categories])} | {name: name for name in categories}
 
 

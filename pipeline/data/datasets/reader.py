@@ -41,7 +41,7 @@ class Reader(ABC):
         self.scratch = scratch
         """Folder for large temporary files while reading; the system default when None."""
         self.report: Callable[[float], None] = lambda share: None
-        """Called now and then with the share of the annotations that has been read, 0 to 1."""
+        """Called from time to time with the share of the annotations read so far, 0 to 1."""
         self.folder = open_folder(source.image_root)
         self.rejects: list[Rejected] = []
         """Rejected rows without a record: no usable id or file name, or a duplicate. Complete after `read`."""

@@ -76,14 +76,14 @@ class Draft:
     image_id: int
     boxes: list[Box] = field(default_factory=list)
     places: dict[Any, int] = field(default_factory=dict)
-    """What relations call a box → its index."""
+    """Key by which relations name a box → its index."""
     ambiguous: set[Any] = field(default_factory=set)
-    """What several unequal boxes are called."""
+    """Keys that several different boxes share."""
     relations: list[AnnotatedRelation] = field(default_factory=list)
     rejects: list[Rejected] = field(default_factory=list)
 
     def reject(self, reason: str, value: Any) -> None:
-        """Rejects what can't be used of the image."""
+        """Rejects an unusable part of the image."""
         self.rejects.append(Rejected(self.image_id, reason, shown(value)))
 
     @contextmanager

@@ -172,7 +172,7 @@ FURTHER_FILES = tuple(
 
 
 def annotation_source(format_name: str, annotations: Path, files: Mapping[str, Path]) -> DataSource:
-    """A source of which only the annotations are read, so that no folder of images is needed.
+    """A source for reading annotations alone, which needs no folder of images.
 
     `files`: further files by their field of `DataSource`. Raises `FatalError` for an unknown format, and for a file
     that the format lacks or does not use.

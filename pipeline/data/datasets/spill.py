@@ -33,7 +33,7 @@ class Spill:
     def add(self, image_id: int, value: Any) -> None:
         """Adds a value of an image."""
         self._images.append(image_id)
-        # No other process reads the file, so marshal may have a format of its own in each version of Python.
+        # No other process reads the file, so marshal's format may differ between versions of Python.
         self._starts.append(self._starts[-1] + self._file.write(marshal.dumps(value)))
 
     def counts(self) -> Iterator[tuple[int, int]]:

@@ -18,9 +18,9 @@ BOX_REASONS = frozenset({
     "box empty", "box inverted", "box malformed", "box not finite", "box outside", "unknown category",
     "unknown category id",
 })  # fmt: skip
-"""Reasons for which a box is lost."""
+"""Reasons for losing a box."""
 IMAGE_REASONS = frozenset({"file name not usable", "image id not an integer", "image id of several files"})
-"""Reasons for which an image has no record."""
+"""Reasons for an image without a record."""
 CORRECTED = {"box clipped": "boxes", "declared size wrong": "rows"}
 """Why something is corrected and kept → what it is. If many are, boxes are in another convention or of other images."""
 RELATION_REASONS = frozenset({
@@ -28,7 +28,7 @@ RELATION_REASONS = frozenset({
     "relation of unknown category", "relation to itself", "relation without box", "relations malformed",
     "unknown verb id",
 })  # fmt: skip
-"""Reasons for which a relation is lost, or all of an image, which count as one since their number may be unknown."""
+"""Reasons for losing a relation, or all of an image, which count as one since their number may be unknown."""
 MAX_SILENT_CLIP = 1.0
 """Pixels by which a box may exceed the image before its clipping is recorded; annotation tools round by less."""
 
@@ -60,8 +60,8 @@ def validate(record: ImageRecord, found: Probe | BadImage) -> tuple[ImageRecord 
     if None not in declared and declared != (width, height):
         value = f"declared {record.width}x{record.height}, the file has {width}x{height}"
         draft.reject("declared size wrong", value)
-    told = None not in declared and found.upright_size != (found.width, found.height)
-    if found.orientation != 1 and not told and not isinstance(record.path, UprightImage):
+    is_decided = None not in declared and found.upright_size != (found.width, found.height)
+    if found.orientation != 1 and not is_decided and not isinstance(record.path, UprightImage):
         value = f"orientation {found.orientation}, the pixels are {width}x{height}"
         draft.reject("EXIF orientation not applied", value)
     places = [_add_box(draft, box, width, height) for box in record.boxes]

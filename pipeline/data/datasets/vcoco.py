@@ -171,5 +171,5 @@ class VcocoReader(Reader):
 
 
 def _unnested(listed: Any) -> list[Any]:
-    """The items of a list, of which each may be nested in a list of its own."""
+    """The items of a list, each of which may be nested in another list."""
     return [item for each in listed for item in (each if isinstance(each, list) else [each])]

@@ -18,11 +18,11 @@ EXPECTED = "VG150: the HDF5 file VG-SGG.h5 with boxes_1024, labels, relationship
 DICTIONARY = "VG-SGG-dicts.json: an object with idx_to_label and idx_to_predicate"
 SPLITS = ("train", "val", "trainval", "test")
 VALIDATION_IMAGES = 5000
-"""Of the images of the training split that have relations, how many are "val", as scene graph projects agree on."""
+"""Number of training images with relations that are "val", by convention of scene graph projects."""
 SCALE = 1024
 TEST = 2
 _MOST = 2**28
-"""Bytes of all arrays. Those of VG150 have a fifth of it; a file may claim any size and hold nothing."""
+"""Maximum bytes of all arrays. VG150's take a fifth of it; a file may claim any size and hold nothing."""
 DAMAGED = frozenset({1592, 1722, 4616, 4617})
 """Images that image_data lists and the HDF5 file leaves out, because their files are damaged."""
 

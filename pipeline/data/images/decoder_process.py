@@ -26,13 +26,13 @@ from pipeline.runtime.processes import die_with_parent, one_thread_each
 from storage.errors import RetryableError
 
 MODULE = "pipeline.data.images.decoder_process"
-"""The name of this module, which is another one where it runs as a program."""
+"""This module's name; where it runs as a program, `__name__` differs."""
 DECODER_SECONDS = 10.0
 """Processor time after which the system ends the process, whichever library it is in."""
 DECODER_BYTES = 2**30
 """Address space that the process may take beyond what it begins with."""
 MAX_VALUE = 500
-"""Characters of what is wrong with a bad image that are passed on."""
+"""Maximum characters of a bad image's fault that are passed on."""
 _MAX_ANSWER = 2**16
 """Bytes of an answer."""
 PATIENCE = 600
@@ -55,7 +55,7 @@ class DecoderProcess:
         self._start()
 
     def probe(self, image: bytes) -> Probe | BadImage:
-        """Return what is found of an image. One that the process does not survive, or that takes too long, is bad, too.
+        """Probe an image. One that kills the process or takes too long is bad, too.
 
         Raises `RetryableError` when something else ended the process.
         """

@@ -107,7 +107,7 @@ def locate_image(folders: Mapping[str, Path | str], row: Mapping[str, Any]) -> I
 
 
 class _Nowhere(ImageFolder):
-    """The folder of images whose names lead out of theirs: they are missing. Tables may come from elsewhere."""
+    """Holds the images whose names lead out of their folder: all are missing. Tables may come from elsewhere."""
 
     def names(self) -> list[str]:
         return []

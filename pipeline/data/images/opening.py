@@ -143,7 +143,7 @@ def read_bytes(path: ImageRef, limits: ImageLimits = LOOSEST_LIMITS) -> bytes:
 
 def _limited_bytes(path: ImageRef, limits: ImageLimits) -> bytes:
     with _readable(path):
-        # Nothing is read of a file that is known to be too large: that could take the memory of a whole worker.
+        # A file that is known to be too large is not read: it could take a whole worker's memory.
         is_larger = isinstance(path, Path) and path.stat().st_size > limits.max_bytes
         data = b"" if is_larger else read_first(path, limits.max_bytes + 1)
     if is_larger or len(data) > limits.max_bytes:

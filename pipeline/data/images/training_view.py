@@ -26,7 +26,7 @@ DRAWS = 12
 WINDOW = 128
 """Blocks of 64 images that are shuffled together: enough to find batches of one size, however many sizes views have."""
 TYPICAL = ((640, 480),) * 4 + ((480, 640),)
-"""Width and height of images of COCO, of which every fifth is taller than wide."""
+"""Width and height of COCO's images, every fifth of which is taller than wide."""
 
 _Draws = NDArray[np.float64]
 """Uniform random numbers in [0, 1)."""

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pipeline.evaluation.relations import Flags, Integers, Relations
 
 EXPECTED = (
-    "detections: our table as .parquet, JSON with one image per line or in a list {image_id, uri, boxes, pairs}, a "
-    "JSON list of pairs {image, box_h, box_o, object_coco80, verb, score}, or a JSON list of images "
+    "detections: the table of `rlip predict` as .parquet, JSON with one image per line or in a list {image_id, uri, "
+    "boxes, pairs}, a JSON list of pairs {image, box_h, box_o, object_coco80, verb, score}, or a JSON list of images "
     "{boxes, labels, verb_scores, sub_ids, obj_ids} with image_id or file_name"
 )
 """The formats, for messages about other files."""
@@ -28,7 +28,7 @@ class DetectionsContent:
         self.counts: Callable[[Relations], Flags] | None = None
         """Marks the pairs of some whole images that can count. Others are forgotten; None: nothing is."""
         self.images: list[tuple[int | None, str | None]] = []
-        """Id and file name of each image, as far as the file states them."""
+        """Id and file name of each image, if the file states them."""
         self.sizes: list[tuple[float, float]] = []
         """Width and height of each image; NaN where the file does not state them."""
         self.objects: dict[str, int] = {}

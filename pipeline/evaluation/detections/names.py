@@ -46,7 +46,7 @@ def listed(names: Iterable[str], most: int = 200) -> str:
 def distinct(names: Iterable[str], known: Collection[str] = ()) -> tuple[str, ...]:
     """The names as a text encoder reads them: those that it learned (`known`) as it did, others without underscores.
 
-    Case and underscores do not tell names apart: of several, the first is kept.
+    Case and underscores do not distinguish names: of several, the first is kept.
     """
     own = [name.strip() for name in known]
     learned = {without_case(name): name for name in reversed(own)} | dict(zip(own, own, strict=True))

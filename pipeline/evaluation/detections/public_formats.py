@@ -42,7 +42,7 @@ def read_score_matrices(
     With `per_pair`, also as many of those that are among the `per_pair` best of their pair. Labels count
     `counted_names`.
 
-    Raises `FatalError` for an image whose fields do not fit, or images that can't be told from each other.
+    Raises `FatalError` for an image whose fields do not fit, or images that can't be distinguished.
     """
     names = counted_names(truth.objects)
     content.objects = {name: code for code, name in enumerate(names)}

@@ -82,8 +82,8 @@ def read_detections(
     elif head[:1] == b"[":
         _read_list(content, truth, per_image, per_pair, allowed)
     else:
-        kind = "is a pickle, which can run code when loaded; write it as JSON" if head[:1] == b"\x80" else "holds none"
-        raise FatalError(f"{path}: {kind}; expected {EXPECTED}")
+        why = "is a pickle, which can run code when loaded; write it as JSON" if head[0] == 0x80 else "no detections"
+        raise FatalError(f"{path}: {why}; expected {EXPECTED}")
     if not content.images:
         raise FatalError(f"{path}: contains no image; expected {EXPECTED}")
     return _over_truth(content, truth, allow_missing=allow_missing, drop_faulty=drop_faulty)

@@ -30,7 +30,7 @@ STOP_SECONDS = 10.0
 
 
 class WorkerDied(Exception):
-    """A worker died, or could not be started. The message says where and how, as far as that is known."""
+    """A worker died, or could not be started. The message says where and how, if known."""
 
 
 class WorkerHandle(ABC):

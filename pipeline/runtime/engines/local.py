@@ -33,7 +33,7 @@ class _Process(WorkerHandle):
         with one_thread_each():
             self._process = context.Process(target=_main, args=(theirs, call, number, dict(os.environ)), daemon=True)
             self._process.start()
-        # With our copy of its end open, the pipe of a dead worker would never end.
+        # While our copy of its end is open, a dead worker's pipe would never close.
         theirs.close()
 
     def execute(self, item: WorkItem, progress: Progress | None) -> Record | PipelineError:

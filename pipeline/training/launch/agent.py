@@ -25,9 +25,9 @@ FINISHED, FAILED, COORDINATOR_LOST = 0, 1, 3
 PROBE_SECONDS = 1.0
 """Seconds between two attempts to reach a coordinator that does not listen yet."""
 NEXT_SECONDS = 5.0
-"""Seconds in which the coordinator closes the store of a training run that is over."""
+"""Seconds that the coordinator may take to close the store of a finished training run."""
 _PATIENCE = 1.5
-"""How much longer than another node the coordinator may be silent, which has more to do."""
+"""The coordinator may be silent for this many times as long as other nodes, because it has more to do."""
 _COMMAND_SECONDS = 25.0
 """Seconds until its first command, which it writes when it begins to listen."""
 _CONFIG_SECONDS = 10.0
