@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ import typer
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath, VerdictsFolder
 from pipeline.labels.kept_labels import choice_or_all
+from pipeline.report.galleries import absence
 from pipeline.report.report_folder import report_folder
 from pipeline.report.static_report import has_training, write_report
 from pipeline.report.view import RunView
@@ -60,10 +62,21 @@ def report(
 
 
 def recorded_view(run: Run) -> RunView:
-    """A run with its recorded recipe. Without one, as for imported labels, nothing says where images are."""
+    """A run with its recorded recipe. Without one, as for imported labels, nothing says where images are.
+
+    A relative folder of the data starts here or, for images that are not there, where the last execution began.
+    """
     recipe = last_recipe(run)
     if recipe is not None:
-        return run_view(recipe, run)
+        view, begun = run_view(recipe, run), Run(run.store, run.name.partition("@")[0]).read_document(STARTED)
+        root = Path(begun.get("data", {}).get("root", recipe.data.root))
+        data = recipe.data.model_copy(update={"root": root})
+        there = recipe.model_copy(update={"data": data}).resolved().data.image_folders()
+        folders = {
+            name: there[name] if here != there[name] and absence(view.image_folders, name) else here
+            for name, here in view.image_folders.items()
+        }
+        return replace(view, image_folders=folders)
     return RunView(
         run=run,
         label_sets=tuple(sorted({*map(dataset_of, run.artifacts("tag"))})),
