@@ -68,13 +68,12 @@ def recorded_view(run: Run) -> RunView:
     """
     recipe = last_recipe(run)
     if recipe is not None:
-        view, begun = run_view(recipe, run), Run(run.store, run.name.partition("@")[0]).read_document(STARTED)
-        root = Path(begun.get("data", {}).get("root", recipe.data.root))
-        data = recipe.data.model_copy(update={"root": root})
-        there = recipe.model_copy(update={"data": data}).resolved().data.image_folders()
+        begun = Run(run.store, run.name.partition("@")[0]).read_document(STARTED)
+        data = recipe.data.model_copy(update={"root": Path(begun.get("data", {}).get("root", recipe.data.root))})
+        view, begun_view = (run_view(each, run) for each in (recipe, recipe.model_copy(update={"data": data})))
+        here, there = view.image_folders, begun_view.image_folders
         folders = {
-            name: there[name] if here != there[name] and absence(view.image_folders, name) else here
-            for name, here in view.image_folders.items()
+            name: there[name] if here[name] != there[name] and absence(here, name) else here[name] for name in here
         }
         return replace(view, image_folders=folders)
     return RunView(

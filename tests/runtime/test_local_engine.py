@@ -15,7 +15,7 @@ import pytest
 from small_stages import CountStage, count_call, count_items
 
 from pipeline.runtime import processes
-from pipeline.runtime.engines.engine import Engine, WorkerDied, WorkerHandle
+from pipeline.runtime.engines.engine import STOP_SECONDS, Engine, WorkerDied, WorkerHandle
 from pipeline.runtime.engines.local import LocalEngine
 from pipeline.runtime.execute import Record, WorkItem
 from pipeline.runtime.stage import Inputs
@@ -205,3 +205,14 @@ def test_an_interrupt_while_an_engine_starts_ends_its_workers(monkeypatch):
         pass
     with pytest.raises(RetryableError, match="stopped"):
         engine.submit(count_items(1)[0]).result(timeout=5)
+
+
+def test_an_engine_does_not_wait_for_a_thread_that_can_not_be_started(monkeypatch):
+    def refuse(thread: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Thread, "start", refuse)
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match="can't start"), _LateEngine():
+        pass
+    assert time.monotonic() - began < STOP_SECONDS

@@ -52,7 +52,7 @@ def attempt(folder: Path, first: int, last: int, *kinds: str) -> None:
         for step in range(first + 1, last + 1):
             tracker.log(step, {"loss": 1 / step, "lr": 1e-3})
         tracker.close()
-    assert warned == []
+    assert warned == [], warned
 
 
 def in_processes(folder: Path, kind: str) -> None:

@@ -86,7 +86,7 @@ class Engine(ABC):
         self._is_closing = self._is_stopped = False
         self._changed = threading.Condition()
         self._threads = 0
-        """Number of threads that still have a worker, or may get one."""
+        """Number of threads that have begun and not ended. One that begins after the engine has ended does nothing."""
 
     @abstractmethod
     def _start(self, number: int) -> WorkerHandle | None:
@@ -109,8 +109,6 @@ class Engine(ABC):
     def __enter__(self) -> Self:
         try:
             for number in range(self.workers):
-                with self._changed:
-                    self._threads += 1
                 threading.Thread(target=self._run, args=(number,), daemon=True).start()
         except BaseException:  # an interrupt
             self._end(stop=True)
@@ -136,9 +134,11 @@ class Engine(ABC):
                 worker.kill()
         with self._changed:
             # `Thread.join` takes a living thread for an ended one after an interrupt, before Python 3.13.
-            self._changed.wait_for(lambda: not self._threads, STOP_SECONDS if stop else None)
+            self._changed.wait_for(lambda: not (self._threads or self._waiting), STOP_SECONDS if stop else None)
 
     def _run(self, number: int) -> None:
+        with self._changed:
+            self._threads += 1
         try:
             self._serve(number)
         finally:
