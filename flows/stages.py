@@ -190,14 +190,14 @@ def _in_blocks(artifact: ProgressArtifact, planner: Planner, plan: StepPlan, dis
     )
     records: list[Record] = []
     with pool as runner, opened as engine:
-        running: set[Future[State[list[Record]]]] = {
-            runner.submit(
-                run_block,
-                {"name": str(block), "block": quote(block), "engine": quote(engine), "display": quote(display)},
-            ).wrapped_future
-            for block in split_into_blocks(plan, run.blocks, stop)
-        }
         try:
+            running: set[Future[State[list[Record]]]] = {
+                runner.submit(
+                    run_block,
+                    {"name": str(block), "block": quote(block), "engine": quote(engine), "display": quote(display)},
+                ).wrapped_future
+                for block in split_into_blocks(plan, run.blocks, stop)
+            }
             while running:
                 finished, running = wait(running, timeout=1, return_when=FIRST_COMPLETED)
                 for future in finished:

@@ -132,7 +132,11 @@ def shared_names(path: Path, config: NetworkConfig, own: Mapping[str, Shape]) ->
             f"{path}: {len(wrong)} tensors have different shapes, e.g. {wrong[0]} {shapes[wrong[0]]}, where the "
             f"network has {own[wrong[0]]}; use weights of the same sizes, or change `network`"
         )
-    for name, part in BEHIND_SHAPES.items():
+    behind = dict(BEHIND_SHAPES)
+    # Batch norms, frozen or not, have statistics; group norms have weights of the same names without them.
+    if len({any(name.endswith(".running_var") for name in names) for names in (own, shapes)}) == 2:
+        behind["backbone_norm"] = "backbone."
+    for name, part in behind.items():
         theirs, ours = (attrgetter(name)(each) for each in (there, config))
         if theirs != ours and any(part in each for each in taken):
             raise WeightsError(

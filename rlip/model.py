@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline.cli.evaluate import Evaluation as Evaluation, score
 from pipeline.cli.predict import drawable, open_network, relations_above, trained_names, warn_if_turned, weights_path
-from pipeline.data.images.opening import BadImage, as_rgb, read_image
+from pipeline.data.images.opening import as_rgb, read_image
 from pipeline.evaluation.detections.names import distinct
 from pipeline.evaluation.detections.table import DetectionsWriter
 from pipeline.evaluation.predictor import Names, Predictor
@@ -136,7 +136,7 @@ def _read(image: Any) -> Image.Image:
         if isinstance(image, str | Path):
             return read_image(Path(expanded(image)))
         return as_rgb(image if isinstance(image, Image.Image) else Image.fromarray(image))
-    except (BadImage, OSError, AttributeError, TypeError, ValueError) as bad:
+    except Exception as bad:  # decoders may raise anything on hostile bytes
         raise FatalError(f"{str(image)[:200]}: can't be read as one image ({bad})") from bad
 
 

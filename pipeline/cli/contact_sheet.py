@@ -47,7 +47,7 @@ def labelled_cell(title: str, image: Image.Image, labels: Labels | None, arrows:
     scale = min(CELL / image.width, PICTURE / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     shown = () if labels is None else _surest(labels.relations, arrows)
-    lines = _lines(labels, shown)
+    lines = _lines(labels, shown) if arrows else []
     cell = Image.new("RGB", (CELL, LINE + 8 + size[1] + 8 + LINE * len(lines)), PAPER)
     draw = ImageDraw.Draw(cell)
     draw.text((8, 4), title, INK, _font(15))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ import typer
 from pipeline.captioning.settings import CaptionSettings
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath, VerdictsFolder
 from pipeline.labels.kept_labels import choice_or_all
+from pipeline.report.galleries import absence
 from pipeline.report.report_folder import report_folder
 from pipeline.report.static_report import has_training, write_report
 from pipeline.report.view import RunView
@@ -59,10 +61,20 @@ def report(
 
 
 def recorded_view(run: Run) -> RunView:
-    """A run with its recorded recipe. Without one, as for imported labels, the images' location is unknown."""
+    """A run with its recorded recipe. Without one, as for imported labels, the images' location is unknown.
+
+    A relative folder of the data starts here or, for images that are not there, where the last execution began.
+    """
     recipe = recorded_recipe(run)
     if recipe is not None:
-        return run_view(recipe, run)
+        begun = Run(run.store, run.name.partition("@")[0]).read_document(STARTED)
+        data = recipe.data.model_copy(update={"root": Path(begun.get("data", {}).get("root", recipe.data.root))})
+        view, begun_view = (run_view(each, run) for each in (recipe, recipe.model_copy(update={"data": data})))
+        here, there = view.image_folders, begun_view.image_folders
+        folders = {
+            name: there[name] if here[name] != there[name] and absence(here, name) else here[name] for name in here
+        }
+        return replace(view, image_folders=folders)
     return RunView(
         run=run,
         label_sets=tuple(sorted({*map(dataset_of, run.artifacts("tag"))})),

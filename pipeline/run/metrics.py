@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,6 +136,7 @@ def measured(recipe: Recipe, display: Display) -> Iterator[Display]:
         try:
             yield Displays(metrics, display)
         except BaseException:
-            metrics.end(failed=True)
+            with suppress(FatalError):  # which would hide why the run ends
+                metrics.end(failed=True)
             raise
         metrics.end(failed=False)

@@ -16,12 +16,24 @@ GROUPS = {"backbone": "lr_backbone", "text_encoder": "lr_text", "": "lr"}
 """Part of a parameter's name → the setting with its learning rate. The first that fits counts."""
 
 
+def _rate_of(name: str) -> str:
+    """Returns the setting with the learning rate of a parameter."""
+    return next(setting for part, setting in GROUPS.items() if part in name)
+
+
+def freeze(network: nn.Module, settings: TrainingSettings) -> None:
+    """Excludes parameters whose learning rate is 0 from the gradient and its norm."""
+    for name, parameter in network.named_parameters():
+        if getattr(settings, _rate_of(name)) == 0:
+            parameter.requires_grad_(False)
+
+
 def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
     """Builds AdamW over the parameters that are trained, one group for each of `GROUPS`."""
-    groups: dict[str, list[nn.Parameter]] = {part: [] for part in GROUPS}
+    groups: dict[str, list[nn.Parameter]] = {setting: [] for setting in GROUPS.values()}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            next(members for part, members in groups.items() if part in name).append(parameter)
+            groups[_rate_of(name)].append(parameter)
     return torch.optim.AdamW(
         [{"params": members} for members in groups.values()],
         lr=settings.lr,

@@ -75,7 +75,7 @@ class TrainingSettings(ViewSettings):
     lr_backbone: float = Field(1.41e-5, ge=0)
     """Peak learning rate of the backbone. 0 freezes it."""
     lr_text: float = Field(1.41e-5, ge=0)
-    """Peak learning rate of the text encoder."""
+    """Peak learning rate of the text encoder. 0 freezes it."""
     weight_decay: float = Field(1e-4, ge=0)
     """Weight decay of AdamW, for all parameters."""
     # Keys hold the former name, so that earlier training runs are found.
@@ -213,6 +213,11 @@ class TrainingSettings(ViewSettings):
             raise ValueError(
                 'network.backbone_norm: with "batch", each process would have its own statistics; set processes = 1, '
                 "or another norm"
+            )
+        if self.network.backbone_norm == "batch" and self.lr_backbone == 0:
+            raise ValueError(
+                'lr_backbone: 0 freezes the backbone, but with network.backbone_norm = "batch" its statistics would '
+                'change; set backbone_norm = "frozen"'
             )
         if self.parallel == "tree" and self.deterministic == "fast":
             raise ValueError(

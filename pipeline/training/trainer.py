@@ -26,7 +26,7 @@ from pipeline.training.batches import MicroBatch, MicroBatches, sample_sequence
 from pipeline.training.checkpointer import Checkpointer, TrainingState
 from pipeline.training.config import WARNING, Summary, TrainConfig
 from pipeline.training.monitor import Monitor
-from pipeline.training.optimizer import Ema, gradient_norm, make_optimizer, set_rates, update
+from pipeline.training.optimizer import Ema, freeze, gradient_norm, make_optimizer, set_rates, update
 from pipeline.training.parallel import make_parallel
 from pipeline.training.ranks import Ranks
 from pipeline.training.settings import TrainingSettings
@@ -121,8 +121,7 @@ class Trainer:
         torch.manual_seed(stable_seed("weights", settings.seed))
         self.network = self._task.build(self._report).to(ranks.device).train()
         # Before the network is wrapped: DDP exchanges the gradients of what needs one at that time.
-        if settings.lr_backbone == 0:
-            self.network.backbone.requires_grad_(False)
+        freeze(self.network, settings)
         if settings.activation_checkpointing:
             self.network.checkpoint_activations()
         self._parallel = make_parallel(self.network, ranks, settings)

@@ -16,6 +16,7 @@ from rlip_command import output_of
 from small_set import write_small_set
 
 import rlip
+from pipeline.cli.contact_sheet import LINE
 from pipeline.labels.verdict_log import VerdictLog
 from pipeline.labels.verdicts import JudgedRelation, Verdict
 from pipeline.run.context import RunContext
@@ -149,6 +150,15 @@ def test_a_tilde_is_the_home_folder_in_calls_settings_and_commands(tmp_path, mon
     assert made <= {path.name for path in tmp_path.iterdir()} and not Path("~").exists()
 
 
+def test_the_images_of_a_run_are_found_from_any_folder(tmp_path, monkeypatch):
+    recipe = write_small_set(tmp_path / "set", 1)
+    recipe.write_text(recipe.read_text().replace(f'root = "{recipe.parent}"', ""))
+    monkeypatch.chdir(recipe.parent)
+    run = rlip.run("recipe.toml", {"run.until": "ingest"})
+    monkeypatch.chdir(tmp_path)
+    assert run.explain(1).image.size == (64, 48)
+
+
 def test_settings_are_values_of_any_kind(tmp_path):
     folder = tmp_path / "çà 😀"
     source = {"name": "set", "images": "images", "annotations": "instances.json"}
@@ -186,6 +196,7 @@ def test_a_model_finds_in_an_image_what_the_command_finds(tmp_path):
     assert found.relations()["predicate"].to_pylist() == [pair["predicate"] for pair in row["pairs"]]
     assert found.relations()["score"].to_pylist() == pytest.approx([pair["score"] for pair in row["pairs"]], abs=1e-5)
     assert found.draw(tmp_path / "drawn.png").size == (560, found.draw().height)
+    assert found.draw(top=0).height == found.draw(top=1).height - LINE, "no relation is drawn, and none is denied"
     assert "data:image/png;base64," in found._repr_html_()
     said = rlip.load("demo-detector").predict(tmp_path / "scene.png", "person, horse", "ride,next to", threshold=0.01)
     assert said.row == found.row
@@ -203,7 +214,11 @@ def test_a_model_finds_in_an_image_what_the_command_finds(tmp_path):
         assert model.predict(tmp_path / "turned.png", **names, threshold=0.01).row["boxes"] == found.row["boxes"]
     output_of("predict", "demo-detector", "turned.png", *listed, "--out", "b.json", cwd=tmp_path)
     data = (tmp_path / "scene.png").read_bytes()
-    for unusable in (Path(__file__), [tmp_path / "scene.png"], Image.open(BytesIO(data[: len(data) // 2]))):
+    at = data.index(b"IDAT")
+    half = int.from_bytes(data[at - 4 : at]) // 2
+    broken = data[: at - 4] + half.to_bytes(4) + data[at : at + 4 + half] + bytes(16)  # another chunk without a name
+    opened = (Image.open(BytesIO(each)) for each in (data[: len(data) // 2], broken))
+    for unusable in (Path(__file__), [tmp_path / "scene.png"], *opened):
         with pytest.raises(rlip.Error, match="can't be read as one image"):
             model.predict(unusable, **names)
     with pytest.raises(rlip.Error, match=r"threshold = 50, per_image = 100: give a score from 0 to 1"):

@@ -112,6 +112,7 @@ def test_a_network_of_another_kind_takes_what_has_its_name(saved, small_tagger_c
     ("feedforward", 48, r"parseda.*linear1\.weight \(32, 32\).*\(48, 32\)"),
     ("pairs", 7, r"tgt_embed.weight \(10, 32\), where the network has \(14, 32\)"),
     ("fusion_heads", 4, "trained with fusion_heads=2.*set network.fusion_heads to 2"),
+    ("backbone_norm", "frozen", "trained with backbone_norm='group'.*set network.backbone_norm to 'group'"),
     ("text", {"heads": 4}, "trained with text.heads=2"), ("text", {"kind": "bert"}, "trained with text.kind='roberta'"),
 ])  # fmt: skip
 def test_weights_that_fit_no_more_are_named_and_change_nothing(saved, small_config, setting, other, message):
@@ -122,6 +123,12 @@ def test_weights_that_fit_no_more_are_named_and_change_nothing(saved, small_conf
     with pytest.raises(ValueError, match=message):
         load_pretrained(network, saved[1], None)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_a_backbone_is_frozen_with_the_statistics_that_it_has_learned(small_config, tmp_path):
+    learning, frozen = (build(replace(small_config, backbone_norm=norm), None) for norm in ("batch", "frozen"))
+    weights.save(learning, tmp_path / "batch.safetensors")
+    assert load_pretrained(frozen, tmp_path / "batch.safetensors", None).random == []
 
 
 def test_heads_of_what_is_not_shared_may_differ(saved, small_config):

@@ -3,6 +3,7 @@
 import json
 import socket
 from pathlib import Path
+from shutil import rmtree
 from urllib.request import urlopen
 
 import pytest
@@ -85,6 +86,17 @@ def test_a_failed_run_says_so_in_its_file_and_a_taken_port_or_unwritable_file_is
     assert failed.exit_code == 1 and "2 check(s) failed" in failed.output
     ended = values((tmp_path / "checked.prom").read_text())
     assert (ended["rlip_run_running",], ended["rlip_run_failed",]) == (0, 1)
+
+
+def test_an_interrupt_stays_one_where_metrics_can_no_longer_be_written(tmp_path):
+    (tmp_path / "metrics").mkdir()
+    recipe = write_small_set(tmp_path / "set").parent
+    with (
+        pytest.raises(KeyboardInterrupt),
+        measured(small_recipe(recipe, f"run.metrics_file={tmp_path / 'metrics' / 'run.prom'}"), Scraping(0)),
+    ):
+        rmtree(tmp_path / "metrics")
+        raise KeyboardInterrupt
 
 
 def test_a_dead_lineage_server_does_not_fail_the_run(tmp_path, monkeypatch):

@@ -8,15 +8,16 @@ from concurrent.futures import as_completed
 from dataclasses import replace
 from multiprocessing import forkserver
 from pathlib import Path
-from threading import Timer, main_thread
+from threading import Event, Thread, Timer, main_thread
 
 import psutil
 import pytest
 from small_stages import CountStage, count_call, count_items
 
 from pipeline.runtime import processes
+from pipeline.runtime.engines.engine import STOP_SECONDS, Engine, WorkerDied, WorkerHandle
 from pipeline.runtime.engines.local import LocalEngine
-from pipeline.runtime.execute import WorkItem
+from pipeline.runtime.execute import Record, WorkItem
 from pipeline.runtime.stage import Inputs
 from storage.digests import digest_file
 from storage.errors import FatalError, RetryableError
@@ -163,3 +164,55 @@ def test_an_interrupt_while_an_engine_waits_for_its_items_ends_its_workers(tmp_p
         Timer(1, signal.pthread_kill, (main_thread().ident, signal.SIGINT)).start()
     with pytest.raises(RetryableError, match="stopped"):
         future.result(timeout=20)
+
+
+class _Late(WorkerHandle):
+    """A worker that takes a moment to end."""
+
+    def __init__(self) -> None:
+        self.killed, self.has_ended = Event(), False
+
+    def execute(self, item: WorkItem, progress: object) -> Record:
+        self.killed.wait()
+        time.sleep(0.5)
+        self.has_ended = True
+        raise WorkerDied("killed")
+
+    def kill(self) -> None:
+        self.killed.set()
+
+
+class _LateEngine(Engine):
+    def __init__(self) -> None:
+        super().__init__(1, least=1)
+        self.worker = _Late()
+
+    def _start(self, number: int) -> WorkerHandle:
+        return self.worker
+
+
+def test_an_interrupted_engine_waits_for_its_threads():
+    with pytest.raises(KeyboardInterrupt), _LateEngine() as engine:
+        engine.submit(count_items(1)[0])
+        Timer(0.5, signal.pthread_kill, (main_thread().ident, signal.SIGINT)).start()
+    assert engine.worker.has_ended
+
+
+def test_an_interrupt_while_an_engine_starts_ends_its_workers(monkeypatch):
+    start, engine = Thread.start, _LateEngine()
+    monkeypatch.setattr(Thread, "start", lambda thread: (start(thread), signal.raise_signal(signal.SIGINT)))
+    with pytest.raises(KeyboardInterrupt), engine:
+        pass
+    with pytest.raises(RetryableError, match="stopped"):
+        engine.submit(count_items(1)[0]).result(timeout=5)
+
+
+def test_an_engine_does_not_wait_for_a_thread_that_can_not_be_started(monkeypatch):
+    def refuse(thread: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(Thread, "start", refuse)
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match="can't start"), _LateEngine():
+        pass
+    assert time.monotonic() - began < STOP_SECONDS

@@ -6,6 +6,7 @@ from concurrent.futures import as_completed
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from uuid import uuid4
 
 import psutil
@@ -17,8 +18,9 @@ from warm_process import wait_for
 
 from pipeline.run.context import RunContext
 from pipeline.run.doctor import needs, require
+from pipeline.runtime.engines.engine import WorkerDied
 from pipeline.runtime.engines.local import LocalEngine
-from pipeline.runtime.engines.ray import RayEngine, RayNode, room_for
+from pipeline.runtime.engines.ray import RayEngine, RayNode, _Actor, room_for
 from pipeline.runtime.execute import WorkItem
 from pipeline.runtime.stage import GIB, Resources
 from storage.errors import FatalError, RetryableError
@@ -147,6 +149,14 @@ def test_a_dead_address_stops_a_run_before_work(tmp_path):
         with pytest.raises(FatalError, match=rf"'{address}': nothing answers there.*ray start --head"):
             require(RunContext(recipe))
     assert not LocalStore(Path(recipe.store)).stages()
+
+
+def test_a_killed_actor_is_left_at_once_whatever_the_cluster_answers():
+    silent = Mock(**{"wait.side_effect": [([], []), AssertionError("it waits on")]})
+    actor = _Actor(silent, Mock())
+    actor.kill()
+    with pytest.raises(WorkerDied):
+        actor.execute(count_items(1)[0], None)
 
 
 def test_room_counts_shares_of_gpus():

@@ -21,6 +21,7 @@ from storage.errors import FatalError
     ({"batch": 8, "micro_batch": 8, "processes": 2}, "in micro-batches of 8 can't be shared by processes = 2"),
     ({"evaluate_every": 5, "parallel": "fsdp"}, "each process evaluates with the whole network"),
     ({"deterministic": "fast", "parallel": "tree"}, 'deterministic: parallel = "tree" guarantees the same bits'),
+    ({"lr_backbone": 0, "network": {"backbone_norm": "batch"}, "processes": 1}, "lr_backbone: 0 freezes the backbone"),
     ({"compile": True, "parallel": "fsdp"}, "compile: torch.compile fails"),
     ({"nodes": 2}, "address: nodes = 2 need an address"),
     ({"nodes": 2, "address": "0.0.0.0:1"}, "means every address"),

@@ -12,6 +12,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
+from torch.utils.checkpoint import checkpoint
 from warm_process import WarmProcess
 
 from pipeline.training.monitor import DivergenceAlarm
@@ -51,7 +52,7 @@ def attempt(folder: Path, first: int, last: int, *kinds: str) -> None:
         for step in range(first + 1, last + 1):
             tracker.log(step, {"loss": 1 / step, "lr": 1e-3})
         tracker.close()
-    assert warned == []
+    assert warned == [], warned
 
 
 def in_processes(folder: Path, kind: str) -> None:
@@ -268,6 +269,17 @@ def test_random_numbers_go_on_as_if_nothing_had_been_counted():
     torch.manual_seed(0)
     count_flops(lambda: torch.rand(7), CPU)
     assert torch.equal(torch.rand(5), expected)
+
+
+def test_what_is_recomputed_is_no_operation_of_the_model():
+    layer, x = torch.nn.Linear(4, 5), torch.ones(3, 4)
+
+    def passes(model: Callable[[torch.Tensor], torch.Tensor]) -> int:
+        return count_flops(lambda: model(x).sum().backward(), CPU)
+
+    assert passes(lambda x: checkpoint(lambda x: layer(x).tanh(), x, use_reentrant=False)) == passes(
+        lambda x: layer(x).tanh()
+    )
 
 
 def test_the_first_steps_are_counted_and_the_others_estimated(monkeypatch):

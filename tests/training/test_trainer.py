@@ -43,6 +43,10 @@ def test_recomputing_activations_changes_no_bit(work, shard, plain):
     assert run(work, shard, activation_checkpointing=True) == plain
 
 
+def test_what_is_frozen_counts_in_no_gradient_norm(work, shard, plain):
+    assert run(work, shard, steps=1, lr_text=0)["gradient_norm"] < plain["gradient_norm"][:1]
+
+
 def test_counting_operations_changes_no_bit(work, shard, plain, monkeypatch):
     monkeypatch.setattr(throughput, "COUNTED", 1)
     assert run(work, shard) == plain

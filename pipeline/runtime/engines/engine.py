@@ -85,7 +85,8 @@ class Engine(ABC):
         self._failed_starts = 0
         self._is_closing = self._is_stopped = False
         self._changed = threading.Condition()
-        self._threads = [threading.Thread(target=self._serve, args=(n,), daemon=True) for n in range(workers)]
+        self._threads = 0
+        """Number of threads that have begun and not ended. One that begins after the engine has ended does nothing."""
 
     @abstractmethod
     def _start(self, number: int) -> WorkerHandle | None:
@@ -106,8 +107,12 @@ class Engine(ABC):
         return task.future
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        try:
+            for number in range(self.workers):
+                threading.Thread(target=self._run, args=(number,), daemon=True).start()
+        except BaseException:  # an interrupt
+            self._end(stop=True)
+            raise
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -127,8 +132,19 @@ class Engine(ABC):
         if stop:
             for worker in list(self._running.values()):
                 worker.kill()
-        for thread in self._threads:
-            thread.join(timeout=STOP_SECONDS if stop else None)
+        with self._changed:
+            # `Thread.join` takes a living thread for an ended one after an interrupt, before Python 3.13.
+            self._changed.wait_for(lambda: not (self._threads or self._waiting), STOP_SECONDS if stop else None)
+
+    def _run(self, number: int) -> None:
+        with self._changed:
+            self._threads += 1
+        try:
+            self._serve(number)
+        finally:
+            with self._changed:
+                self._threads -= 1
+                self._changed.notify_all()
 
     def _serve(self, number: int) -> None:
         """Have worker `number` whenever there is work for it, until the engine is closed and nothing waits."""

@@ -139,6 +139,7 @@ class _Actor(WorkerHandle):
     def __init__(self, ray: Any, handle: Any) -> None:
         self._ray, self._handle = ray, handle
         self._placing = handle.place.remote()
+        self._is_killed = False
         self.place = ""
 
     def has_started(self) -> bool:
@@ -155,6 +156,10 @@ class _Actor(WorkerHandle):
     def execute(self, item: WorkItem, progress: Progress | None) -> Record | PipelineError:
         answer, asked, shown = self._handle.execute.remote(item), None, None
         while not self._ray.wait([answer], timeout=TICK_SECONDS)[0]:
+            # A thread that waited for Ray's word would outlive the engine, and Ray ends a process with exit code 1 when
+            # a thread calls it while the process exits.
+            if self._is_killed:
+                raise WorkerDied(f"on {self.place}: killed")
             asked = asked or self._handle.progress.options(concurrency_group=PROGRESS).remote()
             if progress is None or not self._ray.wait([asked], timeout=0)[0]:
                 continue
@@ -170,7 +175,9 @@ class _Actor(WorkerHandle):
             raise WorkerDied(f"on {self.place}: {brief(error)}") from error
 
     def kill(self) -> None:
-        self._ray.kill(self._handle, no_restart=True)
+        if not self._is_killed:
+            self._is_killed = True
+            self._ray.kill(self._handle, no_restart=True)
 
 
 ANSWER_SECONDS = 5.0
