@@ -22,7 +22,7 @@ from pipeline.run.recipe_files import recorded_recipe
 from pipeline.runtime.stage import dataset_of
 from storage.errors import FatalError
 from storage.open_store import existing_store
-from storage.runs import Run, find_run
+from storage.runs import STARTED, Run, find_run
 
 
 def report(
