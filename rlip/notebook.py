@@ -20,7 +20,7 @@ from storage.errors import FatalError
 
 def console_html(show: Callable[[Console], None]) -> str:
     """What a command prints, as HTML."""
-    console = Console(record=True, file=StringIO(), width=120, force_jupyter=False)
+    console = Console(record=True, file=StringIO(), width=120, force_jupyter=False, markup=False)
     show(console)
     return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
 

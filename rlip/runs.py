@@ -226,7 +226,7 @@ class Explanation(Drawable):
 def _executed(recipe: Recipe, runner: str = "direct") -> RunContext:
     context = RunContext(recipe)
     with _main_hidden():
-        execute_run(context, runner, Console(stderr=True))
+        execute_run(context, runner, Console(stderr=True, markup=False))
     return context
 
 

@@ -52,7 +52,7 @@ def get_data(
     sets = find_sets(names)
     files = _chosen(sets, only or [])
     lacking = [file for file in files if not file.is_there(root)]
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     with byte_bars(console, disable=as_json) as bar:
         for number, file in enumerate(lacking, start=1):
             _get(file, root, mirror, bar, f"{number}/{len(lacking)} {Path(file.path).name}")
@@ -108,7 +108,7 @@ def make_scenes(
     scenes = load_recipe(recipe, overrides or []).scenes
     if scenes is None:
         raise FatalError(f"{recipe} has no [scenes] section; use a recipe with one, e.g. --recipe demo")
-    with Progress(console=Console(stderr=True), disable=as_json) as progress:
+    with Progress(console=Console(stderr=True, markup=False), disable=as_json) as progress:
         bar = progress.add_task("scenes")
         write_world(folder, scenes, lambda done, total: progress.update(bar, completed=done, total=total))
     print(json.dumps({"folder": str(folder)}) if as_json else folder)

@@ -11,7 +11,6 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -188,7 +187,7 @@ def diff(
         values = {**found.as_json(), "reviewed": people}
         print(json.dumps(values, ensure_ascii=False, default=str))
         return
-    console = Console()
+    console = Console(markup=False)
     causes = found.by_size
     if causes:
         rows = {str(cause): cause.counts for cause in causes}
@@ -225,7 +224,7 @@ def _print_comparison(console: Console, before: str, after: str, found: Differen
         added, lost = kept.corrected["added"], kept.corrected["lost"]
         print(f"of these, reviewers' verdicts added {added:,} and removed {lost:,}")
     for title, rows in (("Settings that differ", found.settings), ("Figures", found.figures)):
-        made = table(title, "name", escape(sanitise(before)), escape(sanitise(after)))
+        made = table(title, "name", sanitise(before), sanitise(after))
         for row in rows:
             made.add_row(Text(sanitise(row.name)), *(Text(sanitise(_in_words(v))) for v in (row.before, row.after)))
         if rows:
@@ -234,7 +233,7 @@ def _print_comparison(console: Console, before: str, after: str, found: Differen
 
 
 def _counted(title: str, what: str, counted: Mapping[str, Counter[str]]) -> Table:
-    made = table(escape(sanitise(title)), what, *KINDS)
+    made = table(sanitise(title), what, *KINDS)
     for name, counts in sorted(counted.items(), key=lambda entry: (-entry[1].total(), entry[0])):
         made.add_row(Text(sanitise(name)), *(f"{counts[kind]:,}" for kind in KINDS))
     return made

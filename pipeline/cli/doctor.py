@@ -49,7 +49,7 @@ def doctor(
     if as_json:
         print(json.dumps([vars(finding) for finding in findings]))
     else:
-        console = Console()
+        console = Console(markup=False)
         for finding in findings:  # one line each, so that paths can be copied whole
             line = f"{finding.state:<7}  {finding.what}: {finding.detail}"
             console.print(Text(sanitise(line, len(line))), soft_wrap=True)
@@ -60,7 +60,7 @@ def doctor(
 
 def show_lines(lines: Iterable[TimedOutcome], as_json: bool, subject: str) -> None:
     """Shows each line as it comes, then a summary. Raises `FatalError` when the subject is not fit for training."""
-    console, states = Console(), Counter[str]()
+    console, states = Console(markup=False), Counter[str]()
     bad = []
     for name, outcome, seconds in lines:
         states[outcome.state] += 1

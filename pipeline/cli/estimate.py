@@ -57,7 +57,7 @@ def estimate(
     run = None if earlier is None else find_run(context.store, earlier)
     if images is None:
         require_readable(context)
-        with open_display(Console(stderr=True), as_json=False) as display:
+        with open_display(Console(stderr=True, markup=False), as_json=False) as display:
             read_annotations(context, display.reading)
     result = estimated(Planner(context), run, images, workers or _workers(context.recipe.run), price)
     result = with_trainings(result, context, images)
@@ -73,7 +73,7 @@ def estimate(
         wall = "–" if step.wall is None else str(timedelta(seconds=round(step.wall)))
         size = "–" if step.bytes is None else bytes_in_words(step.bytes)
         shown.add_row(Text(step.step), count, hours, wall, size, Text(step.basis))
-    console = Console()
+    console = Console(markup=False)
     console.print(shown)
     for line in _lines(result):
         console.print(Text(line), soft_wrap=True)

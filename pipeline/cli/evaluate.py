@@ -251,7 +251,7 @@ def score(
         raise FatalError("--verified: its labels are codes; add --file classes=FILE, Open Images' table of classes")
     models = dict(zip(_names(detections), detections, strict=True))
     compared, findings = len(models) > 1, ""
-    terminal = Console(stderr=True)
+    terminal = Console(stderr=True, markup=False)
     with Progress(console=terminal, disable=not terminal.is_terminal, transient=True) as progress:
         bar = progress.add_task("intervals", visible=False)
         options = Options(
@@ -321,12 +321,12 @@ def _print(evaluation: Evaluation, as_json: AsJson = False) -> None:
     if as_json:
         print(evaluation.as_json())
         return
-    console, compared = Console(highlight=False, soft_wrap=True), evaluation.comparison
+    console, compared = Console(markup=False, highlight=False, soft_wrap=True), evaluation.comparison
     for line in (*filter(None, [evaluation.findings]), *evaluation.rules):
-        console.print(line, markup=False)
+        console.print(line)
     console.print(_table(evaluation.figures) if compared is None else _compared_table(compared))
     if evaluation.report is not None:
-        console.print(f"Report: {evaluation.report}", markup=False)
+        console.print(f"Report: {evaluation.report}")
 
 
 evaluate = printed(score, _print)

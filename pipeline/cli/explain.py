@@ -87,7 +87,7 @@ def explain(
     if as_json:
         print(json.dumps(vars(trace), ensure_ascii=False, default=str))
         return
-    Console().print(Text(str(trace)), soft_wrap=True)
+    Console(markup=False).print(Text(str(trace)), soft_wrap=True)
 
 
 def trace_of(run: Run, image: str) -> ImageTrace:

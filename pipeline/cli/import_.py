@@ -39,9 +39,7 @@ def import_(
     if as_json:
         print(json.dumps(asdict(result)))
         return
-    console = Console()
-    console.print(
-        f"{result.images} images, {result.kind}: steps {', '.join(result.steps)} of run {result.run}", markup=False
-    )
+    console = Console(markup=False)
+    console.print(f"{result.images} images, {result.kind}: steps {', '.join(result.steps)} of run {result.run}")
     for reason, number in result.noted.items():
-        console.print(f"  {number} x {reason}", markup=False)
+        console.print(f"  {number} x {reason}")

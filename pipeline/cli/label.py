@@ -121,7 +121,7 @@ def _label(
     if as_json:
         print(json.dumps({"event": "labels", **asdict(written), "left_out": left_out}))
         return
-    console = Console()
+    console = Console(markup=False)
     boxes, captions = counted(written.boxes, "box"), counted(written.captions, "caption")
     counts = f"{counted(written.images, 'image')}, {boxes}, {captions} → {counted(written.labels, 'label')}"
     for line in (counts, f"Labels: {written.json}", f"Labels: {written.parquet}"):

@@ -29,7 +29,7 @@ def parse(
     from tagger.parsing.parser import ParserUnavailableError, load_parser, parse_captions, refusal
     from tagger.parsing.wordings import full_predicate
 
-    console = Console()
+    console = Console(markup=False)
     reason = refusal(caption)
     if reason is not None:
         raise FatalError(

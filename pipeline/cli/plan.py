@@ -23,7 +23,7 @@ def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
     """Show what a run would do: per step, how many partitions are cached, how many it would compute, and why."""
     context = RunContext(load_recipe(recipe, overrides or []))
     require_readable(context)
-    with open_display(Console(stderr=True), as_json=False) as display:
+    with open_display(Console(stderr=True, markup=False), as_json=False) as display:
         read_annotations(context, display.reading)
     rows = [asdict(step) for step in forecast(Planner(context))]
     if as_json:
@@ -35,4 +35,4 @@ def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
         table.add_row(
             row["step"], str(row["cached"]), due, Text(sanitise(row["why"], 200)), Text(", ".join(row["checks"]))
         )
-    Console().print(table)
+    Console(markup=False).print(table)

@@ -116,7 +116,7 @@ def predict(
         with translate_os_errors(f"making {draw}"):
             draw.mkdir(parents=True, exist_ok=True)
     left_out: dict[Path, BadImage] = {}
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     subjects: Counter[bool] = Counter()
     with Progress(console=console, disable=as_json) as progress, DetectionsWriter(out) as writer:
         bar = progress.add_task("images", total=len(files))

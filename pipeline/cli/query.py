@@ -23,7 +23,6 @@ import typer
 from pyarrow import csv
 from pyarrow.fs import LocalFileSystem
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -69,12 +68,12 @@ def query(
         return
     made, rows = Table(box=None), 0
     for name in schema.names:
-        made.add_column(escape(sanitise(name)), overflow="fold")
+        made.add_column(sanitise(name), overflow="fold")
     for batch in batches:
         for row in batch.slice(0, max(0, SHOWN - rows)).to_pylist():
             made.add_row(*(Text(sanitise(str(value))) for value in row.values()))
         rows += len(batch)
-    Console().print(made)
+    Console(markup=False).print(made)
     if rows > SHOWN:
         print(f"first {SHOWN} of {rows} rows; --json prints all")
 

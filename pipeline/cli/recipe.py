@@ -122,7 +122,7 @@ def compare_recipes(
         table.add_column(Text(str(path)), overflow="fold")
     for name, pair in differing.items():
         table.add_row(Text(name), *(Text(_shown(value)) for value in pair))
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def resolve(path: Path, overrides: Sequence[str] = ()) -> dict[str, Resolved]:

@@ -113,7 +113,7 @@ def review(
     if reviewers is not None and access.reviewer:
         raise FatalError("--reviewers: a link gives everyone the same name; set a password, or use --user-header")
     team = None if reviewers is None else team_of(reviewers, overlap, labels, read_team(verdicts))
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     with console.status("Indexing the run") as status:
         state = ReviewState(
             view,

@@ -49,7 +49,7 @@ def run(
 
 def run_context(context: RunContext, direct: bool, as_json: bool) -> None:
     """Run a recipe with Prefect, or without it if `direct`, and print the outcome."""
-    console = Console(stderr=as_json)
+    console = Console(stderr=as_json, markup=False)
     done = execute_run(context, "direct" if direct else "prefect", console, as_json)
     if as_json:
         print(json.dumps(outcome_json(done.outcome, done.figures, done.report) | {"log": str(done.log)}))

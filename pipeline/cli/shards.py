@@ -515,13 +515,13 @@ def _in_words(entry: Refused) -> str:
 
 
 def _complain(text: str) -> None:
-    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True, markup=False).print(text, highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def _progress(path: Path, as_json: bool) -> Iterator[Report]:
     """A progress bar of the bytes read."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     with byte_bars(console, disable=as_json or not console.is_terminal) as bar:
         task = bar.add_task(path.name, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

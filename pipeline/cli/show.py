@@ -55,7 +55,7 @@ def show(
     if step is not None and (history or checks):
         what = "--history: lists executions" if history else "--checks: shows all steps"
         raise FatalError(f"{what} of a run; omit {step}")
-    opened, console = existing_store(store), Console()
+    opened, console = existing_store(store), Console(markup=False)
     if history:
         runs = runs_of(opened) if run_name is None else [find_run(opened, run_name.partition("@")[0])]
         _show_history(console, opened, runs, as_json)

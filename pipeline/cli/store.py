@@ -69,7 +69,7 @@ def verify(
         opened.require_writable()
     files = [] if run_name is not None else list(damaged_files(opened))
     runs = None if run_name is None else [find_run(opened, run_name)]
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     examined = []
     # Which artifacts a run needs is in its records.
     if not any(file.is_record for file in files):
@@ -142,7 +142,7 @@ def collect_garbage(
         listed = [{"folder": each.name, "what": each.what, "size": each.size} for each in garbage]
         print(json.dumps({"garbage": listed, "size": size, "deleted": delete}))
         return
-    console = Console()
+    console = Console(markup=False)
     console.print(Text(f"Garbage in {opened.address}", "bold"), soft_wrap=True)
     made = table(None, "what", "folders", "size")
     for what in sorted({each.what for each in garbage}):
@@ -160,7 +160,7 @@ def show_usage(store: StorePath = STORE, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps({**asdict(usage), "size": usage.size}))
         return
-    console = Console()
+    console = Console(markup=False)
     console.print(_shares(f"{bytes_in_words(usage.size)} in artifacts", "stage", "in no run", usage.stages))
     console.print(_shares("Runs", "run", "in no other run", usage.runs))
     print(f"being written: {bytes_in_words(usage.pending)}")
@@ -472,7 +472,7 @@ def _extended(source: Mapping[str, bytes], origin: str, there: Mapping[str, byte
 
 
 def _show(copy: Callable[[Report], Copied], as_json: bool) -> None:
-    with Progress(console=Console(stderr=True), transient=True, disable=as_json) as progress:
+    with Progress(console=Console(stderr=True, markup=False), transient=True, disable=as_json) as progress:
         bar = progress.add_task("copying", total=None)
         copied = copy(lambda done, total: progress.update(bar, completed=done, total=total))
     if as_json:

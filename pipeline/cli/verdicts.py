@@ -148,7 +148,7 @@ def _setting(proposed: ProposedThreshold) -> str:
 
 
 def _print_summary(summary: VerdictSummary, folder: Path) -> None:
-    console = Console()
+    console = Console(markup=False)
     print(
         f"{summary.relations:,} relations judged in all runs, {summary.undone:,} verdicts undone or replaced ({folder})"
     )

@@ -59,7 +59,7 @@ def train_tagger(
     if as_json:
         print(json.dumps({"weights": weights_file, "images": images, "held_out": held_out, "scores": scores}))
         return
-    console = Console()
+    console = Console(markup=False)
     if scores:
         shown = table(f"Tagger of {images:,} images, scored on {held_out:,} held-out images", "metric", "")
         for name, score in scores.items():
@@ -114,7 +114,7 @@ def import_weights(
         }
         print(json.dumps(values))
         return
-    console = Console()
+    console = Console(markup=False)
     console.print(f"{imported.kind.value} → {out}")
     table = Table("", "parameters", box=None)
     table.add_column("which", overflow="fold")
@@ -169,7 +169,7 @@ def export_weights(
             json.dumps({"file": str(out), "kind": kind.value, "args": options, "written": [*official], "notes": notes})
         )
         return
-    console = Console()
+    console = Console(markup=False)
     console.print(f"{kind.value} → {out}: {len(official):,} parameters by the authors' names")
     for note in notes:
         console.print(f"• {note}")
@@ -186,14 +186,16 @@ def _export_onnx(
     names = Names(
         label_names("objects", objects, known.objects), label_names("predicates", predicates, known.predicates)
     )
-    waiting = Console(stderr=True).status("Exporting takes minutes")
+    waiting = Console(stderr=True, markup=False).status("Exporting takes minutes")
     with weights_errors(), atomic_file(out) as aside, waiting:
         export_onnx(network, names.objects, names.predicates, known.image_size, aside)
     if as_json:
         print(json.dumps({"file": str(out), "image_size": known.image_size, **vars(names)}))
         return
     counts = " and ".join(f"{len(each):,} {kind}" for kind, each in vars(names).items())
-    Console().print(f"{file} → {out}: {counts}; images of {known.image_size} pixels, or any multiples of 32")
+    Console(markup=False).print(
+        f"{file} → {out}: {counts}; images of {known.image_size} pixels, or any multiples of 32"
+    )
 
 
 @commands.command("show")
@@ -218,7 +220,7 @@ def show_weights(file: OwnPath, as_json: AsJson = False) -> None:
         parts = {part: sum(sizes[name] for name in names) for part, names in by_part(sizes).items()}
         print(json.dumps({"file": str(file), "what": what, "settings": settings, "values": parts}))
         return
-    console = Console()
+    console = Console(markup=False)
     console.print(f"{file}: {what}, {sum(sizes.values()):,} values")
     if settings:
         table = Table("setting", "value", box=None)

@@ -67,7 +67,7 @@ def why(
     if as_json:
         print(json.dumps([each.as_json() for each in reasons]))
         return
-    console = Console()
+    console = Console(markup=False)
     if partition is None:
         for first, count in Counter(each.first for each in reasons).most_common():
             console.print(Text(f"{count:>5}  {first}"))

@@ -51,15 +51,15 @@ def print_export(result: Exported, as_json: bool = False) -> None:
     if as_json:
         print(json.dumps(asdict(result)))
         return
-    console = Console()
+    console = Console(markup=False)
     for name in result.files[:SHOWN]:
-        console.print(f"{result.folder}/{name}", markup=False, soft_wrap=True)
+        console.print(f"{result.folder}/{name}", soft_wrap=True)
     if len(result.files) > SHOWN:
         console.print(f"and {len(result.files) - SHOWN:,} more files")
     wrote = ", ".join(f"{number:,} {what}" for what, number in result.wrote.items())
-    console.print(f"{wrote}; labels: {result.labels}", markup=False, soft_wrap=True)
+    console.print(f"{wrote}; labels: {result.labels}", soft_wrap=True)
     for reason, number in result.lost.items():
-        console.print(f"  not exported: {number} x {reason}", markup=False, soft_wrap=True)
+        console.print(f"  not exported: {number} x {reason}", soft_wrap=True)
 
 
 def export_run(

@@ -214,11 +214,11 @@ class _Bars(_Paced):
     def __init__(self, console: Console) -> None:
         super().__init__()
         self._bars = Progress(
-            TextColumn("{task.description:<16}"),
+            TextColumn("{task.description:<16}", markup=False),
             BarColumn(bar_width=28),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
         )
         self._bar: TaskID | None = None
@@ -363,7 +363,7 @@ def open_display(console: Console, as_json: bool) -> Iterator[Display]:
         finally:
             bars.stop()
     else:
-        yield Lines(partial(console.print, highlight=False))
+        yield Lines(partial(console.print, markup=False, highlight=False, soft_wrap=True))
 
 
 def _emit(**event: object) -> None:

@@ -18,7 +18,7 @@ def pictures(tmp_path: Path) -> Path:
     folder.mkdir()
     for number in (1, 2):
         Image.new("RGB", (120, 90), (90 * number, 80, 60)).save(folder / f"{number}.jpg")
-    (folder / "3.jpg").write_bytes((folder / "1.jpg").read_bytes()[:200])
+    (folder / "3 [copy].jpg").write_bytes((folder / "1.jpg").read_bytes()[:200])
     return folder
 
 
@@ -28,7 +28,7 @@ def test_what_is_found_is_written_and_drawn_and_a_damaged_picture_is_named(pictu
     (tmp_path / "asked/link").symlink_to(pictures)
     done = rlip("predict", "demo-detector", tmp_path / "asked", *words, "--out", tmp_path / "found.parquet")
     assert done.exit_code == 0, done.output
-    assert "3.jpg (truncated" in done.output.replace("\n", " ") and "learned boxes alone" in done.stderr
+    assert "3 [copy].jpg (truncated" in done.output.replace("\n", " ") and "learned boxes alone" in done.stderr
     rows = read_table(tmp_path / "found.parquet").to_pylist()
     assert [Path(row["uri"]).name for row in rows] == ["1.jpg", "2.jpg"]
     assert all(0 < len(row["pairs"]) <= 5 and {b["category"] for b in row["boxes"]} <= {"man", "dog"} for row in rows)
@@ -118,6 +118,6 @@ def test_confident_boxes_are_drawn_without_a_relation_and_relations_however_unsu
 
 def test_no_readable_picture_is_an_error(pictures, tmp_path):
     words = ("--objects", "man", "--predicates", "hold", "--out", tmp_path / "found.parquet")
-    done = rlip("predict", "demo-detector", pictures / "3.jpg", *words)
+    done = rlip("predict", "demo-detector", pictures / "3 [copy].jpg", *words)
     assert done.exit_code == 1 and "none of 1 images can be read" in done.output
     assert not (tmp_path / "found.parquet").exists()

@@ -65,6 +65,15 @@ def on_a_terminal(events: Callable[[Display], None]) -> list[str]:
     ]
 
 
+def test_brackets_and_long_lines_are_written_as_they_are():
+    text = f"photos[1].png and [/closed] can't be read; {'x' * 100}"
+    out = io.StringIO()
+    with open_display(Console(file=out, force_terminal=False), as_json=False) as shown:
+        shown.warn(text)
+    assert out.getvalue() == f"warning: {text}\n"
+    assert any("[/closed]" in line for line in on_a_terminal(lambda shown: shown.busy("loading [/closed]")))
+
+
 def test_a_bar_counts_the_cached_images_and_says_what_is_loaded():
     def events(shown: Display) -> None:
         shown.busy("starting Prefect")
