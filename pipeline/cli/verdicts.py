@@ -52,7 +52,7 @@ def show_verdicts(
     standing = log.standing()
     audit = None
     if run_name is not None:
-        labels = list(reviewable_labels(find_run(existing_store(store), run_name)))
+        labels = reviewable_labels(find_run(existing_store(store), run_name))
         audit = audit_of(labels, standing, read_team(log.folder))
     summary = summarize(log.verdicts(), standing, log.damaged, audit)
     if as_json:

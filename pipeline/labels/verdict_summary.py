@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from pathlib import Path
 from statistics import median
 
@@ -129,18 +130,21 @@ def summarize(
     )
 
 
-def audit_of(labels: Sequence[ReviewableLabel], standing: StandingVerdicts, team: Team | None = None) -> AuditPrecision:
-    """The precision of labels, estimated from the verdicts on their stratified random sample."""
-    numbers = permanent_numbers((each.relation for each in labels), AUDIT_SEED)
-    lowest = np.argsort(numbers, kind="stable")[:MOST_AUDITED]
-    relations = [labels[place].relation for place in lowest]
+def audit_of(labels: Iterable[ReviewableLabel], standing: StandingVerdicts, team: Team | None = None) -> AuditPrecision:
+    """The precision of labels, estimated from the verdicts on their stratified random sample.
+
+    Memory holds no other labels, of which there may be millions.
+    """
+    numbered = ((*permanent_numbers([each.relation], AUDIT_SEED), at, each) for at, each in enumerate(labels))
+    lowest = nsmallest(MOST_AUDITED, numbered)
+    numbers, sample = np.array([number for number, *_ in lowest], np.float64), [each for *_, each in lowest]
+    relations = [each.relation for each in sample]
     predicates = [each.predicate for each in relations]
-    confidences, opinions = ([getattr(labels[place], name) for place in lowest] for name in ("confidence", "opinion"))
-    strata = AuditStrata.of(predicates, confidences, opinions)
+    strata = AuditStrata.of(predicates, [each.confidence for each in sample], [each.opinion for each in sample])
     judged = [audited(standing.get(each, {})) for each in relations]
     seats = None if team is None else np.array([team.seats(each.image)[0] for each in relations], np.int64)
     outcomes, blind = np.array([each[0] for each in judged], np.int8), np.array([each[1] for each in judged], bool)
-    return audit_precision(strata, numbers[lowest], outcomes, seats, predicates, blind)
+    return audit_precision(strata, numbers, outcomes, seats, predicates, blind)
 
 
 def run_precision(run: Run, verdicts: Path | None = None) -> AuditPrecision | None:
@@ -155,7 +159,7 @@ def run_precision(run: Run, verdicts: Path | None = None) -> AuditPrecision | No
         return None
     if any(found.fitting() is not found for found in partition_artifacts(run).values()):
         return None
-    found = audit_of(list(reviewable_labels(run)), standing, read_team(folder))
+    found = audit_of(reviewable_labels(run), standing, read_team(folder))
     return None if found.precision is None else found
 
 
