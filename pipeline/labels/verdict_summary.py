@@ -135,9 +135,9 @@ def audit_of(labels: Iterable[ReviewableLabel], standing: StandingVerdicts, team
 
     Memory holds no other labels, of which there may be millions.
     """
-    numbered = ((*permanent_numbers([each.relation], AUDIT_SEED), at, each) for at, each in enumerate(labels))
+    numbered = ((permanent_numbers([one.relation], AUDIT_SEED).item(), at, one) for at, one in enumerate(labels))
     lowest = nsmallest(MOST_AUDITED, numbered)
-    numbers, sample = np.array([number for number, *_ in lowest], np.float64), [each for *_, each in lowest]
+    numbers, sample = np.array([number for number, _, _ in lowest], np.float64), [one for _, _, one in lowest]
     relations = [each.relation for each in sample]
     predicates = [each.predicate for each in relations]
     strata = AuditStrata.of(predicates, [each.confidence for each in sample], [each.opinion for each in sample])
