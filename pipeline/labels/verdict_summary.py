@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
 from pathlib import Path
@@ -269,7 +270,7 @@ class ProposedThreshold:
 
 
 def fitted_on_verdicts(
-    labels: Sequence[ReviewableLabel], standing: StandingVerdicts
+    labels: Iterable[ReviewableLabel], standing: StandingVerdicts
 ) -> tuple[Calibration, Mapping[str, list[float]]]:
     """A calibration fitted to the confident verdicts, and the judged confidences by predicate.
 
@@ -287,7 +288,7 @@ def fitted_on_verdicts(
 
 
 def propose_thresholds(
-    labels: Sequence[ReviewableLabel], standing: StandingVerdicts, precision: float, fewest: int = FEWEST
+    labels: Iterable[ReviewableLabel], standing: StandingVerdicts, precision: float, fewest: int = FEWEST
 ) -> list[ProposedThreshold]:
     """Proposes a threshold for each predicate with at least `fewest` confident verdicts.
 
@@ -295,10 +296,14 @@ def propose_thresholds(
     verdict does not matter, since queues choose by confidence and predicate, which the calibration knows. No threshold
     lies below the lowest judged confidence, where the fit would be a guess.
     """
-    calibration, seen = fitted_on_verdicts(labels, standing)
-    confidences: dict[str, list[float]] = {}
-    for each in labels:
-        confidences.setdefault(each.relation.predicate, []).append(each.confidence)
+    confidences: dict[str, array[float]] = {}
+
+    def noted() -> Iterator[ReviewableLabel]:
+        for each in labels:
+            confidences.setdefault(each.relation.predicate, array("d")).append(each.confidence)
+            yield each
+
+    calibration, seen = fitted_on_verdicts(noted(), standing)
     proposed = []
     for predicate, judged in sorted(seen.items(), key=lambda each: (-len(each[1]), each[0])):
         if len(judged) < fewest:

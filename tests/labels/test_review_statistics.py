@@ -29,6 +29,7 @@ from pipeline.labels.verdict_summary import (
     fitted_on_verdicts,
     fleiss_kappa,
     krippendorff_alpha,
+    propose_thresholds,
     reviewer_agreement,
     summarize,
 )
@@ -276,6 +277,14 @@ def test_labels_of_copies_of_an_image_are_fitted_once():
     copies = [ReviewableLabel(one, 0.9, "toys", image_id, 0, 1, None) for image_id in (1, 2)]
     _, seen = fitted_on_verdicts(copies, {one: said(one, "audit", ada="accept")})
     assert seen == {"on": [0.9]}
+
+
+def test_thresholds_follow_from_labels_that_are_read_once():
+    relations = [JudgedRelation(f"{n}", (0, 0, 1, 1), (1, 1, 2, 2), "on") for n in range(40)]
+    labels = [ReviewableLabel(each, n / 40, "toys", n, 0, 1, None) for n, each in enumerate(relations)]
+    standing = {each: said(each, "audit", ada="reject" if n < 10 else "accept") for n, each in enumerate(relations)}
+    (found,) = propose_thresholds(iter(labels), standing, 0.8)
+    assert found == propose_thresholds(labels, standing, 0.8)[0] and found.verdicts == 40 > found.labels > 0
 
 
 def test_a_slow_member_of_a_team_does_not_void_the_verdicts_of_the_others():
