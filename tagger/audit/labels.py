@@ -213,7 +213,7 @@ def audit_predicates(
         own = [each.get(name, {}) for each in (scored, proposed, held, true)]
         images = sorted(set().union(*own))
         parts = ([each.get(image, ()) for image in images] for each in own)
-        scores.append(_scores(name, *parts, [truth[image] for image in images]))
+        scores.append(_scores(name, [truth[image] for image in images], *parts))
     return tuple(sorted(scores, key=lambda one: (-one.kept, -one.truths, one.predicate)))
 
 
@@ -228,13 +228,13 @@ def _by_predicate(labels: Sequence[Iterable[Any]], predicate: Callable[[Any], st
 
 def _scores(
     name: str,
+    truth: Sequence[Collection[Fact]],
     relations: Sequence[Sequence[Relation]],
     candidates: Sequence[Sequence[Pair]],
     kept: Sequence[Sequence[Fact]],
     own: Sequence[Sequence[Fact]],
-    truth: Sequence[Collection[Fact]],
 ) -> PredicateScores:
-    """The scores of a predicate from its labels and its `own` truths, with all `truth` of their images."""
+    """The scores of a predicate from all `truth` of some images, and from its labels and `own` truths in them."""
     curve = audit(relations, candidates, own).tagger
     agreed = agreement(kept, own)
     right: list[bool] = []
