@@ -99,8 +99,8 @@ def _images(run: Run, annotated: Iterable[AnnotatedImage]) -> Mapping[tuple[str,
                 names[name].append(image)
     found.update({("name", name): images[0] for name, images in names.items() if len(images) == 1})
     for label in reviewable_labels(run):
-        if image := by_place.get((label.dataset, label.image_id)):
-            image.labels[label.relation] = None
+        if judged := by_place.get((label.dataset, label.image_id)):
+            judged.labels[label.relation] = None
     return found
 
 
