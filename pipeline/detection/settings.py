@@ -39,7 +39,7 @@ class DetectSettings(Settings):
     image_size: int = Field(800, ge=32)
     """Longest side of input images for weights of this project whose vocabulary.json does not state it."""
     batch_size: int = Field(8, ge=1)
-    """Images per pass, which changes the last bits of scores."""
+    """Images per pass, which changes low-order bits of scores."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
     """Where the detector runs. cuda: each worker takes a GPU in turn; auto: GPUs where there are any, else the CPU."""
 

@@ -279,8 +279,8 @@ def judged_labels(
 ) -> JudgedLabels:
     """Judges each label of a partition's `relations`; only rule "best" reads `candidates`.
 
-    `overrides` come before all settings except `max_relations`. A label that reviewers rejected takes no place of
-    another. Raises `FatalError` when the labels lack a value that the settings require.
+    `overrides` come before all settings except `max_relations`. A label that reviewers rejected doesn't count towards
+    the limits. Raises `FatalError` when the labels lack a value that the settings require.
     """
     overrides = overrides or {}
     relations = _with_added(relations, settings, overrides)

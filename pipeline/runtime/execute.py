@@ -262,7 +262,7 @@ def merge(stage: Stage, reusable: ReusableRows, new: Output, work: Path) -> Outp
         files={name: work / name for name in new.files},
         rejected=sorted([*rejected, *new.rejected], key=lambda each: place.get(each.image_id, -1)),
         rows_in=new_in + len(reused),
-        facts={**facts, "rows taken over": len(reused), "images_seen": new_in},
+        facts={**facts, "rows reused": len(reused), "images_seen": new_in},
     )
 
 

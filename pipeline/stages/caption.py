@@ -39,7 +39,7 @@ _AFTER = {"merge_draws", "match_at_least"}
 
 
 class CaptionStage(PluginStage):
-    """Captions the images in one partition that have a box, or their boxes. One without captions keeps an empty
+    """Captions the images in one partition that have a box, or their boxes. Images without captions get an empty
     list."""
 
     name = "caption"

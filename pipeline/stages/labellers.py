@@ -48,7 +48,7 @@ class LabellerSettings(PluginSettings):
     floor: float = Field(0.05, ge=0, le=1)
     """Minimum score of a label; lower-scored labels are not stored."""
     batch_size: int = Field(16, ge=1)
-    """Images per pass through the encoder, which changes the last bits of scores."""
+    """Images per pass through the encoder, which changes low-order bits of scores."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
     """Where the labeller runs. cuda: each worker takes a GPU in turn; auto: GPUs where there are any, else the CPU."""
 

@@ -133,7 +133,8 @@ class SplitStage(Stage):
 
 
 def _triplets(row: Mapping[str, Any]) -> Iterator[NameTriplet]:
-    """The triplets of an image's relations. Training gets no relation whose predicate names nothing, like "."."""
+    """The triplets of an image's relations. Relations without a word in their predicate, such as ".", are not trained
+    on."""
     categories = [box["category"] for box in row["boxes"]]
     for relation in row["relations"]:
         if predicate := canonical(relation["predicate"]):

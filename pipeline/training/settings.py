@@ -144,8 +144,8 @@ class TrainingSettings(ViewSettings):
     tree, which gives the same bits for any number of processes (docs/training.md, Several processes)."""
     deterministic: Literal["bits", "fast"] = runtime("bits")
     """bits: repeated training gives the same bits. fast: a GPU sums gradients in any order, without a sort in each
-    layer's backward pass, and uses fused attention, which takes less memory, and cuDNN's faster convolutions; last bits
-    differ."""
+    layer's backward pass, and uses fused attention, which takes less memory, and cuDNN's faster convolutions; low-order
+    bits differ."""
     compile: bool = runtime(False)
     """Compile the network's layers with torch.compile (docs/training.md). Not with FSDP2."""
     processes: int = runtime(2, ge=1, le=1024)

@@ -277,7 +277,7 @@ def _scored(
     device: torch.device,
 ) -> ScoredPairs | None:
     """Returns scores and truth of one image; None if it can't be read, or has no relation of known predicate and
-    categories. The network runs in any case, as it does in the other processes.
+    categories. The network always runs, as it does in the other processes.
     """
     sample, whole = _read(source, image, settings.whole_size)
     known = index_by_name(names.predicates)

@@ -169,7 +169,7 @@ COUNTED = 4
 class StepFlops:
     """The FLOPs of steps by the pixels of their batch.
 
-    Counting changes the order in which gradients are added up, and so their last bits. A step is therefore counted in
+    Counting changes the order in which gradients are summed, and so their low-order bits. A step is therefore counted in
     an extra pass, the gradients of which are thrown away, and only the first steps of a process are. All processes
     count the same steps, because losses wait for those of the other processes.
     """

@@ -117,7 +117,7 @@ def test_only_changed_images_are_worked_and_bytes_are_those_of_a_full_run(opened
     described = opened.describe(
         Inputs({t: [_commit(store, t, rows[t])] for t in opened.reads}), after.table(opened.writes)
     )
-    assert facts["rows taken over"] >= 3
+    assert facts["rows reused"] >= 3
     assert described and described.items() <= facts.items() and described.items() <= in_full.items()
     assert {f"{name} (new rows)" for name in in_full.keys() - described.keys()} <= facts.keys()
     assert gone["image_id"] not in after.table(opened.writes)["image_id"].to_pylist()
@@ -251,7 +251,7 @@ def test_a_chain_takes_over_rows_of_its_last_run(tmp_path):
     changed = [part for part in before if before[part].key != after[part].key]
     assert len(changed) == 1 and len(before) == 2
     facts = after[changed[0]].manifest.facts
-    assert facts["images_seen"] == 1 and facts["rows taken over"] == after[changed[0]].manifest.counts.rows_in - 1 > 0
+    assert facts["images_seen"] == 1 and facts["rows reused"] == after[changed[0]].manifest.counts.rows_in - 1 > 0
     assert before[changed[0]].content == after[changed[0]].content, "so nothing downstream is computed"
 
 
