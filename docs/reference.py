@@ -23,7 +23,7 @@ from pipeline.detection.detector import Detector
 from pipeline.evaluation.benchmark import Metric
 from pipeline.interop.export_run import Writer
 from pipeline.run.recipe import Recipe
-from pipeline.runtime.plugins import RequireName, load_plugin, plugin_names
+from pipeline.runtime.plugins import PluginName, load_plugin, plugin_names
 from pipeline.runtime.settings import Settings
 from pipeline.stages.labellers import Labeller, LabellerPlugin
 from pipeline.stages.order import STAGES
@@ -256,7 +256,7 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
     """What a setting can be: the values of a Literal, or the names of plug-ins."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
-    groups = [each.func.group for each in getattr(annotation, "__metadata__", ()) if isinstance(each.func, RequireName)]
+    groups = [each.func.group for each in getattr(annotation, "__metadata__", ()) if isinstance(each.func, PluginName)]
     return tuple(name for group in groups for name in plugin_names(group))
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pipeline.runtime.plugins import PluginOptions, RequireName
+from pipeline.runtime.plugins import PluginName, PluginOptions
 from pipeline.runtime.settings import Settings, file_read, runtime
 
 
@@ -18,7 +18,7 @@ class DetectSettings(Settings):
     """The detector: a folder or hub name of an object detector that transformers loads; a weights file of this project,
     or its folder; a .pth file of torchvision's detection weights; an .onnx file of Ultralytics, RF-DETR or mmdeploy;
     or a .json file with scored boxes (docs/datasets.md)."""
-    detector: Annotated[str, AfterValidator(RequireName("detectors"))] | None = runtime(None)
+    detector: Annotated[str, AfterValidator(PluginName("detectors"))] | None = runtime(None)
     """A kind of detector from another package (docs/api.md). Unset: the kind of `weights`."""
     options: PluginOptions = runtime(PluginOptions())
     """Settings of such a detector, which are part of the key."""

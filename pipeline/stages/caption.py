@@ -34,7 +34,7 @@ Region: TypeAlias = tuple[int, ...]
 """Indices of the one or two boxes that a caption describes; none for the whole image."""
 Batch: TypeAlias = "list[tuple[dict[str, Any], Region, ImageInput | None]]"
 """Rows of the images table, each with a region and its image; None if no model looks at it."""
-_AFTER = {"merge_draws", "match_at_least"}
+_COMMON = {"merge_draws", "match_at_least"}
 """Settings that apply to every captioner."""
 
 
@@ -58,7 +58,7 @@ class CaptionStage(PluginStage):
 
     def row_settings(self) -> dict[str, Any]:
         """The settings that change captions: those of the captioner, those that apply to all, and the filter's."""
-        applied = {"captioner", *_AFTER, *(REGION_SETTINGS if self.settings.crops else ())}
+        applied = {"captioner", *_COMMON, *(REGION_SETTINGS if self.settings.crops else ())}
         if self.settings.filter:
             applied.add("precision")
         return self.settings.model_dump(mode="json", include=applied) | self.plugin.row_settings()

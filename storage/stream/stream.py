@@ -18,7 +18,7 @@ from storage.stream.order import Mix, OrderSettings, SortKey
 from storage.stream.sequence import SampleSequence
 
 log = logging.getLogger("rlip.stream")
-AHEAD = 16
+PREFETCH = 16
 """Number of samples that are requested ahead from remote tars."""
 MAX_DAMAGED = 0.01
 _Found = dict[str, bytes] | DamagedSample | None
@@ -228,11 +228,11 @@ class Stream(IterableDataset[dict[str, Any]]):
             for sample, is_last in places:
                 yield sample, self._members(sample), is_last
             return
-        with ThreadPoolExecutor(AHEAD) as pool:
+        with ThreadPoolExecutor(PREFETCH) as pool:
             pending: deque[tuple[int, Future[_Found], bool]] = deque()
             for sample, is_last in places:
                 pending.append((sample, pool.submit(self._members, sample), is_last))
-                if len(pending) == AHEAD:
+                if len(pending) == PREFETCH:
                     first, future, its_last = pending.popleft()
                     yield first, future.result(), its_last
             for first, future, its_last in pending:
