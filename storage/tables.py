@@ -125,12 +125,12 @@ boxes, relations), "object" (category names), "predicate" (canonical predicates)
 of captions and datasets)."""
 
 FINGERPRINTS = pa.schema({"dataset": TEXT, "image_id": LONG, "digest": TEXT, "phash": HASH})
-"""How an evaluation image is recognised: sha256 of its bytes, and its perceptual hash, null without structure."""
+"""How a test image is recognised: sha256 of its bytes, and its perceptual hash, null without structure."""
 
 OVERLAP = pa.schema({
     "dataset": TEXT, "image_id": LONG, "test_dataset": TEXT, "test_image_id": LONG, "how": TEXT, "distance": INT,
 })  # fmt: skip
-"""Training images that are also evaluation images. `how` is "same bytes", "same image id" or "near-duplicate".
+"""Training images that are also test images. `how` is "same bytes", "same image id" or "near-duplicate".
 
 `distance` counts the bits in which the perceptual hashes of a near-duplicate differ; it is null for the others.
 """
