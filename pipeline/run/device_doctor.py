@@ -116,7 +116,7 @@ def _share(ranks: Ranks) -> list[float]:
 
 
 def checkpoints(device: torch.device) -> CheckOutcome:
-    """A checkpoint of one process, copied beside the next step, goes through the FSDP2 of several and back."""
+    """Takes a checkpoint of one process, copied during the next step, through FSDP2 on several processes and back."""
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         training = SmallTraining(Ranks(device=device), "ddp", work)

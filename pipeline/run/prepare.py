@@ -65,7 +65,7 @@ def _files(source: DataSource, indexes: Path | None) -> Iterator[tuple[int, str]
 
 
 def other_folders(context: RunContext) -> str:
-    """What to know if the run's last execution read none of this one's folders of images; "" otherwise."""
+    """A warning if the run's last execution read none of this one's folders of images; "" otherwise."""
     with suppress(FatalError, OSError):  # the recipe of another version; a folder of somebody else
         if (before := recorded_recipe(context.run, STARTED)) is not None:
             each_run = (map(str, each.resolved().data.image_folders().values()) for each in (before, context.recipe))

@@ -110,7 +110,7 @@ class Display:
         """A step starts."""
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
-        """`done` of `total` images (or training steps) of an item are finished. With a `note`, 0 says nothing."""
+        """`done` of `total` images (or training steps) of an item are finished; 0 with a `note` only says the note."""
 
     def finished(self, record: Record) -> None:
         """An item is committed."""

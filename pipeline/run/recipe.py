@@ -205,8 +205,8 @@ class Recipe(Settings):
     def resolved(self) -> Recipe:
         """This recipe with paths as a run uses them, so that its sections are the settings of their stages.
 
-        Files of the data start at `data.root`, sample weights are named, a folder of weights stands for its model, and
-        caches lie in the store. Records keep the recipe as it was written, so that it fits another machine.
+        Files of the data start at `data.root`, names of sample weights and folders of weights become files, and caches
+        are in the store. Records keep the recipe as it was written, so that it fits another machine.
         """
         recipe = self.with_paths("data_file", lambda _, path: self.data.root / path if isinstance(path, Path) else path)
         recipe = recipe.with_paths("file_read", _weights_file)

@@ -1,4 +1,4 @@
-"""Rehearses a recipe's training on this node before days of it: short runs by the launcher, on synthetic shards.
+"""Rehearses a recipe's training on this node before it runs for days: short runs, on synthetic shards.
 
 A run has `STEPS` steps to warm up and as many that are measured, of one micro-batch for each process.
 """

@@ -86,7 +86,7 @@ class Record:
     rejected: Mapping[str, int]
     seconds: float
     seen: int
-    """Images processed. A training sees each of its images many times."""
+    """Images processed. A training run sees each of its images many times."""
 
     @classmethod
     def of(cls, step: str, partition: str, artifact: Artifact, cached: bool) -> Record:

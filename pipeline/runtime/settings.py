@@ -52,7 +52,7 @@ class Settings(BaseModel):
         return self.model_dump(mode="json", include=kept, by_alias=True)
 
     def planned(self) -> Self:
-        """These settings with what a run finds out once, before its first step, so that plan and workers have the same,
+        """These settings with what a run determines once, before its first step, so that plan and workers share it,
         such as the precision that "auto" stands for on this machine."""
         if getattr(self, "precision", None) != "auto":
             return self

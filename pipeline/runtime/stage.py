@@ -164,7 +164,7 @@ class Stage(ABC):
     resumes_from: ClassVar[str] = ""
     """File in the work folder that lists the files another machine resumes from, as JSON: {"files": [...]}."""
     streams: ClassVar[frozenset[str]] = frozenset()
-    """Tables whose artifacts stay where they lie: of a remote store, only files that are asked for are copied."""
+    """Tables whose artifacts stay where they are: from a remote store, only requested files are copied."""
     parts: ClassVar[Mapping[str, frozenset[str]]] = {}
     """Kind of item in rows, which `describe` counts under the same name → the reasons to reject one."""
     corrected: ClassVar[Mapping[str, str]] = {}

@@ -239,7 +239,7 @@ class Stream(IterableDataset[dict[str, Any]]):
                 yield first, future.result(), its_last
 
     def _members(self, sample: int) -> _Found:
-        # It stays out even if it can be read by now, so that a resumed stream gives the same samples.
+        # It is skipped even if it can be read by now, so that a resumed stream gives the same samples.
         if sample in self.skipped.reasons:
             return None
         try:
