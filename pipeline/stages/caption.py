@@ -71,7 +71,7 @@ class CaptionStage(PluginStage):
         return found
 
     def resources(self) -> Resources:
-        """The resources of one worker. A filter uses the device in any case."""
+        """The resources of one worker. A filter always uses the device."""
         return Stage.resources(self) if self.settings.filter else super().resources()
 
     def imports(self) -> tuple[str, ...]:
