@@ -133,8 +133,7 @@ class SplitStage(Stage):
 
 
 def _triplets(row: Mapping[str, Any]) -> Iterator[NameTriplet]:
-    """The triplets of an image's relations. Relations without a word in their predicate, such as ".", are not trained
-    on."""
+    """The triplets of an image's relations. Training skips those without a word in their predicate, such as "."."""
     categories = [box["category"] for box in row["boxes"]]
     for relation in row["relations"]:
         if predicate := canonical(relation["predicate"]):
