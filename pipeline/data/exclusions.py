@@ -173,7 +173,7 @@ class Contamination:
 
         `digest` is the sha256 of its bytes in hex, and `phash` its perceptual hash.
         """
-        # The reasons stay as shards have them: other words would change their bytes.
+        # These reasons are rows of excluded.parquet, so they keep their words.
         if (same := self._by_digest.get(digest)) is not None:
             return Contaminated(f"{SAME_BYTES} as an evaluation image", same)
         if (name := f"{dataset}/{image_id}") in self._names:

@@ -194,7 +194,7 @@ class JudgedLabels:
         """Yields the labels of each image."""
         judged = self.each()
         for row in self.relations.to_pylist():
-            # The labels come first, so that none of the next image is taken when they end.
+            # The labels come first, so that `zip` takes nothing of the next image when they end.
             yield row["image_id"], list(zip(row["relations"], judged, strict=False))
 
     def kept(self) -> KeptLabels:

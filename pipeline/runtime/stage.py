@@ -171,7 +171,7 @@ class Stage(ABC):
     """Reason for correcting and keeping "rows", or one of `parts` → which of them."""
     row_wise: ClassVar[bool] = False
     """True where an image's row depends only on that image's rows in the tables read, so rows of images whose
-    `decisive` part is unchanged can be reused. False for scores whose low-order bits depend on the other images."""
+    `decisive` part is unchanged can be reused. False for scores whose low-order bits depend on what else is batched."""
 
     def __init__(self, settings: Settings, image_folders: Mapping[str, Path | str] | None = None) -> None:
         self.settings: Any = settings

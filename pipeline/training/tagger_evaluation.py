@@ -43,7 +43,7 @@ MAX_IMAGES_BETWEEN = 100
 """Maximum number of images measured during the training run; at its end, `MAX_IMAGES` are."""
 RECALLS = (20, 50)
 CALIBRATION_FOLDS = 2
-"""Parts of the held-out images, each calibrated on the others to measure the calibration."""
+"""Number of parts of the held-out images; the probabilities of each come from a calibration on the others."""
 FALSE_SHARE = 0.3
 """Share of false statements in what captions state about boxes."""
 
@@ -245,8 +245,8 @@ def _calibrated_on_others(proposed: Sequence[Proposal]) -> list[float]:
     """The probability of each proposal, calibrated on other images."""
     # A calibration fits its own labels too well, so the stack would trust the tagger too much.
     count = CALIBRATION_FOLDS
-    others = [_calibrated_on([p for p in proposed if p.image % count != fold]) for fold in range(count)]
-    return [others[p.image % count].probability(p.candidate.predicate, p.score) for p in proposed]
+    folds = [_calibrated_on([p for p in proposed if p.image % count != fold]) for fold in range(count)]
+    return [folds[p.image % count].probability(p.candidate.predicate, p.score) for p in proposed]
 
 
 def _stacked_on(proposed: Sequence[Proposal]) -> Stack:

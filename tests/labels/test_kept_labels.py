@@ -50,7 +50,7 @@ def drawn(seed: int, **values: Any) -> tuple[pa.Table, pa.Table]:
 
 
 def judged_one_by_one(relations: pa.Table, candidates: pa.Table, choice: ChoiceSettings) -> list[Judged]:
-    """The same by loops: by confidence and mention, then names, repetitions, and limits per pair and image."""
+    """`judged_labels` by loops: by confidence and mention, then names, repetitions, and limits per pair and image."""
     pairs = {row["image_id"]: row["pairs"] for row in candidates.to_pylist()}
     fitted = choice.fitted_calibration()
     thresholds = {canonical(name): least for name, least in choice.thresholds.items()}
