@@ -204,6 +204,13 @@ def test_scans_are_limited_by_the_pixels_that_they_go_over(monkeypatch):
     assert refused(data).reason == "too slow"
 
 
+def test_what_follows_a_jpeg_such_as_a_phones_video_has_no_scans():
+    thumbnail = encoded(noise(), "JPEG")
+    data = encoded(noise(), "JPEG", exif=b"Exif\0\0" + thumbnail) + b"ftypmp42" + b"\xff\xda" * 1000
+    assert probe_bytes(data)[:3] == (64, 48, "JPEG")
+    assert decode_image(data).size == (64, 48)
+
+
 def test_a_file_above_the_limit_is_not_hashed(tmp_path):
     path = tmp_path / "a.jpg"
     path.touch()
