@@ -41,8 +41,11 @@ class DetectStage(Stage):
             plugin = load_plugin("detectors", name)
             options = options_of(plugin, self.settings.options, "detect.options")
             row_settings |= {"detector": name, **plugin_terms(plugin, options)}
-        elif Path(self.settings.weights or "").suffix == ".pth":
-            row_settings["version"] = 2  # before, torchvision's own limits excluded boxes that the settings keep
+        elif (path := Path(self.settings.weights or "")).suffix == ".pth":
+            from pipeline.detection.weights_files import WITHOUT_EPSILON
+
+            # 2: torchvision's own limits no longer exclude boxes that the settings keep.
+            row_settings["version"] = 3 if path.name.startswith(WITHOUT_EPSILON) else 2
         if self.settings.categories:
             row_settings["names"] = 2  # before, some broader names ("glove") were mapped to a category
         return row_settings

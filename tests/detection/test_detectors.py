@@ -17,6 +17,7 @@ from PIL import Image
 
 from pipeline.detection.detector import OpenDetector, map_names, open_detector
 from pipeline.detection.settings import DetectSettings
+from pipeline.detection.torchvision_detector import TorchvisionDetector
 from pipeline.detection.weights_files import find_detector
 from pipeline.detection.zero_shot_detector import ZeroShotDetector
 from pipeline.evaluation.detection import Detections, average_precision_50
@@ -178,6 +179,21 @@ def test_torchvisions_detector_is_identified_by_its_files_name(tmp_path):
     wrong = other.rename(tmp_path / "retinanet_resnet50_fpn_coco-eeacb38b.pth")
     with pytest.raises(FatalError, match="not the weights of torchvision's retinanet_resnet50_fpn"):
         opened(wrong)
+
+
+def test_norms_have_the_epsilon_with_which_torchvision_loads_its_own_weights(tmp_path):
+    from torchvision.models import get_model
+
+    network = get_model("retinanet_resnet50_fpn", weights=None, weights_backbone=None, num_classes=91)
+    file = tmp_path / "retinanet_resnet50_fpn_coco-eeacb38b.pth"
+    torch.save(network.state_dict(), file)
+    settings = DetectSettings(weights=str(file), device="cpu")
+    detector = TorchvisionDetector(find_detector(settings), settings, 0)
+    norms = [each for each in detector._model.modules() if isinstance(each, torch.nn.BatchNorm2d)]
+    assert {norm.eps for norm in norms} == {0.0}
+    assert DetectStage(settings).row_settings()["version"] == 3
+    other = settings.model_copy(update={"weights": str(tmp_path / "retinanet_resnet50_fpn_v2_coco-5905b1c5.pth")})
+    assert DetectStage(other).row_settings()["version"] == 2
 
 
 def test_a_network_of_this_project_finds_the_objects_of_its_world(root):
