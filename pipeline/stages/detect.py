@@ -11,6 +11,7 @@ import pyarrow as pa
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_ahead, read_image
 from pipeline.detection.settings import DetectSettings
+from pipeline.runtime.logs import log
 from pipeline.runtime.plugins import load_plugin, options_of, plugin_terms
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from storage.tables import DETECTIONS, DETECTIONS_FILE, IMAGES, write_table
@@ -96,7 +97,9 @@ class DetectStage(Stage):
         return Output(table, {DETECTIONS_FILE: work / DETECTIONS_FILE}, rejected, rows_in=len(rows), facts=facts)
 
     def audit(self, made: Inputs) -> None:
-        """Refuse the same recorded boxes for several images, whatever their partitions. Raises `FatalError`."""
+        """Warn of recorded boxes in another convention. Raises `FatalError` for the same ones in several images,
+        whatever their partitions.
+        """
         from pipeline.detection.recorded_detector import RecordedDetector
         from pipeline.detection.weights_files import find_detector
 
@@ -106,7 +109,10 @@ class DetectStage(Stage):
                 for artifact in made.artifacts("images")
                 for row in artifact.table("images").select(["dataset", "uri"]).to_pylist()
             )
-            RecordedDetector(files, self.settings, 0).require_apart(images)
+            recorded = RecordedDetector(files, self.settings, 0)
+            recorded.require_apart(images)
+            if doubts := recorded.doubts():
+                log.warning(doubts, extra={"notice": doubts})
 
     def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:
         """Count the boxes, and the images without any."""

@@ -322,6 +322,21 @@ def test_two_images_never_share_recorded_boxes_whatever_their_partitions(tmp_pat
         DetectStage(DetectSettings(weights=str(path))).audit(Inputs({"images": partitions}))
 
 
+@pytest.mark.parametrize("box, doubt", [
+    ([20, 15, 10, 10], ""), ([20, 15, 30, 25], "1 of 1 boxes of its first 1 images reach beyond their image"),
+    ([0.5, 0.5, 0.2, 0.3], "1 of 1 boxes of its first 1 images are smaller than a pixel"),
+])  # fmt: skip
+def test_recorded_boxes_in_another_convention_are_a_warning(tmp_path, caplog, box, doubt):
+    content = {
+        "images": [{"id": 7, "file_name": "a.jpg", "width": 40, "height": 30}],
+        "annotations": [{"bbox": box, "image_id": 7, "category_id": 1, "score": 0.9}],
+        "categories": [{"id": 1, "name": "person"}],
+    }
+    path = save_json(tmp_path / "found.json", content)
+    DetectStage(DetectSettings(weights=str(path))).audit(Inputs({"images": []}))
+    assert doubt in caplog.text and bool(caplog.text) == bool(doubt)
+
+
 def test_only_files_that_are_read_decide_the_key(tmp_path):
     folder = save_detector("detr", tmp_path / "detector")
     (folder / "README.md").write_text("words")
