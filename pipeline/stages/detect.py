@@ -28,6 +28,7 @@ class DetectStage(Stage):
 
     name = "detect"
     version = 1
+    audit_version = 2
     reads = ("images",)
     writes = "images"
     uses_gpu = True

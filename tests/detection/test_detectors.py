@@ -332,7 +332,7 @@ def test_recorded_boxes_in_another_convention_are_a_warning(tmp_path, caplog, bo
         "annotations": [{"bbox": box, "image_id": 7, "category_id": 1, "score": 0.9}],
         "categories": [{"id": 1, "name": "person"}],
     }
-    path = save_json(tmp_path / "found.json", content)
+    path = save_json(tmp_path / "{found}.json", content)
     DetectStage(DetectSettings(weights=str(path))).audit(Inputs({"images": []}))
     assert doubt in caplog.text and bool(caplog.text) == bool(doubt)
 

@@ -146,16 +146,17 @@ def box_doubts(what: str, records: Iterable[ImageRecord]) -> str:
             if record.width is not None and record.height is not None:
                 beyond = box.x + box.w > record.width + 1 or box.y + box.h > record.height + 1
                 corners += beyond and box.x < box.w <= record.width + 1 and box.y < box.h <= record.height + 1
-    of = f"{what}: {{}} of {boxes} boxes of its first {images} images"
+    of = f"of {boxes} boxes of its first {images} images"
     if not boxes:
         return f"{what}: none of its first {images} images has a box; check that the annotations belong to the images"
     if small > boxes / 2:
         return (
-            f"{of.format(small)} are smaller than a pixel; if they are relative to the image, multiply them by its size"
+            f"{what}: {small} {of} are smaller than a pixel; if they are relative to the image, multiply them by its "
+            "size"
         )
     if corners > _CORNER_SHARE * boxes:
         return (
-            f"{of.format(corners)} reach beyond their image and would fit as two corners (x1, y1, x2, y2); "
+            f"{what}: {corners} {of} reach beyond their image and would fit as two corners (x1, y1, x2, y2); "
             "write them as x, y, width, height"
         )
     return ""
