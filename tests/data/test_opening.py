@@ -139,6 +139,13 @@ def test_levels_without_a_known_white_are_refused(data, verify):
         decode_image(data)
 
 
+def test_a_16_bit_negative_is_refused():
+    ramp = Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16) << 8)
+    assert decode_image(encoded(ramp, "TIFF", tiffinfo={262: 1})).getpixel((1, 0)) == (1, 1, 1)
+    with pytest.raises(BadImage, match="format not allowed: TIFF of 16-bit levels where 0 is white"):
+        decode_image(encoded(ramp, "TIFF", tiffinfo={262: 0}))
+
+
 @pytest.mark.parametrize("form", ["GIF", "TIFF", "WEBP", "AVIF", "MPO"])
 def test_of_several_frames_the_first_is_the_image(form):
     frames = [Image.new("RGB", (64, 48), colour) for colour in (RED, (0, 0, 0))]

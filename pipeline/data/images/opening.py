@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 from pydantic import Field
 
 from pipeline.data.images.refs import ImageRef, UprightImage, read_first, state_of
@@ -40,7 +41,7 @@ MAX_SECONDS = 5.0
 """Processor time for decoding an image. The largest that the limits allow takes 1 s; only hostile files take more."""
 
 _MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
-"""What begins a segment of a JPEG, or ends it (d9). It occurs nowhere in the coded data of scans."""
+"""Begins a segment of a JPEG, or ends the image (d9). It occurs nowhere in the coded data of scans."""
 _SCAN, _END = b"\xda", b"\xd9"
 _HEADER_BYTES = 32
 _ORIENTATION = 0x0112
@@ -232,8 +233,14 @@ def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
         with image:
             image.format = form  # Pillow calls a JPEG that is followed by further images, as phones write it, MPO
             _check_size(image.width, image.height, limits)
-            if form == "TIFF" and (image.mode in ("F", "I") or "I;12" in str(image.tile[:1])):
-                raise BadImage("format not allowed", "TIFF of float, signed, 12- or 32-bit levels; use 8 or 16 bits")
+            if isinstance(image, TiffImageFile):
+                if image.mode in ("F", "I") or "I;12" in str(image.tile[:1]):
+                    raise BadImage(
+                        "format not allowed", "TIFF of float, signed, 12- or 32-bit levels; use 8 or 16 bits"
+                    )
+                # Pillow inverts only levels of up to 8 bits.
+                if image.mode.startswith("I;16") and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0:
+                    raise BadImage("format not allowed", "TIFF of 16-bit levels where 0 is white; make 0 black")
             if scans * image.width * image.height > MAX_SCANNED_PIXELS:
                 raise BadImage("too slow", f"JPEG of {scans} scans of {image.width}x{image.height}")
             yield image
