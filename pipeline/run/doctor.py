@@ -151,7 +151,7 @@ def _annotations(context: RunContext) -> Iterator[Finding]:
             continue
         try:
             records = open_index(source, indexes if known else None)
-            doubts = box_doubts(source.name, records)
+            doubts = box_doubts(f"dataset {source.name}", records)
         except AnnotationError as error:
             yield Finding("missing", what, str(error))
             continue

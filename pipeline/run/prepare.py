@@ -39,7 +39,7 @@ def prepare(context: RunContext, display: Display) -> None:
     read_annotations(context, display.reading)
     indexes = context.resolved.ingest.indexes
     for source in context.sources:
-        if source.has_boxes and (doubts := box_doubts(source.name, open_index(source, indexes))):
+        if source.has_boxes and (doubts := box_doubts(f"dataset {source.name}", open_index(source, indexes))):
             display.warn(doubts)
     captioning = context.resolved.caption
     if captioning.captioner == "recorded" and any(step.stage is CaptionStage for step in context.steps):
