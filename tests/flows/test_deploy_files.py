@@ -76,7 +76,9 @@ def test_containers_of_flow_runs_find_the_server_of_the_compose_file(root, servi
     defaults = json.loads((root / "deploy" / "pools" / "docker.json").read_text())["variables"]["properties"]
     url = urlsplit(defaults["env"]["default"]["PREFECT_API_URL"])
     assert url.hostname in services and defaults["networks"]["default"] == ["rlip_default"]
-    assert services["cpu"]["environment"]["PREFECT_API_URL"] == url.geturl()
+    worker = services["cpu"]["environment"]
+    assert worker["PREFECT_API_URL"] == url.geturl() and "worker-home:/var/lib/prefect" in services["cpu"]["volumes"]
+    assert worker["RLIP_CACHE"].startswith("/var/lib/prefect/"), "paid answers would go with the container"
 
 
 @pytest.mark.parametrize("kind", ["docker", "kubernetes"])
