@@ -82,7 +82,9 @@ def settings_page() -> str:
         home, theirs = next((homes[base] for base in bases if base in homes), ("", {}))
         shared = [name for name, rest in theirs.items() if settings.get(name) == rest]
         if shared:
-            which = "all settings" if len(shared) == len(theirs) else ", ".join(f"`{name}`" for name in shared)
+            others = [name for name in theirs if name not in shared]
+            named, before = (others, "all settings but ") if len(others) < len(shared) else (shared, "")
+            which = before + ", ".join(f"`{name}`" for name in named) if named else "all settings"
             lines += [f"It also has {which} of [{home}](#{home.replace('.', '')}).", ""]
         else:
             homes |= dict.fromkeys(bases, (section, settings))

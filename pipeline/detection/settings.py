@@ -27,9 +27,8 @@ class DetectSettings(Settings):
     tokenizer: Path | None = file_read(None)
     """Folder of the tokenizer, for this project's weights without one in their folder."""
     categories: tuple[str, ...] = ()
-    """Names of boxes. The detector's own names are mapped to them, including by synonyms; names that match none are
-    excluded. Weights of this project and zero-shot detectors look for these names. Empty: the detector's, or those of
-    its vocabulary.json."""
+    """Names of boxes, to which the detector's own are mapped (docs/datasets.md). Weights of this project and zero-shot
+    detectors look for these names. Empty: the detector's, or those of its vocabulary.json."""
     threshold: float = Field(0.5, ge=0, le=1)
     """Boxes with a lower score are excluded."""
     duplicates: float = Field(0.5, gt=0, le=1)
@@ -41,7 +40,7 @@ class DetectSettings(Settings):
     batch_size: int = Field(8, ge=1)
     """Images per pass, which changes the last bits of scores."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
-    """Where the detector runs. cuda: each worker takes a GPU in turn; auto: GPUs where there are any, else the CPU."""
+    """Where the detector runs. cuda: workers take GPUs in turn; auto: GPUs if there are any, else the CPU."""
 
     @model_validator(mode="after")
     def _options_are_of_a_plugin(self) -> DetectSettings:

@@ -50,7 +50,7 @@ class LabellerSettings(PluginSettings):
     batch_size: int = Field(16, ge=1)
     """Images per pass through the encoder, which changes the last bits of scores."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
-    """Where the labeller runs. cuda: each worker takes a GPU in turn; auto: GPUs where there are any, else the CPU."""
+    """Where the labeller runs. cuda: workers take GPUs in turn; auto: GPUs if there are any, else the CPU."""
 
 
 class TaggerLabellerSettings(LabellerSettings):
