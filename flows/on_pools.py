@@ -107,10 +107,12 @@ def _run(client: SyncPrefectClient, deployment: str, recipe: Recipe) -> None:
     try:
         while state is None or not state.is_final():
             time.sleep(LOOK_EVERY)
-            try:
+            try:  # the stage goes on without the server, and so does the wait for it
                 state = client.read_flow_run(run.id).state
-            except httpx.HTTPError as error:  # the stage goes on without the server, and so does the wait for it
-                if isinstance(error, httpx.HTTPStatusError) and not error.response.is_server_error:
+            except httpx.TransportError:
+                continue
+            except httpx.HTTPStatusError as error:  # a proxy's answer, when no server is behind it
+                if not error.response.is_server_error:
                     raise
     except BaseException:
         client.set_flow_run_state(run.id, Cancelling(message="the run that waited for it was stopped"))

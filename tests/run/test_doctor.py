@@ -272,13 +272,6 @@ def test_a_training_without_its_extra_is_reported_before_any_work(recipe, monkey
         require(RunContext(changed(recipe, pretrain={"variants": ["none"]})))
 
 
-def test_a_training_that_can_not_write_its_values_is_reported_before_any_work(recipe, tmp_path):
-    (tmp_path / "file").touch()
-    pretrain = {"variants": ["none"], "settings": {"tracking": str(tmp_path / "file" / "training")}}
-    with pytest.raises(FatalError, match=r"pretrain:none: can't write to .*/file/training; set `tracking`"):
-        require(RunContext(changed(recipe, pretrain=pretrain)))
-
-
 def test_extras_are_asked_for_only_by_recipes_that_use_them():
     assert "s3fs" not in {wanted.name for wanted in stated_ranges()}
     assert {"s3fs", "torch"} <= {wanted.name for wanted in stated_ranges(extras=["s3"])}
