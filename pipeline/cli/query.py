@@ -105,9 +105,10 @@ def select(run: Run, sql: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
         every = tables_by_name(run)
         tables += [*every, "labels"] if "relations" in every else every
         # Of a store at a URL, all files of a table are copied to this machine, so only named ones are opened. A query
-        # that names none, such as "show tables", has all.
+        # that names none has all, and so has one for the names of tables or columns.
         named = [name for name in tables if re.search(rf"\b{re.escape(name)}\b", sql, re.IGNORECASE)]
-        for name in (each for each in every if each in named or not named):
+        has_all = not named or re.search(r"(tables|columns|views)\b", sql, re.IGNORECASE)
+        for name in (each for each in every if has_all or each in named):
             # DuckDB reads the schema here, and would turn Ctrl-C into a DuckDB error.
             _stoppable(connection, partial(connection.register, name, table_of(every[name])))
         if "labels" in named:
