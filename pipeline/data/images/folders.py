@@ -186,7 +186,8 @@ def _list_tar(path: Path) -> dict[str, tuple[int, int, int]]:
 
 
 LISTINGS = 1024
-"""Number of folders at a URL whose listings are cached in memory: images alternate between Objects365's 51 folders."""
+"""Number of folders at a URL whose listings are cached in memory, at 400 bytes a file: the images of Objects365
+alternate between 51 folders."""
 
 
 class UrlFolder(ImageFolder):
