@@ -13,7 +13,7 @@ from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
 from pipeline.training.config import MODEL, VOCABULARY
 from pipeline.training.settings import CALIBRATION
 from pipeline.training.vocabulary import tokenizer_files, tokenizer_of
-from storage.errors import FatalError
+from storage.errors import FatalError, first_line
 from storage.open_store import existing_store
 from storage.runs import find_run
 from storage.tables import METRICS, read_table
@@ -71,9 +71,8 @@ def _metrics(path: Path) -> pa.Table:
     try:
         return read_table(path, METRICS)
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0][:200]
         raise FatalError(
-            f"{path}: not the metrics of a tagger's training ({reason}); remove it or copy it again"
+            f"{path}: not the metrics of a tagger's training ({first_line(error)}); remove it or copy it again"
         ) from error
 
 

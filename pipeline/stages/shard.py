@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Sta
 from pipeline.stages.split import NameTriplet, unseen_triplets
 from pipeline.training.sample import SampleRelation, TrainingSample, strongest
 from pipeline.training.vocabulary import STATISTICS_FILE, statistics_of
+from storage.digests import digest_bytes
 from storage.errors import FatalError
 from storage.shards.writer import LABELS, Sample, write_shards
 from storage.tables import REJECTED, SHARD_MEMBERS, write_table
@@ -198,8 +198,7 @@ class ShardStage(Stage):
         except BadImage as error:
             packed.rejected.append(Rejected(row["image_id"], error.reason, error.value))
             return
-        digest = hashlib.sha256(stored).hexdigest()
-        found = self._contamination.find(row["dataset"], row["image_id"], digest, phash)
+        found = self._contamination.find(row["dataset"], row["image_id"], digest_bytes(stored), phash)
         if found is not None:
             packed.exclude(row, found)
             return

@@ -67,6 +67,13 @@ def test_a_failing_disk_is_no_damage(tmp_path, monkeypatch):
     assert caught.value.errno == errno.EIO
 
 
+def test_an_error_without_a_text_is_named_by_its_class(tmp_path, monkeypatch):
+    artifact = put(LocalStore(tmp_path), "caption")
+    monkeypatch.setattr("storage.artifact.read_table", Mock(side_effect=pa.ArrowInvalid("")))
+    with pytest.raises(FatalError, match=r"damaged \(ArrowInvalid\(''\)\)"):
+        artifact.table("captions")
+
+
 def test_a_table_is_written_in_one_form(tmp_path):
     table = pa.table({"text": [f"a man rides horse {n % 97}" for n in range(5000)]})
     expected = tmp_path / "expected.parquet"
