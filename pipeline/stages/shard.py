@@ -23,7 +23,7 @@ from pipeline.labels.label_overrides import OVERRIDES_FILE, Overrides, SettledVe
 from pipeline.runtime.logs import log
 from pipeline.runtime.settings import data_file, runtime
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
-from pipeline.stages.split import NameTriplet, unseen_triplets
+from pipeline.stages.split import UNSEEN, unseen_triplets
 from pipeline.training.sample import SampleRelation, TrainingSample, strongest
 from pipeline.training.vocabulary import STATISTICS_FILE, statistics_of
 from storage.digests import digest_bytes
@@ -31,13 +31,12 @@ from storage.errors import FatalError
 from storage.shards.writer import LABELS, Sample, write_shards
 from storage.tables import REJECTED, SHARD_MEMBERS, write_table
 from tagger.english.predicates import canonical
+from tagger.triplet import NameTriplet
 
 EXCLUDED_FILE = "excluded.parquet"
 """The table of images that a list or an evaluation set contains (schema `REJECTED`)."""
 FROM_CAPTIONS = ("pseudo", "naive")
 """Sources of relations that read what stage `tag` wrote."""
-UNSEEN = "relations of unseen triplets"
-"""Name of the count of relations that a split excludes."""
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp"}
 """Formats whose files are packed as they are, because loaders decode them."""
 _VERDICTS = ("labels that reviewers accepted", "labels that reviewers rejected", "verdicts on other boxes")
