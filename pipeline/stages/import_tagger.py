@@ -12,7 +12,7 @@ from pipeline.runtime.settings import Settings, file_read, runtime
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
 from pipeline.training.config import MODEL, VOCABULARY
 from pipeline.training.settings import CALIBRATION
-from pipeline.training.vocabulary import tokenizer_files, tokenizer_of
+from pipeline.training.vocabulary import is_tokenizer, tokenizer_files, tokenizer_of
 from storage.errors import FatalError, first_line
 from storage.open_store import existing_store
 from storage.runs import find_run
@@ -48,7 +48,7 @@ class ImportTaggerStage(Stage):
         """The files of the tagger. Raises `FatalError` that says what is missing where."""
         settings: ImportTaggerSettings = self.settings
         found = _files(settings.weights, settings.store)
-        if "tokenizer.json" in found or {"vocab.json", "merges.txt"} <= found.keys():
+        if is_tokenizer(found):
             return found
         named, beside = f"tag.weights = {settings.weights}", next(iter(found.values()))
         return found | tokenizer_of(beside, settings.tokenizer, named, "train_tagger.tokenizer")

@@ -93,8 +93,7 @@ class SplitStage(Stage):
             {"subject": s, "predicate": p, "object": o, "instances": counts[s, p, o], "unseen": (s, p, o) in unseen}
             for s, p, o in triplets
         ]
-        excluded = sum(counts[triplet] for triplet in unseen)
-        facts = {"triplets": len(triplets), "unseen": len(unseen), UNSEEN: excluded}
+        facts = {"triplets": len(triplets), "unseen": len(unseen), UNSEEN: sum(counts[each] for each in unseen)}
         return Output(pa.Table.from_pylist(rows, schema=SPLIT), rows_in=images, facts=facts)
 
     def _listed(self, counts: Counter[NameTriplet]) -> Iterator[NameTriplet]:
