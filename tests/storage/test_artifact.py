@@ -105,6 +105,7 @@ MOODS = IMAGES.append_column("mood", pa.array(["a", "b"]))
     ("toy", "toys", b"PAR1 no table PAR1", 2, r"toys\.parquet is not a table \(.*arquet"),
     ("toy", "rejected", table_bytes(IMAGES), 2, r"rejected\.parquet does not have the columns of quarantined rows$"),
     ("caption", "captions", table_bytes(MOODS), 2, r"captions\.parquet: column captions\.mood is from another version"),
+    ("evaluate", "detections", table_bytes(MOODS), 2, r"detections\.parquet: column detections\.mood is from another"),
 ])  # fmt: skip
 def test_a_table_that_does_not_fit_is_named(tmp_path, stage, name, data, rows, said):
     (tmp_path / f"{name}.parquet").write_bytes(data)
