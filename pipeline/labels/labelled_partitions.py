@@ -80,7 +80,10 @@ def packs_labels(run: Run) -> bool:
     recipe = run.recipe
     if variants := recipe.get("pretrain", {}).get("variants"):
         return "pseudo" in variants
-    return bool(recipe.get("shard", {}).get("pack", True)) or recipe.get("run", {}).get("until") == "shard"
+    shard = recipe.get("shard", {})
+    if shard.get("labels", "pseudo") != "pseudo":
+        return False
+    return bool(shard.get("pack", True)) or recipe.get("run", {}).get("until") == "shard"
 
 
 def packed_labels(run: Run) -> dict[str, Artifact]:
