@@ -40,7 +40,7 @@ from storage.artifact import Artifact
 from storage.digests import digest_json
 from storage.manifest import Manifest
 from storage.runs import Run as StoredRun, RunRecord
-from storage.tables import CANDIDATES, DETECTIONS, DROPPED, REJECTED, SHARD_STATISTICS
+from storage.tables import REJECTED, SCHEMAS, SHARD_STATISTICS
 
 JOBS = "rlip"
 """The namespace of jobs."""
@@ -49,9 +49,7 @@ _ENDS = {"failed": RunState.FAIL, "stopped": RunState.ABORT}
 WRITTEN: Mapping[str, tuple[str, pa.Schema]] = {stage.name: (stage.writes, stage.schema) for stage in STAGES}
 """Stage → name and schema of its main table."""
 BESIDE: Mapping[str, pa.Schema] = {
-    "candidates": CANDIDATES,
-    "detections": DETECTIONS,
-    "dropped": DROPPED,
+    **{table: schema for (stage, table), schema in SCHEMAS.items() if table != WRITTEN[stage][0]},
     "excluded": REJECTED,
     "overrides": OVERRIDES,
     "rejected": REJECTED,
