@@ -310,7 +310,7 @@ def _machine(recipe: Recipe) -> Iterator[Finding]:
     cores, memory = psutil.cpu_count() or 1, psutil.virtual_memory().available / GIB
     torch = installed_version("torch")
     yield Finding("ok", "machine", f"{cores} cores, {memory:.0f} GiB memory available, torch {torch}")
-    yield _accelerator()
+    yield from _accelerator(recipe)
     if recipe.run.engine == "ray":
         return  # the checks of the cluster report how many workers its nodes hold
     if (share := memory / recipe.run.workers) < LEAST_GIB_A_WORKER:
@@ -372,29 +372,42 @@ def usual_texts(context: RunContext) -> Iterator[Finding]:
 _LACKS = "the device has no instructions for bfloat16"
 
 
-def _accelerator() -> Finding:
-    absent = Finding(
-        "note", "accelerator", "none: captioning and training run on the CPU, which suits small models only"
-    )
+def _accelerator(recipe: Recipe) -> Iterator[Finding]:
+    absent = "none: captioning and training run on the CPU, which suits small models only"
     if not any(path for pattern in GPU_DEVICES for path in Path("/dev").glob(pattern)):
-        return absent
+        yield Finding("note", "accelerator", absent)
+        return
     import torch  # takes seconds, so only where there may be a GPU
 
     if torch.cuda.is_available():
         free, whole = (amount / GIB for amount in torch.cuda.mem_get_info(0))
         names = ", ".join(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
         precision = "bfloat16" if has_bfloat16("cuda") else "no bfloat16: use float32"
-        return Finding("ok", "accelerator", f"{names}; {free:.0f} of {whole:.0f} GiB free, {precision}")
-    if Path("/dev/nvidia0").exists():
+        yield Finding("ok", "accelerator", f"{names}; {free:.0f} of {whole:.0f} GiB free, {precision}")
+        yield from idle_gpus(recipe, torch.cuda.device_count())
+    elif Path("/dev/nvidia0").exists():
         why = (
             "built for the CPU"
             if torch.version.cuda is None
             else f"built for CUDA {torch.version.cuda}, too new for the driver"
         )
-        return Finding(
+        yield Finding(
             "note", "accelerator", f"torch {torch.__version__} can't use the GPU: torch is {why}; see pytorch.org"
         )
-    return absent
+    else:
+        yield Finding("note", "accelerator", absent)
+
+
+def idle_gpus(recipe: Recipe, gpus: int) -> Iterator[Finding]:
+    """Report the settings that leave GPUs of this machine without work."""
+    users = {} if recipe.run.engine == "ray" else {"run.workers": recipe.run.workers}
+    if recipe.pretrain.variants:
+        users["pretrain.settings.processes"] = recipe.pretrain.settings.processes
+    if recipe.trains_tagger and recipe.data.tagger:
+        users["train_tagger.processes"] = recipe.train_tagger.processes
+    for setting, number in users.items():
+        if number < gpus:
+            yield Finding("note", setting, f"{number}, which leaves {gpus - number} of {gpus} GPUs without work")
 
 
 def stated_ranges(extras: Iterable[str] = ()) -> list[Requirement]:

@@ -16,7 +16,16 @@ from rlip_command import loaded_by, rlip
 from small_set import small_recipe, train_long, write_small_set
 
 from pipeline.run.context import RunContext
-from pipeline.run.doctor import examine, ray_cluster, require, require_readable, stated_ranges, unmet, usual_texts
+from pipeline.run.doctor import (
+    examine,
+    idle_gpus,
+    ray_cluster,
+    require,
+    require_readable,
+    stated_ranges,
+    unmet,
+    usual_texts,
+)
 from pipeline.run.networks import FIT, Finding, networks
 from pipeline.run.prepare import prepare
 from pipeline.run.progress import Lines
@@ -229,6 +238,16 @@ def test_workers_of_this_machine_do_not_concern_a_ray_cluster(recipe):
     ours = {"memory", "run.workers"}
     assert ours <= notes()
     assert not ours & notes(engine="ray", ray_address="127.0.0.1:1")
+
+
+def test_settings_that_leave_gpus_without_work_are_named(recipe):
+    training = changed(recipe, pretrain={"variants": ["none"], "settings": {"processes": 7}}, run={"workers": 2})
+    assert list(idle_gpus(training, 2)) == []
+    assert {each.what: each.detail for each in idle_gpus(training, 8)} == {
+        "run.workers": "2, which leaves 6 of 8 GPUs without work",
+        "pretrain.settings.processes": "7, which leaves 1 of 8 GPUs without work",
+    }
+    assert not list(idle_gpus(changed(recipe, run={"engine": "ray", "ray_address": "127.0.0.1:1"}), 8))
 
 
 def test_hosts_of_a_ray_cluster_have_their_own_responses_and_budgets(recipe, tmp_path, monkeypatch):
