@@ -70,8 +70,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def _start(*words: str | Path, cwd: Path) -> subprocess.Popen[str]:
     """Start `rlip` as a terminal does, in its own process group."""
+    # A copy of the environment: without one, exec reads C's, and once ended in EFAULT beside another thread's start.
     return subprocess.Popen(
-        [Path(sys.executable).with_name("rlip"), *words], cwd=cwd, start_new_session=True,
+        [Path(sys.executable).with_name("rlip"), *words], cwd=cwd, env=dict(os.environ), start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
