@@ -213,9 +213,14 @@ class Event:
             stream.make()
 
     def synchronize(self) -> None:
-        """Lets the host wait for it."""
+        """Lets the host wait for it. In a thread that has not chosen its GPU, CUDA would take memory of the first."""
+        assert hasattr(_chosen, "device"), "a thread that waits for the first GPU"
         for stream in self.streams:
             stream.synchronize()
+
+
+_chosen = threading.local()
+"""The device of each thread that has chosen one."""
 
 
 _aside: Stream | None = None
@@ -237,6 +242,10 @@ class _Module(_DummyBackendModule):  # type: ignore[misc]
 
     def current_stream(self) -> None:
         """The main queue."""
+
+    def set_device(self, device: torch.device) -> None:
+        """Chooses the device of this thread."""
+        _chosen.device = device
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         """Types that autocast may compute in."""
