@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -195,8 +196,11 @@ def test_files_that_are_missing_beside_a_graph_are_named(tmp_path: Path) -> None
 def test_an_onnxruntime_that_is_missing_or_has_no_gpu_is_named(tmp_path: Path, monkeypatch) -> None:
     path = save_graph(tmp_path / "model.onnx", CANDIDATES, ULTRALYTICS)
     monkeypatch.setattr("pipeline.detection.onnx_detector.choose_device", lambda *asked: torch.device("cuda"))
-    with pytest.raises(FatalError, match="can't use a GPU; pip install onnxruntime-gpu"):
-        found(path)
+    known = onnxruntime.get_available_providers()
+    for providers in (known, ["CUDAExecutionProvider", *known]):  # as in a build for GPUs where CUDA can't be loaded
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda providers=providers: providers)
+        with pytest.raises(FatalError, match="can't use a GPU; pip install onnxruntime-gpu"):
+            found(path)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(FatalError, match="needs onnxruntime: pip install"):
         found(path)
