@@ -20,6 +20,7 @@ def choose_device(setting: str, number: int = 0) -> torch.device:
 
     "cuda" assigns the GPUs to the workers in turn, "cuda:1" names one, and "auto" is "cuda" where there is a GPU and
     "cpu" elsewhere. Only GPUs that this process may see count: an actor of a Ray cluster sees those that it was given.
+    On a GPU, 32-bit convolutions of this process then keep 32 bits, unless training sets its own precision afterwards.
     Raises `FatalError` when the machine lacks the GPU that is asked for.
     """
     import torch
@@ -34,6 +35,7 @@ def choose_device(setting: str, number: int = 0) -> torch.device:
             f"device = {setting!r}: torch {torch.__version__} finds no such GPU (available: {available}). Set device "
             "to 'auto' or 'cpu'; `rlip doctor` says why a GPU can't be used"
         )
+    torch.backends.cudnn.allow_tf32 = False  # by default True, unlike that of matrix products
     return torch.device("cuda", int(index) if index else number % count)
 
 

@@ -199,7 +199,9 @@ def _score(drawn: list[Caption]) -> float:
 )  # fmt: skip
 def test_workers_share_the_gpus_in_turn(monkeypatch, setting, gpus, worker, expected):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     assert choose_device(setting, worker) == torch.device(expected)
+    assert torch.backends.cudnn.allow_tf32 == (expected == "cpu")
 
 
 @pytest.mark.parametrize(("setting", "gpus", "there"), [("cuda", 0, "none"), ("cuda:2", 2, "cuda:0 to cuda:1")])
