@@ -14,6 +14,8 @@ ENV DO_NOT_TRACK=1 \
     PYTHONUNBUFFERED=1 \
     RLIP_ROOT=/opt/rlip
 
+# Triton compiles what launches its kernels.
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home --uid 1000 rlip && install -d -o rlip /var/lib/prefect /data
 WORKDIR /opt/rlip
 COPY pyproject.toml constraints.txt README.md LICENSE prefect.yaml ./
