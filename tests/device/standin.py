@@ -129,7 +129,9 @@ def _run(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         masks = args[1] if packet in (aten.index, aten.index_put, aten.index_put_) else ()
         by_mask = any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in masks)
         by_counts = packet is aten.repeat_interleave and len(operands) > 1
-        if packet in WAITS or by_mask or by_counts:
+        # Its backward pass asks for the number of zeros, unless the tensor is of a class like this one.
+        has_zeros = packet is aten.prod and torch.is_grad_enabled()
+        if packet in WAITS or by_mask or by_counts or has_zeros:
             _count("waits", func)
     with torch._C._DisableTorchDispatch():
         out = func(*map(_of_cpu, args), **{name: _of_cpu(value) for name, value in kwargs.items()})
