@@ -59,7 +59,7 @@ def _make_sizes(shapes: tuple[tuple[int, int], ...], dtype: torch.dtype, device:
 
 @lru_cache
 def _kept_sizes(shapes: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Caches them, because each layer reads them again."""
+    """Caches them: each layer reads them again, and a CUDA graph must not copy them from the CPU."""
     # A cached tensor of inference mode could not be saved for a later backward pass.
     with torch.inference_mode(False):
         return _make_sizes(shapes, dtype, device)
