@@ -11,12 +11,14 @@ ENV DO_NOT_TRACK=1 \
     PIP_NO_CACHE_DIR=1 \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
     PREFECT_HOME=/var/lib/prefect \
+    PREFECT_UI_STATIC_DIRECTORY=/var/lib/prefect/ui \
     PYTHONUNBUFFERED=1 \
     RLIP_ROOT=/opt/rlip
 
-# Triton compiles what launches its kernels.
-RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home --uid 1000 rlip && install -d -o rlip /var/lib/prefect /data
+# Triton and torch.compile call a compiler at run time.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/rlip
 COPY pyproject.toml constraints.txt README.md LICENSE prefect.yaml ./
 # As in the Makefile. Only the builds of another index go without hashes, which differ there.

@@ -23,7 +23,7 @@ from pipeline.detection.detector import Detector
 from pipeline.evaluation.benchmark import Metric
 from pipeline.interop.export_run import Writer
 from pipeline.run.recipe import Recipe
-from pipeline.runtime.plugins import RequireName, load_plugin, plugin_names
+from pipeline.runtime.plugins import PluginName, load_plugin, plugin_names
 from pipeline.runtime.settings import Settings
 from pipeline.stages.labellers import Labeller, LabellerPlugin
 from pipeline.stages.order import STAGES
@@ -82,7 +82,9 @@ def settings_page() -> str:
         home, theirs = next((homes[base] for base in bases if base in homes), ("", {}))
         shared = [name for name, rest in theirs.items() if settings.get(name) == rest]
         if shared:
-            which = "all settings" if len(shared) == len(theirs) else ", ".join(f"`{name}`" for name in shared)
+            others = [name for name in theirs if name not in shared]
+            named, before = (others, "all settings but ") if len(others) < len(shared) else (shared, "")
+            which = before + ", ".join(f"`{name}`" for name in named) if named else "all settings"
             lines += [f"It also has {which} of [{home}](#{home.replace('.', '')}).", ""]
         else:
             homes |= dict.fromkeys(bases, (section, settings))
@@ -256,7 +258,7 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
     """What a setting can be: the values of a Literal, or the names of plug-ins."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
-    groups = [each.func.group for each in getattr(annotation, "__metadata__", ()) if isinstance(each.func, RequireName)]
+    groups = [each.func.group for each in getattr(annotation, "__metadata__", ()) if isinstance(each.func, PluginName)]
     return tuple(name for group in groups for name in plugin_names(group))
 
 

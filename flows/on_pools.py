@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import cast
 
 import httpx
@@ -108,8 +107,13 @@ def _run(client: SyncPrefectClient, deployment: str, recipe: Recipe) -> None:
     try:
         while state is None or not state.is_final():
             time.sleep(LOOK_EVERY)
-            with suppress(httpx.TransportError):  # the stage goes on without the server, and so does the wait for it
+            try:  # the stage goes on without the server, and so does the wait for it
                 state = client.read_flow_run(run.id).state
+            except httpx.TransportError:
+                continue
+            except httpx.HTTPStatusError as error:  # a proxy's answer, when no server is behind it
+                if not error.response.is_server_error:
+                    raise
     except BaseException:
         client.set_flow_run_state(run.id, Cancelling(message="the run that waited for it was stopped"))
         raise

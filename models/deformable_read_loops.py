@@ -21,7 +21,7 @@ from numba.core import cgutils
 from numba.extending import models, register_model
 from numpy.typing import NDArray
 
-AHEAD = 4
+PREFETCH = 4
 """Prefetch distance, in queries: how far ahead of the current query numbers are fetched from memory."""
 Array = NDArray[Any]
 # Without the GIL, so that threads share a call; NumPy's error model needs no check before a division.
@@ -79,7 +79,7 @@ def loops(C: int, P: int) -> Loops:
         for n in range(first, last):
             for q in range(queries):
                 query = (n // heads * queries + q) * heads + n % heads
-                ahead = query + AHEAD * heads
+                ahead = query + PREFETCH * heads
                 # With the default sizes, a row of 32 numbers fills two lines of the cache.
                 prefetch(places, ahead * 2 * P, 0)
                 prefetch(places, ahead * 2 * P + P, 0)
@@ -109,7 +109,7 @@ def loops(C: int, P: int) -> Loops:
         for n in range(first, last):
             for q in range(queries):
                 query = (n // heads * queries + q) * heads + n % heads
-                ahead = query + AHEAD * heads
+                ahead = query + PREFETCH * heads
                 prefetch(of_read, ahead * C, 0)
                 prefetch(of_read, ahead * C + C // 2, 0)
                 prefetch(places, ahead * 2 * P, 0)

@@ -231,7 +231,7 @@ class LocalStore:
     def remove(self, folder: Path) -> None:
         """Remove the folder of an artifact, run or scratch by one rename. What a crash leaves behind, `sweep` removes.
 
-        The folder stays away once its files go: a power cut can't bring back a name with half of them.
+        The rename is on disk before any file goes, so a power cut can't bring back the folder with half of them.
         """
         aside = self._pending / f"draft-{uuid.uuid4().hex}"
         with suppress(FileNotFoundError):

@@ -75,7 +75,7 @@ class Remote:
             raise FatalError(f"{self.url}: {error}") from error
         self._files: fsspec.AbstractFileSystem = filesystem or found
         if self._is_s3:
-            # s3fs tries again by itself, too, beside botocore.
+            # s3fs retries by itself, on top of botocore.
             self._files.retries = 1
         self._root = root.rstrip("/")
 

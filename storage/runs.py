@@ -167,7 +167,7 @@ class Run:
     def files(self) -> dict[str, bytes]:
         """The run's files as they are now, by path in the store; of a record, those of the history.
 
-        Records come last: a copy that is made in this order and stops claims no state before it is there.
+        Records come last, so that a copy in this order, if interrupted, claims no state that isn't there yet.
         """
         folder = self.folder / "records" if isinstance(self, RunRecord) else self.folder
         found = (path for path in folder.rglob("*.json") if path.is_file())

@@ -120,17 +120,17 @@ tar that another program wrote. Only the member that holds the image has a `phas
 """
 
 SHARD_STATISTICS = pa.schema({"shard": TEXT, "kind": TEXT, "name": TEXT, "count": LONG})
-"""What a tar holds, so that nobody has to read it: counts by kind "total" (names images, images without relations,
+"""What a tar holds, so that it need not be read: counts by kind "total" (names images, images without relations,
 boxes, relations), "object" (category names), "predicate" (canonical predicates) and "surface" (predicates in the words
 of captions and datasets)."""
 
 FINGERPRINTS = pa.schema({"dataset": TEXT, "image_id": LONG, "digest": TEXT, "phash": HASH})
-"""How an evaluation image is recognised: sha256 of its bytes, and its perceptual hash, null without structure."""
+"""How a test image is recognised: sha256 of its bytes, and its perceptual hash, null without structure."""
 
 OVERLAP = pa.schema({
     "dataset": TEXT, "image_id": LONG, "test_dataset": TEXT, "test_image_id": LONG, "how": TEXT, "distance": INT,
 })  # fmt: skip
-"""Training images that are also evaluation images. `how` is "same bytes", "same image id" or "near-duplicate".
+"""Training images that are also test images. `how` is "same bytes", "same image id" or "near-duplicate".
 
 `distance` counts the bits in which the perceptual hashes of a near-duplicate differ; it is null for the others.
 """
@@ -247,7 +247,7 @@ def _read_as(held: pa.Array, wanted: pa.DataType, path: str, where: str, stage: 
     if pa.types.is_list(wanted) and pa.types.is_list(held.type):
         values = _read_as(held.flatten(), wanted.value_type, path, where, stage)
         lengths = held.value_lengths().fill_null(0).to_pylist()
-        # Counted anew: `flatten` leaves out the items behind missing lists, which the held offsets still count.
+        # Recounted: `flatten` leaves out the items behind missing lists, which the held offsets still count.
         offsets = [0]
         for length in lengths:
             offsets.append(offsets[-1] + length)

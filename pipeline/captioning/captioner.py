@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 from pipeline.captioning.settings import CaptionSettings
-from pipeline.runtime.plugins import OpenedPlugin
+from pipeline.runtime.plugins import Plugin
 from pipeline.runtime.stage import Rejected
 
 # For types alone: a command that only reads a store must not wait for torch.
@@ -60,7 +60,7 @@ class Captioner(Protocol):
         ...
 
 
-class CaptionerPlugin(OpenedPlugin):
+class CaptionerPlugin(Plugin):
     """A registered captioner: the files it reads and how to open it. Creating it must be quick."""
 
     settings: CaptionSettings

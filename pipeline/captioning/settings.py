@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pipeline.runtime.devices import DEVICES
-from pipeline.runtime.plugins import PluginOptions, PluginSettings, RequireName
+from pipeline.runtime.plugins import PluginName, PluginOptions, PluginSettings
 from pipeline.runtime.settings import data_file, file_read, runtime
 
 Decoding = Literal["nucleus", "beam"]
@@ -24,7 +24,7 @@ class CaptionSettings(PluginSettings):
     group: ClassVar[str] = "captioners"
     named_by: ClassVar[str] = "captioner"
 
-    captioner: Annotated[str, AfterValidator(RequireName("captioners"))] = "blip"
+    captioner: Annotated[str, AfterValidator(PluginName("captioners"))] = "blip"
     """What makes captions. blip: BLIP in transformers; lavis: BLIP in LAVIS; recorded: files of captions; openai: a
     vision-language model behind an HTTP endpoint (docs/labels.md); or one of another package."""
     options: PluginOptions = runtime(PluginOptions())

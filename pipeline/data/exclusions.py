@@ -1,4 +1,4 @@
-"""Keeps evaluation images out of training data: by lists of ids or names, by their bytes, and by perceptual hashes."""
+"""Keeps test images out of training data: by lists of ids or names, by their bytes, and by perceptual hashes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class ExclusionList(Settings):
 
 
 class Contaminated(NamedTuple):
-    """Why an image must not be trained on: a short, countable reason, and the list's id or the evaluation image."""
+    """Why an image must not be trained on: a short, countable reason, and the list's id or the test image."""
 
     reason: str
     value: str
@@ -141,10 +141,10 @@ def read_list(path: Path) -> ListedImages:
 
 
 class Contamination:
-    """Finds images that must not be trained on, because a list or an evaluation set has them."""
+    """Finds images that must not be trained on, because a list or a test set has them."""
 
     def __init__(self, lists: Sequence[ExclusionList], fingerprints: pa.Table | None, distance: int | None) -> None:
-        """`fingerprints` has the rows of all evaluation sets (None: no evaluation set).
+        """`fingerprints` has the rows of all test sets (None: no test set).
 
         Near-duplicates are images whose perceptual hashes differ by at most `distance` bits; None compares no hashes.
         """
@@ -169,10 +169,11 @@ class Contamination:
         return next((Contaminated(reason, how) for reason, how in found if how), None)
 
     def find(self, dataset: str, image_id: int, digest: str, phash: int | None) -> Contaminated | None:
-        """The evaluation image that an image is a copy of; None if it may be trained on.
+        """The test image that an image is a copy of; None if it may be trained on.
 
         `digest` is the sha256 of its bytes in hex, and `phash` its perceptual hash.
         """
+        # These reasons are rows of excluded.parquet, so they keep their words.
         if (same := self._by_digest.get(digest)) is not None:
             return Contaminated(f"{SAME_BYTES} as an evaluation image", same)
         if (name := f"{dataset}/{image_id}") in self._names:

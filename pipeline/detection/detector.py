@@ -25,7 +25,7 @@ _SHOWN = 20
 
 
 class Detector(Protocol):
-    """Detects objects. The boxes of an image depend only on the image, except for the last bits of their numbers.
+    """Detects objects. The boxes of an image depend only on the image, except for low-order bits.
 
     A detector of another package also has a `version`, which is part of the key, and may have `Options`, the section
     `[detect.options]` of a recipe.

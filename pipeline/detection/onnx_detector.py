@@ -79,6 +79,8 @@ class _Ultralytics:
         """Takes the best class of each candidate."""
         (found,) = next(iter(outputs.values()))
         if found.shape[1] == 6:
+            if 0 < found[:, :4].max(initial=0) <= 1:
+                raise ValueError("its boxes are shares of the image, as RT-DETR's are; run RT-DETR with transformers")
             return found[:, :4], found[:, 5].astype(np.int64), found[:, 4]
         if found.shape[0] != 4 + len(self.names):
             raise ValueError(f"its output is 1×{'×'.join(map(str, found.shape))} for {len(self.names)} names")

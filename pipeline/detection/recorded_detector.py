@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from PIL import Image
 
 from pipeline.data.datasets.annotations import as_id, shown
 from pipeline.data.datasets.json_stream import stream_lists
+from pipeline.data.datasets.record import Box, ImageRecord
+from pipeline.data.datasets.validate import box_doubts
 from pipeline.detection.settings import DetectSettings
 from pipeline.detection.weights_files import DetectorFiles
 from pipeline.evaluation.detection import Detections
@@ -73,6 +76,14 @@ class RecordedDetector:
                     f"detector {self._path}: lists one image for {names}; list each, with its folders, or detect "
                     "datasets with the same file names in separate runs"
                 )
+
+    def doubts(self) -> str:
+        """Signs that the boxes are not x, y, width and height in pixels; "" if there are none."""
+        records = (
+            ImageRecord("", "", 0, Path(), *self._sizes[key], tuple(Box.between("", row[:4]) for row in rows))
+            for key, rows in self._rows.items()
+        )
+        return box_doubts(f"detector {self._path}", records) if self._rows else ""
 
     def _listed(self, uri: str) -> Any:
         """The id of the image that the file lists under a name."""

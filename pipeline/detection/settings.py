@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pipeline.runtime.plugins import PluginOptions, RequireName
+from pipeline.runtime.plugins import PluginName, PluginOptions
 from pipeline.runtime.settings import Settings, file_read, runtime
 
 
@@ -18,7 +18,7 @@ class DetectSettings(Settings):
     """The detector: a folder or hub name of an object detector that transformers loads; a weights file of this project,
     or its folder; a .pth file of torchvision's detection weights; an .onnx file of Ultralytics, RF-DETR or mmdeploy;
     or a .json file with scored boxes (docs/datasets.md)."""
-    detector: Annotated[str, AfterValidator(RequireName("detectors"))] | None = runtime(None)
+    detector: Annotated[str, AfterValidator(PluginName("detectors"))] | None = runtime(None)
     """A kind of detector from another package (docs/api.md). Unset: the kind of `weights`."""
     options: PluginOptions = runtime(PluginOptions())
     """Settings of such a detector, which are part of the key."""
@@ -27,9 +27,8 @@ class DetectSettings(Settings):
     tokenizer: Path | None = file_read(None)
     """Folder of the tokenizer, for this project's weights without one in their folder."""
     categories: tuple[str, ...] = ()
-    """Names of boxes. The detector's own names are mapped to them, including by synonyms; names that match none are
-    excluded. Weights of this project and zero-shot detectors look for these names. Empty: the detector's, or those of
-    its vocabulary.json."""
+    """Names of boxes, to which the detector's own are mapped (docs/datasets.md). Weights of this project and zero-shot
+    detectors look for these names. Empty: the detector's, or those of its vocabulary.json."""
     threshold: float = Field(0.5, ge=0, le=1)
     """Boxes with a lower score are excluded."""
     duplicates: float = Field(0.5, gt=0, le=1)
@@ -39,9 +38,9 @@ class DetectSettings(Settings):
     image_size: int = Field(800, ge=32)
     """Longest side of input images for weights of this project whose vocabulary.json does not state it."""
     batch_size: int = Field(8, ge=1)
-    """Images per pass, which changes the last bits of scores."""
+    """Images per pass, which changes low-order bits of scores."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
-    """Where the detector runs. cuda: each worker takes a GPU in turn; auto: GPUs where there are any, else the CPU."""
+    """Where the detector runs. cuda: workers take GPUs in turn; auto: GPUs if there are any, else the CPU."""
 
     @model_validator(mode="after")
     def _options_are_of_a_plugin(self) -> DetectSettings:

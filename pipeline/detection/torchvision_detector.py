@@ -13,7 +13,7 @@ from models.torch_file import read_torch_file
 from models.weights_file import WeightsError
 from pipeline.detection.settings import DetectSettings
 from pipeline.detection.transformers_detector import to_detections
-from pipeline.detection.weights_files import DetectorFiles
+from pipeline.detection.weights_files import WITHOUT_EPSILON, DetectorFiles
 from pipeline.evaluation.detection import Detections
 from pipeline.runtime.devices import choose_device
 from storage.errors import FatalError
@@ -40,6 +40,10 @@ class TorchvisionDetector:
         except (OSError, RuntimeError, TypeError, AttributeError, WeightsError) as error:
             reason = str(error).splitlines()[0] if str(error) else repr(error)
             raise FatalError(f"detector {path}: not the weights of torchvision's {kind} ({reason[:200]})") from error
+        if path.name.startswith(WITHOUT_EPSILON):  # as torchvision does when it downloads them
+            for module in model.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.eps = 0.0
         self._model = model.to(self._device).eval()
         # Its own limits must not exclude boxes that the settings keep.
         limits = getattr(self._model, "roi_heads", self._model)

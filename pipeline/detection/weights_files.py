@@ -24,6 +24,8 @@ _WAYS = (
     "of this project, a .pth file of torchvision or an .onnx file, or set detect.hub = true on a machine with network "
     "access"
 )
+WITHOUT_EPSILON = tuple(f"{kind}_resnet50_fpn_coco" for kind in ("fasterrcnn", "maskrcnn", "retinanet"))
+"""How torchvision's files begin whose networks have norms that add nothing to the variance, as in their training."""
 ZERO_SHOT = frozenset({"grounding-dino", "mm-grounding-dino", "owlvit", "owlv2"})
 """Model types of detectors that look for any names, and so come with a tokenizer."""
 

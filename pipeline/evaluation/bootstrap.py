@@ -24,7 +24,7 @@ from pipeline.evaluation.relations import Integers, Relations
 GROUPS = 50
 """Groups of images that the jackknife leaves out one after the other."""
 Name = TypeVar("Name", bound=Hashable)
-Metric = Callable[[Integers], Mapping[Name, float]]
+Scorer = Callable[[Integers], Mapping[Name, float]]
 """Returns figures of the chosen images: ascending positions; repeated ones count repeatedly."""
 
 
@@ -53,13 +53,13 @@ class Interval:
 
 
 def bootstrap(
-    metric: Metric[Name], images: int, *, resamples: int = 200, report: OnResample = lambda done, total: None
+    scorer: Scorer[Name], images: int, *, resamples: int = 200, report: OnResample = lambda done, total: None
 ) -> dict[Name, Interval]:
-    """Returns a 95 % interval for each figure of the metric, from test sets of `images` images drawn with replacement.
+    """Returns a 95 % interval for each figure of the scorer, from test sets of `images` images drawn with replacement.
 
-    A metric keeps what it found of each image: `lambda chosen: {"mAP": matches.scores(chosen).mean()}` with `matches =
+    A scorer keeps what it found of each image: `lambda chosen: {"mAP": matches.scores(chosen).mean()}` with `matches =
     match_hico(...)`. That of a difference between two models makes the bootstrap a paired one. A resample depends on
-    its number alone. The metric is called 1 + resamples + `GROUPS` times at most, and `report` after each;
+    its number alone. The scorer is called 1 + resamples + `GROUPS` times at most, and `report` after each;
     choices without a value (NaN) are left out. A standard error needs 50 to 200 resamples (Efron and Tibshirani 1993,
     section 6.4); with 0, only values. Raises ValueError without images, and for 1 resample.
     """
@@ -69,7 +69,7 @@ def bootstrap(
     groups = _without_groups(images) if resamples else ()
     found: list[Mapping[Name, float]] = []
     for chosen in itertools.chain([np.arange(images)], draws, groups):
-        found.append(metric(chosen))
+        found.append(scorer(chosen))
         report(len(found), 1 + resamples + min(GROUPS, images))
     drawn, left = found[1 : 1 + resamples], found[1 + resamples :]
     return {name: _interval(value, _known(drawn, name), _known(left, name)) for name, value in found[0].items()}

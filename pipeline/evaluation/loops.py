@@ -40,7 +40,7 @@ def sort_by_digits(keys: Any, order: Any) -> Any:
         starts = np.zeros(2**_DIGIT + 1, np.int64)
         for digit in digits:
             starts[digit + 1] += 1
-        if starts.max() == len(keys):  # all alike, as the last bits of numbers in single precision are
+        if starts.max() == len(keys):  # all alike, as the low-order bits of numbers in single precision are
             continue
         starts = np.cumsum(starts)
         for place in range(len(keys)):

@@ -11,6 +11,8 @@ from pipeline.interop.further_fields import PNG, FurtherFields, further_fields, 
 from pipeline.interop.json_writer import number, write_object
 from pipeline.interop.run_rows import RunRows, Tally, captions_of, numbered_names, relations_of, size_fields
 
+_OF_CATEGORIES = ("neg_category_ids", "not_exhaustive_category_ids")
+"""Fields of LVIS's images that list ids of categories."""
 Annotations = Mapping[int, list[dict[str, Any]]]
 """Image id → the entries of its boxes, in stored order."""
 
@@ -47,10 +49,14 @@ def coco_instances(
     annotations: dict[int, list[dict[str, Any]]] = {}
     taken: set[int] = set()
     following = 1
+    is_renumbered = any(stated.numbers.get(name, key) != key for name, key in objects.items())
     for image in rows.images(dataset, "images"):
         row, own = image.rows["images"], annotations.setdefault(image.image_id, [])
         known = {"id": image.image_id, "file_name": row["uri"], **size_fields(row)}
         common = stated.image(image.image_id)
+        for name in _OF_CATEGORIES if is_renumbered else ():
+            lost = common.pop(name, None) is not None
+            tally.note(f"field images.{name}, since categories have other ids here", int(lost))
         images.append({**known, **common})
         for box, further in zip(row["boxes"], stated.boxes(row, tally), strict=True):
             has_png = "segments_info" in further and (PNG in further or PNG in common)

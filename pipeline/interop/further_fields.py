@@ -68,6 +68,8 @@ class FurtherFields:
         """`info` and `licenses`, if the file states them."""
         self.counts: Counter[str] = Counter()
         """`info`, `licenses`, or list and field, e.g. "annotations.segmentation" → the number of entries with it."""
+        self.numbers: dict[str, int | None] = {}
+        """The file's id of each category."""
         self._categories: dict[str, dict[str, Any]] = {}
         self._images, self._boxes = Spill(), Spill()
         try:
@@ -135,6 +137,8 @@ class FurtherFields:
         elif name in _IN_TABLES and isinstance(value, dict):
             further = {key: each for key, each in value.items() if key not in _IN_TABLES[name] and each not in _EMPTY}
             key = as_id(value.get("id"))
+            if name == "categories":
+                self.numbers[value["name"]] = key
             if not further or not self._is_writable(further):
                 return
             # Without a mask, COCO's area is that of the box.

@@ -106,6 +106,12 @@ def kind_of(path: Path) -> str:
     if path.suffix == ".jsonl":
         return "relations"
     if opening(path, f"a file of {', '.join(KINDS)}") == "[":
+        first = next(stream_rows(path, EXPECTED), None)
+        if isinstance(first, dict) and not first.keys() & {"objects", "relationships"}:
+            raise AnnotationError(
+                f"{path}: its first element has neither objects nor relationships; expected {EXPECTED}. For COCO's "
+                "results, write a recipe: captions need caption.captioner = 'recorded', detections detect.weights"
+            )
         return "labels"
     for name, value in stream_fields(path, _OBJECTS):
         if name in ("relationship_names", "object_names", "relationship_freq", "object_freq"):

@@ -168,12 +168,12 @@ class Judged(NamedTuple):
 
 
 ImageLabels = tuple[int, list[tuple[dict[str, Any], Judged]]]
-"""The id of an image, and its labels with the verdicts on them."""
+"""The id of an image, and its labels, each judged."""
 
 
 @dataclass(frozen=True)
 class JudgedLabels:
-    """The verdicts on the N labels of a partition, in their order: `reason` (N) is null for kept labels.
+    """The N labels of a partition, judged, in their order: `reason` (N) is null for kept labels.
 
     `relations`: the rows of that table. Labels that reviewers say are right and the tagger has not scored are the last
     of their image and have no score; an image that the tagger rejected has a row if it got such a label.
@@ -186,16 +186,16 @@ class JudgedLabels:
     is_added: NDArray[np.bool_]
     """Whether reviewers added the label (N)."""
 
-    def verdicts(self) -> Iterator[Judged]:
-        """The verdict on each label."""
+    def each(self) -> Iterator[Judged]:
+        """Yields the confidence and the reason of each label."""
         return map(Judged, self.confidence.tolist(), self.reason.to_pylist())
 
     def by_image(self) -> Iterator[ImageLabels]:
         """Yields the labels of each image."""
-        verdicts = self.verdicts()
+        judged = self.each()
         for row in self.relations.to_pylist():
-            # The labels come first, so that no verdict is taken when they end.
-            yield row["image_id"], list(zip(row["relations"], verdicts, strict=False))
+            # The labels come first, so that `zip` takes nothing of the next image when they end.
+            yield row["image_id"], list(zip(row["relations"], judged, strict=False))
 
     def kept(self) -> KeptLabels:
         """The kept labels."""
@@ -279,8 +279,8 @@ def judged_labels(
 ) -> JudgedLabels:
     """Judges each label of a partition's `relations`; only rule "best" reads `candidates`.
 
-    `overrides` come before all settings except `max_relations`. A label that reviewers rejected takes no place of
-    another. Raises `FatalError` when the labels lack a value that the settings require.
+    `overrides` come before all settings except `max_relations`. A label that reviewers rejected doesn't count towards
+    the limits. Raises `FatalError` when the labels lack a value that the settings require.
     """
     overrides = overrides or {}
     relations = _with_added(relations, settings, overrides)

@@ -197,7 +197,7 @@ class LabelCount:
         for rule in RULES:
             choice = ChoiceSettings.model_validate(rule | _NO_LIMITS)
             with suppress(FatalError):
-                judged = chain.from_iterable(judged_labels(*tables, choice).verdicts() for tables in self._tables)
+                judged = chain.from_iterable(judged_labels(*tables, choice).each() for tables in self._tables)
                 left = [
                     [replace(r, score=j.confidence) for r, j in zip(of_image, judged, strict=False) if not j.reason]
                     for of_image in self._relations

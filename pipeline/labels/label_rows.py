@@ -45,16 +45,16 @@ def flat_labels(run: Run) -> Iterator[pa.Table]:
         flat: list[dict[str, Any]] = []
         every = ranked_labels(tagged.table("relations"), candidates(tagged), choice, settled.get(found.name))
         for image_id, labels in every:
-            for label, verdict in labels:
+            for label, judged in labels:
                 words, caption = stated_by(label, triplets.get(image_id, []), texts.get(image_id, []))
-                flat.append(_row(rows[image_id], label, verdict, words, caption))
+                flat.append(_row(rows[image_id], label, judged, words, caption))
         yield pa.Table.from_pylist(flat, schema=LABELS)
 
 
 def _row(
     image: Mapping[str, Any],
     label: Mapping[str, Any],
-    verdict: Judged,
+    judged: Judged,
     words: Mapping[str, Any] | None,
     caption: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
@@ -66,9 +66,9 @@ def _row(
         **ends,
         "predicate": canonical(label["predicate"]),
         "score": label["score"],
-        "kept": verdict.reason is None,
-        "reason": verdict.reason,
-        "confidence": verdict.confidence if verdict.reason is None else None,
+        "kept": judged.reason is None,
+        "reason": judged.reason,
+        "confidence": judged.confidence if judged.reason is None else None,
         "caption": None if caption is None else caption["text"],
         "words": None if words is None else f"{words['subject']}, {words['predicate']}, {words['object']}",
     }

@@ -156,7 +156,7 @@ def _tagger(recipe: Recipe) -> list[Step]:
 
 
 def _shards(recipe: Recipe, use: str, datasets: tuple[str, ...], labels: str) -> Step:
-    """The step that packs datasets to pre-train on, without images of the evaluation sets unless allowed."""
+    """The step that packs datasets to pre-train on, without images of the test sets unless allowed."""
     reads = {"images": _boxed(recipe) if datasets == recipe.data.label else ("ingest",)}
     if labels in FROM_CAPTIONS:
         reads["relations"] = ("tag",)

@@ -116,7 +116,7 @@ def _share(ranks: Ranks) -> list[float]:
 
 
 def checkpoints(device: torch.device) -> CheckOutcome:
-    """A checkpoint of one process, copied beside the next step, goes through the FSDP2 of several and back."""
+    """Takes a checkpoint of one process, copied during the next step, through FSDP2 on several processes and back."""
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         training = SmallTraining(Ranks(device=device), "ddp", work)
@@ -168,7 +168,7 @@ def _rank(rank: int, count: int, folder: str, is_on_gpus: bool, work: Callable[[
     device = torch.device("cuda", rank) if is_on_gpus else torch.device("cpu")
     if is_on_gpus:
         torch.cuda.set_device(device)
-    # A file, because torch's TCP store listens on every address.
+    # A file, because torch's TCP store listens on all interfaces.
     store = dist.FileStore(str(Path(folder) / "meet"), count)
     dist.init_process_group("nccl" if is_on_gpus else "gloo", store=store, rank=rank, world_size=count)
     (Path(folder) / str(rank)).write_text(json.dumps(work(Ranks(rank, count, device))))

@@ -1,4 +1,4 @@
-"""Deformable attention on a device: against grid_sample, twice for equal bits, and beside the least time on paper."""
+"""Deformable attention on a device: against grid_sample, twice for equal bits, and against the least time on paper."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _plainly(value_BMSC: Tensor, places: Tensor, weights: Tensor, shapes: Shapes
 def reading(kind: AttentionSizes, dtype: torch.dtype, device: torch.device) -> CheckOutcome:
     """Deformable attention against PyTorch's grid_sample, forward and backward, twice for equal bits and once fast.
 
-    Each time stands beside the least one on paper, by the kernels' bytes and operations at peaks measured here.
+    Each time is shown with the least one on paper, from the kernels' bytes and operations at peaks measured here.
     """
     if is_gpu(device) and (reason := unfit_machine(device.index)):  # grid_sample reads, whose sums have no fixed order
         return CheckOutcome(reason, "absent")

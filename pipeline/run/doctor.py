@@ -118,7 +118,7 @@ def _faults(what: str, require: Callable[[], object]) -> Iterator[Finding]:
 def _data(context: RunContext) -> Iterator[Finding]:
     recipe = context.recipe
     if recipe.scenes is not None:
-        yield Finding("ok", "data", f"synthetic world, written to {recipe.data.root} when missing")
+        yield Finding("ok", "data", f"synthetic world, written to {recipe.data.root} if missing")
         return
     moved = {each.name for each in recipe.data.sources if not all(map(_is_absolute, each.places()))}
     for source in context.sources:
@@ -151,7 +151,7 @@ def _annotations(context: RunContext) -> Iterator[Finding]:
             continue
         try:
             records = open_index(source, indexes if known else None)
-            doubts = box_doubts(source.name, records)
+            doubts = box_doubts(f"dataset {source.name}", records)
         except AnnotationError as error:
             yield Finding("missing", what, str(error))
             continue
@@ -251,7 +251,7 @@ def _endpoints(context: RunContext) -> Iterator[Finding]:
             yield Finding("missing", what, str(error))
             continue
         if models and options.model not in models:
-            lists = f"{options.base_url} lists {', '.join(models)} and not {options.model}"
+            lists = f"{options.base_url} lists {', '.join(models)} but not {options.model}"
             yield Finding("note", what, f"{lists}; some servers answer anyway")
         else:
             yield Finding("ok", what, f"{options.base_url} answers")
@@ -336,7 +336,7 @@ def precisions(context: RunContext) -> Iterator[Finding]:
 
 
 def usual_texts(context: RunContext) -> Iterator[Finding]:
-    """Report a tagger that is asked for other texts than those it was trained with."""
+    """Report a tagger that is asked for texts other than those it was trained with."""
     asked = context.recipe.tag
     learns_canonical = asks_canonical = asked.wording == "canonical"
     for step in context.steps:

@@ -163,7 +163,7 @@ def _imported(step: Step) -> str:
 
 
 def random_starts(steps: Iterable[Step]) -> Iterator[Finding]:
-    """Reports the training runs that start a network for pre-trained weights from random ones, unless that is meant."""
+    """Reports training runs that start a network made for pre-trained weights from random ones, unless intended."""
     for step in steps:
         settings = step.settings
         if not isinstance(settings, TrainingSettings) or settings.pretrained is not None:

@@ -62,7 +62,7 @@ class Planner:
         self._steps = {step.name: step for step in context.steps}
 
     def plan(self, step: Step, without: Collection[str] = ()) -> StepPlan:
-        """Look up every partition of `step` but those `without`, whose inputs are not made yet.
+        """Look up every partition of `step` except those in `without`, whose inputs don't exist yet.
 
         Raises `FatalError` for settings or data that can't work, and for a step over whole datasets that reads a
         partition which failed a check.

@@ -39,7 +39,7 @@ def prepare(context: RunContext, display: Display) -> None:
     read_annotations(context, display.reading)
     indexes = context.resolved.ingest.indexes
     for source in context.sources:
-        if source.has_boxes and (doubts := box_doubts(source.name, open_index(source, indexes))):
+        if source.has_boxes and (doubts := box_doubts(f"dataset {source.name}", open_index(source, indexes))):
             display.warn(doubts)
     captioning = context.resolved.caption
     if captioning.captioner == "recorded" and any(step.stage is CaptionStage for step in context.steps):
@@ -65,7 +65,7 @@ def _files(source: DataSource, indexes: Path | None) -> Iterator[tuple[int, str]
 
 
 def other_folders(context: RunContext) -> str:
-    """What to know if the run's last execution read none of this one's folders of images; "" otherwise."""
+    """A warning if the run's last execution read none of this one's folders of images; "" otherwise."""
     with suppress(FatalError, OSError):  # the recipe of another version; a folder of somebody else
         if (before := recorded_recipe(context.run, STARTED)) is not None:
             each_run = (map(str, each.resolved().data.image_folders().values()) for each in (before, context.recipe))

@@ -110,7 +110,7 @@ class Display:
         """A step starts."""
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
-        """`done` of `total` images (or training steps) of an item are finished. With a `note`, 0 says nothing."""
+        """`done` of `total` images (or training steps) of an item are finished. With 0, only a `note` is new."""
 
     def finished(self, record: Record) -> None:
         """An item is committed."""

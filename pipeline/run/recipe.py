@@ -115,17 +115,17 @@ class ChecksSection(Settings):
     max_overall_reject_share: float = runtime(0.1, ge=0, le=1)
     """Maximum share of rows that a stage may reject, or of boxes or relations that ingest may reject."""
     min_overall_average_precision: float = runtime(0.0, ge=0, le=1)
-    """Average precision of all labels of stage `tag` together, against the ground truth; 0 turns the check off."""
+    """Average precision of all labels of stage `tag` together, against the ground truth; 0: no check."""
     min_rows: int = runtime(0, ge=0)
-    """Rows that each stage must yield; 0 turns the check off."""
+    """Rows that each stage must yield; 0: no check."""
     max_reject_share: float = runtime(1.0, ge=0, le=1)
-    """Maximum share of rows that a stage may reject; 1 turns the check off."""
+    """Maximum share of rows that a stage may reject; 1: no check."""
     min_relations_per_image: float = runtime(0.0, ge=0)
-    """Scored relations that stage `tag` must yield per image; 0 turns the check off."""
+    """Scored relations that stage `tag` must yield per image; 0: no check."""
     min_average_precision: float = runtime(0.0, ge=0, le=1)
-    """Average precision of the labels of stage `tag` against the ground truth; 0 turns the check off."""
+    """Average precision of the labels of stage `tag` against the ground truth; 0: no check."""
     max_unreachable_share: float = runtime(1.0, ge=0, le=1)
-    """Maximum share of ground-truth predicates that no candidate of stage `tag` has; 1 turns the check off."""
+    """Maximum share of ground-truth predicates that no candidate of stage `tag` has; 1: no check."""
 
 
 class RunSection(Settings):
@@ -205,8 +205,8 @@ class Recipe(Settings):
     def resolved(self) -> Recipe:
         """This recipe with paths as a run uses them, so that its sections are the settings of their stages.
 
-        Files of the data start at `data.root`, sample weights are named, a folder of weights stands for its model, and
-        caches lie in the store. Records keep the recipe as it was written, so that it fits another machine.
+        Files of the data start at `data.root`, names of sample weights and folders of weights become files, and caches
+        are in the store. Records keep the recipe as it was written, so that it fits another machine.
         """
         recipe = self.with_paths("data_file", lambda _, path: self.data.root / path if isinstance(path, Path) else path)
         recipe = recipe.with_paths("file_read", _weights_file)

@@ -1,4 +1,4 @@
-"""Rehearses a recipe's training on this node before days of it: short runs by the launcher, on synthetic shards.
+"""Rehearses a recipe's training on this node before it runs for days: short runs, on synthetic shards.
 
 A run has `STEPS` steps to warm up and as many that are measured, of one micro-batch for each process.
 """
@@ -149,7 +149,7 @@ class Rehearsal:
         figure = f"after {2 * STEPS} steps; {seconds:.2g} s for a checkpoint of {size}"
         self._repeats = ran.weights == self._needed.weights
         outcome = CheckOutcome(f"{'the same' if self._repeats else 'different'} weights {figure}")
-        return outcome.unless(self._repeats, "wrong", f"resumed runs will differ in their last bits; {REPORT}")
+        return outcome.unless(self._repeats, "wrong", f"resumed runs will differ in low-order bits; {REPORT}")
 
     def _killed(self, device: torch.device) -> CheckOutcome:
         ran = self._run({"checkpoint_every": STEPS // 2, "restarts": 1}, dies_after=STEPS)

@@ -40,7 +40,7 @@ TOKENS = ("prompt tokens", "completion tokens")
 _EXCERPT = 200
 """Characters of an unusable answer that the quarantine keeps."""
 _ALL = 20
-"""Requests that are refused before the first answer, after which none is expected."""
+"""Number of requests refused before the first answer, after which no answer is expected."""
 _BUSY = (429, 503, 529)
 """Statuses of an endpoint that has too many requests or still loads its model. It lists its models meanwhile."""
 _ALONE = "endpoint busy for this request alone"
@@ -152,7 +152,7 @@ class ChatEndpoint:
     def threads(self) -> Iterator[ThreadPoolExecutor]:
         """The threads to ask from, which end with the first error.
 
-        Answers in flight are paid for, so they are kept before the error comes out; an interrupt doesn't wait for them.
+        Answers in flight are paid for, so they are kept before the error is raised; an interrupt doesn't wait for them.
         """
         try:
             yield self._pool
@@ -163,7 +163,7 @@ class ChatEndpoint:
     def ask(self, image: bytes, prompt: str, sample: int, read: Read, **more: Any) -> Answer:
         """The first usable answer about a JPEG, or else the last. `more`: further fields of the request.
 
-        Raises `RetryableError` when the endpoint stays away.
+        Raises `RetryableError` when the endpoint stays unavailable.
         """
         answer, options = Answer("", "no answer"), self._options
         # Requests with and without log-probabilities share no answers.
@@ -189,7 +189,7 @@ class ChatEndpoint:
         return dict(taken) if any(taken.values()) else {}
 
     def _paid(self, request: str, image: bytes, prompt: str, seed: int, read: Read, more: Mapping[str, Any]) -> Answer:
-        """Asks once, and writes what is answered to the journal."""
+        """Asks once, and writes the answer to the journal."""
         url = f"data:image/jpeg;base64,{b64encode(image).decode()}"
         content = [{"type": "text", "text": prompt}, {"type": "image_url", "image_url": {"url": url}}]
         body = {

@@ -1,4 +1,4 @@
-"""Chooses the device on which a process computes, and its precision: for every stage, command, engine and training."""
+"""Chooses the device on which a process computes, and its precision, for stages, commands, engines and training."""
 
 from __future__ import annotations
 

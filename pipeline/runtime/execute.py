@@ -86,7 +86,7 @@ class Record:
     rejected: Mapping[str, int]
     seconds: float
     seen: int
-    """Images processed. A training sees each of its images many times."""
+    """Images processed. A training run sees each of its images many times."""
 
     @classmethod
     def of(cls, step: str, partition: str, artifact: Artifact, cached: bool) -> Record:
@@ -262,7 +262,7 @@ def merge(stage: Stage, reusable: ReusableRows, new: Output, work: Path) -> Outp
         files={name: work / name for name in new.files},
         rejected=sorted([*rejected, *new.rejected], key=lambda each: place.get(each.image_id, -1)),
         rows_in=new_in + len(reused),
-        facts={**facts, "rows taken over": len(reused), "images_seen": new_in},
+        facts={**facts, "rows reused": len(reused), "images_seen": new_in},
     )
 
 

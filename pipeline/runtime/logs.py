@@ -67,7 +67,7 @@ def bound(**fields: Any) -> Iterator[None]:
 
 @contextmanager
 def noticing(tell: Callable[[str], None]) -> Iterator[None]:
-    """Call `tell` with the text for people that an event of this process has, `extra={"notice": text}`."""
+    """Call `tell` with the text of each event of this process that people should see, `extra={"notice": text}`."""
 
     def passing_on(record: logging.LogRecord) -> bool:
         if notice := getattr(record, "notice", ""):

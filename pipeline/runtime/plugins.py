@@ -65,7 +65,7 @@ def _package(entry: EntryPoint) -> str:
 
 
 @dataclass(frozen=True)
-class RequireName:
+class PluginName:
     """Validates a setting that names a plug-in."""
 
     group: str
@@ -107,7 +107,7 @@ def plugin_terms(plugin: Any, options: Settings | None = None) -> dict[str, Any]
     return {**terms, **given} if terms or any(given.values()) else {}
 
 
-class OpenedPlugin(ABC):
+class Plugin(ABC):
     """What is registered as a captioner or labeller: what it reads and how it is opened. Creating it must be quick."""
 
     version: ClassVar[int]
@@ -155,9 +155,9 @@ class PluginStage(Stage):
     uses_gpu = True
 
     @property
-    def plugin(self) -> OpenedPlugin:
+    def plugin(self) -> Plugin:
         """The plug-in that the settings name. Raises `FatalError` as `PluginSettings.plugin` does."""
-        plugin: OpenedPlugin = self.settings.plugin
+        plugin: Plugin = self.settings.plugin
         return plugin
 
     def row_settings(self) -> dict[str, Any]:

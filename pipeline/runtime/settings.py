@@ -52,7 +52,7 @@ class Settings(BaseModel):
         return self.model_dump(mode="json", include=kept, by_alias=True)
 
     def planned(self) -> Self:
-        """These settings with what a run finds out once, before its first step, so that plan and workers have the same,
+        """These settings with what a run determines once, before its first step, so that plan and workers share it,
         such as the precision that "auto" stands for on this machine."""
         if getattr(self, "precision", None) != "auto":
             return self
@@ -101,7 +101,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise ValueError("lists or tables nested without end") from None
+        raise ValueError("lists or tables nested too deeply") from None
 
 
 def toml_value(value: Any) -> str:
@@ -161,7 +161,7 @@ def has_mark(extra: Any, mark: str) -> bool:
 def split_address(address: str) -> tuple[str, int]:
     """Returns host and port of "HOST:PORT" ("[HOST]:PORT" for IPv6).
 
-    Raises `ValueError` when it is malformed or means every address of the machine.
+    Raises `ValueError` when it is malformed or means all interfaces of the machine.
     """
     host, separator, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
@@ -173,7 +173,7 @@ def split_address(address: str) -> tuple[str, int]:
         everywhere = False
     if everywhere:
         raise ValueError(
-            f"{address!r} means every address of the machine; name the one that the other nodes connect to"
+            f"{address!r} means all interfaces of the machine; name the address that the other nodes connect to"
         )
     return host, int(port)
 

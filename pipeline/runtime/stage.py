@@ -164,14 +164,14 @@ class Stage(ABC):
     resumes_from: ClassVar[str] = ""
     """File in the work folder that lists the files another machine resumes from, as JSON: {"files": [...]}."""
     streams: ClassVar[frozenset[str]] = frozenset()
-    """Tables whose artifacts stay where they lie: of a remote store, only files that are asked for are copied."""
+    """Tables whose artifacts stay where they are: from a remote store, only requested files are copied."""
     parts: ClassVar[Mapping[str, frozenset[str]]] = {}
     """Kind of item in rows, which `describe` counts under the same name → the reasons to reject one."""
     corrected: ClassVar[Mapping[str, str]] = {}
     """Reason for correcting and keeping "rows", or one of `parts` → which of them."""
     row_wise: ClassVar[bool] = False
     """True where an image's row depends only on that image's rows in the tables read, so rows of images whose
-    `decisive` part is unchanged can be reused. False for scores whose last bits depend on what else is in the batch."""
+    `decisive` part is unchanged can be reused. False for scores whose low-order bits depend on what else is batched."""
 
     def __init__(self, settings: Settings, image_folders: Mapping[str, Path | str] | None = None) -> None:
         self.settings: Any = settings

@@ -34,12 +34,12 @@ Region: TypeAlias = tuple[int, ...]
 """Indices of the one or two boxes that a caption describes; none for the whole image."""
 Batch: TypeAlias = "list[tuple[dict[str, Any], Region, ImageInput | None]]"
 """Rows of the images table, each with a region and its image; None if no model looks at it."""
-_AFTER = {"merge_draws", "match_at_least"}
+_COMMON = {"merge_draws", "match_at_least"}
 """Settings that apply to every captioner."""
 
 
 class CaptionStage(PluginStage):
-    """Captions the images in one partition that have a box, or their boxes. One without captions keeps an empty
+    """Captions the images in one partition that have a box, or their boxes. Images without captions get an empty
     list."""
 
     name = "caption"
@@ -58,7 +58,7 @@ class CaptionStage(PluginStage):
 
     def row_settings(self) -> dict[str, Any]:
         """The settings that change captions: those of the captioner, those that apply to all, and the filter's."""
-        applied = {"captioner", *_AFTER, *(REGION_SETTINGS if self.settings.crops else ())}
+        applied = {"captioner", *_COMMON, *(REGION_SETTINGS if self.settings.crops else ())}
         if self.settings.filter:
             applied.add("precision")
         return self.settings.model_dump(mode="json", include=applied) | self.plugin.row_settings()
@@ -71,7 +71,7 @@ class CaptionStage(PluginStage):
         return found
 
     def resources(self) -> Resources:
-        """The resources of one worker. A filter uses the device in any case."""
+        """The resources of one worker. A filter always uses the device."""
         return Stage.resources(self) if self.settings.filter else super().resources()
 
     def imports(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_ahead, read_image
 from pipeline.detection.settings import DetectSettings
+from pipeline.runtime.logs import log
 from pipeline.runtime.plugins import load_plugin, options_of, plugin_terms
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
 from storage.tables import DETECTIONS, DETECTIONS_FILE, IMAGES, write_table
@@ -27,6 +28,7 @@ class DetectStage(Stage):
 
     name = "detect"
     version = 1
+    audit_version = 2
     reads = ("images",)
     writes = "images"
     uses_gpu = True
@@ -41,8 +43,11 @@ class DetectStage(Stage):
             plugin = load_plugin("detectors", name)
             options = options_of(plugin, self.settings.options, "detect.options")
             row_settings |= {"detector": name, **plugin_terms(plugin, options)}
-        elif Path(self.settings.weights or "").suffix == ".pth":
-            row_settings["version"] = 2  # before, torchvision's own limits excluded boxes that the settings keep
+        elif (path := Path(self.settings.weights or "")).suffix == ".pth":
+            from pipeline.detection.weights_files import WITHOUT_EPSILON
+
+            # 2: torchvision's own limits no longer exclude boxes that the settings keep.
+            row_settings["version"] = 3 if path.name.startswith(WITHOUT_EPSILON) else 2
         if self.settings.categories:
             row_settings["names"] = 2  # before, some broader names ("glove") were mapped to a category
         return row_settings
@@ -93,7 +98,9 @@ class DetectStage(Stage):
         return Output(table, {DETECTIONS_FILE: work / DETECTIONS_FILE}, rejected, rows_in=len(rows), facts=facts)
 
     def audit(self, made: Inputs) -> None:
-        """Refuse the same recorded boxes for several images, whatever their partitions. Raises `FatalError`."""
+        """Warn of recorded boxes in another convention. Raises `FatalError` for the same ones in several images,
+        whatever their partitions.
+        """
         from pipeline.detection.recorded_detector import RecordedDetector
         from pipeline.detection.weights_files import find_detector
 
@@ -103,7 +110,10 @@ class DetectStage(Stage):
                 for artifact in made.artifacts("images")
                 for row in artifact.table("images").select(["dataset", "uri"]).to_pylist()
             )
-            RecordedDetector(files, self.settings, 0).require_apart(images)
+            recorded = RecordedDetector(files, self.settings, 0)
+            recorded.require_apart(images)
+            if doubts := recorded.doubts():
+                log.warning(doubts, extra={"notice": doubts})
 
     def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:
         """Count the boxes, and the images without any."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 from pydantic import AfterValidator, model_validator
 
 from pipeline.runtime.devices import choose_device
-from pipeline.runtime.plugins import RequireName, load_plugin, plugin_terms
+from pipeline.runtime.plugins import PluginName, load_plugin, plugin_terms
 from pipeline.runtime.settings import Settings, data_file, runtime
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage, named_files
 from pipeline.stages.split import NameTriplet, unseen_triplets
@@ -37,7 +37,7 @@ class EvaluateSettings(Settings):
     assume_subject: bool = False
     """Name every subject `subject`, whatever the network calls it, and exclude no pair. For weights fine-tuned by the
     authors, whose targets name all subjects alike."""
-    metrics: tuple[Annotated[str, AfterValidator(RequireName("metrics"))], ...] = ()
+    metrics: tuple[Annotated[str, AfterValidator(PluginName("metrics"))], ...] = ()
     """Metrics besides HICO-DET's: open_images (score_wtd and its parts), scene_graphs (R@K, mR@K, ng-R@K)."""
     vcoco: VcocoFiles | None = None
     batch_size: int = runtime(16, ge=1)

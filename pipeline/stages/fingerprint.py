@@ -1,4 +1,4 @@
-"""Stage `fingerprint`: hashes evaluation images, so that training can exclude them."""
+"""Stage `fingerprint`: hashes test images, so that training can exclude them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from storage.tables import FINGERPRINTS
 
 
 class FingerprintStage(Stage):
-    """Hashes the images of one partition of an evaluation set. It has no settings."""
+    """Hashes the images of one partition of a test set. It has no settings."""
 
     name = "fingerprint"
     version = 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 from pydantic import AfterValidator, Field
 
 from pipeline.runtime.devices import choose_device
-from pipeline.runtime.plugins import OpenedPlugin, PluginOptions, PluginSettings, RequireName
+from pipeline.runtime.plugins import Plugin, PluginName, PluginOptions, PluginSettings
 from pipeline.runtime.processes import keep_freed_memory
 from pipeline.runtime.settings import file_read, runtime
 from pipeline.training.config import MODEL, VOCABULARY
@@ -34,7 +34,7 @@ class LabellerSettings(PluginSettings):
     group: ClassVar[str] = "labellers"
     named_by: ClassVar[str] = "method"
 
-    method: Annotated[str, AfterValidator(RequireName("labellers"))] = "tagger"
+    method: Annotated[str, AfterValidator(PluginName("labellers"))] = "tagger"
     """What scores candidates. tagger: the Relation Tagger; clip: a CLIP model on the rectangle around both boxes; vlm:
     a vision-language model behind an HTTP endpoint, by forced choice (docs/labels.md); prior: boxes and names alone;
     naive: every candidate gets score 1; or one of another package."""
@@ -48,9 +48,9 @@ class LabellerSettings(PluginSettings):
     floor: float = Field(0.05, ge=0, le=1)
     """Minimum score of a label; lower-scored labels are not stored."""
     batch_size: int = Field(16, ge=1)
-    """Images per pass through the encoder, which changes the last bits of scores."""
+    """Images per pass through the encoder, which changes low-order bits of scores."""
     device: Literal["auto", "cpu", "cuda"] = runtime("auto")
-    """Where the labeller runs. cuda: each worker takes a GPU in turn; auto: GPUs where there are any, else the CPU."""
+    """Where the labeller runs. cuda: workers take GPUs in turn; auto: GPUs if there are any, else the CPU."""
 
 
 class TaggerLabellerSettings(LabellerSettings):
@@ -95,7 +95,7 @@ class OpenLabeller:
     stack: Stack
 
 
-class LabellerPlugin(OpenedPlugin):
+class LabellerPlugin(Plugin):
     """A registered labeller: the files it reads and how to open it. Creating it must be quick."""
 
     settings: LabellerSettings

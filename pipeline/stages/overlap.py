@@ -1,4 +1,4 @@
-"""Stage `overlap`: finds training images that are also evaluation images, and refuses to train on them.
+"""Stage `overlap`: finds training images that are also test images, and refuses to train on them.
 
 It covers the images that a training run reads and those that its pretrained weights were trained on, which the records
 of runs in a store reveal.
@@ -42,12 +42,12 @@ _HOW = (SAME_BYTES, SAME_ID, NEAR_DUPLICATE)
 
 
 class OverlapSettings(Settings):
-    """Which images count as equal, and whether to refuse training on evaluation images."""
+    """Which images count as equal, and whether to refuse training on test images."""
 
     distance: int = Field(DEFAULT_DISTANCE, ge=0, le=16)
     """Maximum number of bits in which the perceptual hashes of near-duplicates differ."""
     allow: bool = runtime(False)
-    """Whether to train on evaluation images anyway. Scores on them then say nothing about new images."""
+    """Whether to train on test images anyway. Scores on them then say nothing about new images."""
     pretrained: Path | None = runtime(None)
     """Weights that training starts from; filled in from `pretrain.settings.pretrained`."""
     store: str = runtime("")
@@ -55,7 +55,7 @@ class OverlapSettings(Settings):
 
 
 class OverlapStage(Stage):
-    """Compares a variant's images in shards and those behind its pretrained weights with all evaluation sets."""
+    """Compares a variant's images in shards and those behind its pretrained weights with all test sets."""
 
     name = "overlap"
     version = 1
@@ -80,18 +80,18 @@ class OverlapStage(Stage):
         return TrainedImages.of(path, self.settings.store) if path is not None and path.is_file() else None
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        """List every training image with every evaluation image that it equals."""
+        """List every training image with every test image that it equals."""
         trained = _images(inputs.table("shards"))
         tests = inputs.table("fingerprints")
         rows = list(_overlaps(trained, tests, self.settings.distance))
-        facts: dict[str, Any] = {"images": len(trained), "evaluation images": len(tests)}
+        facts: dict[str, Any] = {"images": len(trained), "test images": len(tests)}
         known = self.pretraining_images()
         if known is not None:
             seen = [_marked(_images(read_table(path))) for path in known.shards]
             # The empty slice has the columns where there are no shards.
             before = pa.concat_tables([trained.slice(0, 0), *seen])
             rows += _overlaps(before, tests, self.settings.distance)
-            facts["images behind the initial weights"] = len(before)
+            facts["images behind the pretrained weights"] = len(before)
             if known.unknown:
                 facts["not compared"] = known.unknown
                 log.warning(
@@ -103,7 +103,7 @@ class OverlapStage(Stage):
         return Output(table, rows_in=len(trained), rows_out=len(trained), facts=facts)
 
     def audit(self, made: Inputs) -> None:
-        """Refuse training images that are evaluation images, unless allowed. Raises `FatalError`."""
+        """Refuse training images that are test images, unless allowed. Raises `FatalError`."""
         found = made.table("overlap").to_pylist()
         if not found or self.settings.allow:
             return
@@ -118,7 +118,7 @@ class OverlapStage(Stage):
                 "these datasets in data.test, or with their images in [shard] `exclude`"
             )
         raise FatalError(
-            f"training images are also evaluation images: {counts}; first {first}. {way}, or set "
+            f"training images are also test images: {counts}; first {first}. {way}, or set "
             "pretrain.allow_overlap = true if the scores need not be of unseen images"
         )
 
@@ -160,7 +160,7 @@ def _overlaps(trained: pa.Table, tests: pa.Table, distance: int) -> Iterator[dic
 
 
 def _near(trained: pa.Table, tests: pa.Table, distance: int) -> dict[tuple[int, int], int | None]:
-    """Places of a training and an evaluation image → number of bits where their hashes differ."""
+    """Places of a training and a test image → number of bits where their hashes differ."""
     images, others = (np.flatnonzero(table["phash"].is_valid()) for table in (trained, tests))
     hashes, other_hashes = (table["phash"].drop_null().to_numpy() for table in (trained, tests))
     near = near_duplicates(hashes, other_hashes, distance)

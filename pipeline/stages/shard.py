@@ -33,7 +33,7 @@ from storage.tables import REJECTED, SHARD_MEMBERS, write_table
 from tagger.english.predicates import canonical
 
 EXCLUDED_FILE = "excluded.parquet"
-"""The table of images that a list or an evaluation set contains (schema `REJECTED`)."""
+"""The table of images that a list or a test set contains (schema `REJECTED`)."""
 FROM_CAPTIONS = ("pseudo", "naive")
 """Sources of relations that read what stage `tag` wrote."""
 UNSEEN = "relations of unseen triplets"
@@ -124,7 +124,7 @@ class ShardStage(Stage):
         return exclusion_files(self.settings.exclude)
 
     def open(self, uses: Inputs) -> None:
-        """Reads the fingerprints of the evaluation sets, and the triplets that must stay unseen."""
+        """Reads the fingerprints of the test sets, and the triplets that must stay unseen."""
         if uses.by_table.get("fingerprints"):
             known = uses.table("fingerprints")
             self._contamination = Contamination(self.settings.exclude, known, self.settings.near_duplicates)
@@ -185,7 +185,7 @@ class ShardStage(Stage):
         report(len(rows), len(rows))
 
     def _sample(self, row: dict[str, Any], labels: TrainingSample, packed: _Packed) -> Iterator[Sample]:
-        """Yields the image with its labels, unless it is unreadable or that of an evaluation set."""
+        """Yields the image with its labels, unless it is unreadable or also a test image."""
         try:
             place = locate_image(self.image_folders, row)
             stored = read_bytes(place)

@@ -133,7 +133,7 @@ class SplitStage(Stage):
 
 
 def _triplets(row: Mapping[str, Any]) -> Iterator[NameTriplet]:
-    """The triplets of an image's relations. Training gets no relation whose predicate names nothing, like "."."""
+    """The triplets of an image's relations. Training skips those without a word in their predicate, such as "."."""
     categories = [box["category"] for box in row["boxes"]]
     for relation in row["relations"]:
         if predicate := canonical(relation["predicate"]):

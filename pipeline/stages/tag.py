@@ -78,8 +78,6 @@ class TagStage(PluginStage):
     """Makes the scored relations of one partition.
 
     `candidates.parquet` holds every pair considered, `dropped.parquet` every triplet that led to none, with the reason.
-
-    The texts that a score depends on are the same for every image, except for its own categories and predicates.
     """
 
     name = "tag"

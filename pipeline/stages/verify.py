@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from pipeline.labels.kept_labels import ChoiceSettings, judged_labels
 from pipeline.runtime.chat_endpoint import tokens_taken
-from pipeline.runtime.plugins import PluginStage, RequireName, load_plugin
+from pipeline.runtime.plugins import PluginName, PluginStage, load_plugin
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress
 from pipeline.stages.labellers import LabellerSettings
 from pipeline.stages.tag import tagging_image
@@ -26,7 +26,7 @@ class VerifySettings(LabellerSettings):
 
     section: ClassVar[str] = "verify"
 
-    method: Annotated[str, AfterValidator(RequireName("labellers"))] = "vlm"
+    method: Annotated[str, AfterValidator(PluginName("labellers"))] = "vlm"
     """A labeller that needs no tagger: clip; vlm, which asks whether each label holds; or one of another package."""
     floor: float = Field(0.0, ge=0, le=1)
     """Minimum probability of an opinion; a label without one counts as not verified."""

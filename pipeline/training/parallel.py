@@ -104,7 +104,7 @@ class Replicated(Parallel):
     def __init__(self, network: Network, ranks: Ranks, settings: TrainingSettings) -> None:
         super().__init__(network, ranks, settings)
         # Looking for unused parameters keeps the buckets as they are after the first step: otherwise the order of
-        # summation, and so the last bits, would depend on where a training run was resumed. It also leaves a parameter
+        # summation, and so low-order bits, would depend on where a training run was resumed. It also leaves a parameter
         # that no process reached without a gradient.
         self._replicas = DistributedDataParallel(
             network,

@@ -49,8 +49,8 @@ class TrainingSettings(ViewSettings):
     network: NetworkConfig = NetworkConfig()
     """Network settings (models/config.py). A setting that is not given has its released value."""
     tokenizer: Path | None = file_read(None)
-    """Folder with the files of the text encoder's tokenizer. Without it, the one beside `pretrained` is used; without
-    both, one for RoBERTa is made from the label names of the training set."""
+    """Folder of the text encoder's tokenizer. Unset: the one beside `pretrained` or, without that, one for RoBERTa made
+    from the label names of the training set."""
     pretrained: Path | None = file_read(None)
     """Weights to start from: a safetensors file of this project, or its folder. Missing weights are random."""
 
@@ -143,9 +143,8 @@ class TrainingSettings(ViewSettings):
     """How processes share the work: ddp, fsdp (FSDP2 over all), hsdp (FSDP2 within a node, copies on other nodes), or
     tree, which gives the same bits for any number of processes (docs/training.md, Several processes)."""
     deterministic: Literal["bits", "fast"] = runtime("bits")
-    """bits: repeated training gives the same bits. fast: a GPU sums gradients in any order, without a sort in each
-    layer's backward pass, and uses fused attention, which takes less memory, and cuDNN's faster convolutions; last bits
-    differ."""
+    """bits: repeated training gives the same bits. fast: low-order bits differ, since a GPU sums gradients in any order
+    and uses fused attention, which takes less memory, and cuDNN's faster convolutions."""
     compile: bool = runtime(False)
     """Compile the network's layers with torch.compile (docs/training.md). Not with FSDP2."""
     processes: int = runtime(2, ge=1, le=1024)

@@ -21,7 +21,7 @@ from storage.shards.index import ARTIFACT_INDEX
 from storage.shards.reader import DamagedSample, RangeCache, SampleReader
 from storage.shards.sample_map import Keep, SampleMap, ShardFile, write_sample_map
 from storage.shards.writer import LABELS, tars_among
-from storage.stream.stream import AHEAD
+from storage.stream.stream import PREFETCH
 
 
 def shards_of(artifacts: Iterable[Artifact]) -> list[Shard]:
@@ -93,7 +93,7 @@ class ShardSamples:
         """Returns the labels and the bytes of images, or the damage. Those of a remote store are requested together."""
         if not self._is_remote:
             return [self._read(sample) for sample in samples]
-        with ThreadPoolExecutor(AHEAD) as pool:
+        with ThreadPoolExecutor(PREFETCH) as pool:
             return list(pool.map(self._read, samples))
 
     def _read(self, sample: int) -> tuple[TrainingSample, bytes] | DamagedSample:

@@ -42,7 +42,8 @@ MAX_IMAGES = 500
 MAX_IMAGES_BETWEEN = 100
 """Maximum number of images measured during the training run; at its end, `MAX_IMAGES` are."""
 RECALLS = (20, 50)
-FOLDS = 2
+CALIBRATION_FOLDS = 2
+"""Number of parts of the held-out images; the probabilities of each come from a calibration on the others."""
 FALSE_SHARE = 0.3
 """Share of false statements in what captions state about boxes."""
 
@@ -243,8 +244,9 @@ def _calibrated_on(proposed: Sequence[Proposal]) -> Calibration:
 def _calibrated_on_others(proposed: Sequence[Proposal]) -> list[float]:
     """The probability of each proposal, calibrated on other images."""
     # A calibration fits its own labels too well, so the stack would trust the tagger too much.
-    folds = [_calibrated_on([p for p in proposed if p.image % FOLDS != fold]) for fold in range(FOLDS)]
-    return [folds[p.image % FOLDS].probability(p.candidate.predicate, p.score) for p in proposed]
+    count = CALIBRATION_FOLDS
+    folds = [_calibrated_on([p for p in proposed if p.image % count != fold]) for fold in range(count)]
+    return [folds[p.image % count].probability(p.candidate.predicate, p.score) for p in proposed]
 
 
 def _stacked_on(proposed: Sequence[Proposal]) -> Stack:
@@ -277,7 +279,7 @@ def _scored(
     device: torch.device,
 ) -> ScoredPairs | None:
     """Returns scores and truth of one image; None if it can't be read, or has no relation of known predicate and
-    categories. The network runs in any case, as it does in the other processes.
+    categories. The network always runs, as it does in the other processes.
     """
     sample, whole = _read(source, image, settings.whole_size)
     known = index_by_name(names.predicates)

@@ -169,9 +169,9 @@ COUNTED = 4
 class StepFlops:
     """The FLOPs of steps by the pixels of their batch.
 
-    Counting changes the order in which gradients are added up, and so their last bits. A step is therefore counted in
-    an extra pass, the gradients of which are thrown away, and only the first steps of a process are. All processes
-    count the same steps, because losses wait for those of the other processes.
+    Counting changes the order in which gradients are summed, and so low-order bits. A step is therefore counted in an
+    extra pass, whose gradients are thrown away, and only the first steps of a process are counted. All processes count
+    the same steps, because losses wait for those of the other processes.
     """
 
     def __init__(self, device: torch.device) -> None:

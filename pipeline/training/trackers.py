@@ -248,11 +248,13 @@ def open_trackers(
 
     `settings` are shown with the run as JSON values. `first_step` is the number of steps that a resumed training run
     has done: it continues the runs that `folder` knows, and no step counts twice; with 0, new runs begin. A tracker
-    that fails later is reported by `warn`, once. Raises `FatalError` when an extra is not installed.
+    that fails, e.g. in a read-only folder, is reported by `warn`, once. Raises `FatalError` when an extra is not
+    installed.
     """
     kinds = ("tensorboard", *kinds)
     require_extras(kinds)
-    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # each tracker reports it when it writes
+        folder.mkdir(parents=True, exist_ok=True)
     return [GuardedTracker(kind, _TRACKERS[kind][0](folder, run_name, settings, first_step), warn) for kind in kinds]
 
 

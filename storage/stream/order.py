@@ -21,10 +21,10 @@ SortKey = Callable[[int, Samples], NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class OrderSettings:
-    """How far samples are moved from where they lie. All of it is part of the order."""
+    """How far samples are moved from their places in the shards. All of it is part of the order."""
 
     block: int = Field(default=64, ge=1)
-    """Neighbouring samples that move together, so that what is read within a short time lies close together."""
+    """Neighbouring samples that move together, so that samples read at about the same time lie close together."""
     window: int = Field(default=64, ge=1)
     """Blocks whose samples are shuffled among each other."""
     run: int = Field(default=1, ge=1)

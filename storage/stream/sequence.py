@@ -1,4 +1,4 @@
-"""The one sequence of samples that all ranks of a training share, and its state (docs/shards.md, Guarantee)."""
+"""The one sequence of samples that all ranks of a training run share, and its state (docs/shards.md, Guarantee)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from storage.stream.order import Mix, OrderSettings, SortKey
 from storage.stream.sequence import SampleSequence
 
 log = logging.getLogger("rlip.stream")
-AHEAD = 16
+PREFETCH = 16
 """Number of samples that are requested ahead from remote tars."""
 MAX_DAMAGED = 0.01
 _Found = dict[str, bytes] | DamagedSample | None
@@ -228,18 +228,18 @@ class Stream(IterableDataset[dict[str, Any]]):
             for sample, is_last in places:
                 yield sample, self._members(sample), is_last
             return
-        with ThreadPoolExecutor(AHEAD) as pool:
+        with ThreadPoolExecutor(PREFETCH) as pool:
             pending: deque[tuple[int, Future[_Found], bool]] = deque()
             for sample, is_last in places:
                 pending.append((sample, pool.submit(self._members, sample), is_last))
-                if len(pending) == AHEAD:
+                if len(pending) == PREFETCH:
                     first, future, its_last = pending.popleft()
                     yield first, future.result(), its_last
             for first, future, its_last in pending:
                 yield first, future.result(), its_last
 
     def _members(self, sample: int) -> _Found:
-        # It stays out even if it can be read by now, so that a resumed stream gives the same samples.
+        # It is skipped even if it can be read by now, so that a resumed stream gives the same samples.
         if sample in self.skipped.reasons:
             return None
         try:

@@ -1,6 +1,6 @@
 """Labels with CLIP instead of a tagger: does the rectangle around both boxes look like the relation?
 
-Shapes: N candidates, T texts, D feature width, H×W pixels. See docs/labels.md, Quality.
+Shapes: N candidates, T texts, D feature width, H×W pixels. Selected by `tag.method`.
 """
 
 from __future__ import annotations

@@ -244,7 +244,7 @@ def test_an_endpoint_that_is_gone_or_refuses_is_reported_before_and_while_it_is_
         "the URL"
     )
     assert told(url) == f"ok caption.options: {url} answers"
-    assert told(url, "other").startswith(f"note caption.options: {url} lists stub and not other")
+    assert told(url, "other").startswith(f"note caption.options: {url} lists stub but not other")
     done = rlip(*words(gone, "store", patience=1.5))
     assert "does not respond ([Errno 111] Connection refused); trying again for up to 1.5 s" in done.stdout
     monkeypatch.setenv("OPENAI_API_KEY", f"{SECRET}\n{SECRET}")

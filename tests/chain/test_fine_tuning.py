@@ -22,18 +22,18 @@ def tuned(copied: World, tmp_path: Path) -> World:
     return World(copied.root, copied.root / "tests/chain/fine_tune.toml", copied.data, copied.store)
 
 
-def initial(tmp_path: Path) -> str:
+def pretrained(tmp_path: Path) -> str:
     return f"pretrain.settings.pretrained={tmp_path / 'weights.safetensors'}"
 
 
 def test_a_tenth_of_the_images_is_tuned_on_and_unseen_triplets_are_scored_apart(tuned, tmp_path):
-    process = tuned.start(initial(tmp_path))
+    process = tuned.start(pretrained(tmp_path))
     while '"pretrain:given"' not in process.stdout.readline():
         assert process.poll() is None
     time.sleep(2)  # wherever the training is then
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    tuned.run(initial(tmp_path))
+    tuned.run(pretrained(tmp_path))
     run = Run(existing_store(tuned.store), "tuned")
     (images,) = (artifact for part, artifact in run.artifacts("ingest").items() if part.startswith("coco/"))
     assert len(images.table("images")) == 5  # of 48
@@ -49,7 +49,7 @@ def test_a_tenth_of_the_images_is_tuned_on_and_unseen_triplets_are_scored_apart(
     assert all(shard.manifest.facts["relations"] > 0 for shard in shards)
 
     (checked,) = run.artifacts("overlap:given").values()
-    assert checked.manifest.facts["images behind the initial weights"] == 48
+    assert checked.manifest.facts["images behind the pretrained weights"] == 48
     assert "not compared" not in checked.manifest.facts
 
     (scored,) = run.artifacts("evaluate:given").values()
@@ -59,4 +59,4 @@ def test_a_tenth_of_the_images_is_tuned_on_and_unseen_triplets_are_scored_apart(
     assert 1 <= count <= 4
     mean = (scores["unseen_map"] * count + scores["seen_map"] * (every - count)) / every
     assert scores["full_map"] == scores["zero_shot_map"] == pytest.approx(mean)
-    assert tuned.due(initial(tmp_path)) == set()
+    assert tuned.due(pretrained(tmp_path)) == set()

@@ -169,7 +169,7 @@ def fingerprints(*rows: tuple[str, int, str, int | None]) -> pa.Table:
 TESTS = (("test", 1, "aa", 0xFF << 56), ("test", 42, "bb", 0b1111), ("other", 7, "bb", None))
 
 
-def test_an_evaluation_image_is_recognised_by_its_surest_sign(tmp_path):
+def test_a_test_image_is_recognised_by_its_surest_sign(tmp_path):
     lists = [a_list(text(tmp_path / "a.ids", "123"), datasets=("coco",))]
     kept_out = Contamination(lists, fingerprints(*TESTS), distance=3)
     assert kept_out.listed("coco", 123, "a.jpg") == ("V-COCO test", "id 123")

@@ -139,6 +139,13 @@ def test_levels_without_a_known_white_are_refused(data, verify):
         decode_image(data)
 
 
+def test_a_16_bit_negative_is_refused():
+    ramp = Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16) << 8)
+    assert decode_image(encoded(ramp, "TIFF", tiffinfo={262: 1})).getpixel((1, 0)) == (1, 1, 1)
+    with pytest.raises(BadImage, match="format not allowed: TIFF of 16-bit levels where 0 is white"):
+        decode_image(encoded(ramp, "TIFF", tiffinfo={262: 0}))
+
+
 @pytest.mark.parametrize("form", ["GIF", "TIFF", "WEBP", "AVIF", "MPO"])
 def test_of_several_frames_the_first_is_the_image(form):
     frames = [Image.new("RGB", (64, 48), colour) for colour in (RED, (0, 0, 0))]
@@ -202,6 +209,13 @@ def test_scans_are_limited_by_the_pixels_that_they_go_over(monkeypatch):
     decode_image(data)
     monkeypatch.setattr("pipeline.data.images.opening.MAX_SCANNED_PIXELS", scans * 300 * 200 - 1)
     assert refused(data).reason == "too slow"
+
+
+def test_what_follows_a_jpeg_such_as_a_phones_video_has_no_scans():
+    thumbnail = encoded(noise(), "JPEG")
+    data = encoded(noise(), "JPEG", exif=b"Exif\0\0" + thumbnail) + b"ftypmp42" + b"\xff\xda" * 1000
+    assert probe_bytes(data)[:3] == (64, 48, "JPEG")
+    assert decode_image(data).size == (64, 48)
 
 
 def test_a_file_above_the_limit_is_not_hashed(tmp_path):

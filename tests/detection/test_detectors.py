@@ -17,6 +17,7 @@ from PIL import Image
 
 from pipeline.detection.detector import OpenDetector, map_names, open_detector
 from pipeline.detection.settings import DetectSettings
+from pipeline.detection.torchvision_detector import TorchvisionDetector
 from pipeline.detection.weights_files import find_detector
 from pipeline.detection.zero_shot_detector import ZeroShotDetector
 from pipeline.evaluation.detection import Detections, average_precision_50
@@ -180,6 +181,21 @@ def test_torchvisions_detector_is_identified_by_its_files_name(tmp_path):
         opened(wrong)
 
 
+def test_norms_have_the_epsilon_with_which_torchvision_loads_its_own_weights(tmp_path):
+    from torchvision.models import get_model
+
+    network = get_model("retinanet_resnet50_fpn", weights=None, weights_backbone=None, num_classes=91)
+    file = tmp_path / "retinanet_resnet50_fpn_coco-eeacb38b.pth"
+    torch.save(network.state_dict(), file)
+    settings = DetectSettings(weights=str(file), device="cpu")
+    detector = TorchvisionDetector(find_detector(settings), settings, 0)
+    norms = [each for each in detector._model.modules() if isinstance(each, torch.nn.BatchNorm2d)]
+    assert {norm.eps for norm in norms} == {0.0}
+    assert DetectStage(settings).row_settings()["version"] == 3
+    other = settings.model_copy(update={"weights": str(tmp_path / "retinanet_resnet50_fpn_v2_coco-5905b1c5.pth")})
+    assert DetectStage(other).row_settings()["version"] == 2
+
+
 def test_a_network_of_this_project_finds_the_objects_of_its_world(root):
     scenes = [make_scene(4242, index) for index in range(10)]
     detector = opened(root / "scenes/weights/detector", threshold=0.05)
@@ -304,6 +320,21 @@ def test_two_images_never_share_recorded_boxes_whatever_their_partitions(tmp_pat
     ]
     with pytest.raises(FatalError, match=error) if error else nullcontext():
         DetectStage(DetectSettings(weights=str(path))).audit(Inputs({"images": partitions}))
+
+
+@pytest.mark.parametrize("box, doubt", [
+    ([20, 15, 10, 10], ""), ([20, 15, 30, 25], "1 of 1 boxes of its first 1 images reach beyond their image"),
+    ([0.5, 0.5, 0.2, 0.3], "1 of 1 boxes of its first 1 images are smaller than a pixel"),
+])  # fmt: skip
+def test_recorded_boxes_in_another_convention_are_a_warning(tmp_path, caplog, box, doubt):
+    content = {
+        "images": [{"id": 7, "file_name": "a.jpg", "width": 40, "height": 30}],
+        "annotations": [{"bbox": box, "image_id": 7, "category_id": 1, "score": 0.9}],
+        "categories": [{"id": 1, "name": "person"}],
+    }
+    path = save_json(tmp_path / "{found}.json", content)
+    DetectStage(DetectSettings(weights=str(path))).audit(Inputs({"images": []}))
+    assert doubt in caplog.text and bool(caplog.text) == bool(doubt)
 
 
 def test_only_files_that_are_read_decide_the_key(tmp_path):

@@ -166,6 +166,7 @@ CANDIDATES = {"output0": np.zeros((1, 6, 21))}
         (CANDIDATES, ULTRALYTICS | {"names": "{0: 'person'}"}, (1, 3, 64, 64), "6×21 for 1 names"),
         (CANDIDATES, ULTRALYTICS | {"imgsz": "[32, 32]"}, (1, 3, 64, 64), "invalid dimensions"),
         ({"output0": [[[0, 0, 9, 9, 0.9, 2]]]}, ULTRALYTICS, (1, 3, 64, 64), "finds class 2, but has 2 names"),
+        ({"output0": [[[0.5, 0.5, 0.6, 1, 0.9, 1]]]}, ULTRALYTICS, (1, 3, 64, 64), "shares of the image, .* RT-DETR"),
     ],
 )  # fmt: skip
 def test_what_is_no_such_detector_is_one_message(outputs, metadata, shape, message, tmp_path: Path) -> None:

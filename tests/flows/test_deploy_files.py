@@ -5,6 +5,7 @@ import re
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -71,6 +72,15 @@ def test_stages_that_compute_on_a_gpu_are_in_the_pools_that_have_one(deployments
         assert ("device_requests" in pool["job_variables"].get("container_create_kwargs", {})) == stage.uses_gpu
 
 
+def test_containers_of_flow_runs_find_the_server_of_the_compose_file(root, services):
+    defaults = json.loads((root / "deploy" / "pools" / "docker.json").read_text())["variables"]["properties"]
+    url = urlsplit(defaults["env"]["default"]["PREFECT_API_URL"])
+    assert url.hostname in services and defaults["networks"]["default"] == ["rlip_default"]
+    worker = services["cpu"]["environment"]
+    assert worker["PREFECT_API_URL"] == url.geturl() and "worker-home:/var/lib/prefect" in services["cpu"]["volumes"]
+    assert worker["RLIP_CACHE"].startswith("/var/lib/prefect/"), "paid answers would go with the container"
+
+
 @pytest.mark.parametrize("kind", ["docker", "kubernetes"])
 def test_templates_of_pools_define_every_variable_that_they_use(root, kind):
     template = json.loads((root / "deploy" / "pools" / f"{kind}.json").read_text())
@@ -93,6 +103,7 @@ def test_compose_passwords_must_be_given_and_ports_are_on_loopback(root, service
     workers = [" ".join(service["command"]) for service in services.values() if "worker" in service.get("command", "")]
     assert [re.findall(r"--pool (\w+)", command) for command in workers] == [[pool] for pool in POOLS]
     assert all(set(service.get("depends_on", ())) <= set(services) for service in services.values())
+    assert services["postgres"]["healthcheck"]["test"][-2:] == ["-h", "127.0.0.1"], "its socket answers too early"
 
 
 def test_kubernetes_objects_name_each_other_and_hold_no_secret(manifests):
@@ -112,14 +123,20 @@ def test_kubernetes_objects_name_each_other_and_hold_no_secret(manifests):
     assert ingress["spec"]["tls"] and {each["metadata"]["name"] for each in manifests if each["kind"] == "Service"} >= {
         "prefect"
     }
-    pools = [label["pool"] for label in labels if label["app"] == "worker"]
-    assert pools == list(POOLS)
+    (workers,) = [each["spec"]["template"]["spec"] for each in manifests if each["metadata"]["name"] == "workers"]
+    started = [" ".join(each["args"]) for each in workers["containers"]]
+    no_pool = "--no-create-pool-if-not-found"  # it would have Prefect's template
+    assert started == [f"prefect worker start --pool {pool} --type kubernetes {no_pool}" for pool in POOLS]
+    by_secret = [each["data"] for each in manifests if each["metadata"]["name"] == "worker" and "data" in each]
+    assert [[*each.values()] for each in by_secret] == [["rlip", "PREFECT_API_AUTH_STRING"]], "jobs hold no password"
+    kept = {each["metadata"]["name"] for each in manifests if "volumeClaimTemplates" in each.get("spec", {})}
+    assert kept == {"postgres", "redis"}, "PostgreSQL counts GPU slots, and Redis knows until when they are taken"
     maps = {each["metadata"]["name"] for each in manifests if each["kind"] == "ConfigMap"}
     assert set(re.findall(r"'configMapRef': {'name': '([\w-]+)'}", str(manifests))) == maps
     watched = (
         r"'PREFECT_INTEGRATIONS_KUBERNETES_OBSERVER_NAMESPACES', 'valueFrom': {'fieldRef': {'fieldPath': 'metadata.nam"
     )
-    assert len(re.findall(watched, str(manifests))) == len(pools), "a role may watch its own namespace only"
+    assert len(re.findall(watched, str(manifests))) == len(POOLS), "a role may watch its own namespace only"
 
 
 def test_kubernetes_objects_and_jobs_of_flow_runs_fit_the_schemas(root, manifests):
@@ -165,3 +182,6 @@ def test_the_image_holds_every_package_and_the_extras_that_it_names(root):
     assert packages <= copied
     kept = {line[1:] for line in (root / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert kept == copied and all((root / name).exists() for name in copied)
+    (home,) = re.findall(r"PREFECT_HOME=(\S+)", text)  # else the server, which is not root, serves no pages
+    assert f"PREFECT_UI_STATIC_DIRECTORY={home}/" in text and f"install -d -o rlip {home}" in text
+    assert "install -y --no-install-recommends g++" in text, "Triton compiles its launcher"

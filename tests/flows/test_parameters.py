@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
+import httpx
 import pytest
+from prefect.states import Completed
 
-from flows.on_pools import on_pools
+from flows.on_pools import _run, on_pools
 from flows.parameters import parameters
 from flows.session import LAVIS_PYTHON, STORES, require_allowed, session_of
 from pipeline.run.recipe import Recipe
@@ -24,6 +27,21 @@ def test_pools_that_would_each_choose_a_precision_are_refused(root):
     recipe = load_recipe(root / "recipes/coco.toml")
     with pytest.raises(FatalError, match=r"^caption, train_tagger, pretrain:pseudo: precision = 'auto'"):
         on_pools.fn(recipe)
+
+
+def test_a_run_on_pools_waits_while_a_proxy_has_no_server_behind_it(recipe, monkeypatch):
+    def answers(status: int) -> httpx.HTTPStatusError:
+        return httpx.HTTPStatusError("", request=httpx.Request("GET", "http://x"), response=httpx.Response(status))
+
+    monkeypatch.setattr("flows.on_pools.LOOK_EVERY", 0.0)
+    monkeypatch.setattr("flows.on_pools.run_deployment", lambda *_, **__: Mock(state=None))
+    done = Mock(state=Completed())
+    client = Mock(**{"read_flow_run.side_effect": [httpx.ConnectError(""), answers(502), answers(504), done]})
+    _run(client, "tag/tag", recipe)
+    client.set_flow_run_state.assert_not_called()
+    client = Mock(**{"read_flow_run.side_effect": [answers(401), done]})
+    with pytest.raises(httpx.HTTPStatusError):
+        _run(client, "tag/tag", recipe)
 
 
 @pytest.mark.parametrize(

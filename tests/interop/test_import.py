@@ -301,6 +301,11 @@ def test_captions_in_cocos_layout_are_refused_with_the_layout_that_is_read(tmp_p
         imported(tmp_path, {"info": {}, "annotations": [{"image_id": 1, "caption": "a cat"}]})
 
 
+def test_cocos_results_are_no_labels(tmp_path):
+    with pytest.raises(FatalError, match=r"neither objects nor .* captions need caption\.captioner = 'recorded'"):
+        imported(tmp_path, [{"image_id": 1, "caption": "a cat"}])
+
+
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

@@ -302,6 +302,7 @@ def test_objects365_is_found_below_the_folders_of_its_splits(book, tmp_path):
 def test_what_no_table_holds_comes_from_the_file_that_was_ingested(run, tmp_path):
     header = {"info": {"year": 2017}, "licenses": [{"id": 3, "name": "BY"}, {"id": 4, "name": "BY-SA"}]}
     image = {"id": 1, "file_name": "another.jpg", "width": 1, "height": 1, "coco_url": "http://a/1.jpg", "license": 3}
+    image["neg_category_ids"] = [77]
     box = {"id": 5, "image_id": 1, "category_id": 77, "bbox": [1, 2, 30, 40], "iscrowd": 0, "area": 7.5}
     horse = {"id": 77, "name": "horse", "supercategory": "animal"}
     boxes = [box, {"id": 4, "score": math.nan}]
@@ -319,6 +320,7 @@ def test_what_no_table_holds_comes_from_the_file_that_was_ingested(run, tmp_path
     found = {each["name"]: each for each in instances["categories"]}
     assert found["horse"]["supercategory"] == "animal" and found["horse"]["id"] != 77
     assert {each["id"]: each["area"] for each in instances["annotations"]}[5] == 7.5
+    assert made.lost["field images.neg_category_ids, since categories have other ids here"] == 1
     assert made.lost["further fields that JSON can't hold"] == 1
     elsewhere = "box that the annotation file now places elsewhere: its mask and further fields"
     assert elsewhere not in made.lost

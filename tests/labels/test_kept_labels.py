@@ -50,7 +50,7 @@ def drawn(seed: int, **values: Any) -> tuple[pa.Table, pa.Table]:
 
 
 def judged_one_by_one(relations: pa.Table, candidates: pa.Table, choice: ChoiceSettings) -> list[Judged]:
-    """The verdicts by loops: by confidence and mention, then names, repetitions, and limits per pair and image."""
+    """`judged_labels` by loops: by confidence and mention, then names, repetitions, and limits per pair and image."""
     pairs = {row["image_id"]: row["pairs"] for row in candidates.to_pylist()}
     fitted = choice.fitted_calibration()
     thresholds = {canonical(name): least for name, least in choice.thresholds.items()}
@@ -179,14 +179,12 @@ def judged(labels: list[dict[str, Any]] = LABELS, pairs: list[Pair] = PAIRS, **s
     relations = pa.Table.from_pylist([{"image_id": 1, "relations": labels}], schema=RELATIONS)
     row = {"image_id": 1, "pairs": [asdict(pair) for pair in pairs]}
     candidates = pa.Table.from_pylist([row], schema=CANDIDATES)
-    return [
-        *judged_labels(relations, candidates, ChoiceSettings(**{"confidence": "probability"} | settings)).verdicts()
-    ]
+    return [*judged_labels(relations, candidates, ChoiceSettings(**{"confidence": "probability"} | settings)).each()]
 
 
 def kept(labels: list[dict[str, Any]] = LABELS, **settings: Any) -> list[tuple[int, str, int]]:
-    verdicts = zip(labels, judged(labels, **settings), strict=True)
-    return [(r["subject"], r["predicate"], r["object"]) for r, one in verdicts if one.reason is None]
+    every = zip(labels, judged(labels, **settings), strict=True)
+    return [(r["subject"], r["predicate"], r["object"]) for r, one in every if one.reason is None]
 
 
 def test_best_keeps_as_many_of_a_mention_as_it_means():

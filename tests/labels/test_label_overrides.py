@@ -69,7 +69,7 @@ def test_verdicts_come_before_scores(images):
     overrides, homeless = placed(images, standing)
     assert [each for each in kept(None) if each[1] == "ride"] == [(0, "ride", 2, 0.9)]
     assert [each for each in kept(overrides) if each[1] == "ride"] == [(1, "ride", 2, 1.0)]
-    judged = [*judged_labels(LABELS, PAIRS, ChoiceSettings(threshold=0.2), overrides).verdicts()]
+    judged = [*judged_labels(LABELS, PAIRS, ChoiceSettings(threshold=0.2), overrides).each()]
     assert [one.reason for one in judged] == [NotKept.REJECTED_BY_REVIEWER, None, None]
     # Among the other labels, it ranks last.
     assert [one.confidence for one in judged] == [0.0, 1.0, 0.3]

@@ -157,7 +157,7 @@ def test_every_table_whose_size_depends_on_the_pairs_is_known(small_config, arch
     assert not fits_fewer_pairs("transformer.level_embed", (5, 256), (4, 256))
 
 
-def test_a_training_takes_the_first_pairs_of_its_initial_weights(saved, small_config, tokenizer):
+def test_a_training_takes_the_first_pairs_of_its_pretrained_weights(saved, small_config, tokenizer):
     given, path = saved
     started = build(replace(small_config, pairs=3), tokenizer)
     load_pretrained(started, path, tokenizer)

@@ -214,7 +214,7 @@ def test_a_run_on_hico_det_has_results_by_its_rules_only(evaluated, tested, tmp_
     assert "not multiplied by the table of allowed combinations" in text
 
 
-def test_pages_of_the_same_evaluations_are_taken_over_and_others_made_anew(evaluated, tested, tmp_path):
+def test_pages_of_the_same_evaluations_are_reused_and_others_made_again(evaluated, tested, tmp_path):
     folder = tmp_path / "report"
     write_report(run_view(tested, evaluated.run), None, folder)
     markdown = {variant: folder / "evaluations" / f"{variant}.md" for variant in ("none", "pseudo")}

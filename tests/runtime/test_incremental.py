@@ -117,7 +117,7 @@ def test_only_changed_images_are_worked_and_bytes_are_those_of_a_full_run(opened
     described = opened.describe(
         Inputs({t: [_commit(store, t, rows[t])] for t in opened.reads}), after.table(opened.writes)
     )
-    assert facts["rows taken over"] >= 3
+    assert facts["rows reused"] >= 3
     assert described and described.items() <= facts.items() and described.items() <= in_full.items()
     assert {f"{name} (new rows)" for name in in_full.keys() - described.keys()} <= facts.keys()
     assert gone["image_id"] not in after.table(opened.writes)["image_id"].to_pylist()
@@ -148,7 +148,7 @@ def test_captions_of_crops_around_boxes_depend_on_them():
 
 
 @pytest.mark.parametrize("opened", ["parse"], indirect=True)
-def test_nothing_is_taken_over_from_what_other_settings_made_or_if_one_table_is_damaged(opened, tmp_path):
+def test_nothing_is_reused_from_other_settings_or_if_one_table_is_damaged(opened, tmp_path):
     store, rows = LocalStore(tmp_path / "store"), _rows(opened)
     images = {row["image_id"] for row in rows["captions"]}
     rows["captions"][-1]["captions"][0]["text"] = "12345"
@@ -219,7 +219,7 @@ def test_images_that_an_earlier_version_quarantined_because_it_could_not_read_th
         _execute(stage, store, rows, before.key)
 
 
-def test_of_several_tables_a_change_in_any_counts_and_rows_taken_over_stay_quarantined(tmp_path):
+def test_of_several_tables_a_change_in_any_counts_and_reused_rows_stay_quarantined(tmp_path):
     store, stage, rows = LocalStore(tmp_path / "store"), Lengths(Settings()), _four_images()
     before = _execute(stage, store, rows)
     rows["images"][1]["width"] = 1
@@ -233,7 +233,7 @@ def test_of_several_tables_a_change_in_any_counts_and_rows_taken_over_stay_quara
     assert after.rejected() == whole.rejected()
 
 
-def test_a_chain_takes_over_rows_of_its_last_run(tmp_path):
+def test_a_chain_reuses_rows_of_its_last_run(tmp_path):
     write_small_set(tmp_path, 6)
 
     def captions() -> dict[str, Artifact]:
@@ -251,7 +251,7 @@ def test_a_chain_takes_over_rows_of_its_last_run(tmp_path):
     changed = [part for part in before if before[part].key != after[part].key]
     assert len(changed) == 1 and len(before) == 2
     facts = after[changed[0]].manifest.facts
-    assert facts["images_seen"] == 1 and facts["rows taken over"] == after[changed[0]].manifest.counts.rows_in - 1 > 0
+    assert facts["images_seen"] == 1 and facts["rows reused"] == after[changed[0]].manifest.counts.rows_in - 1 > 0
     assert before[changed[0]].content == after[changed[0]].content, "so nothing downstream is computed"
 
 

@@ -1,4 +1,4 @@
-"""Stage `overlap`: which images that were trained on, here or by the initial weights, are evaluation images too."""
+"""Stage `overlap`: which images that were trained on, here or by the pretrained weights, are test images too."""
 
 import json
 from pathlib import Path
@@ -29,19 +29,19 @@ def shard(folder: Path, dataset: str, *images) -> Artifact:
     return artifact(folder, shards=rows)
 
 
-def evaluation_set(folder: Path, dataset: str, *images) -> Artifact:
+def fingerprints(folder: Path, dataset: str, *images) -> Artifact:
     rows = [{"dataset": dataset, "image_id": i, "digest": d, "phash": h} for i, d, h in images]
     return artifact(folder, fingerprints=rows)
 
 
 @pytest.fixture
 def inputs(tmp_path: Path) -> Inputs:
-    """Shards of coco and vg, some of whose images are in the evaluation sets vcoco, hico and coco."""
+    """Shards of coco and vg, some of whose images are in the test sets vcoco, hico and coco."""
     coco = shard(tmp_path / "coco", "coco", (1, "a", CAT), (2, "b", DOG), (3, "c", SKY), (4, "d", CAT ^ (0b111 << 30)))
     vg = shard(tmp_path / "vg", "vg", (1, "e", CAT ^ (1 << 63)), (9, "f", CAT ^ 0xFF), (10, "g", SKY))
-    vcoco = evaluation_set(tmp_path / "vcoco", "vcoco", (3, "g", SKY), (70, "a", CAT), (71, "labels", 0))
-    hico = evaluation_set(tmp_path / "hico", "hico", (80, "a", 1))
-    own = evaluation_set(tmp_path / "own", "coco", (2, "h", 2))
+    vcoco = fingerprints(tmp_path / "vcoco", "vcoco", (3, "g", SKY), (70, "a", CAT), (71, "labels", 0))
+    hico = fingerprints(tmp_path / "hico", "hico", (80, "a", 1))
+    own = fingerprints(tmp_path / "own", "coco", (2, "h", 2))
     return Inputs({"shards": (coco, vg), "fingerprints": (vcoco, hico, own)})
 
 
@@ -59,7 +59,7 @@ def test_every_pair_is_listed_once_by_its_surest_match(inputs, tmp_path):
     ]  # fmt: skip
     assert output.table.schema == OVERLAP
     assert output.facts == {
-        "images": 7, "evaluation images": 5, "same bytes": 3, "same image id": 1, "near-duplicate": 2,
+        "images": 7, "test images": 5, "same bytes": 3, "same image id": 1, "near-duplicate": 2,
     }  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def test_the_distance_decides_what_is_near(inputs, tmp_path):
     assert near(8) == [("coco", 4), ("vg", 1), ("vg", 9)]
 
 
-def test_a_run_that_trains_on_evaluation_images_is_refused_unless_allowed(inputs, tmp_path):
+def test_a_run_that_trains_on_test_images_is_refused_unless_allowed(inputs, tmp_path):
     output, _ = overlap(inputs, tmp_path)
     write_table(output.table, tmp_path / "overlap.parquet")
     made = Inputs({"overlap": (Artifact(tmp_path),)})
@@ -88,7 +88,7 @@ def test_a_run_that_trains_on_evaluation_images_is_refused_unless_allowed(inputs
 
 def test_clean_shards_pass_and_allowing_an_overlap_recomputes_nothing(tmp_path):
     clean = shard(tmp_path / "clean", "coco", (1, "a", CAT), (2, "b", SKY))
-    tests = evaluation_set(tmp_path / "vcoco", "vcoco", (1, "c", DOG), (2, "d", SKY))
+    tests = fingerprints(tmp_path / "vcoco", "vcoco", (1, "c", DOG), (2, "d", SKY))
     output, rows = overlap(Inputs({"shards": (clean,), "fingerprints": (tests,)}), tmp_path)
     assert rows == []
     write_table(output.table, tmp_path / "overlap.parquet")
@@ -98,7 +98,7 @@ def test_clean_shards_pass_and_allowing_an_overlap_recomputes_nothing(tmp_path):
 
 
 def made(store: LocalStore, stage: str, name: str, file: str, upstream=(), initial=None, data=b"") -> Artifact:
-    """An artifact with one file, which was made from shards and initial weights."""
+    """An artifact with one file, which was made from shards and pretrained weights."""
     terms = KeyTerms(stage, 1, {"name": name}, {}, {} if initial is None else {"initial": initial})
     return commit(store, terms, file, data, {"shards": list(upstream)})
 
@@ -154,15 +154,15 @@ def shard_key(store: LocalStore, name: str) -> str:
     return next(a.key for a in store.artifacts("shard") if a.table("shards")["dataset"][0].as_py() == name)
 
 
-def test_an_evaluation_image_behind_the_initial_weights_is_refused(store, tmp_path):
+def test_a_test_image_behind_the_pretrained_weights_is_refused(store, tmp_path):
     own = artifact(tmp_path / "own", shards=[{"dataset": "coco", "image_id": 7, "extension": "jpg", "digest": "x"}])
     tests = [{"dataset": "vcoco", "image_id": 1, "digest": "c"}, {"dataset": "vcoco", "image_id": 2, "digest": "z"}]
     tests[1]["phash"] = 0x0F0F ^ 1
     given = Inputs({"shards": (own,), "fingerprints": (artifact(tmp_path / "tests", fingerprints=tests),)})
 
     def stage(name: str | None) -> OverlapStage:
-        initial = None if name is None else tmp_path / f"{name}.safetensors"
-        return OverlapStage(OverlapSettings(pretrained=initial, store=store.address))
+        pretrained = None if name is None else tmp_path / f"{name}.safetensors"
+        return OverlapStage(OverlapSettings(pretrained=pretrained, store=store.address))
 
     assert stage(None).files() == {} and stage(None).row_settings() == {"distance": 4}
     output = stage("second").run(given, tmp_path, lambda done, total, note="": None)
@@ -170,7 +170,7 @@ def test_an_evaluation_image_behind_the_initial_weights_is_refused(store, tmp_pa
     assert sorted(rows) == [
         ("initial weights: coco", 1, 1, "same bytes"), ("initial weights: vg", 1, 2, "near-duplicate"),
     ]  # fmt: skip
-    assert output.facts["images behind the initial weights"] == 4 and "not compared" not in output.facts
+    assert output.facts["images behind the pretrained weights"] == 4 and "not compared" not in output.facts
     made = artifact(tmp_path / "made", overlap=output.table.to_pylist())
     with pytest.raises(FatalError, match=r"1 of initial weights: coco in vcoco.*pretrained have seen"):
         stage("second").audit(Inputs({"overlap": (made,)}))

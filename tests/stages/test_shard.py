@@ -79,7 +79,7 @@ def inputs(tmp_path: Path) -> Inputs:
 def shard(inputs: Inputs, work: Path, known: pa.Table | None = None, folder: Path | str | None = None, **settings):
     """Runs the stage. Returns its output, the members of each image by extension, and its labels, by image id.
 
-    `known`: fingerprints of the evaluation sets. `folder`: that of the images; unset: the one that `work` lies in.
+    `known`: fingerprints of the test sets. `folder`: that of the images; unset: the one that `work` lies in.
     """
     work.mkdir()
     stage = ShardStage(ShardSettings(**{"threshold": 0.2} | settings), {"scenes": folder or work.parent})
@@ -157,7 +157,7 @@ def test_the_names_in_the_shards_are_counted_for_whoever_trains_on_them(inputs, 
     assert counted["total", "images"] == 3 and counted["total", "images without relations"] == 1
 
 
-def test_images_of_a_list_or_of_an_evaluation_set_are_left_out_and_listed(inputs, tmp_path):
+def test_images_of_a_list_or_of_a_test_set_are_left_out_and_listed(inputs, tmp_path):
     (tmp_path / "ids.txt").write_text("1\n")
     data = image_bytes()
     found = {"dataset": "test", "image_id": 42, "digest": hashlib.sha256(data).hexdigest()}

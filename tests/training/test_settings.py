@@ -24,7 +24,7 @@ from storage.errors import FatalError
     ({"lr_backbone": 0, "network": {"backbone_norm": "batch"}, "processes": 1}, "lr_backbone: 0 freezes the backbone"),
     ({"compile": True, "parallel": "fsdp"}, "compile: torch.compile fails"),
     ({"nodes": 2}, "address: nodes = 2 need an address"),
-    ({"nodes": 2, "address": "0.0.0.0:1"}, "means every address"),
+    ({"nodes": 2, "address": "0.0.0.0:1"}, "means all interfaces"),
     ({"address": "node7"}, "is not of the form HOST:PORT"),
     ({"nodes": 2, "address": "node7:1", "min_nodes": 3}, "min_nodes: 3 is more than nodes = 2"),
     ({"parallel": "fsdp", "nodes": 4, "min_nodes": 2, "address": "node7:1"}, "8 micro-batches .* multiple of 6 proc"),

@@ -47,9 +47,8 @@ def test_bash_accepts_the_script_and_slurm_gets_what_was_asked_for(tmp_path):
     made = script(tmp_path, gpus=2, partition="long", time="12:00:00", overrides=["store=out/it's here", *smaller])
     assert subprocess.run(["bash", "-n", tmp_path / "job.sh"], timeout=60).returncode == 0
     options = [line.removeprefix("#SBATCH --") for line in made.splitlines() if line.startswith("#SBATCH")]
-    assert {"nodes=2", "gpus-per-node=2", "partition=long", "time=12:00:00", "signal=B:USR1@150", "requeue"} <= set(
-        options
-    )
+    asked = {"nodes=2", "gpus-per-node=2", "partition=long", "time=12:00:00"}
+    assert asked | {"signal=B:USR1@150", "exclusive", "mem=0", "requeue"} <= set(options)
     assert """--set 'store=out/it'"'"'s here'""" in made
 
 

@@ -79,6 +79,15 @@ def test_a_training_that_begins_anew_replaces_its_earlier_events(tmp_path):
     assert [e.step for e in events.Scalars("loss")] == [1, 2]
 
 
+def test_a_folder_that_can_not_be_made_is_reported_and_stops_nothing(tmp_path):
+    (tmp_path / "file").touch()
+    warned: list[str] = []
+    (tracker,) = open_trackers((), tmp_path / "file" / "toy", "toy", SETTINGS, 0, warned.append)
+    tracker.log(1, {"loss": 1.0})
+    tracker.close()
+    assert len(warned) == 1 and str(tmp_path / "file") in warned[0] and "training continues" in warned[0]
+
+
 def wandb_records(data: bytes) -> Iterator[bytes]:
     """The records of a file in LevelDB's log format: blocks of 32 KiB of checksum, length and type, then the bytes."""
     place, parts = 7, b""

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from pipeline.data.images.folders import ImageRoot, UprightRoot, open_folder
-from pipeline.runtime.plugins import PluginOptions, RequireName, load_plugin, options_of, plugin_names
+from pipeline.runtime.plugins import PluginName, PluginOptions, load_plugin, options_of, plugin_names
 from pipeline.runtime.settings import Settings, data_file, has_mark, runtime
 from storage.digests import digest_file
 from storage.errors import FatalError
@@ -26,7 +26,7 @@ class DataSource(Settings):
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Name of the dataset in tables and reports."""
-    format: Annotated[str, AfterValidator(RequireName("datasets"))] = "coco"
+    format: Annotated[str, AfterValidator(PluginName("datasets"))] = "coco"
     """The layout of the annotation files. images: no annotations, so that stage `detect` finds the boxes."""
     options: PluginOptions = runtime(PluginOptions())
     """Settings of a format that another package adds (docs/api.md)."""

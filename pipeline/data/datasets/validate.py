@@ -132,10 +132,10 @@ _CORNER_SHARE = 0.2
 """Share of boxes that must fit better as corners. In the right convention, few boxes reach beyond their image."""
 
 
-def box_doubts(dataset: str, records: Iterable[ImageRecord]) -> str:
+def box_doubts(what: str, records: Iterable[ImageRecord]) -> str:
     """Signs that boxes are not x, y, width and height in pixels, and what to do about them; "" if there are none.
 
-    Takes the boxes of the first images.
+    Takes the boxes of the first images of `what`, e.g. "dataset coco".
     """
     images = boxes = small = corners = 0
     for record in islice(records, _CHECKED_IMAGES):
@@ -146,19 +146,17 @@ def box_doubts(dataset: str, records: Iterable[ImageRecord]) -> str:
             if record.width is not None and record.height is not None:
                 beyond = box.x + box.w > record.width + 1 or box.y + box.h > record.height + 1
                 corners += beyond and box.x < box.w <= record.width + 1 and box.y < box.h <= record.height + 1
-    of = f"dataset {dataset}: {{}} of {boxes} boxes of its first {images} images"
+    of = f"of {boxes} boxes of its first {images} images"
     if not boxes:
-        return (
-            f"dataset {dataset}: none of its first {images} images has a box; check that the annotations belong to the "
-            "images"
-        )
+        return f"{what}: none of its first {images} images has a box; check that the annotations belong to the images"
     if small > boxes / 2:
         return (
-            f"{of.format(small)} are smaller than a pixel; if they are relative to the image, multiply them by its size"
+            f"{what}: {small} {of} are smaller than a pixel; if they are relative to the image, multiply them by its "
+            "size"
         )
     if corners > _CORNER_SHARE * boxes:
         return (
-            f"{of.format(corners)} reach beyond their image and would fit as two corners (x1, y1, x2, y2); "
+            f"{what}: {corners} {of} reach beyond their image and would fit as two corners (x1, y1, x2, y2); "
             "write them as x, y, width, height"
         )
     return ""

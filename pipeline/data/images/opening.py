@@ -7,6 +7,7 @@ HICO-DET state boxes in the file's raw pixels. Of files with several frames or p
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 import warnings
 from collections import deque
@@ -20,6 +21,7 @@ from typing import Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 from pydantic import Field
 
 from pipeline.data.images.refs import ImageRef, UprightImage, read_first, state_of
@@ -38,8 +40,9 @@ MAX_SCANNED_PIXELS = 1_500_000_000
 MAX_SECONDS = 5.0
 """Processor time for decoding an image. The largest that the limits allow takes 1 s; only hostile files take more."""
 
-_SCAN = b"\xff\xda"
-"""The marker of a scan, which occurs nowhere in coded data."""
+_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
+"""Begins a segment of a JPEG, or ends the image (d9). It occurs nowhere in the coded data of scans."""
+_SCAN, _END = b"\xda", b"\xd9"
 _HEADER_BYTES = 32
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -220,7 +223,7 @@ def orientation_of(image: Image.Image) -> int:
 def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
     """Opens the image and checks its size. Converts any decoding error inside the context to `BadImage`."""
     form = _identify(data, limits)
-    scans = data.count(_SCAN) if form == "JPEG" else 0
+    scans = _scans(data) if form == "JPEG" else 0
     if scans > MAX_SCANS:
         raise BadImage("too slow", f"JPEG of {scans} scans, more than {MAX_SCANS}")
     try:
@@ -230,8 +233,14 @@ def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
         with image:
             image.format = form  # Pillow calls a JPEG that is followed by further images, as phones write it, MPO
             _check_size(image.width, image.height, limits)
-            if form == "TIFF" and (image.mode in ("F", "I") or "I;12" in str(image.tile[:1])):
-                raise BadImage("format not allowed", "TIFF of float, signed, 12- or 32-bit levels; use 8 or 16 bits")
+            if isinstance(image, TiffImageFile):
+                if image.mode in ("F", "I") or "I;12" in str(image.tile[:1]):
+                    raise BadImage(
+                        "format not allowed", "TIFF of float, signed, 12- or 32-bit levels; use 8 or 16 bits"
+                    )
+                # Pillow inverts only levels of up to 8 bits.
+                if image.mode.startswith("I;16") and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0:
+                    raise BadImage("format not allowed", "TIFF of 16-bit levels where 0 is white; make 0 black")
             if scans * image.width * image.height > MAX_SCANNED_PIXELS:
                 raise BadImage("too slow", f"JPEG of {scans} scans of {image.width}x{image.height}")
             yield image
@@ -247,6 +256,16 @@ def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
         raise BadImage("truncated" if _is_cut_off(str(error)) else "corrupt", f"{form}: {error}") from error
     except Exception as error:  # decoders may raise anything on hostile bytes
         raise BadImage("corrupt", f"{form}: {type(error).__name__}: {error}") from error
+
+
+def _scans(data: bytes) -> int:
+    """The number of scans of a JPEG. What follows it is not decoded, such as the video of a phone's motion photo."""
+    scans, file = 0, _Timed(data)
+    while (marker := _MARKER.search(data, file.tell())) and marker[1] != _END:
+        scans += marker[1] == _SCAN
+        file.seek(marker.end())
+        file.seek(marker.end() + int.from_bytes(file.read(2), "big"))
+    return scans
 
 
 class _Timed(BytesIO):

@@ -34,7 +34,7 @@ class WorkerDied(Exception):
 
 
 class WorkerHandle(ABC):
-    """A worker as its engine has it."""
+    """A worker as its engine sees it."""
 
     @abstractmethod
     def execute(self, item: WorkItem, progress: Progress | None) -> Record | PipelineError:
@@ -51,7 +51,7 @@ class WorkerHandle(ABC):
 
 @dataclass
 class _Task:
-    """An item on its way, and how many workers have tried it."""
+    """A submitted item, and how many workers have tried it."""
 
     item: WorkItem
     future: Future[Record] = field(default_factory=Future)
@@ -71,7 +71,7 @@ class Engine(ABC):
     """
 
     idle_seconds: float | None = None
-    """How long a worker above the lower bound stays without work; None: until the end."""
+    """How long a worker beyond the lower bound may be idle; None: until the end."""
 
     def __init__(self, workers: int, progress: Progress | None = None, least: int = 0) -> None:
         """`least`: number of workers that start at once and stay while they are idle."""
@@ -147,7 +147,7 @@ class Engine(ABC):
                 self._changed.notify_all()
 
     def _serve(self, number: int) -> None:
-        """Have worker `number` whenever there is work for it, until the engine is closed and nothing waits."""
+        """Run worker `number` whenever there is work for it, until the engine is closed and nothing waits."""
         while self._is_needed(number):
             try:
                 worker = self._start(number)
@@ -189,7 +189,7 @@ class Engine(ABC):
         return bool(self._waiting) or (number < self._least and not self._is_closing)
 
     def _feed(self, number: int, worker: WorkerHandle) -> None:
-        """Give items to a worker until it dies, was idle for long, or nothing is left to do."""
+        """Give items to a worker until it dies, has been idle for too long, or nothing is left to do."""
         while (task := self._next(number)) is not None:
             try:
                 answer: Record | Exception = worker.execute(task.item, self._progress)

@@ -156,8 +156,8 @@ class _Actor(WorkerHandle):
     def execute(self, item: WorkItem, progress: Progress | None) -> Record | PipelineError:
         answer, asked, shown = self._handle.execute.remote(item), None, None
         while not self._ray.wait([answer], timeout=TICK_SECONDS)[0]:
-            # A thread that waited for Ray's word would outlive the engine, and Ray ends a process with exit code 1 when
-            # a thread calls it while the process exits.
+            # A thread that waited for Ray's answer would outlive the engine, and Ray ends a process with exit code 1
+            # when a thread calls it while the process exits.
             if self._is_killed:
                 raise WorkerDied(f"on {self.place}: killed")
             asked = asked or self._handle.progress.options(concurrency_group=PROGRESS).remote()
@@ -186,7 +186,7 @@ ANSWER_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class RayNode:
-    """A live node of a cluster, with all that it has, whether or not something uses it."""
+    """A live node of a cluster, with all its resources, whether or not they are in use."""
 
     id: str
     ip: str

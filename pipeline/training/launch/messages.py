@@ -75,7 +75,7 @@ class MessageStore:
                 f"address = {address}: can't listen there ({error.strerror}); name an address of this machine and a "
                 "free port"
             ) from error
-        # Left to itself, torch listens on all addresses. Its libuv server survives clients that send half a request.
+        # Left to itself, torch listens on all interfaces. Its libuv server survives clients that send half a request.
         return cls(
             dist.TCPStore(*place, None, True, _STORE_TIMEOUT, False, master_listen_fd=listener.detach(), use_libuv=True)
         )
