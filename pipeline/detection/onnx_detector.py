@@ -206,7 +206,8 @@ def _session(path: Path, device: torch.device) -> Any:
         raise FatalError(f"detector {path}: needs onnxruntime: pip install 'rlip[onnx]'") from error
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.type == "cuda":
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+        # As in PyTorch's detectors (`choose_device`), nothing is rounded to TF32, which is onnxruntime's default.
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0, "use_tf32": 0}))
     options = onnxruntime.SessionOptions()
     # By itself, onnxruntime would take all cores, which other workers need, too.
     options.intra_op_num_threads = torch.get_num_threads()

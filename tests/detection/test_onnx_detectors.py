@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from pipeline.detection import onnx_detector
 from pipeline.detection.detector import open_detector
 from pipeline.detection.settings import DetectSettings
 from pipeline.detection.weights_files import find_detector
@@ -192,6 +194,18 @@ def test_files_that_are_missing_beside_a_graph_are_named(tmp_path: Path) -> None
     save_graph(path, {"dets": np.zeros((1, 1, 5)), "labels": [[0]]})
     with pytest.raises(FatalError, match=r"pipeline\.json is not next to it; export with --dump-info"):
         found(path)
+
+
+def test_a_gpu_rounds_nothing_to_tf32(tmp_path: Path, monkeypatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def opened(path: Path, options: Any, providers: list[Any]) -> Any:
+        asked.update([providers[0]])
+        return SimpleNamespace(get_providers=lambda: list(asked))
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
+    onnx_detector._session(tmp_path, torch.device("cuda", 1))
+    assert asked == {"CUDAExecutionProvider": {"device_id": 1, "use_tf32": 0}}
 
 
 def test_an_onnxruntime_that_is_missing_or_has_no_gpu_is_named(tmp_path: Path, monkeypatch) -> None:
