@@ -33,6 +33,7 @@ from models.config import NetworkConfig
 from models.layers import can_pack
 from models.relation_tagger import PairQueries, RelationTagger
 from pipeline.runtime.processes import keep_freed_memory
+from pipeline.stages.tag import TagSettings
 from pipeline.training.settings import TaggerSettings
 from tagger.box import Box
 from tagger.labelling.labeller import TaggerLabeller
@@ -169,7 +170,8 @@ def measure(given: Namespace) -> Iterator[Row]:
     sizes = TaggerSettings.network_defaults | (SMALL if given.small else {}) | kind
     tagger = RelationTagger(NetworkConfig.from_dict(sizes), TOKENIZER).eval()
     classes = mix((96, 128) if given.small else (800, 1088))
-    label = {name: TaggerLabeller(tagger, NAMES, precision=name, scope="image").label for name in precisions}  # type: ignore[arg-type]
+    labeller = partial(TaggerLabeller, tagger, NAMES, scope="image", floor=TagSettings().floor)
+    label = {name: labeller(precision=name).label for name in precisions}
     # Warm-up: the first pass builds kernels, and a worker encodes each text only once.
     largest, every = classes[-1][1], [Pair(0, 1, predicate, 0, 1) for predicate in PREDICATES]
     for way in label.values():

@@ -20,13 +20,14 @@ from rich.console import Console
 from pipeline.cli.explain import ImageTrace, trace_of
 from pipeline.cli.label import label_recipe, require_usable
 from pipeline.cli.options import STORE
-from pipeline.cli.query import select, tables_of
+from pipeline.cli.query import select, table_of
 from pipeline.cli.report import recorded_view
 from pipeline.cli.run import execute_run
 from pipeline.cli.show import show_runs, show_steps
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
 from pipeline.interop.export_run import export_run
+from pipeline.interop.run_tables import tables_by_name
 from pipeline.interop.shard_samples import SeenLabels
 from pipeline.labels.label_rows import LABELS, flat_labels
 from pipeline.report.formatting import sanitise
@@ -170,9 +171,9 @@ class Run:
         return Path(export_run(self._run, format, Path(folder), threshold, all_scores, masks).folder)
 
     def _table(self, name: str) -> pa.Table:
-        tables = dict(tables_of(self._run))
+        tables = tables_by_name(self._run)
         self._require(name, name in tables)
-        return tables[name].to_table()
+        return table_of(tables[name]).to_table()
 
     def _require(self, name: str, is_there: bool) -> None:
         if not is_there:

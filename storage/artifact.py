@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage.errors import FatalError
+from storage.errors import FatalError, first_line
 from storage.json_files import read_within_limit
 from storage.manifest import MANIFEST, REJECTED_FILE, Manifest, parse_manifest
 from storage.tables import REJECTED, is_current, read_table, upgrade
@@ -89,7 +89,7 @@ class Artifact:
             # pyarrow raises an OSError without errno for bytes that it can't read; with errno, the disk failed.
             if isinstance(error, OSError) and error.errno is not None:
                 raise
-            raise _damaged(path, str(error).splitlines()[0][:200]) from error
+            raise _damaged(path, first_line(error)) from error
 
 
 def require_schemas(manifest: Manifest, folder: Path) -> None:
@@ -105,7 +105,7 @@ def require_schemas(manifest: Manifest, folder: Path) -> None:
             found = pq.read_metadata(path)
             schema = found.schema.to_arrow_schema()
         except (pa.ArrowException, OSError) as error:
-            raise FatalError(f"{file} is not a table ({str(error).splitlines()[0][:200]})") from error
+            raise FatalError(f"{file} is not a table ({first_line(error)})") from error
         if entry.rows is not None and found.num_rows != entry.rows:
             raise FatalError(f"{file} has {found.num_rows:,} rows, and its manifest says {entry.rows:,}")
         if file == REJECTED_FILE and not schema.equals(REJECTED):

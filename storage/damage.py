@@ -82,8 +82,9 @@ def _holders(runs: Iterable[Run]) -> dict[tuple[str, str], list[str]]:
     found: dict[tuple[str, str], list[str]] = {}
     for run in runs:
         for step in run.steps():
+            stage = run.stage(step)
             for partition, key in run.keys(step).items():
-                found.setdefault((run.stage(step), key), []).append(f"{run.name} {step} {partition}")
+                found.setdefault((stage, key), []).append(f"{run.name} {step} {partition}")
     return found
 
 

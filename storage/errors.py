@@ -26,6 +26,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {alike[0]!r}?)" if alike else ""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what another library says, at most 300 characters; the error's repr if it says nothing."""
+    return (str(error).splitlines() or [repr(error)])[0][:300]
+
+
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _MAY_PASS = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN}

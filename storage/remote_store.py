@@ -83,6 +83,7 @@ class RemoteStore:
         self._patience = patience
         self._manifest_cache, self._file_cache = self.root / "manifests", self.root / "files"
         self._verified = VerifiedFiles()
+        self._touches, self._found = set[str](), dict[str, float]()
 
     def require_writable(self) -> None:
         self._local.require_writable()
@@ -293,14 +294,13 @@ class RemoteStore:
         return self._manifest_cache / stage / f"{key}-{digest_bytes(entry.token.encode())[:12]}.json"
 
     def _touched(self) -> dict[str, float]:
-        """Key → when a run last found it."""
-        listed = self.remote.files.listing("found")
-        found: dict[str, float] = {}
-        for path, data in self.remote.files.read_many(f"found/{name}" for name in listed).items():
-            when = listed[path.removeprefix("found/")].modified
+        """Key → when a run last found it. Files of touches are never rewritten, so each is read once."""
+        listed = {f"found/{name}": entry for name, entry in self.remote.files.listing("found").items()}
+        for path, data in self.remote.files.read_many(listed.keys() - self._touches).items():
+            self._touches.add(path)
             for key in parse_json_or_none(data, list[str]) or ():
-                found[key] = max(found.get(key, 0.0), when)
-        return found
+                self._found[key] = max(self._found.get(key, 0.0), listed[path].modified)
+        return self._found
 
 
 def _holding(stage: str, key: str, files: dict[str, Entry], found: dict[str, float]) -> StoredEntry:

@@ -173,6 +173,7 @@ SCHEMAS: Mapping[tuple[str, str], pa.Schema] = {
     ("verify", "opinions"): OPINIONS,
     ("shard", "shards"): SHARD_MEMBERS,
     ("shard_tagger", "shards"): SHARD_MEMBERS,
+    ("evaluate", "detections"): DETECTIONS,
     ("fingerprint", "fingerprints"): FINGERPRINTS,
     ("overlap", "overlap"): OVERLAP,
     ("split", "split"): SPLIT,

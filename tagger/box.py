@@ -1,6 +1,8 @@
 """An annotated bounding box of an image."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +15,11 @@ class Box:
     w: float
     h: float
     crowd: bool = False
+
+
+def boxes_of(row: Mapping[str, Any]) -> list[Box]:
+    """The boxes in a row of table `images`."""
+    return [Box(b["category"], b["x"], b["y"], b["w"], b["h"], b["crowd"]) for b in row["boxes"]]
 
 
 def intersect(one: Box, other: Box) -> bool:

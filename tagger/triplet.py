@@ -33,3 +33,7 @@ class Triplet:
     object_count: int = 1
     subject_attributes: tuple[str, ...] = ()
     object_attributes: tuple[str, ...] = ()
+
+
+NameTriplet = tuple[str, str, str]
+"""Subject, canonical predicate and object, by name."""

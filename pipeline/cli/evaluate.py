@@ -42,7 +42,7 @@ from pipeline.evaluation.detections.read import DetectionSet, read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
 from pipeline.evaluation.matching import pair_numbers
 from pipeline.evaluation.open_images import PREDICATES_PER_PAIR
-from pipeline.evaluation.ranking import PER_IMAGE, places
+from pipeline.evaluation.ranking import PER_IMAGE, ranks_in
 from pipeline.evaluation.splits import (
     HICO_TRIPLETS,
     PUBLISHED,
@@ -387,7 +387,7 @@ def _cut_pairs(path: Path, found: DetectionSet, most: int) -> str:
     counts = np.bincount(predicted.image, minlength=predicted.images)
     if found.every_score or counts.max(initial=0) != PER_IMAGE:
         return ""
-    counted = predicted.image[places(pair_numbers(predicted)) < most]
+    counted = predicted.image[ranks_in([pair_numbers(predicted)]) < most]
     if np.bincount(counted, minlength=predicted.images)[counts == PER_IMAGE].min() == PER_IMAGE:
         return ""
     limited = "recalls with one predicate per pair" if most == 1 else f"figures with {most} predicates per pair"

@@ -27,7 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.options import STORE, AsJson, RunName, StorePath
-from pipeline.interop.run_tables import tables_by_name
+from pipeline.interop.run_tables import PartOfTable, tables_by_name
 from pipeline.report.formatting import sanitise
 from pipeline.runtime.wording import counted
 from storage.atomic import atomic_file
@@ -102,13 +102,16 @@ def select(run: Run, sql: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
             raise FatalError(f"{sql}: {error}; tables of run {run.name!r}: {', '.join(sorted(tables))}") from error
 
     with errors_explained():
-        for name, dataset in tables_of(run):
-            tables.append(name)
+        every = tables_by_name(run)
+        tables += [*every, "labels"] if "relations" in every else every
+        # Of a store at a URL, all files of a table are copied to this machine, so only named ones are opened. A query
+        # that names none has all, and so has one for the names of tables or columns.
+        named = [name for name in tables if re.search(rf"\b{re.escape(name)}\b", sql, re.IGNORECASE)]
+        has_all = not named or re.search(r"(tables|columns|views)\b", sql, re.IGNORECASE)
+        for name in (each for each in every if has_all or each in named):
             # DuckDB reads the schema here, and would turn Ctrl-C into a DuckDB error.
-            _stoppable(connection, partial(connection.register, name, dataset))
-        if "relations" in tables:
-            tables.append("labels")
-        if "relations" in tables and re.search(r"\blabels\b", sql, re.IGNORECASE):
+            _stoppable(connection, partial(connection.register, name, table_of(every[name])))
+        if "labels" in named:
             folder = resources.enter_context(TemporaryDirectory(prefix="rlip-query-"))
             connection.register("labels", _labels(run, Path(folder) / "labels.parquet"))
         # This call already executes all but the last of several statements, and some single ones: it must be stoppable.
@@ -194,25 +197,24 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return distinct
 
 
-def tables_of(run: Run) -> Iterator[tuple[str, ds.Dataset]]:
-    """Names and tables of a run, each over all partitions, with their names in its rows, and read lazily.
+def table_of(parts: Sequence[PartOfTable]) -> ds.Dataset:
+    """A table over all partitions of a run, with their names in its rows, and read lazily.
 
     Columns that only some artifacts of a stage have, of a version or with a setting, are null in the rows of others.
     """
     form, files = ds.ParquetFileFormat(), LocalFileSystem()
-    for name, parts in tables_by_name(run).items():
-        fragments = [
-            form.make_fragment(
-                str(part.artifact.file(f"{part.table}{_PARQUET}")),
-                files,
-                partition_expression=pc.field("partition") == part.partition,
-            )
-            for part in parts
-        ]
-        made = (part.artifact.manifest for part in parts)
-        kinds = ((each.stage, each.terms.get("version"), each.schema_fingerprint) for each in made)
-        # One file of each kind, since reading the schema of every file would take seconds.
-        schemas = (each.physical_schema for each in dict(zip(kinds, fragments, strict=True)).values())
-        own = pa.schema([("partition", pa.string())])
-        schema = pa.unify_schemas([own, *schemas], promote_options="permissive")
-        yield name, ds.FileSystemDataset(fragments, schema, form, files)
+    fragments = [
+        form.make_fragment(
+            str(part.artifact.file(f"{part.table}{_PARQUET}")),
+            files,
+            partition_expression=pc.field("partition") == part.partition,
+        )
+        for part in parts
+    ]
+    made = (part.artifact.manifest for part in parts)
+    kinds = ((each.stage, each.terms.get("version"), each.schema_fingerprint) for each in made)
+    # One file of each kind, since reading the schema of every file would take seconds.
+    schemas = (each.physical_schema for each in dict(zip(kinds, fragments, strict=True)).values())
+    own = pa.schema([("partition", pa.string())])
+    schema = pa.unify_schemas([own, *schemas], promote_options="permissive")
+    return ds.FileSystemDataset(fragments, schema, form, files)

@@ -419,7 +419,8 @@ def _place_ahead(
 
 def _places(run: Run) -> list[tuple[str, str]]:
     """Stage and key of each artifact in a state of a run."""
-    return [(run.stage(step), key) for step in run.steps() for key in run.keys(step).values()]
+    stages = {step: run.stage(step) for step in run.steps()}
+    return [(stage, key) for step, stage in stages.items() for key in run.keys(step).values()]
 
 
 def _push_partition_maps(run: Run, remote: ObjectStoreArtifacts) -> None:

@@ -52,7 +52,7 @@ def show_verdicts(
     standing = log.standing()
     audit = None
     if run_name is not None:
-        labels = list(reviewable_labels(find_run(existing_store(store), run_name)))
+        labels = reviewable_labels(find_run(existing_store(store), run_name))
         audit = audit_of(labels, standing, read_team(log.folder))
     summary = summarize(log.verdicts(), standing, log.damaged, audit)
     if as_json:
@@ -71,7 +71,7 @@ def show_thresholds(
     as_json: AsJson = False,
 ) -> None:
     """Propose a threshold for each predicate with enough verdicts, as section shard.thresholds."""
-    labels = list(reviewable_labels(find_run(existing_store(store), run_name), all_scores=True))
+    labels = reviewable_labels(find_run(existing_store(store), run_name), all_scores=True)
     proposed = propose_thresholds(labels, _log(store, folder).standing(), precision, fewest)
     if as_json:
         print(json.dumps([asdict(each) for each in proposed], ensure_ascii=False))
@@ -94,7 +94,7 @@ def show_calibration(
     as_json: AsJson = False,
 ) -> None:
     """Calibrate scores to probabilities with verdicts, as section shard.calibration."""
-    labels = list(reviewable_labels(find_run(existing_store(store), run_name), choice=EVERY_LABEL))
+    labels = reviewable_labels(find_run(existing_store(store), run_name), choice=EVERY_LABEL)
     fitted, judged = fitted_on_verdicts(labels, _log(store, folder).standing())
     number = sum(map(len, judged.values()))
     if number < fewest:

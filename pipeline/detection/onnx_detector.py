@@ -23,7 +23,7 @@ from pipeline.detection.weights_files import NAMES_SUFFIX, PIPELINE, DetectorFil
 from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.relations import Floats, Integers
 from pipeline.runtime.devices import choose_device
-from storage.errors import FatalError
+from storage.errors import FatalError, first_line
 
 _Found = tuple[Floats, Integers, Floats]
 """N×4 xyxy boxes in pixels of the network's input, N labels, N scores"""
@@ -174,7 +174,7 @@ class OnnxDetector:
         try:
             self._layout = _layout(self._session, files)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, SyntaxError, RecursionError) as error:
-            raise FatalError(f"detector {self._path}: {_reason(error)} (setting: detect.weights)") from error
+            raise FatalError(f"detector {self._path}: {first_line(error)} (setting: detect.weights)") from error
         self.names = self._layout.names
 
     def detect(self, images: Sequence[Image.Image], threshold: float) -> list[Detections]:
@@ -192,7 +192,7 @@ class OnnxDetector:
             if (last := labels.max(initial=-1)) >= len(self.names):
                 raise ValueError(f"it finds class {last}, but has {len(self.names)} names")
         except Exception as error:  # onnxruntime's errors have no class of their own
-            raise FatalError(f"detector {self._path}: {_reason(error)} (setting: detect.weights)") from error
+            raise FatalError(f"detector {self._path}: {first_line(error)} (setting: detect.weights)") from error
         corner, scale = np.array(view.corner * 2), np.array(image.size * 2) / np.array(view.image * 2)
         kept = ~(scores < threshold) & (labels >= 0)  # NaN scores are reported later
         found = Detections((boxes[kept] - corner) * scale, labels[kept], scores[kept].astype(np.float64))
@@ -214,7 +214,9 @@ def _session(path: Path, device: torch.device) -> Any:
     try:
         session = onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # onnxruntime's errors have no class of their own
-        raise FatalError(f"detector {path}: onnxruntime can't load it ({_reason(error)}); export it again") from error
+        raise FatalError(
+            f"detector {path}: onnxruntime can't load it ({first_line(error)}); export it again"
+        ) from error
     # Without CUDA, or in a build for CPUs, onnxruntime merely warns and computes on the CPU.
     if device.type == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
         raise FatalError(
@@ -285,7 +287,3 @@ def _xyxy(cxcywh_N4: Floats) -> Floats:
 def _sides(size: int | Sequence[int]) -> _Size:
     first, second = (size, size) if isinstance(size, int) else size
     return int(first), int(second)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [repr(error)])[0][:300]

@@ -16,7 +16,7 @@ from pipeline.detection.transformers_detector import to_detections
 from pipeline.detection.weights_files import WITHOUT_EPSILON, DetectorFiles
 from pipeline.evaluation.detection import Detections
 from pipeline.runtime.devices import choose_device
-from storage.errors import FatalError
+from storage.errors import FatalError, first_line
 
 _NO_NAMES = frozenset({"__background__", "N/A"})
 
@@ -38,8 +38,9 @@ class TorchvisionDetector:
             model = get_model(kind, weights=None, weights_backbone=None, num_classes=len(names))
             model.load_state_dict(state)
         except (OSError, RuntimeError, TypeError, AttributeError, WeightsError) as error:
-            reason = str(error).splitlines()[0] if str(error) else repr(error)
-            raise FatalError(f"detector {path}: not the weights of torchvision's {kind} ({reason[:200]})") from error
+            raise FatalError(
+                f"detector {path}: not the weights of torchvision's {kind} ({first_line(error)})"
+            ) from error
         if path.name.startswith(WITHOUT_EPSILON):  # as torchvision does when it downloads them
             for module in model.modules():
                 if isinstance(module, torch.nn.BatchNorm2d):

@@ -18,7 +18,7 @@ from pipeline.detection.settings import DetectSettings
 from pipeline.detection.weights_files import DetectorFiles
 from pipeline.evaluation.detection import Detections
 from pipeline.runtime.devices import choose_device
-from storage.errors import FatalError
+from storage.errors import FatalError, first_line
 
 
 class TransformersDetector:
@@ -56,10 +56,9 @@ def load_model(folder: Path, processors: Any, models: Any, device: torch.device)
         processor = processors.from_pretrained(folder, local_files_only=True)
         return processor, models.from_pretrained(folder, local_files_only=True).to(device).eval()
     except Exception as error:  # a faulty folder shows as any kind of error
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise FatalError(
-            f"detector {folder}: transformers can't load it for object detection ({reason[:300]}); name a folder of "
-            "RT-DETR, D-FINE, DETR, Deformable DETR, Grounding DINO, OWL-ViT or OWLv2 (setting: detect.weights)"
+            f"detector {folder}: transformers can't load it for object detection ({first_line(error)}); name a folder "
+            "of RT-DETR, D-FINE, DETR, Deformable DETR, Grounding DINO, OWL-ViT or OWLv2 (setting: detect.weights)"
         ) from error
 
 

@@ -123,6 +123,6 @@ def _transformers(folder: Path) -> DetectorFiles:
     files = {path.name: path for path in read}
     if not is_zero_shot:
         return DetectorFiles("transformers", folder, files)
-    if not is_tokenizer(folder):
+    if not is_tokenizer(tokenizer := tokenizer_files(folder)):
         raise FatalError(f"detector {folder}: lacks its tokenizer (setting: detect.weights); copy the folder again")
-    return DetectorFiles("zero_shot", folder, files | tokenizer_files(folder))
+    return DetectorFiles("zero_shot", folder, files | tokenizer)

@@ -35,7 +35,7 @@ from pipeline.evaluation.matching import (
     relation_candidates,
     triplets_in_images,
 )
-from pipeline.evaluation.ranking import PER_IMAGE, Ranking, best_first, check_test_set, eleven_points, mean_of, places
+from pipeline.evaluation.ranking import PER_IMAGE, Ranking, best_first, check_test_set, eleven_points, mean_of, ranks_in
 from pipeline.evaluation.relations import Flags, Floats, Integers, Relations
 
 RECALLED = 50
@@ -140,7 +140,7 @@ def counted_relations(predicted: Relations, rules: OpenImagesRules) -> Relations
     if not rules.two_per_pair:
         return predicted
     every = best_first(predicted)
-    return every.take(places(pair_numbers(every)) < PREDICATES_PER_PAIR)
+    return every.take(ranks_in([pair_numbers(every)]) < PREDICATES_PER_PAIR)
 
 
 def _relations(ranked: Relations, truth: Relations, rules: OpenImagesRules) -> Ranking:
@@ -218,7 +218,7 @@ def match_challenge(predicted: Relations, truth: Relations, verified: Integers |
     ranked = best_first(predicted.take(_judged(predicted, truth, labels)))
     right = relation_candidates(ranked, truth, 0.5, pixel=0.0).first_finds(len(ranked))
     right_phrases = phrase_candidates(ranked, truth, 0.5, pixel=0.0).first_finds(len(ranked))
-    best = places(ranked.image) < RECALLED
+    best = ranks_in([ranked.image]) < RECALLED
     one, true_one = np.zeros(len(ranked), np.int64), np.zeros(len(truth), np.int64)
     return ChallengeMatches(
         Ranking.of(ranked, right, ranked.predicates, truth, truth.predicates),

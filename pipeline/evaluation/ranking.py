@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, scores_of
 
@@ -168,7 +169,7 @@ def check_test_set(predicted: Relations, truth: Relations) -> None:
 def best_first(predicted: Relations, limit: int | None = None) -> Relations:
     """Sorts the predictions of each image, best first, and takes `limit` of each. Equal scores keep their order."""
     ordered = predicted.take(np.lexsort((-scores_of(predicted), predicted.image)))
-    return ordered if limit is None else ordered.take(places(ordered.image) < limit)
+    return ordered if limit is None else ordered.take(ranks_in([ordered.image]) < limit)
 
 
 def mean_of(values: Iterable[float]) -> float:
@@ -185,13 +186,21 @@ def best_entries(scores: Floats, limit: int) -> tuple[Integers, Integers]:
     return rows.astype(np.int64), columns.astype(np.int64)
 
 
-def places(groups: Integers) -> Integers:
-    """Returns N: the place of each item within its group, from 0. Groups may be mixed."""
-    order = np.argsort(groups, kind="stable")
-    ordered = groups[order]
-    place = np.empty(len(groups), np.int64)
-    place[order] = np.arange(len(groups)) - np.searchsorted(ordered, ordered)
-    return place
+def ranks_in(groups: Sequence[Integers], order: Sequence[NDArray[Any]] = ()) -> Integers:
+    """Returns N: the rank of each item in its group, from 0. Items with equal values of all `groups` (N) are a group.
+
+    Items are ranked by the arrays of `order` (N), the first of which counts first, and then by position.
+    """
+    # The last key of `lexsort` counts first, and it is stable.
+    ranked = np.lexsort((*reversed(order), *reversed(groups)))
+    is_first = np.zeros(len(ranked), bool)
+    is_first[:1] = True
+    for values in groups:
+        is_first[1:] |= values[ranked][1:] != values[ranked][:-1]
+    places = np.arange(len(ranked))
+    found = np.empty(len(ranked), np.int64)
+    found[ranked] = places - np.maximum.accumulate(np.where(is_first, places, 0))
+    return found
 
 
 def eleven_points(

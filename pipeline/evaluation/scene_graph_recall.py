@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.evaluation.matching import mask_candidates, numbered, pair_numbers, unseen_triplets
-from pipeline.evaluation.ranking import GroupRecall, RecallMatches, best_first, check_test_set, places
+from pipeline.evaluation.ranking import GroupRecall, RecallMatches, best_first, check_test_set, ranks_in
 from pipeline.evaluation.relations import Flags, Integers, Relations, scores_of
 
 
@@ -98,7 +98,7 @@ def _find_masks(predicted: Relations, truth: Relations, rules: SceneGraphRules, 
     things = _things(ranked, None if rules.official else rules.same_object)
     for kind, of_pair in enumerate(([], [ranked.predicates])):
         counted = np.sort(np.unique(numbered([ranked.image, *things, *of_pair]), return_index=True)[1])
-        place = places(ranked.image[counted])
+        place = ranks_in([ranked.image[counted]])
         within = place < max(rules.limits)
         pairs = mask_candidates(ranked.take(counted[within]), truth, rules.overlap)
         if not rules.official:

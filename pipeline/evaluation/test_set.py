@@ -27,6 +27,7 @@ from pipeline.evaluation.vcoco_detections import in_roles
 from pipeline.evaluation.vcoco_truth import VcocoTruth
 from pipeline.runtime.stage import Rejected, ReportProgress
 from storage.errors import FatalError
+from tagger.triplet import NameTriplet
 
 DUPLICATE_BOXES = 0.5
 """IoU above which two boxes of one label count as the same detection."""
@@ -94,7 +95,7 @@ class TestSet:
         self,
         found: Iterable[ScoredImage],
         metrics: Sequence[str] = (),
-        unseen: Collection[tuple[str, str, str]] | None = None,
+        unseen: Collection[NameTriplet] | None = None,
     ) -> dict[str, float]:
         """Returns zero_shot_map and zero_shot_recall under HICO-DET's rules, detection_ap50, and the triplet count.
 
@@ -159,7 +160,7 @@ class TestSet:
         figures = _defined(benchmark.vcoco(detections, part, Options(resamples=0)).figures)
         return {f"vcoco_{name}": value for name, value in figures.items()}
 
-    def _apart(self, scores: HicoScores, unseen: Collection[tuple[str, str, str]]) -> dict[str, float]:
+    def _apart(self, scores: HicoScores, unseen: Collection[NameTriplet]) -> dict[str, float]:
         objects, predicates = self.names.objects, self.names.predicates
         tested = scores.average_precision.keys()
         left_out = frozenset(

@@ -18,7 +18,7 @@ from pipeline.evaluation.matching import (
     relation_candidates,
     unseen_triplets,
 )
-from pipeline.evaluation.ranking import GroupRecall, RecallMatches, best_first, check_test_set, places
+from pipeline.evaluation.ranking import GroupRecall, RecallMatches, best_first, check_test_set, ranks_in
 from pipeline.evaluation.relations import Flags, Integers, Relations
 
 LIMITS = (50, 100)
@@ -42,8 +42,8 @@ def match_vrd(
     check_test_set(predicted, truth)
     ranked = best_first(predicted)
     if predicates_per_pair is not None:
-        ranked = ranked.take(places(pair_numbers(ranked)) < predicates_per_pair)
-    place = places(ranked.image)
+        ranked = ranked.take(ranks_in([pair_numbers(ranked)]) < predicates_per_pair)
+    place = ranks_in([ranked.image])
     within = place < max(LIMITS)
     ranked, place = ranked.take(within), place[within]
     relations, phrases = (

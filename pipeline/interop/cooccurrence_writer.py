@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from pipeline.data.datasets.names import COCO_CATEGORIES
@@ -19,7 +20,7 @@ def write_cooccurrence(rows: RunRows, folder: Path, threshold: float, tally: Tal
     """
     rows.require_kept()
     tested = rows.run.recipe.get("data", {}).get("test", ())
-    relations: list[tuple[str, str, str]] = []
+    relations: Counter[tuple[str, str, str]] = Counter()
     for dataset in rows.ingested():
         for image in rows.images(dataset, "images", "relations"):
             if dataset in tested:  # labels made by the table must not know the test set
@@ -27,13 +28,13 @@ def write_cooccurrence(rows: RunRows, folder: Path, threshold: float, tally: Tal
                 continue
             categories = [box["category"] for box in image.items("images", "boxes")]
             found = relations_of(image, threshold, tally)
-            relations += [(categories[r["subject"]], r["predicate"], categories[r["object"]]) for r in found]
+            relations.update((categories[r["subject"]], r["predicate"], categories[r["object"]]) for r in found)
     coco = tuple(COCO_CATEGORIES.values())
     names = {name for subject, _, object_ in relations for name in (subject, object_)}
     meant = {name for name in names if by_whole_words(name, name, coco)}
-    left_out = sum(subject not in meant or object_ not in meant for subject, _, object_ in relations)
+    left_out = sum(number for (subject, _, object_), number in relations.items() if not meant >= {subject, object_})
     tally.note("relation of a name that matches no category", left_out)
-    tally.wrote["relations counted"] += len(relations) - left_out
-    table = cooccurrence_table(relations, coco, by_whole_words)
+    tally.wrote["relations counted"] += relations.total() - left_out
+    table = cooccurrence_table(relations.elements(), coco, by_whole_words)
     if table:
         write_object(folder / "cooccurrence.json", table.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -52,7 +52,7 @@ def import_verdicts(
     if form is None:
         raise FatalError(f"{path}: name its format with --format label_studio or --format cvat; unpack archives first")
     annotated = read_label_studio(path) if form == "label_studio" else read_cvat(path)
-    known = _images(run)
+    known = _images(run, annotated)
     namesakes = Counter(Path(name).name for name in {image.name for image in annotated})
     found = [(image, _find(image, known, namesakes)) for image in annotated]
     ours = [(_fitted(image, own), own) for image, own in found if own is not None]
@@ -79,36 +79,46 @@ def import_verdicts(
     ]  # fmt: skip
 
 
-def _images(run: Run) -> Mapping[tuple[str, str], _RunImage]:
-    """The run's images by each identifier: digest, dataset and id, and file name."""
+def _images(run: Run, annotated: Iterable[AnnotatedImage]) -> Mapping[tuple[str, str], _RunImage]:
+    """The run's images that a file may mean, by each identifier: digest, dataset and id, and file name."""
+    asked = {way for image in annotated for way in _ways(image)}
     by_place: dict[tuple[str, int], _RunImage] = {}
     found: dict[tuple[str, str], _RunImage] = {}
     names: dict[str, list[_RunImage]] = defaultdict(list)
     for artifact in images_with_boxes(run).values():
         for row in artifact.table("images").to_pylist():
+            own = ("digest", row["digest"]), ("place", f"{row['dataset']}/{row['image_id']}")
+            named = {row["uri"], Path(row["uri"]).name}
+            if asked.isdisjoint({*own, *(("name", name) for name in named)}):
+                continue
             boxes = {box4(box): box["category"] for box in row["boxes"]}
             image = _RunImage(row["digest"], row["dataset"], row["image_id"], boxes)
             by_place[image.dataset, image.image_id] = image
-            found["digest", image.digest] = image
-            found["place", f"{image.dataset}/{image.image_id}"] = image
-            for name in {row["uri"], Path(row["uri"]).name}:
+            found.update(dict.fromkeys(own, image))
+            for name in named:
                 names[name].append(image)
     found.update({("name", name): images[0] for name, images in names.items() if len(images) == 1})
     for label in reviewable_labels(run):
-        by_place[label.dataset, label.image_id].labels[label.relation] = None
+        if judged := by_place.get((label.dataset, label.image_id)):
+            judged.labels[label.relation] = None
     return found
+
+
+def _ways(image: AnnotatedImage) -> list[tuple[str, str]]:
+    """The identifiers of the run's image, best first."""
+    place = f"{image.dataset}/{image.image_id}"
+    return [("digest", image.digest or ""), ("place", place), ("name", image.name), ("name", Path(image.name).name)]
 
 
 def _find(
     image: AnnotatedImage, known: Mapping[tuple[str, str], _RunImage], namesakes: Mapping[str, int]
 ) -> _RunImage | None:
     """The run's image. `namesakes` counts the file's images by their names without folders."""
-    place, base = ("place", f"{image.dataset}/{image.image_id}"), Path(image.name).name
-    ways = [("digest", image.digest or ""), place, ("name", image.name)]
+    _, place, _, (_, base) = ways = _ways(image)
     if place in known and known[place].digest == image.digest:  # copies have one digest
         return known[place]
-    if namesakes[base] == 1:
-        ways.append(("name", base))
+    if namesakes[base] > 1:
+        ways.pop()
     return next((known[way] for way in ways if way in known), None)
 
 

@@ -40,7 +40,7 @@ from storage.artifact import Artifact
 from storage.digests import digest_json
 from storage.manifest import Manifest
 from storage.runs import Run as StoredRun, RunRecord
-from storage.tables import CANDIDATES, DETECTIONS, DROPPED, REJECTED, SHARD_STATISTICS
+from storage.tables import REJECTED, SCHEMAS, SHARD_STATISTICS
 
 JOBS = "rlip"
 """The namespace of jobs."""
@@ -49,9 +49,7 @@ _ENDS = {"failed": RunState.FAIL, "stopped": RunState.ABORT}
 WRITTEN: Mapping[str, tuple[str, pa.Schema]] = {stage.name: (stage.writes, stage.schema) for stage in STAGES}
 """Stage → name and schema of its main table."""
 BESIDE: Mapping[str, pa.Schema] = {
-    "candidates": CANDIDATES,
-    "detections": DETECTIONS,
-    "dropped": DROPPED,
+    **{table: schema for (stage, table), schema in SCHEMAS.items() if table != WRITTEN[stage][0]},
     "excluded": REJECTED,
     "overrides": OVERRIDES,
     "rejected": REJECTED,
@@ -74,7 +72,8 @@ class RunLineage:
 
     def __init__(self, run: StoredRun) -> None:
         self._run = run
-        self._of_key = {key: step for step in run.steps() for key in run.keys(step).values()}
+        self._made = {step: run.artifacts(step) for step in run.steps()}
+        self._of_key = {each.key: (step, each) for step, made in self._made.items() for each in made.values()}
         self._records = [run] if isinstance(run, RunRecord) else run.records()
 
     def events(self, by_partition: bool = False) -> Iterator[RunEvent]:
@@ -84,8 +83,7 @@ class RunLineage:
         """
         times = []
         inner: list[RunEvent] = []
-        for step in sorted(self._run.steps(), key=chain_order):
-            artifacts = self._run.artifacts(step)
+        for step, artifacts in sorted(self._made.items(), key=lambda each: chain_order(each[0])):
             groups = [{part: found} for part, found in artifacts.items()] if by_partition else [artifacts]
             for group in groups:
                 if group:
@@ -125,16 +123,14 @@ class RunLineage:
 
     def _read(self, artifacts: Sequence[Artifact], by_partition: bool) -> Iterator[LineageTable]:
         """The tables read: for each step one for all partitions, or one for each partition."""
-        read: dict[tuple[str, str], dict[str, None]] = {}
+        read: dict[tuple[str, str], dict[str, Artifact]] = {}
         for artifact in artifacts:
             for table, keys in artifact.manifest.upstream.items():
-                for key in keys:
-                    step = self._of_key.get(key, "")
-                    read.setdefault((step, table), {})[key] = None
-        for (step, table), wanted in read.items():
-            found = self._run.store.find_all(self._run.stage(step), wanted) if step else {}
-            there = [found[key] for key in wanted if key in found]
-            for group in [[each] for each in there] if by_partition else [there] if there else []:
+                for key in filter(self._of_key.__contains__, keys):
+                    step, made = self._of_key[key]
+                    read.setdefault((step, table), {})[key] = made
+        for (step, table), found in read.items():
+            for group in [[each] for each in found.values()] if by_partition else [[*found.values()]]:
                 yield self._table(step, table, group, by_partition)
 
     def _written(self, step: str, artifacts: Sequence[Artifact], by_partition: bool) -> Iterator[LineageTable]:
@@ -144,7 +140,7 @@ class RunLineage:
             for name in a.manifest.files
             if name.endswith(".parquet")
         }
-        main = WRITTEN.get(self._run.stage(step), ("", None))[0]
+        main = WRITTEN.get(artifacts[0].manifest.stage, ("", None))[0]
         for table in sorted(names, key=lambda name: (name != main, name)):
             yield self._table(step, table, artifacts, by_partition)
 

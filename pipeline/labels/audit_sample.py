@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.labels.flat_list import Indices, ranks_within
+from pipeline.evaluation.ranking import ranks_in
+from pipeline.labels.flat_list import Indices
 from pipeline.labels.verdicts import JudgedRelation
 from storage.digests import canonical_json
 
@@ -212,7 +213,7 @@ def audit_order(strata: AuditStrata, numbers: Numbers) -> Indices:
     It begins with two labels of each stratum and continues in proportion to the strata's sizes, at `REFUSED_RATE` where
     the verifier refuses.
     """
-    rank = ranks_within((strata.stratum,), (numbers,))
+    rank = ranks_in((strata.stratum,), (numbers,))
     weights = strata.sizes * np.array([REFUSED_RATE if each is False else 1.0 for each in strata.accepted])
     # In this order, strata get their labels as parties get seats by the Sainte-Laguë method, which favours no size.
     share = (rank + 0.5) / weights[strata.stratum] if len(rank) else np.zeros(0)
@@ -235,7 +236,7 @@ def audit_precision(
     within each member's share, as every member follows the order alone. A stratum's verdicts share the weight of all
     its labels equally. `predicates` (N) and `blind` (N) are counted for the labels whose verdicts count.
     """
-    rank = ranks_within((strata.stratum,), (numbers,))
+    rank = ranks_in((strata.stratum,), (numbers,))
     seats = np.zeros(len(outcomes), np.int64) if seats is None else seats
     counted = np.zeros(len(outcomes), bool)
     order = np.lexsort((rank, seats, strata.stratum))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,21 +77,4 @@ def rows_of(images: pa.Table, table: pa.Table) -> Indices:
     """Row of `table` → row of `images` with the same image id; -1 for an image that was not ingested again."""
     places = pc.index_in(table["image_id"], value_set=images["image_id"]).fill_null(-1)
     found: Indices = places.to_numpy().astype(np.int64)
-    return found
-
-
-def ranks_within(groups: Sequence[Indices], order: Sequence[npt.NDArray[Any]]) -> Indices:
-    """The rank of each of N items in its group, from 0 (N). Items with equal values of all `groups` (N) are a group.
-
-    Items are ranked by the arrays of `order` (N), the first of which counts first, and then by position.
-    """
-    # The last key of `lexsort` counts first, and it is stable.
-    ranked = np.lexsort((*reversed(order), *reversed(groups)))
-    is_first = np.zeros(len(ranked), bool)
-    is_first[:1] = True
-    for values in groups:
-        is_first[1:] |= values[ranked][1:] != values[ranked][:-1]
-    places = np.arange(len(ranked))
-    found = np.empty(len(ranked), np.int64)
-    found[ranked] = places - np.maximum.accumulate(np.where(is_first, places, 0))
     return found

@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.labels.flat_list import FlatList, ranks_within
+from pipeline.evaluation.ranking import ranks_in
+from pipeline.labels.flat_list import FlatList
 from pipeline.labels.label_overrides import ImageOverrides, Overrides
 from pipeline.labels.labelled_partitions import candidates, packed_labels
 from pipeline.runtime.settings import Settings
@@ -301,15 +302,15 @@ def judged_labels(
     kept = np.flatnonzero((reason == "") & ~is_added)
     row, *named = (values[kept] for values in (labels.row, *labels.ends(), predicate))
     # Of equally confident ones the first counts.
-    is_repeated = ranks_within((row, *named), (-confidence[kept],)) > 0
+    is_repeated = ranks_in((row, *named), (-confidence[kept],)) > 0
     reason[kept[is_repeated]] = NotKept.REPEATED
     kept, row, *named = (values[~is_repeated] for values in (kept, row, *named))
     if settings.per_pair is not None:
-        is_over = (ranks_within((row, *named[:2]), (-confidence[kept], named[2])) >= settings.per_pair) & ~right[kept]
+        is_over = (ranks_in((row, *named[:2]), (-confidence[kept], named[2])) >= settings.per_pair) & ~right[kept]
         reason[kept[is_over]] = NotKept.OVER_PER_PAIR
         kept, row, *named = (values[~is_over] for values in (kept, row, *named))
     most = settings.max_relations - np.bincount(labels.row[is_added], minlength=len(relations))
-    reason[kept[ranks_within((row,), (-confidence[kept], *named)) >= most[row]]] = NotKept.OVER_PER_IMAGE
+    reason[kept[ranks_in((row,), (-confidence[kept], *named)) >= most[row]]] = NotKept.OVER_PER_IMAGE
     reasons = pa.array([why or None for why in reason.tolist()], pa.string())
     return JudgedLabels(relations, candidates, confidence, reasons, is_added)
 

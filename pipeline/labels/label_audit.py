@@ -38,6 +38,7 @@ from tagger.labelling.calibration import calibration_error
 from tagger.matching import match
 from tagger.pair import Pair
 from tagger.relation import Relation
+from tagger.triplet import NameTriplet
 
 
 def learned_from(run: Run, datasets: Iterable[str]) -> dict[str, bool | None]:
@@ -278,10 +279,6 @@ def _by_image(table: pa.Table, column: str, *names: str) -> Mapping[int, Sequenc
     return found
 
 
-Named = tuple[str, str, str]
-"""A relation at category level: subject category, canonical predicate, object category."""
-
-
 @dataclass(frozen=True)
 class CaptionAudit:
     """Agreement of captions with ground-truth relations by category, on images with any. Unannotated ones lower it."""
@@ -314,7 +311,7 @@ class CaptionAudit:
 class CaptionCount:
     """Collects a `CaptionAudit` over the partitions of one dataset."""
 
-    _images: list[tuple[tuple[str, ...], set[Named], list[Named]]] = field(default_factory=list)
+    _images: list[tuple[tuple[str, ...], set[NameTriplet], list[NameTriplet]]] = field(default_factory=list)
     _vocabulary: set[str] = field(default_factory=set)
 
     def add(self, images: pa.Table, triplets: pa.Table) -> None:
@@ -356,13 +353,13 @@ class CaptionCount:
         )
 
 
-def _confirmed(predicate: str, subjects: Set[str], objects: Set[str], given: Set[Named]) -> Set[Named]:
+def _confirmed(predicate: str, subjects: Set[str], objects: Set[str], given: Set[NameTriplet]) -> Set[NameTriplet]:
     """The ground-truth relations that a triplet states whose nouns mean these categories."""
     stated = {(subject, predicate, object_) for subject in subjects for object_ in objects}
     return given & (stated | {fact[::-1] for fact in stated} if predicate in SYMMETRIC else stated)
 
 
-def _stated(triplets: pa.Table) -> Mapping[int, list[Named]]:
+def _stated(triplets: pa.Table) -> Mapping[int, list[NameTriplet]]:
     """Image id → the triplets of its captions, each once per caption, with canonical predicates."""
     every = _by_image(triplets, "triplets", "caption", "subject_lemma", "predicate_lemma", "object_lemma")
     distinct = {i: dict.fromkeys((c, s, canonical(p), o) for c, s, p, o in own) for i, own in every.items()}

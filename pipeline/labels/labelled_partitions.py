@@ -16,8 +16,8 @@ from storage.errors import FatalError
 from storage.runs import Run
 from storage.tables import CANDIDATES
 
-CANDIDATES_FILE = "candidates.parquet"
-"""Stage `tag`'s table of the pairs that it scored. Artifacts of other origins lack it."""
+CANDIDATES_FILE, DROPPED_FILE = "candidates.parquet", "dropped.parquet"
+"""Stage `tag`'s tables of pairs that it scored and triplets that led to none. Artifacts of other origins lack them."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,10 @@ def packs_labels(run: Run) -> bool:
     recipe = run.recipe
     if variants := recipe.get("pretrain", {}).get("variants"):
         return "pseudo" in variants
-    return bool(recipe.get("shard", {}).get("pack", True)) or recipe.get("run", {}).get("until") == "shard"
+    shard = recipe.get("shard", {})
+    if shard.get("labels", "pseudo") != "pseudo":
+        return False
+    return bool(shard.get("pack", True)) or recipe.get("run", {}).get("until") == "shard"
 
 
 def packed_labels(run: Run) -> dict[str, Artifact]:
@@ -132,7 +135,7 @@ def opinions(verified: Artifact | None, tagged: Artifact) -> dict[tuple[int, int
 
 def dropped(tagged: Artifact) -> pa.Table | None:
     """The triplets that led to no candidate, with reasons; None if the tagger's version did not record them."""
-    return tagged.table("dropped") if "dropped.parquet" in tagged.manifest.files else None
+    return tagged.table("dropped") if DROPPED_FILE in tagged.manifest.files else None
 
 
 def is_made_from(made: Artifact, table: str, read: Artifact) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from pathlib import Path
 from statistics import median
 
@@ -129,18 +131,21 @@ def summarize(
     )
 
 
-def audit_of(labels: Sequence[ReviewableLabel], standing: StandingVerdicts, team: Team | None = None) -> AuditPrecision:
-    """The precision of labels, estimated from the verdicts on their stratified random sample."""
-    numbers = permanent_numbers((each.relation for each in labels), AUDIT_SEED)
-    lowest = np.argsort(numbers, kind="stable")[:MOST_AUDITED]
-    relations = [labels[place].relation for place in lowest]
+def audit_of(labels: Iterable[ReviewableLabel], standing: StandingVerdicts, team: Team | None = None) -> AuditPrecision:
+    """The precision of labels, estimated from the verdicts on their stratified random sample.
+
+    Memory holds no other labels, of which there may be millions.
+    """
+    numbered = ((permanent_numbers([one.relation], AUDIT_SEED).item(), at, one) for at, one in enumerate(labels))
+    lowest = nsmallest(MOST_AUDITED, numbered)
+    numbers, sample = np.array([number for number, _, _ in lowest], np.float64), [one for _, _, one in lowest]
+    relations = [each.relation for each in sample]
     predicates = [each.predicate for each in relations]
-    confidences, opinions = ([getattr(labels[place], name) for place in lowest] for name in ("confidence", "opinion"))
-    strata = AuditStrata.of(predicates, confidences, opinions)
+    strata = AuditStrata.of(predicates, [each.confidence for each in sample], [each.opinion for each in sample])
     judged = [audited(standing.get(each, {})) for each in relations]
     seats = None if team is None else np.array([team.seats(each.image)[0] for each in relations], np.int64)
     outcomes, blind = np.array([each[0] for each in judged], np.int8), np.array([each[1] for each in judged], bool)
-    return audit_precision(strata, numbers[lowest], outcomes, seats, predicates, blind)
+    return audit_precision(strata, numbers, outcomes, seats, predicates, blind)
 
 
 def run_precision(run: Run, verdicts: Path | None = None) -> AuditPrecision | None:
@@ -155,7 +160,7 @@ def run_precision(run: Run, verdicts: Path | None = None) -> AuditPrecision | No
         return None
     if any(found.fitting() is not found for found in partition_artifacts(run).values()):
         return None
-    found = audit_of(list(reviewable_labels(run)), standing, read_team(folder))
+    found = audit_of(reviewable_labels(run), standing, read_team(folder))
     return None if found.precision is None else found
 
 
@@ -265,7 +270,7 @@ class ProposedThreshold:
 
 
 def fitted_on_verdicts(
-    labels: Sequence[ReviewableLabel], standing: StandingVerdicts
+    labels: Iterable[ReviewableLabel], standing: StandingVerdicts
 ) -> tuple[Calibration, Mapping[str, list[float]]]:
     """A calibration fitted to the confident verdicts, and the judged confidences by predicate.
 
@@ -283,7 +288,7 @@ def fitted_on_verdicts(
 
 
 def propose_thresholds(
-    labels: Sequence[ReviewableLabel], standing: StandingVerdicts, precision: float, fewest: int = FEWEST
+    labels: Iterable[ReviewableLabel], standing: StandingVerdicts, precision: float, fewest: int = FEWEST
 ) -> list[ProposedThreshold]:
     """Proposes a threshold for each predicate with at least `fewest` confident verdicts.
 
@@ -291,10 +296,14 @@ def propose_thresholds(
     verdict does not matter, since queues choose by confidence and predicate, which the calibration knows. No threshold
     lies below the lowest judged confidence, where the fit would be a guess.
     """
-    calibration, seen = fitted_on_verdicts(labels, standing)
-    confidences: dict[str, list[float]] = {}
-    for each in labels:
-        confidences.setdefault(each.relation.predicate, []).append(each.confidence)
+    confidences: dict[str, array[float]] = {}
+
+    def noted() -> Iterator[ReviewableLabel]:
+        for each in labels:
+            confidences.setdefault(each.relation.predicate, array("d")).append(each.confidence)
+            yield each
+
+    calibration, seen = fitted_on_verdicts(noted(), standing)
     proposed = []
     for predicate, judged in sorted(seen.items(), key=lambda each: (-len(each[1]), each[0])):
         if len(judged) < fewest:

@@ -61,7 +61,7 @@ def build_steps(recipe: Recipe) -> list[Step]:
     """
     recipe = recipe.resolved()
     data = recipe.data
-    trained_on = data.tagger if recipe.tag.weights is None and recipe.tag.method == "tagger" else ()
+    trained_on = data.tagger if recipe.trains_tagger else ()
     ingested = tuple(dict.fromkeys((*data.label, *data.mix, *trained_on, *data.test)))
     steps = [Step("ingest", IngestStage, recipe.ingest, datasets=ingested)]
     if bare := data.without_boxes:
@@ -72,7 +72,7 @@ def build_steps(recipe: Recipe) -> list[Step]:
     if not variants or any(variant in FROM_CAPTIONS for variant in variants):
         steps += _labelling(recipe)
     tagged = any(step.stage is TagStage for step in steps)
-    packed = recipe.packs_labels and (tagged or recipe.shard.labels not in FROM_CAPTIONS)
+    packed = recipe.packs_only and (tagged or recipe.shard.labels not in FROM_CAPTIONS)
     if recipe.split is not None and (variants or packed or data.mix):
         trained = tuple(dict.fromkeys((*data.label, *data.mix)))
         steps.append(Step("split", SplitStage, recipe.split, reads=_INGESTED, from_datasets={"images": trained}))

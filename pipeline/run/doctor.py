@@ -40,7 +40,7 @@ from pipeline.stages.tag import CandidateSettings, TagStage, open_candidates
 from pipeline.training.config import MODEL, VOCABULARY
 from pipeline.training.settings import TaggerSettings, TrainingSettings
 from pipeline.training.trackers import require_extras
-from pipeline.training.vocabulary import TrainedNames, is_tokenizer
+from pipeline.training.vocabulary import TrainedNames, is_tokenizer, tokenizer_files
 from storage.errors import FatalError, PipelineError
 from storage.open_store import is_remote
 from tagger.english.predicates import canonical
@@ -267,7 +267,7 @@ def _parser(package: str) -> Finding:
 def _weight(what: str, role: str, path: Path) -> Finding:
     if not path.exists():
         return Finding("missing", what, f"no file or folder {path}")
-    if role == "tokenizer" and not is_tokenizer(path):
+    if role == "tokenizer" and not is_tokenizer(tokenizer_files(path)):
         lacks = "needs tokenizer.json, or vocab.json and merges.txt, as in roberta-base"
         return Finding("missing", what, f"{path} {lacks}; copy them there, or remove `tokenizer` from the recipe")
     return Finding("ok", what, str(path))

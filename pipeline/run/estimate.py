@@ -227,13 +227,7 @@ def _benchmark(step: Step) -> Benchmark | None:
 def _images_due(planner: Planner) -> dict[str, int]:
     """Step → images of its due partitions. A step whose images do not follow from the recipe is omitted."""
     forecasts = {each.step: each for each in forecast(planner)}
-    context = planner.context
-    first = context.steps[0]
-    stage = first.stage(first.settings)
-    sizes = {
-        dataset: sum(len(part.image_ids) for part in stage.partitions(dataset, context.store))
-        for dataset in first.datasets
-    }
+    context, sizes = planner.context, planner.sizes
     counts = {}
     for step in context.steps:
         due = forecasts[step.name].due

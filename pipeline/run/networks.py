@@ -136,7 +136,8 @@ def _require_tokenizer(folder: Path | None, settings: Any) -> None:
     from models.config import ConfigError
     from models.text_encoder import load_tokenizer
 
-    if folder is None or not is_tokenizer(folder):  # none is asked for, or the doctor's line of the file says so
+    # None is asked for, or the doctor's line of the file says so.
+    if folder is None or not is_tokenizer(tokenizer_files(folder)):
         return
     try:
         load_tokenizer(folder, settings.network.text)

@@ -58,6 +58,8 @@ class Planner:
         self.context = context
         self.done: dict[str, dict[str, Artifact]] = {}
         """Step → partition → artifact, for the steps planned so far."""
+        self.sizes: dict[str, int] = {}
+        """Dataset → its number of images, once its source is planned."""
         self.gates = Gates(context.run, context.recipe.run.checks)
         self._steps = {step.name: step for step in context.steps}
 
@@ -194,7 +196,9 @@ class Planner:
             yield Partition(WHOLE, (), ""), {table: found or every[table] for table, found in taken.items()}
         elif not step.reads:
             for dataset in step.datasets:
+                self.sizes[dataset] = 0
                 for partition in stage.partitions(dataset, self.context.store):
+                    self.sizes[dataset] += len(partition.image_ids)
                     yield partition, {}
         else:
             first = next(iter(step.reads.values()))

@@ -21,7 +21,7 @@ from pipeline.runtime.stage import WHOLE
 LINE_EVERY = 10.0
 """Seconds between two progress lines of a step."""
 EVENT_EVERY = 0.2
-"""Seconds between two JSON lines of progress."""
+"""Seconds between two JSON lines of progress, and between two states of a bar."""
 
 
 class Throughput:
@@ -261,12 +261,15 @@ class _Bars(_Paced):
         self._bar = self._bars.add_task(plan.step.name, total=total, completed=self._cached, note=_loading(plan))
 
     def progress(self, item: WorkItem, done: int, total: int, note: str) -> None:
-        """Move the bar to the new share of the item."""
+        """Move the bar to the new share of the item, at intervals."""
         assert self._bar is not None
         if note and not done:
             self._bars.update(self._bar, note=note)
             return
         self._pace.update(item.partition, done, total)
+        # A state sums over all partitions, and workers report thousands of images a second.
+        if item.partition != WHOLE and not self._is_due(EVENT_EVERY):
+            return
         note = ", ".join(text for text in (self._pace.in_words(_unit(item), self._later), note) if text)
         if item.partition == WHOLE:
             self._bars.update(self._bar, completed=done, total=total, note=note)

@@ -253,10 +253,9 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _mixes_weigh_their_datasets(self) -> Recipe:
         pretrained = (*self.data.label, *self.data.mix) if self.pretrain.variants else ()
-        tagged = self.data.tagger if self.tag.weights is None and self.tag.method == "tagger" else ()
         for section, mix, names in (
             ("pretrain.settings", self.pretrain.settings.mix, pretrained),
-            ("train_tagger", self.train_tagger.mix, tagged),
+            ("train_tagger", self.train_tagger.mix, self.data.tagger if self.trains_tagger else ()),
         ):
             if names and (unknown := mix.weights.keys() - set(names)):
                 raise ValueError(
@@ -274,18 +273,22 @@ class Recipe(Settings):
         return self
 
     @property
-    def packs_labels(self) -> bool:
+    def trains_tagger(self) -> bool:
+        """Whether labels come from a tagger that `data.tagger` must train."""
+        return self.tag.method == "tagger" and self.tag.weights is None
+
+    @property
+    def packs_only(self) -> bool:
         """Whether shards are made without pre-training on them."""
         return not self.pretrain.variants and (self.shard.pack or self.run.until == ShardStage.name)
 
     @model_validator(mode="after")
     def _labels_have_a_tagger(self) -> Recipe:
         asked = [("pretrain.variants has", variant) for variant in self.pretrain.variants]
-        if self.packs_labels and self.run.until in NEED_TAGGER:
+        if self.packs_only and self.run.until in NEED_TAGGER:
             asked.append(("shard.labels is", self.shard.labels))
         for what, labels in asked:
-            without = self.tag.method == "tagger" and not self.data.tagger and self.tag.weights is None
-            if labels in FROM_CAPTIONS and without:
+            if labels in FROM_CAPTIONS and self.trains_tagger and not self.data.tagger:
                 raise ValueError(
                     f"{what} {labels!r}, which needs a tagger; name a dataset with relations in data.tagger, a trained "
                     'tagger in tag.weights, or label without one (tag.method = "prior")'

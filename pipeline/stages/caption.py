@@ -24,7 +24,7 @@ from pipeline.runtime.plugins import PluginStage
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Resources, Stage
 from storage.tables import CAPTIONS, IMAGE_CAPTIONS
-from tagger.box import Box
+from tagger.box import Box, boxes_of
 from tagger.candidates.grounding import pair_priors
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class CaptionStage(PluginStage):
                 rejected.append(Rejected(row["image_id"], image.reason, image.value))
                 continue
             made[row["image_id"]] = []
-            boxes = [Box(b["category"], b["x"], b["y"], b["w"], b["h"], b["crowd"]) for b in row["boxes"]]
+            boxes = boxes_of(row)
             for kind in of:
                 for region in _regions_of(boxes, kind, self.settings.max_regions):
                     yield row, region, _crop(image, [boxes[n] for n in region], self.settings.context)

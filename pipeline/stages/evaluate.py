@@ -12,11 +12,12 @@ from pipeline.runtime.devices import choose_device
 from pipeline.runtime.plugins import PluginName, load_plugin, plugin_terms
 from pipeline.runtime.settings import Settings, data_file, runtime
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage, named_files
-from pipeline.stages.split import NameTriplet, unseen_triplets
+from pipeline.stages.split import unseen_triplets
 from pipeline.training.config import MODEL, VOCABULARY
 from storage.artifact import REMOVE_ARTIFACT
 from storage.json_files import read_json
 from storage.tables import DETECTIONS_FILE, METRICS
+from tagger.triplet import NameTriplet
 
 
 class VcocoFiles(Settings):

@@ -12,8 +12,8 @@ from pipeline.runtime.settings import Settings, file_read, runtime
 from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
 from pipeline.training.config import MODEL, VOCABULARY
 from pipeline.training.settings import CALIBRATION
-from pipeline.training.vocabulary import tokenizer_files, tokenizer_of
-from storage.errors import FatalError
+from pipeline.training.vocabulary import is_tokenizer, tokenizer_files, tokenizer_of
+from storage.errors import FatalError, first_line
 from storage.open_store import existing_store
 from storage.runs import find_run
 from storage.tables import METRICS, read_table
@@ -48,7 +48,7 @@ class ImportTaggerStage(Stage):
         """The files of the tagger. Raises `FatalError` that says what is missing where."""
         settings: ImportTaggerSettings = self.settings
         found = _files(settings.weights, settings.store)
-        if "tokenizer.json" in found or {"vocab.json", "merges.txt"} <= found.keys():
+        if is_tokenizer(found):
             return found
         named, beside = f"tag.weights = {settings.weights}", next(iter(found.values()))
         return found | tokenizer_of(beside, settings.tokenizer, named, "train_tagger.tokenizer")
@@ -71,9 +71,8 @@ def _metrics(path: Path) -> pa.Table:
     try:
         return read_table(path, METRICS)
     except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0][:200]
         raise FatalError(
-            f"{path}: not the metrics of a tagger's training ({reason}); remove it or copy it again"
+            f"{path}: not the metrics of a tagger's training ({first_line(error)}); remove it or copy it again"
         ) from error
 
 

@@ -81,7 +81,7 @@ class OverlapStage(Stage):
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """List every training image with every test image that it equals."""
-        trained = _images(inputs.table("shards"))
+        trained = pa.concat_tables([_images(artifact.table("shards")) for artifact in inputs.artifacts("shards")])
         tests = inputs.table("fingerprints")
         rows = list(_overlaps(trained, tests, self.settings.distance))
         facts: dict[str, Any] = {"images": len(trained), "test images": len(tests)}

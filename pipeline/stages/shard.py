@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,20 +23,20 @@ from pipeline.labels.label_overrides import OVERRIDES_FILE, Overrides, SettledVe
 from pipeline.runtime.logs import log
 from pipeline.runtime.settings import data_file, runtime
 from pipeline.runtime.stage import Inputs, Output, Rejected, ReportProgress, Stage
-from pipeline.stages.split import NameTriplet, unseen_triplets
+from pipeline.stages.split import UNSEEN, unseen_triplets
 from pipeline.training.sample import SampleRelation, TrainingSample, strongest
 from pipeline.training.vocabulary import STATISTICS_FILE, statistics_of
+from storage.digests import digest_bytes
 from storage.errors import FatalError
 from storage.shards.writer import LABELS, Sample, write_shards
 from storage.tables import REJECTED, SHARD_MEMBERS, write_table
 from tagger.english.predicates import canonical
+from tagger.triplet import NameTriplet
 
 EXCLUDED_FILE = "excluded.parquet"
 """The table of images that a list or a test set contains (schema `REJECTED`)."""
 FROM_CAPTIONS = ("pseudo", "naive")
 """Sources of relations that read what stage `tag` wrote."""
-UNSEEN = "relations of unseen triplets"
-"""Name of the count of relations that a split excludes."""
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp"}
 """Formats whose files are packed as they are, because loaders decode them."""
 _VERDICTS = ("labels that reviewers accepted", "labels that reviewers rejected", "verdicts on other boxes")
@@ -198,8 +197,7 @@ class ShardStage(Stage):
         except BadImage as error:
             packed.rejected.append(Rejected(row["image_id"], error.reason, error.value))
             return
-        digest = hashlib.sha256(stored).hexdigest()
-        found = self._contamination.find(row["dataset"], row["image_id"], digest, phash)
+        found = self._contamination.find(row["dataset"], row["image_id"], digest_bytes(stored), phash)
         if found is not None:
             packed.exclude(row, found)
             return

@@ -25,10 +25,11 @@ from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage, named_
 from storage.errors import FatalError
 from storage.tables import SPLIT
 from tagger.english.predicates import canonical
+from tagger.triplet import NameTriplet
 
 Method = Literal["UC-RF", "UC-NF", "UO", "UV", "rare_first", "non_rare_first", "listed"]
-NameTriplet = tuple[str, str, str]
-"""Subject, canonical predicate and object."""
+UNSEEN = "relations of unseen triplets"
+"""Name of the count of relations that a split excludes."""
 
 
 class SplitSettings(Settings):
@@ -92,8 +93,7 @@ class SplitStage(Stage):
             {"subject": s, "predicate": p, "object": o, "instances": counts[s, p, o], "unseen": (s, p, o) in unseen}
             for s, p, o in triplets
         ]
-        excluded = sum(counts[triplet] for triplet in unseen)
-        facts = {"triplets": len(triplets), "unseen": len(unseen), "relations of unseen triplets": excluded}
+        facts = {"triplets": len(triplets), "unseen": len(unseen), UNSEEN: sum(counts[each] for each in unseen)}
         return Output(pa.Table.from_pylist(rows, schema=SPLIT), rows_in=images, facts=facts)
 
     def _listed(self, counts: Counter[NameTriplet]) -> Iterator[NameTriplet]:

@@ -14,7 +14,7 @@ from pydantic import model_validator
 
 from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, read_image
-from pipeline.labels.labelled_partitions import CANDIDATES_FILE
+from pipeline.labels.labelled_partitions import CANDIDATES_FILE, DROPPED_FILE
 from pipeline.runtime.chat_endpoint import tokens_taken
 from pipeline.runtime.plugins import PluginStage
 from pipeline.runtime.settings import Settings, file_read
@@ -23,7 +23,7 @@ from pipeline.stages.labellers import OpenLabeller, TaggerLabellerSettings
 from pipeline.training.settings import fold_of
 from storage.errors import FatalError
 from storage.tables import CANDIDATES, DROPPED, RELATIONS, write_table
-from tagger.box import Box
+from tagger.box import boxes_of
 from tagger.candidates.cooccurrence import cooccurrence_candidates, read_cooccurrence
 from tagger.candidates.grounding import ground
 from tagger.candidates.official import official_candidates
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
     from tagger.labelling.tagging_image import Labels, Problem, TaggingImage
 
-DROPPED_FILE = "dropped.parquet"
 QUARANTINED = "image in quarantine"
 """Why the triplets of an image that can't be read or scored led to no candidate."""
 
@@ -157,7 +156,7 @@ class TagStage(PluginStage):
         captions = [values["caption"] for values in triplets]
         regions = [boxes[caption] for caption in captions] if boxes else ()
         stated = [Triplet(**{n: value for n, value in values.items() if n != "caption"}) for values in triplets]
-        return self._candidates(stated, _boxes(row), captions, known, regions)
+        return self._candidates(stated, boxes_of(row), captions, known, regions)
 
     def _label(
         self, images: Sequence[TaggingImage], opened: Sequence[OpenLabeller], progress: Callable[[int], None]
@@ -190,11 +189,7 @@ def tagging_image(
         except BadImage as bad:
             return Problem(bad.reason, bad.value)
 
-    return TaggingImage(row["width"], row["height"], _boxes(row), pairs, (height, width), load)
-
-
-def _boxes(row: Mapping[str, Any]) -> list[Box]:
-    return [Box(b["category"], b["x"], b["y"], b["w"], b["h"], b["crowd"]) for b in row["boxes"]]
+    return TaggingImage(row["width"], row["height"], boxes_of(row), pairs, (height, width), load)
 
 
 def open_candidates(settings: CandidateSettings) -> CandidateSource:

@@ -37,6 +37,7 @@ from tagger.labelling.calibration import USUAL_SUPPORT, Calibration, Parts, Stac
 from tagger.labelling.labeller import TextList
 from tagger.labelling.posteriors import posteriors
 from tagger.pair import Pair
+from tagger.triplet import NameTriplet
 
 MAX_IMAGES = 500
 MAX_IMAGES_BETWEEN = 100
@@ -48,8 +49,6 @@ FALSE_SHARE = 0.3
 """Share of false statements in what captions state about boxes."""
 
 BoxPair = tuple[int, int]
-Statement = tuple[str, str, str]
-"""(subject category, predicate, object category)"""
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,7 @@ def _rankings(images: Sequence[ScoredPairs]) -> dict[str, float]:
 
 
 def proposals(
-    number: int, image: ScoredPairs, names: Sequence[str], stated: Collection[Statement], symmetric: Collection[str]
+    number: int, image: ScoredPairs, names: Sequence[str], stated: Collection[NameTriplet], symmetric: Collection[str]
 ) -> Iterator[Proposal]:
     """Yields the labels of image `number` that captions with the `stated` facts would propose."""
     boxes, columns = image.sample.boxes, index_by_name(names)
@@ -200,7 +199,7 @@ def proposals(
             yield Proposal(number, candidate, float(image.scores[row, columns[predicate]]), holds)
 
 
-def _stated(image: ScoredPairs, names: Sequence[str]) -> set[Statement]:
+def _stated(image: ScoredPairs, names: Sequence[str]) -> set[NameTriplet]:
     """Returns the relations of the image that have known predicates, with categories in place of boxes."""
     boxes, known = image.sample.boxes, set(names)
     return {
@@ -211,8 +210,8 @@ def _stated(image: ScoredPairs, names: Sequence[str]) -> set[Statement]:
 
 
 def _false(
-    number: int, image: ScoredPairs, names: Sequence[str], true: Collection[Statement], everywhere: Counter[Statement]
-) -> set[Statement]:
+    number: int, image: ScoredPairs, names: Sequence[str], true: set[NameTriplet], everywhere: Counter[NameTriplet]
+) -> set[NameTriplet]:
     """Draws statements about the categories of the image that are true only in other images.
 
     Common and plausible statements are drawn more often, because a captioner errs in what it might have seen.
@@ -220,7 +219,7 @@ def _false(
     columns = index_by_name(names)
     boxes = image.sample.boxes
     here = {box.category for box in boxes}
-    best: dict[Statement, float] = {}
+    best: dict[NameTriplet, float] = {}
     for row, (subject, object_) in enumerate(image.pairs):
         for predicate, column in columns.items():
             statement = boxes[subject].category, predicate, boxes[object_].category

@@ -156,10 +156,9 @@ def tokenizer_files(folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in FILES if (folder / name).is_file()}
 
 
-def is_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds the files that a tokenizer needs."""
-    names = tokenizer_files(folder).keys()
-    return "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= names
+def is_tokenizer(files: Mapping[str, Path]) -> bool:
+    """Whether these files, by name, include those that a tokenizer needs."""
+    return "tokenizer.json" in files or {"vocab.json", "merges.txt"} <= files.keys()
 
 
 def tokenizer_of(weights: Path, other: Path | None, named: str, setting: str) -> dict[str, Path]:
@@ -168,8 +167,8 @@ def tokenizer_of(weights: Path, other: Path | None, named: str, setting: str) ->
     Raises `FatalError` that begins with `named`, what the weights are, and names the setting of the other folder.
     """
     for folder in (weights.parent, other):
-        if folder is not None and is_tokenizer(folder):
-            return tokenizer_files(folder)
+        if folder is not None and is_tokenizer(files := tokenizer_files(folder)):
+            return files
     raise FatalError(
         f"{named}: no tokenizer is next to it (tokenizer.json, or vocab.json and merges.txt); copy the "
         f"files of the one that it was trained with there, or set {setting} to their folder, e.g. of roberta-base"
@@ -178,12 +177,12 @@ def tokenizer_of(weights: Path, other: Path | None, named: str, setting: str) ->
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
     """Copies the files of a tokenizer. Raises `FatalError` when the folder has none."""
-    if not is_tokenizer(source):
+    if not is_tokenizer(files := tokenizer_files(source)):
         raise FatalError(
             f"tokenizer = {source}: needs tokenizer.json, or vocab.json and merges.txt, as roberta-base has"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    for name, path in tokenizer_files(source).items():
+    for name, path in files.items():
         shutil.copyfile(path, folder / name)
 
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import xxhash
 
 from storage.atomic import write_atomic
-from storage.errors import FatalError, translate_os_errors
+from storage.errors import FatalError, first_line, translate_os_errors
 from storage.shards.scan import Member, Refused, scan_tar
 from storage.tables import SHARD_MEMBERS, read_table, table_bytes
 
@@ -109,8 +109,9 @@ def read_index_file(path: Path) -> pa.Table:
                 raise ValueError(f"a row with a negative {name}")
         return found
     except (pa.ArrowException, ValueError, OSError) as error:
-        reason = str(error).partition("\n")[0][:200]
-        raise FatalError(f"{path}: not a shard index ({reason}); rebuild it with `rlip shards index`") from error
+        raise FatalError(
+            f"{path}: not a shard index ({first_line(error)}); rebuild it with `rlip shards index`"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ A tar is never scanned or extracted. What is read is compared with its checksum,
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import uuid
 from collections import OrderedDict
@@ -19,6 +18,7 @@ from threading import Lock
 
 from xxhash import xxh3_128_digest
 
+from storage.digests import digest_bytes
 from storage.errors import FatalError, RetryableError
 from storage.remote import Remote
 from storage.shards.sample_map import MemberPlace, SampleMap
@@ -230,4 +230,4 @@ class RangeCache:
             size -= bytes_
 
     def _place(self, name: str) -> Path:
-        return self._folder / hashlib.sha256(name.encode()).hexdigest()
+        return self._folder / digest_bytes(name.encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 import tarfile
@@ -14,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import xxhash
 
+from storage.digests import digest_bytes
 from storage.errors import FatalError
 from storage.tables import SHARD_MEMBERS
 
@@ -109,7 +109,7 @@ def _add(tar: tarfile.TarFile, shard: str, sample: Sample) -> Iterator[dict[str,
             "extension": extension,
             "offset": tar.offset - _padded(len(data)),
             "size": len(data),
-            "digest": hashlib.sha256(data).hexdigest(),
+            "digest": digest_bytes(data),
             "check": xxhash.xxh3_128_hexdigest(data),
             "dataset": sample.dataset,
             "image_id": sample.image_id,

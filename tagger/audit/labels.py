@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter, itemgetter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -204,30 +206,35 @@ def audit_predicates(
 
     Precision, recall and `instead` are computed on the `kept` labels, the other scores on all `relations`.
     """
-    names = {r.predicate for of_image in relations for r in of_image} | {
-        pair.predicate for of_image in candidates for pair in of_image
-    }
-    scores = [
-        _scores(
-            name,
-            [[r for r in of_image if r.predicate == name] for of_image in relations],
-            [[pair for pair in of_image if pair.predicate == name] for of_image in candidates],
-            truth,
-            [[fact for fact in facts if fact[1] == name] for facts in kept],
-        )
-        for name in sorted(names)
-    ]
+    scored, proposed = (_by_predicate(labels, attrgetter("predicate")) for labels in (relations, candidates))
+    held, true = (_by_predicate(facts, itemgetter(1)) for facts in (kept, truth))
+    scores = []
+    for name in sorted(scored.keys() | proposed.keys()):
+        own = [each.get(name, {}) for each in (scored, proposed, held, true)]
+        images = sorted(set().union(*own))
+        parts = ([each.get(image, ()) for image in images] for each in own)
+        scores.append(_scores(name, [truth[image] for image in images], *parts))
     return tuple(sorted(scores, key=lambda one: (-one.kept, -one.truths, one.predicate)))
+
+
+def _by_predicate(labels: Sequence[Iterable[Any]], predicate: Callable[[Any], str]) -> dict[str, dict[int, list[Any]]]:
+    """Predicate → image → its labels. There may be thousands of predicates, so all labels are read only once."""
+    found: dict[str, dict[int, list[Any]]] = {}
+    for image, of_image in enumerate(labels):
+        for label in of_image:
+            found.setdefault(predicate(label), {}).setdefault(image, []).append(label)
+    return found
 
 
 def _scores(
     name: str,
+    truth: Sequence[Collection[Fact]],
     relations: Sequence[Sequence[Relation]],
     candidates: Sequence[Sequence[Pair]],
-    truth: Sequence[Collection[Fact]],
     kept: Sequence[Sequence[Fact]],
+    own: Sequence[Sequence[Fact]],
 ) -> PredicateScores:
-    own = [[fact for fact in facts if fact[1] == name] for facts in truth]
+    """The scores of a predicate from all `truth` of some images, and from its labels and `own` truths in them."""
     curve = audit(relations, candidates, own).tagger
     agreed = agreement(kept, own)
     right: list[bool] = []

@@ -12,7 +12,7 @@ from tagger.pair import Pair, shares
 from tagger.parsing.wordings import Wording, canonical_predicate
 from tagger.triplet import Triplet
 
-SEVERAL = 2
+PLURAL_COUNT = 2
 """Assumed count of a plural without a number: at least two."""
 
 
@@ -83,7 +83,7 @@ def ground(
 
 def _stated(triplet: Triplet) -> int:
     """Number of pairs that a triplet states: 2 for "two men on horses"; "next to each other" counts both directions."""
-    subjects, objects = triplet.subject_count or SEVERAL, triplet.object_count or SEVERAL
+    subjects, objects = triplet.subject_count or PLURAL_COUNT, triplet.object_count or PLURAL_COUNT
     return subjects * (subjects - 1) if triplet.rule == "reciprocal" and subjects > 1 else max(subjects, objects)
 
 

@@ -32,7 +32,6 @@ from tagger.labelling.posteriors import distinct_labels
 from tagger.labelling.tagging_image import Labels, Problem, TaggingImage
 from tagger.relation import Relation
 
-FLOOR = 0.05
 CACHE_LIMIT = 20_000
 """Number of cached strings beyond the fixed lists; when the cache is full, it is cleared."""
 NOT_A_NUMBER = "score is not a number"
@@ -51,7 +50,7 @@ class TaggerLabeller:
         predicates: Sequence[str] = (),
         calibration: Calibration | None = None,
         scope: Literal["pair", "image"] = "pair",
-        floor: float = FLOOR,
+        floor: float = 0.0,
         images_together: int = 8,
         pairs_together: int = 1600,
         precision: Literal["float32", "bfloat16"] = "float32",

@@ -480,7 +480,7 @@ _PREMODIFIER_TAGS = words("DET ADJ NOUN PROPN NUM")
 _BINDING = words("with of between and or to from for as")
 PLACES = words("on in at near next under behind beside above below beneath underneath over inside atop by against")
 """Prepositions of place."""
-_POSTURES = words("seated parked perched dressed")
+_STATES = words("seated parked perched dressed")
 
 
 def separate_clauses(doc: Doc) -> None:
@@ -555,7 +555,7 @@ def _is_finite(verb: Token, noun: Token) -> bool:
 def _is_participle(verb: Token, noun: Token) -> bool:
     if verb.tag_ in ("VBN", "VBD") and verb.i + 1 < len(verb.doc) and verb.nbor().lower_ == "by":
         return True
-    return noun_lemma(noun.lower_) in ANIMATE and (verb.tag_ == "VBG" or verb.lower_ in _POSTURES)
+    return noun_lemma(noun.lower_) in ANIMATE and (verb.tag_ == "VBG" or verb.lower_ in _STATES)
 
 
 def _attach(noun: Token, verb: Token, label: str) -> None:

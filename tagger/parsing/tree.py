@@ -404,7 +404,7 @@ LOCATIONS = words(
     "park street road sidewalk beach court yard garden forest city zoo pool ocean water snow sand grass air lot meadow"
 )
 """Where things are, which do nothing: in "people in a park sitting on benches", the park does not sit."""
-_POSTURES = words("stand sit lie kneel crouch lean sleep wait work gather")
+_DONE_IN_PLACES = words("stand sit lie kneel crouch lean sleep wait work gather")
 
 
 def is_done_by_things(verb: Token) -> bool:
@@ -415,7 +415,7 @@ def is_done_by_things(verb: Token) -> bool:
 def is_incapable(noun: Token, verb: Token) -> bool:
     """Whether the noun can't perform the verb: garments perform none, other things none of people and animals."""
     lemma, deed = noun_lemma(noun.lower_), verb_lemma(verb.lower_)
-    if lemma in GARMENTS or (lemma in LOCATIONS and deed in _POSTURES):
+    if lemma in GARMENTS or (lemma in LOCATIONS and deed in _DONE_IN_PLACES):
         return True
     return lemma not in ANIMATE and canonical(verb.lower_) in _AGENTIVE
 

@@ -17,6 +17,7 @@ from run_builder import TWO_PEOPLE, RunBuilder, relations
 
 from pipeline.cli.query import query, select
 from pipeline.interop.import_file import ImportStep
+from storage.artifact import Artifact
 from storage.errors import FatalError
 from storage.runs import Run
 from storage.tables import CAPTIONS, IMAGE_CAPTIONS
@@ -40,6 +41,15 @@ def test_every_table_of_a_run_can_be_asked(labelled):
     assert _rows(labelled, sql) == [{"predicate": "next to", "times": 2}, {"predicate": "ride", "times": 2}]
     assert _rows(labelled, "select distinct partition from captions") == [{"partition": "toys/0000"}]
     assert _rows(labelled, "select reason from rejected") == [{"reason": "truncated"}]
+
+
+def test_only_the_tables_that_a_query_names_are_read(labelled, monkeypatch):
+    file, read = Artifact.file, set[str]()
+    monkeypatch.setattr(Artifact, "file", lambda self, name: read.add(name) or file(self, name))
+    assert _rows(labelled, 'select count(*) as n from "Images"')[0]["n"] > 0
+    assert read == {"images.parquet"}
+    for sql in ("show tables", "select table_name as name from information_schema.tables where table_name <> 'images'"):
+        assert {"relations", "rejected"} < {row["name"] for row in _rows(labelled, sql)}
 
 
 def test_tables_that_several_steps_write_bear_their_variants(labelled):

@@ -5,6 +5,7 @@ import os
 import tarfile
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import fsspec
 import pytest
@@ -20,6 +21,7 @@ from pipeline.runtime.stage import Inputs
 from pipeline.stages.ingest import IngestSettings, IngestStage
 from storage.errors import FatalError, RetryableError
 from storage.local_store import LocalStore
+from storage.remote import Remote
 from tests.data.toy_sets import encoded, read_all, save_json, save_picture
 from tests.hostile.tars import entry, tar_of
 
@@ -111,6 +113,17 @@ def test_files_are_found_by_uri(images):
         read_image(place, ImageLimits(max_bytes=100))
     with pytest.raises(FileNotFoundError):
         state_of(folder.place(LOST))
+
+
+def test_folders_at_a_url_are_listed_once_in_whatever_order_images_come(monkeypatch):
+    place, listed, really = f"memory://{uuid4().hex}", list[str](), Remote.listing
+    names = [f"patch{number}/a.jpg" for number in range(51)]
+    for name in names:
+        fsspec.filesystem("memory").pipe_file(f"{place}/{name}", b"1")
+    monkeypatch.setattr(Remote, "listing", lambda self, folder: listed.append(folder) or really(self, folder))
+    for name in names * 2:
+        assert state_of(open_folder(place).place(name)).size == 1
+    assert len(listed) == len(names)
 
 
 def test_a_rewritten_tar_is_read_anew(tmp_path):

@@ -12,7 +12,7 @@ from rlip_command import output_of, rlip
 from toy_store import put, put_chain, record
 
 from pipeline.interop import openlineage_delivery
-from pipeline.interop.openlineage_events import BESIDE, SOURCES, WRITTEN
+from pipeline.interop.openlineage_events import BESIDE, SOURCES, WRITTEN, RunLineage
 from pipeline.run.dag import build_steps
 from pipeline.run.recipe_files import load_recipe
 from pipeline.stages.order import STAGES
@@ -106,6 +106,13 @@ def test_events_of_partitions_name_the_files_in_the_store(run):
         (read,), (written,) = event["inputs"], event["outputs"]
         for dataset in (read, written):
             assert (dataset["namespace"], Path(dataset["name"]).is_file()) == ("file", True)
+
+
+def test_artifacts_are_looked_up_once_for_each_step(run, monkeypatch):
+    find_all, asked = LocalStore.find_all, list[str]()
+    monkeypatch.setattr(LocalStore, "find_all", lambda *words: asked.append(words[1]) or find_all(*words))
+    assert len(list(RunLineage(run).events(by_partition=True))) == 18
+    assert sorted(asked) == sorted(run.steps())
 
 
 def test_a_stopped_run_is_reported_as_aborted_and_rejects_by_reason(tmp_path, labelled):

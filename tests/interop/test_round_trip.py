@@ -16,12 +16,12 @@ from pycocotools.mask import decode
 from run_builder import TWO_PEOPLE, RunBuilder, box, pair, relation, relations
 from toy_store import rewrite
 
-from pipeline.cli.query import tables_of
 from pipeline.data.datasets.record_index import open_source
 from pipeline.data.datasets.source import DataSource
 from pipeline.interop.annotation_converter import convert_annotations
 from pipeline.interop.export_run import Exported, export_run
 from pipeline.interop.import_file import ImportStep, import_file
+from pipeline.interop.run_tables import tables_by_name
 from storage.errors import FatalError
 from storage.local_store import LocalStore
 from storage.runs import STARTED, Run
@@ -426,7 +426,7 @@ def test_parquet_has_every_table_that_a_query_has_and_no_threshold(labelled, tmp
         labelled.add(f"shard:{variant}", "toys/0000", [], overrides=[])
     exported(labelled.run, "parquet", tmp_path / "out")
     written = {path.stem: pa.parquet.read_table(path) for path in (tmp_path / "out").iterdir()}
-    assert written.keys() - {"labels"} == dict(tables_of(labelled.run)).keys()
+    assert written.keys() - {"labels"} == tables_by_name(labelled.run).keys()
     assert written.keys() >= {"rejected", "overrides_naive", "shards_pseudo"}
     assert written["rejected"].to_pylist()[0]["reason"] == "truncated"
     with pytest.raises(FatalError, match="--threshold: parquet has every table as it is"):

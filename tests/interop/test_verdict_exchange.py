@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from run_builder import TWO_PEOPLE, RunBuilder, pairs, relations
 
 from pipeline.interop.export_run import export_run
-from pipeline.interop.import_verdicts import import_verdicts
+from pipeline.interop.import_verdicts import _RunImage, import_verdicts
 from pipeline.labels.verdicts import Verdict
 from pipeline.runtime.stage import Rejected
 from storage.errors import FatalError
@@ -186,6 +187,13 @@ def test_images_of_a_half_finished_cvat_job_without_a_box_say_nothing(run, tmp_p
     untouched = '<image id="1" name="2.png" width="200" height="120"></image></annotations>'
     (tmp_path / "cvat.xml").write_text(first.replace("</annotations>", untouched))
     assert {each.image_id for each in import_verdicts(run, tmp_path / "cvat.xml", None, "ada")} == {1}
+
+
+def test_only_images_that_the_file_names_are_held(run, tmp_path, monkeypatch):
+    held = Mock(wraps=_RunImage)
+    monkeypatch.setattr("pipeline.interop.import_verdicts._RunImage", held)
+    assert imported(run, tmp_path, cvat(cvat_box(0, number="1", relations="ride 2"), cvat_box(2, number="2")))
+    assert held.call_count == 1, "the run has two images"
 
 
 def test_verdicts_reach_the_image_that_was_annotated_and_not_its_namesake_or_copy(book, tmp_path):

@@ -9,8 +9,9 @@ from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relation, relat
 from toy_store import put
 
 from pipeline.cli.explain import trace_of
-from pipeline.cli.query import tables_of
+from pipeline.cli.query import table_of
 from pipeline.interop.run_rows import RunRows
+from pipeline.interop.run_tables import tables_by_name
 from pipeline.labels.label_funnel import BELOW_FLOOR, partition_tally
 from pipeline.labels.label_rows import flat_labels
 from pipeline.labels.labelled_partitions import held, images_with_boxes, partition_artifacts
@@ -64,7 +65,7 @@ def _boxed(book: RunBuilder) -> list[dict[str, Any]]:
 
 
 def _tables(book: RunBuilder) -> list[tuple[str, pa.Table]]:
-    return [(name, dataset.to_table()) for name, dataset in tables_of(book.run)]
+    return [(name, table_of(parts).to_table()) for name, parts in tables_by_name(book.run).items()]
 
 
 def _caption(book: RunBuilder, text: str, *words: str) -> None:

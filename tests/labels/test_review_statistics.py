@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.labels.audit_sample import (
+    AUDIT_SEED,
     FIRST_OF_EACH,
     RIGHT,
     UNJUDGED,
@@ -23,10 +24,12 @@ from pipeline.labels.audit_sample import (
 from pipeline.labels.label_overrides import settled
 from pipeline.labels.label_rows import ReviewableLabel
 from pipeline.labels.verdict_summary import (
+    audit_of,
     audited,
     fitted_on_verdicts,
     fleiss_kappa,
     krippendorff_alpha,
+    propose_thresholds,
     reviewer_agreement,
     summarize,
 )
@@ -84,6 +87,17 @@ def test_labels_that_are_made_again_keep_their_places_in_the_sample():
     assert numbers.tolist() != permanent_numbers(relations, seed=4).tolist()
     assert numbers.min() >= 0 and numbers.max() < 1
     assert abs(numbers.mean() - 0.5) < 0.05
+
+
+def test_an_audit_of_many_labels_holds_those_of_its_sample_alone(monkeypatch):
+    monkeypatch.setattr("pipeline.labels.verdict_summary.MOST_AUDITED", 50)
+    relations = [JudgedRelation(f"{n}", (0, 0, 1, 1), (1, 1, 2, 2), "on") for n in range(500)]
+    lowest = np.argsort(permanent_numbers(relations, AUDIT_SEED))[:50]
+    verdicts = [Verdict(relations[n], "accept", "ada", "2026-01-31T12:00:00+00:00", "a", "b") for n in lowest]
+    labels = (ReviewableLabel(each, 0.5, "toys", 1, 0, 1, None) for each in relations)
+    found = audit_of(labels, {verdict.relation: {"ada": verdict} for verdict in verdicts})
+    assert (found.precision, found.judged, found.covered) == (1.0, 50, 1.0)
+    assert audit_of((), {}).judged == 0
 
 
 def test_intervals_of_stratified_samples_hold_the_truth_as_often_as_they_say():
@@ -263,6 +277,14 @@ def test_labels_of_copies_of_an_image_are_fitted_once():
     copies = [ReviewableLabel(one, 0.9, "toys", image_id, 0, 1, None) for image_id in (1, 2)]
     _, seen = fitted_on_verdicts(copies, {one: said(one, "audit", ada="accept")})
     assert seen == {"on": [0.9]}
+
+
+def test_thresholds_follow_from_labels_that_are_read_once():
+    relations = [JudgedRelation(f"{n}", (0, 0, 1, 1), (1, 1, 2, 2), "on") for n in range(40)]
+    labels = [ReviewableLabel(each, n / 40, "toys", n, 0, 1, None) for n, each in enumerate(relations)]
+    standing = {each: said(each, "audit", ada="reject" if n < 10 else "accept") for n, each in enumerate(relations)}
+    (found,) = propose_thresholds(iter(labels), standing, 0.8)
+    assert found == propose_thresholds(labels, standing, 0.8)[0] and found.verdicts == 40 > found.labels > 0
 
 
 def test_a_slow_member_of_a_team_does_not_void_the_verdicts_of_the_others():

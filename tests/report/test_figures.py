@@ -278,15 +278,15 @@ def test_what_is_kept_is_read_from_the_shards_not_from_the_last_command(labelled
     assert (figures.choice, figures.labels.kept) == ("score ≥ 0.75", 2)
 
 
-def test_shards_of_an_earlier_execution_do_not_say_what_a_run_keeps_that_no_longer_packs(labelled, recipe):
+def test_shards_of_an_earlier_execution_do_not_say_what_a_run_keeps_that_no_longer_packs_them(labelled, recipe):
     added = {"image_id": 1, "subject": 1, "predicate": "feed", "object": 2, "holds": True}
     labelled.add("shard:pseudo", "toys/0000", [], settings={"threshold": 0.75}, overrides=[added])
     kept = []
-    for packs in (True, False):
-        labelled.run.note("recipe", {"shard": {"threshold": 0.75, "confidence": "score", "pack": packs}})
+    for packed in ({"pack": True}, {"pack": False}, {"pack": True, "labels": "given"}):
+        labelled.run.note("recipe", {"shard": {"threshold": 0.75, "confidence": "score", **packed}})
         figures = figures_of(run_view(recipe, labelled.run))
         kept.append((figures.labels.kept, figures.labels.added))
-    assert kept == [(3, 1), (2, 0)]
+    assert kept == [(3, 1), (2, 0), (2, 0)]
     labelled.run.note("recipe", {"shard": {"threshold": 0.1, "confidence": "score", "pack": False}})
     assert LabelView.of(labelled.run).choice == "score ≥ 0.1"
 

@@ -12,13 +12,14 @@ from small_set import small_recipe, state_relations, train_long, write_small_set
 from pipeline.report.formatting import bytes_in_words
 from pipeline.report.steps import ESTIMATE, scored_estimate, step_costs
 from pipeline.run.context import RunContext
-from pipeline.run.estimate import expected_seconds
+from pipeline.run.estimate import estimate, expected_seconds
 from pipeline.run.planner import Planner, StepForecast, forecast
 from pipeline.run.progress import Display
 from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import load_recipe
 from pipeline.run.runner import run
 from pipeline.runtime.stage import WHOLE
+from pipeline.stages.ingest import IngestStage
 from pipeline.stages.pretrain import TrainTaggerStage
 from storage.local_store import LocalStore
 from storage.runs import Run
@@ -68,6 +69,14 @@ def test_an_estimate_multiplies_measured_costs_and_the_report_scores_it(tmp_path
     left = step_costs(Run(store, "small"))["caption"].seconds_per_image
     asked_again = expected_seconds(RunContext(load_recipe(recipe, [UNTIL[1]])))
     assert asked_again == {"ingest": 0, "caption": pytest.approx(4 * left)}, "half of its images are due"
+
+
+def test_an_estimate_looks_at_each_image_once(tmp_path, monkeypatch):
+    recipe, partitions, looked = write_small_set(tmp_path), IngestStage.partitions, list[str]()
+    monkeypatch.setattr(IngestStage, "partitions", lambda *words: looked.append(words[1]) or partitions(*words))
+    made = estimate(Planner(RunContext(load_recipe(recipe, [UNTIL[1]]))), None, None, 1, None)
+    assert {step.step: step.images for step in made.steps} == {"ingest": 8, "caption": 8}
+    assert len(looked) == len(set(looked))
 
 
 def test_steps_over_whole_sets_that_are_cached_cost_nothing(tmp_path, root):

@@ -102,6 +102,20 @@ def test_a_bar_ends_full_with_images_and_their_rate():
     assert "150/150" in last and last.endswith("100 images, 25 images/s, 4.0 s")
 
 
+def test_a_bar_is_laid_out_at_intervals_not_for_each_image(monkeypatch):
+    monkeypatch.setattr("pipeline.run.progress.EVENT_EVERY", 60.0)
+    laid_out: list[str] = []
+    monkeypatch.setattr(Throughput, "in_words", lambda self, unit, later: laid_out.append(unit) or unit)
+
+    def events(shown: Display) -> None:
+        shown.step(plan())
+        for done in range(90):
+            shown.progress(LARGE, done, 90, "")
+
+    on_a_terminal(events)
+    assert laid_out == ["images"]
+
+
 class Clock:
     now = 100.0
 

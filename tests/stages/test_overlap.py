@@ -1,6 +1,8 @@
 """Stage `overlap`: which images that were trained on, here or by the pretrained weights, are test images too."""
 
 import json
+import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,20 @@ def test_every_pair_is_listed_once_by_its_surest_match(inputs, tmp_path):
     assert output.facts == {
         "images": 7, "test images": 5, "same bytes": 3, "same image id": 1, "near-duplicate": 2,
     }  # fmt: skip
+
+
+def test_only_one_whole_index_is_in_memory(inputs, tmp_path, monkeypatch):
+    read, tables, at_once = Artifact.table, list[weakref.ref](), list[int]()
+
+    def counting(self, name):
+        tables.append(weakref.ref(found := read(self, name)))
+        at_once.append(sum(each() is not None for each in tables))
+        return found
+
+    monkeypatch.setattr(Artifact, "table", counting)
+    monkeypatch.setattr("pipeline.stages.overlap._overlaps", lambda *_: ())
+    overlap(replace(inputs, by_table=inputs.by_table | {"shards": inputs.by_table["shards"] * 5}), tmp_path)
+    assert max(at_once[:10]) <= 2
 
 
 def test_the_distance_decides_what_is_near(inputs, tmp_path):

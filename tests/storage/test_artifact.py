@@ -67,6 +67,13 @@ def test_a_failing_disk_is_no_damage(tmp_path, monkeypatch):
     assert caught.value.errno == errno.EIO
 
 
+def test_an_error_without_a_text_is_named_by_its_class(tmp_path, monkeypatch):
+    artifact = put(LocalStore(tmp_path), "caption")
+    monkeypatch.setattr("storage.artifact.read_table", Mock(side_effect=pa.ArrowInvalid("")))
+    with pytest.raises(FatalError, match=r"damaged \(ArrowInvalid\(''\)\)"):
+        artifact.table("captions")
+
+
 def test_a_table_is_written_in_one_form(tmp_path):
     table = pa.table({"text": [f"a man rides horse {n % 97}" for n in range(5000)]})
     expected = tmp_path / "expected.parquet"
@@ -98,6 +105,7 @@ MOODS = IMAGES.append_column("mood", pa.array(["a", "b"]))
     ("toy", "toys", b"PAR1 no table PAR1", 2, r"toys\.parquet is not a table \(.*arquet"),
     ("toy", "rejected", table_bytes(IMAGES), 2, r"rejected\.parquet does not have the columns of quarantined rows$"),
     ("caption", "captions", table_bytes(MOODS), 2, r"captions\.parquet: column captions\.mood is from another version"),
+    ("evaluate", "detections", table_bytes(MOODS), 2, r"detections\.parquet: column detections\.mood is from another"),
 ])  # fmt: skip
 def test_a_table_that_does_not_fit_is_named(tmp_path, stage, name, data, rows, said):
     (tmp_path / f"{name}.parquet").write_bytes(data)

@@ -56,6 +56,14 @@ def test_damage_is_found_and_says_what_needs_it(store, what):
         assert found.needed_by == ("demo caption toys/0000",)
 
 
+def test_the_file_of_a_step_is_not_read_again_for_each_partition(store, monkeypatch, tmp_path):
+    run, stage, asked = record(store, "demo", *(put_chain(store, f"toys/{n:04}") for n in range(5))), Run.stage, []
+    monkeypatch.setattr(Run, "stage", lambda self, step: asked.append(step) or stage(self, step))
+    assert len(list(find_damage(store))) == 15
+    push_run(run, ObjectStoreArtifacts(f"file://{tmp_path}/elsewhere"))
+    assert sorted(asked) == sorted(run.steps() * 2)
+
+
 def test_of_some_runs_only_what_they_need_is_examined(store):
     shared, own = put_chain(store), put_chain(store, "toys/0001")
     runs = [record(store, "one", shared), record(store, "two", shared, own)]

@@ -398,6 +398,18 @@ def test_of_several_notes_the_newest_counts_and_a_damaged_one_protects_nothing(r
     assert remote.used("caption", artifact.key) == newest
 
 
+def test_each_note_of_a_touch_is_read_once(remote, monkeypatch):
+    artifact, asked, files = put(remote, "caption"), list[str](), remote.remote.files
+    read_many = files.read_many
+    monkeypatch.setattr(files, "read_many", lambda paths: read_many(asked.extend(found := [*paths]) or found))
+    remote.touch("caption", [artifact])
+    first = remote.used("caption", artifact.key)
+    time.sleep(0.01)
+    remote.touch("caption", [artifact])
+    assert remote.used("caption", artifact.key) > first and next(remote.entries("caption")).used > first
+    assert len(asked) == len(set(asked)) == 2
+
+
 @pytest.mark.parametrize("value", [{"a": 1}, [], "text", {"value": 1, "other": 2}])
 def test_documents_are_read_as_they_were_noted_also_those_without_a_seal(value, tmp_path):
     run = Run(LocalStore(tmp_path), "demo")

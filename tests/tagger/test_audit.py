@@ -68,6 +68,19 @@ def test_predicates_by_hand():
     }  # fmt: skip
 
 
+def test_all_labels_are_read_once_however_many_predicates_there_are():
+    class Labels(list[Relation]):
+        reads = 0
+
+        def __iter__(self):
+            self.reads += 1
+            return super().__iter__()
+
+    labels = Labels([relation(0, f"verb {each}", 1, 0.5) for each in range(100)])
+    assert len(audit_predicates([labels], [[]], [[]], [[]])) == 100
+    assert labels.reads == 1
+
+
 def test_direction_counts_unless_symmetric():
     reversed_truth = [[(object_, name, subject) for subject, name, object_ in facts] for facts in TRUTH]
     assert audit(RELATIONS, CANDIDATES, reversed_truth).tagger.reachable == 1

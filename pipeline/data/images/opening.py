@@ -6,7 +6,6 @@ HICO-DET state boxes in the file's raw pixels. Of files with several frames or p
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 import warnings
@@ -27,6 +26,7 @@ from pydantic import Field
 from pipeline.data.images.refs import ImageRef, UprightImage, read_first, state_of
 from pipeline.runtime.settings import Settings
 from pipeline.runtime.wording import MISSING, UNREADABLE
+from storage.digests import digest_bytes
 
 ImageFormat = Literal["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"]
 FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
@@ -346,7 +346,7 @@ def fingerprint(
         with _readable(ref):
             state = state_of(ref)
         data = f"{state.size} {state.time_ns}".encode()
-    return hashlib.sha256(_limited_bytes(ref, limits) if data is None else data).hexdigest()
+    return digest_bytes(_limited_bytes(ref, limits) if data is None else data)
 
 
 Item = TypeVar("Item")

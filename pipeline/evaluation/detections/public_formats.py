@@ -17,7 +17,7 @@ from pipeline.data.datasets.names import COCO_CATEGORIES
 from pipeline.evaluation.detections.content import DetectionsContent
 from pipeline.evaluation.detections.names import counted_names, matched
 from pipeline.evaluation.ground_truth import GroundTruth
-from pipeline.evaluation.ranking import places
+from pipeline.evaluation.ranking import ranks_in
 from pipeline.evaluation.relations import Floats, Integers, Relations
 from storage.errors import FatalError
 
@@ -118,7 +118,7 @@ def _best(
     order = ranked[:per_image]
     if per_pair is not None:
         pairs = (subjects * len(boxes) + objects)[ranked // max(predicates, 1)]
-        order = ranked[np.isin(ranked, np.append(order, ranked[places(pairs) < per_pair][:per_image]))]
+        order = ranked[np.isin(ranked, np.append(order, ranked[ranks_in([pairs]) < per_pair][:per_image]))]
     order = order[flat[order] >= 0]
     pair, predicate = order // max(predicates, 1), order % max(predicates, 1)
     ends = subjects[pair], objects[pair]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import signal
 import socket
 import threading
@@ -18,7 +17,8 @@ from pipeline.training.launch.failure import Failure
 from pipeline.training.launch.meeting import interface_of, require_gpus, tcp_store
 from pipeline.training.launch.messages import Command, MessageStore, NodeState
 from pipeline.training.launch.rank_processes import Placement, RankProcesses
-from storage.errors import FatalError
+from storage.digests import digest_bytes
+from storage.errors import FatalError, first_line
 
 FINISHED, FAILED, COORDINATOR_LOST = 0, 1, 3
 """Exit codes. A node that is asked to leave ends like one whose training run finished."""
@@ -168,7 +168,7 @@ class Agent:
         deadline = time.monotonic() + _CONFIG_SECONDS
         while True:
             content = path.read_bytes() if path.is_file() else b""
-            if hashlib.sha256(content).hexdigest() == command.digest:
+            if digest_bytes(content) == command.digest:
                 return content
             if time.monotonic() > deadline:
                 raise FatalError(
@@ -246,4 +246,4 @@ class Coordinator:
                     self.command, self._changed = command, time.monotonic()
                 self._leaving.wait(messages.TICK_SECONDS)
         except RuntimeError as error:
-            self._error = str(error).splitlines()[0]
+            self._error = first_line(error)

@@ -4,7 +4,6 @@ and collects the results.
 
 from __future__ import annotations
 
-import hashlib
 import socket
 import time
 from collections.abc import Callable
@@ -44,6 +43,7 @@ from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.settings import CALIBRATION, TaggerSettings, TrainingSettings
 from pipeline.training.shards import map_samples
 from pipeline.training.vocabulary import Vocabulary, copy_tokenizer, differ, make_tokenizer, tokenizer_files
+from storage.digests import digest_file
 from storage.errors import FatalError, RetryableError
 from storage.shards.sample_map import SampleMap
 from storage.tables import read_table
@@ -217,7 +217,7 @@ class Nodes:
     def __init__(self, settings: TrainingSettings, config_file: Path) -> None:
         self._settings = settings
         self._messages = MessageStore.listen(settings.address or "") if settings.nodes > 1 else None
-        digest = hashlib.sha256(config_file.read_bytes()).hexdigest()
+        digest = digest_file(config_file)
         self._command = Command(kind="wait", config=str(config_file), digest=digest, node_timeout=settings.node_timeout)
         self._states: dict[int, NodeState] = {}
         self._changed: dict[int, float] = {}

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.runtime.engines.ray import live_nodes, run_on
 from pipeline.training.launch.agent import FINISHED, join
-from storage.errors import FatalError, RetryableError
+from storage.errors import FatalError, RetryableError, first_line
 
 LEAVING_SECONDS = 600.0
 """Seconds to wait for nodes that were asked to leave. Each ends by itself after its training run's `stop_timeout`."""
@@ -34,7 +34,7 @@ def join_with_ray(address: str, folder: Path, nodes: int, stay: bool = False) ->
         with lend_nodes(ray, address, folder, nodes, stay) as running:
             return max(ray.get(running), default=FINISHED)
     except ray.exceptions.RayError as error:
-        raise RetryableError(f"a node of the Ray cluster was lost: {str(error).splitlines()[0]}") from error
+        raise RetryableError(f"a node of the Ray cluster was lost: {first_line(error)}") from error
     finally:
         ray.shutdown()
 
