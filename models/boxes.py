@@ -18,12 +18,20 @@ def giou(first: Tensor, second: Tensor) -> Tensor:
     It is in [-1, 1]; two boxes without area give a finite value, not NaN.
     """
     first_min, first_max, second_min, second_max = first[..., :2], first[..., 2:], second[..., :2], second[..., 2:]
-    area_first, area_second = (first_max - first_min).prod(-1), (second_max - second_min).prod(-1)
-    inner = (torch.minimum(first_max, second_max) - torch.maximum(first_min, second_min)).clamp(min=0).prod(-1)
-    outer = (torch.maximum(first_max, second_max) - torch.minimum(first_min, second_min)).clamp(min=0).prod(-1)
+    area_first, area_second = _area(first_max - first_min), _area(second_max - second_min)
+    inner = _area((torch.minimum(first_max, second_max) - torch.maximum(first_min, second_min)).clamp(min=0))
+    outer = _area((torch.maximum(first_max, second_max) - torch.minimum(first_min, second_min)).clamp(min=0))
     tiny = torch.finfo(first.dtype).tiny
     union = area_first + area_second - inner
     return inner / union.clamp(min=tiny) - (outer - union) / outer.clamp(min=tiny)
+
+
+def _area(sides: Tensor) -> Tensor:
+    if sides.is_cpu:  # where gradients keep the rounding of earlier training runs
+        return sides.prod(-1)
+    # The backward pass of `prod` would ask the device whether a side is zero.
+    width, height = sides.unbind(-1)
+    return width * height
 
 
 def inverse_sigmoid(values: Tensor, margin: float = 1e-5) -> Tensor:

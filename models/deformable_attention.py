@@ -53,12 +53,13 @@ def _sizes(like: Tensor, shapes: list[tuple[int, int]]) -> Tensor:
 
 def _make_sizes(shapes: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Returns L×2 widths and heights."""
-    return torch.tensor([(width, height) for height, width in shapes], dtype=dtype).to(device)
+    sizes_L2 = torch.tensor([(width, height) for height, width in shapes], dtype=dtype)
+    return sizes_L2.to(device, non_blocking=True)
 
 
 @lru_cache
 def _kept_sizes(shapes: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Caches them, because the CPU waits for the GPU at each copy."""
+    """Caches them: each layer reads them again, and a CUDA graph must not copy them from the CPU."""
     # A cached tensor of inference mode could not be saved for a later backward pass.
     with torch.inference_mode(False):
         return _make_sizes(shapes, dtype, device)

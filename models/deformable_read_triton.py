@@ -99,6 +99,15 @@ def _unfit_machine(device: int | None) -> str | None:
         return "Triton is not installed; pip install 'rlip[gpu]'"
     if Version(version) < Version(LEAST_TRITON):
         return f"Triton {version} is older than {LEAST_TRITON}; pip install 'rlip[gpu]'"
+    return _launch_fault()
+
+
+def _launch_fault() -> str | None:
+    """Says why Triton can't launch kernels, or None. It compiles the C code that launches them on each machine."""
+    try:
+        importlib.import_module("triton").runtime.driver.active.get_current_target()
+    except Exception as error:  # of a compiler, a header or a library that is missing
+        return f"Triton can't launch the kernels ({error}); install gcc and Python's headers (python3-dev)"
     return None
 
 

@@ -135,8 +135,9 @@ def encode_map(valid_BHW: Tensor, width: int, first: float = 1.0) -> Tensor:
 
     Positions count valid cells from `first` on and are normalised by their number, so padding does not move them.
     """
-    y_BHW = valid_BHW.cumsum(1, dtype=torch.float32)
-    x_BHW = valid_BHW.cumsum(2, dtype=torch.float32)
+    # In whole numbers: a GPU adds up others in no fixed order, of which PyTorch warns.
+    y_BHW = valid_BHW.cumsum(1, dtype=torch.int32)
+    x_BHW = valid_BHW.cumsum(2, dtype=torch.int32)
     y_BHW = (y_BHW + (first - 1)) / (y_BHW[:, -1:, :] + 1e-6)
     x_BHW = (x_BHW + (first - 1)) / (x_BHW[:, :, -1:] + 1e-6)
     return torch.cat((_waves(y_BHW, width // 2), _waves(x_BHW, width // 2)), dim=-1).flatten(1, 2)

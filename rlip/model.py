@@ -41,7 +41,8 @@ def load(
     """Loads weights of this project: a file, its folder, or sample weights such as "demo-detector".
 
     `tokenizer`: folder of the tokenizer, for weights without one next to them. `image_size`: longest side of input
-    images in pixels; by default that used in training, or 1067. `device`: auto, cpu, cuda or cuda:1.
+    images in pixels; by default that used in training, or 1067. `device`: auto, cpu, cuda or cuda:1; on a GPU, this
+    turns TF32 off for the convolutions of the whole process.
     """
     return Model(weights_path(weights), None if tokenizer is None else Path(tokenizer), image_size, device)
 

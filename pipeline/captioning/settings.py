@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from pipeline.runtime.devices import DEVICES
 from pipeline.runtime.plugins import PluginName, PluginOptions, PluginSettings
 from pipeline.runtime.settings import data_file, file_read, runtime
 
@@ -76,7 +77,7 @@ class CaptionSettings(PluginSettings):
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     """Number format of the captioner and the filter; lavis: float32 only. auto: bfloat16 if the device has instructions
     for it, else float32; the key records which."""
-    device: str = runtime("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")
+    device: str = runtime("auto", pattern=DEVICES)
     """Where models run: cpu, cuda (workers take GPUs in turn), cuda:1 (that GPU), or auto (GPUs, else CPU)."""
     batch_size: int = runtime(32, ge=1)
     """Images, or crops of them, per batch of the network."""

@@ -206,21 +206,24 @@ def _session(path: Path, device: torch.device) -> Any:
         raise FatalError(f"detector {path}: needs onnxruntime: pip install 'rlip[onnx]'") from error
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.type == "cuda":
-        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            raise FatalError(
-                f"detector {path}: the installed onnxruntime can't use a GPU; pip install onnxruntime-gpu instead, or "
-                "set detect.device = 'cpu'"
-            )
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+        # As in PyTorch's detectors (`choose_device`), nothing is rounded to TF32, which is onnxruntime's default.
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0, "use_tf32": 0}))
     options = onnxruntime.SessionOptions()
     # By itself, onnxruntime would take all cores, which other workers need, too.
     options.intra_op_num_threads = torch.get_num_threads()
     try:
-        return onnxruntime.InferenceSession(path, options, providers=providers)
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # onnxruntime's errors have no class of their own
         raise FatalError(
             f"detector {path}: onnxruntime can't load it ({first_line(error)}); export it again"
         ) from error
+    # Without CUDA, or in a build for CPUs, onnxruntime merely warns and computes on the CPU.
+    if device.type == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+        raise FatalError(
+            f"detector {path}: the installed onnxruntime can't use a GPU; pip install onnxruntime-gpu instead, with "
+            "the CUDA and cuDNN that it asks for, or set detect.device = 'cpu'"
+        )
+    return session
 
 
 def _layout(session: Any, files: DetectorFiles) -> _Layout:

@@ -115,6 +115,11 @@ def execute_whole(planner: Planner, plan: StepPlan, display: Display) -> Record:
     stage = stage_call(planner, plan).opened(store, item)
     with _lent_nodes(planner.context, plan.step):
         record = execute(stage, item, store, lambda done, total, note="": display.progress(item, done, total, note))
+    if stage.uses_gpu:
+        import torch
+
+        # What PyTorch keeps of the GPU's memory for this process would be missing in the next training run.
+        torch.cuda.empty_cache()
     display.finished(record)
     return record
 

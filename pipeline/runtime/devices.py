@@ -11,6 +11,8 @@ from storage.errors import FatalError
 if TYPE_CHECKING:  # torch takes seconds to load, and most processes that import this module don't need it
     import torch
 
+DEVICES = r"^(auto|cpu|cuda(:\d{1,3})?)$"
+"""What a setting or an option may ask for."""
 PROCESSOR = Path("/proc/cpuinfo")
 """Where Linux lists the instructions of the processor."""
 
@@ -20,10 +22,13 @@ def choose_device(setting: str, number: int = 0) -> torch.device:
 
     "cuda" assigns the GPUs to the workers in turn, "cuda:1" names one, and "auto" is "cuda" where there is a GPU and
     "cpu" elsewhere. Only GPUs that this process may see count: an actor of a Ray cluster sees those that it was given.
-    Raises `FatalError` when the machine lacks the GPU that is asked for.
+    On a GPU, 32-bit convolutions of this process then keep 32 bits, unless training sets its own precision afterwards.
+    Raises `FatalError` for another setting, and when the machine lacks the GPU that is asked for.
     """
     import torch
 
+    if not re.fullmatch(DEVICES, setting):
+        raise FatalError(f"device = {setting!r}: no such device; set it to auto, cpu, cuda or, for one GPU, cuda:1")
     count = torch.cuda.device_count()
     if setting == "cpu" or (setting == "auto" and count == 0):
         return torch.device("cpu")
@@ -34,6 +39,7 @@ def choose_device(setting: str, number: int = 0) -> torch.device:
             f"device = {setting!r}: torch {torch.__version__} finds no such GPU (available: {available}). Set device "
             "to 'auto' or 'cpu'; `rlip doctor` says why a GPU can't be used"
         )
+    torch.backends.cudnn.allow_tf32 = False  # by default True, unlike that of matrix products
     return torch.device("cuda", int(index) if index else number % count)
 
 

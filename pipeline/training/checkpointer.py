@@ -171,8 +171,9 @@ class Checkpointer:
         # On a CPU, streams and events exist, but do nothing.
         self._device: Any = torch.get_device_module(ranks.device)
         self._copied = self._device.Event()
-        # A thread is enough, because writing and checksums release the GIL.
-        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        # A thread is enough, because writing and checksums release the GIL. Left on the first GPU, where threads begin,
+        # its wait for the copy would create a CUDA context there for each rank.
+        self._thread = ThreadPoolExecutor(1, "checkpoint", self._device.set_device, (ranks.device,))
         self._writing: tuple[int, Future[None]] | None = None
         self.waited = 0.0
         """Seconds for which the training run waited for checkpoints."""

@@ -199,7 +199,9 @@ def _score(drawn: list[Caption]) -> float:
 )  # fmt: skip
 def test_workers_share_the_gpus_in_turn(monkeypatch, setting, gpus, worker, expected):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     assert choose_device(setting, worker) == torch.device(expected)
+    assert torch.backends.cudnn.allow_tf32 == (expected == "cpu")
 
 
 @pytest.mark.parametrize(("setting", "gpus", "there"), [("cuda", 0, "none"), ("cuda:2", 2, "cuda:0 to cuda:1")])
@@ -209,10 +211,13 @@ def test_a_gpu_that_is_not_there_stops(monkeypatch, blip_folder, setting, gpus, 
         BlipCaptioner(CaptionSettings(model=str(blip_folder), device=setting))
 
 
-def test_the_device_is_in_no_key_and_is_checked_when_read():
+def test_the_device_is_in_no_key_and_is_checked_when_read(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert CaptionSettings(device="cuda:1").row_settings() == CaptionSettings(device="cpu").row_settings()
     for wrong in ("gpu", "cuda:", "cuda:x", "mps"):
         with pytest.raises(ValidationError, match="device"):
             CaptionSettings(device=wrong)
+        with pytest.raises(FatalError, match=rf"device = '{wrong}': no such device; set it to auto, cpu, cuda"):
+            choose_device(wrong)
     with pytest.raises(ValidationError, match="'lavis' runs on the CPU only"):
         CaptionSettings(captioner="lavis", device="cuda")

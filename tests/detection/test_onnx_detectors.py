@@ -3,15 +3,18 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from pipeline.detection import onnx_detector
 from pipeline.detection.detector import open_detector
 from pipeline.detection.settings import DetectSettings
 from pipeline.detection.weights_files import find_detector
@@ -193,11 +196,26 @@ def test_files_that_are_missing_beside_a_graph_are_named(tmp_path: Path) -> None
         found(path)
 
 
+def test_a_gpu_rounds_nothing_to_tf32(tmp_path: Path, monkeypatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def opened(path: Path, options: Any, providers: list[Any]) -> Any:
+        asked.update([providers[0]])
+        return SimpleNamespace(get_providers=lambda: list(asked))
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
+    onnx_detector._session(tmp_path, torch.device("cuda", 1))
+    assert asked == {"CUDAExecutionProvider": {"device_id": 1, "use_tf32": 0}}
+
+
 def test_an_onnxruntime_that_is_missing_or_has_no_gpu_is_named(tmp_path: Path, monkeypatch) -> None:
     path = save_graph(tmp_path / "model.onnx", CANDIDATES, ULTRALYTICS)
     monkeypatch.setattr("pipeline.detection.onnx_detector.choose_device", lambda *asked: torch.device("cuda"))
-    with pytest.raises(FatalError, match="can't use a GPU; pip install onnxruntime-gpu"):
-        found(path)
+    known = onnxruntime.get_available_providers()
+    for providers in (known, ["CUDAExecutionProvider", *known]):  # as in a build for GPUs where CUDA can't be loaded
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda providers=providers: providers)
+        with pytest.raises(FatalError, match="can't use a GPU; pip install onnxruntime-gpu"):
+            found(path)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(FatalError, match="needs onnxruntime: pip install"):
         found(path)

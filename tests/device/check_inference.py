@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from models.deformable_attention import References
 from models.rlip import RLIP
 from pipeline.captioning.blip import BlipCaptioner, MatchScorer
 from pipeline.captioning.settings import CaptionSettings
@@ -20,6 +21,13 @@ from tests.tagger.test_labelling import CATEGORIES, PREDICATES, RIDING, image, s
 
 register()
 CPU = torch.device("cpu")
+
+
+def test_maps_of_new_sizes_wait_for_nothing(device):
+    points = torch.zeros(1, 1, 1, 2, device=device)
+    with counted() as traffic:
+        References.at_points(points, [(3, 1000)], 1)
+    assert traffic.copies.total() == 1 and not traffic.waits
 
 
 def test_labels_wait_once_for_images_that_are_scored_together(tagger, device):

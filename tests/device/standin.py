@@ -129,7 +129,9 @@ def _run(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         masks = args[1] if packet in (aten.index, aten.index_put, aten.index_put_) else ()
         by_mask = any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in masks)
         by_counts = packet is aten.repeat_interleave and len(operands) > 1
-        if packet in WAITS or by_mask or by_counts:
+        # Its backward pass asks for the number of zeros, unless the tensor is of a class like this one.
+        has_zeros = packet is aten.prod and torch.is_grad_enabled()
+        if packet in WAITS or by_mask or by_counts or has_zeros:
             _count("waits", func)
     with torch._C._DisableTorchDispatch():
         out = func(*map(_of_cpu, args), **{name: _of_cpu(value) for name, value in kwargs.items()})
@@ -213,9 +215,14 @@ class Event:
             stream.make()
 
     def synchronize(self) -> None:
-        """Lets the host wait for it."""
+        """Lets the host wait for it. In a thread that has not chosen its GPU, CUDA would take memory of the first."""
+        assert hasattr(_chosen, "device"), "a thread that waits for the first GPU"
         for stream in self.streams:
             stream.synchronize()
+
+
+_chosen = threading.local()
+"""The device of each thread that has chosen one."""
 
 
 _aside: Stream | None = None
@@ -237,6 +244,10 @@ class _Module(_DummyBackendModule):  # type: ignore[misc]
 
     def current_stream(self) -> None:
         """The main queue."""
+
+    def set_device(self, device: torch.device) -> None:
+        """Chooses the device of this thread."""
+        _chosen.device = device
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         """Types that autocast may compute in."""

@@ -20,6 +20,7 @@ from models.deformable_read import read
 from models.deformable_read_triton import read_by_kernel
 
 SHAPES = ((4, 5), (2, 3))
+LAUNCH_FAULT = deformable_read_triton._launch_fault
 
 
 @pytest.fixture
@@ -36,6 +37,7 @@ def a_gpu(monkeypatch):
     """Makes this machine seem to have a GPU of compute capability 8.0, and a fitting Triton."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 0))
     monkeypatch.setattr(deformable_read_triton, "_triton_version", lambda: deformable_read_triton.LEAST_TRITON)
+    monkeypatch.setattr(deformable_read_triton, "_launch_fault", lambda: None)
     for told in (deformable_read_triton._unfit_machine, deformable_read_triton._log_once):
         told.cache_clear()
     yield
@@ -120,6 +122,16 @@ def test_a_machine_that_the_kernels_do_not_fit(reads_by, caplog, monkeypatch, pl
     monkeypatch.setattr(place, name, value)
     assert reads_by() == ["PyTorch"]
     assert words in caplog.text
+
+
+def test_a_machine_without_a_compiler_for_what_launches_kernels(kernels, reads_by, caplog, monkeypatch):
+    def missing(_) -> None:
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(deformable_read_triton, "_launch_fault", LAUNCH_FAULT)
+    monkeypatch.setattr(type(kernels.triton.runtime.driver), "active", property(missing))
+    assert reads_by() == ["PyTorch"]
+    assert "can't launch the kernels (Failed to find C compiler); install gcc" in caplog.text
 
 
 @pytest.mark.parametrize("sizes, queries, words", [

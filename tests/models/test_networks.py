@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.config import ConfigError, LossSettings
 from models.losses import SetCriterion, TaggerCriterion
@@ -59,6 +61,21 @@ def test_padding_changes_nothing(moved_network):
         torch.testing.assert_close(
             getattr(together, name)[1:], getattr(predict(moved_network, big), name), atol=1e-5, rtol=0
         )
+
+
+def test_what_a_gpu_adds_up_in_no_fixed_order_are_whole_numbers(moved_network):
+    class Sums(TorchDispatchMode):
+        found: ClassVar[list[torch.dtype]] = []
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **kwargs or {})
+            if func._overloadpacket is torch.ops.aten.cumsum:
+                self.found.append(result.dtype)
+            return result
+
+    with Sums():
+        predict(moved_network, torch.randn(2, 3, 64, 96), [(64, 96), (32, 64)])
+    assert Sums.found and not any(dtype.is_floating_point for dtype in Sums.found)
 
 
 def test_order_of_labels_moves_their_columns_only(moved_network):
