@@ -187,7 +187,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.listen()
     except OSError as error:
         raise FatalError(
-            f"--host {host} --port {port}: {error.strerror or error}; choose another port, or 0"
+            f"--host {host} --port {port}: {error.strerror or error}; name an address of this machine, and a free port "
+            "or 0"
         ) from error
     return listener
 

@@ -12,7 +12,7 @@ from itsdangerous import TimestampSigner
 from review_server import PASSWORD, SECRET, serving
 from warm_process import wait_for
 
-from pipeline.cli.review import read_password
+from pipeline.cli.review import _listen, read_password
 from pipeline.review.entrance import (
     MAX_BODY,
     SECURITY_HEADERS,
@@ -365,3 +365,8 @@ def test_errors_give_browsers_a_page_and_scripts_json(by_link, caplog):
         assert wrong.status_code == 422
         assert "script" not in wrong.text
         assert "path.number" in wrong.json()["error"]
+
+
+def test_an_address_of_another_machine_is_refused_with_advice():
+    with pytest.raises(FatalError, match=r"--host 192\.0\.2\.1 --port 0: .*; name an address of this machine"):
+        _listen("192.0.2.1", 0)
