@@ -348,7 +348,7 @@ def explain(error: ValidationError, origin: Callable[[str], str]) -> str:
         elif mistake["type"] == "missing":
             lines.append(f"{file}: {field}: missing")
         else:
-            value = "" if isinstance(mistake["input"], dict | list | Settings) else f" = {mistake['input']!r}"
+            value = "" if isinstance(mistake["input"], dict | list | Settings) else f" = {mistake['input']!r:.200}"
             if value and file == SET and mistake["type"] in _QUOTED:
                 must += f"; in a shell, {SET} '{field}={_QUOTED[mistake['type']]}'"
             lines.append(f"{file}: {field}{value}: {must}"[:500])
