@@ -164,5 +164,5 @@ def require_usable(context: RunContext) -> dict[str, str]:
 def _listed(left_out: Mapping[str, str]) -> str:
     """The first images with their reasons, one per line."""
     lines = [sanitise(f"{name}: {reason}", 400) for name, reason in list(left_out.items())[:NAMED]]
-    more = [f"and {len(left_out) - NAMED:,} more; --json lists them all"] if len(left_out) > NAMED else []
+    more = [f"and {len(left_out) - NAMED:,} more"] if len(left_out) > NAMED else []
     return "".join(f"\n  {line}" for line in [*lines, *more])

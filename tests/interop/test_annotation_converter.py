@@ -269,7 +269,7 @@ def test_vg150_comes_back_from_coco_unchanged(tmp_path):
         assert {name: file[name][:].tolist() for name in file} == columns
     assert json.loads((tmp_path / "vg/VG-SGG-dicts.json").read_text()) == names
     assert json.loads((tmp_path / "vg/image_data.json").read_text()) == sizes
-    with pytest.raises(FatalError, match="no image has a known size"):
+    with pytest.raises(FatalError, match="no image has a known size; state sizes"):
         convert_annotations("coco", save_json(tmp_path / "c.json", UNSIZED), "vg150", tmp_path / "unsized")
     made = convert_annotations("hico_instances", save_json(tmp_path / "a.json", HICO), "vg150", tmp_path / "rounded")
     assert made.lost["box in parts of 1/1024 of the longer side"] == 4
