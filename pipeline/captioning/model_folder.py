@@ -64,7 +64,9 @@ def find_lavis_model(model: str) -> tuple[Path, Path]:
     checkpoints, vocabulary = sorted(folder.glob("*.pth")), folder / "vocab.txt"
     if len(checkpoints) != 1 or not vocabulary.is_file():
         present = (
-            ", ".join(path.name for path in sorted(folder.iterdir())[:10]) if folder.is_dir() else "no such folder"
+            ", ".join(path.name for path in sorted(folder.iterdir())[:10]) or "empty"
+            if folder.is_dir()
+            else "no such folder"
         )
         raise FatalError(
             f"captioner model {folder} ({present}; setting: model): captioner 'lavis' needs a folder with one BLIP "
