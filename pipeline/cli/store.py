@@ -88,10 +88,7 @@ def verify(
         for file in files:
             print(f"  {file.path}: {file.what}" if file.is_cache else f"  {file.what}")
     if not all(file.is_cache for file in files):
-        raise FatalError(
-            "the store is damaged; --repair keeps records, partition maps, reports and verdicts: what is printed about "
-            "each says what to do"
-        )
+        raise FatalError("the store is damaged; --repair keeps some files: the messages above say what to do")
     if (damages or files) and not repair:
         raise FatalError(
             "the store is damaged; `rlip store verify --repair` removes damaged artifacts and caches, "
