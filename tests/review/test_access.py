@@ -3,6 +3,7 @@
 import asyncio
 import html
 import logging
+import socket
 
 import httpx
 import pytest
@@ -367,6 +368,8 @@ def test_errors_give_browsers_a_page_and_scripts_json(by_link, caplog):
         assert "path.number" in wrong.json()["error"]
 
 
-def test_an_address_of_another_machine_is_refused_with_advice():
-    with pytest.raises(FatalError, match=r"--host 192\.0\.2\.1 --port 0: .*; name an address of this machine"):
-        _listen("192.0.2.1", 0)
+def test_a_port_that_is_taken_is_refused_with_advice():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(FatalError, match=rf"--port {port}: .*; name an address of this machine and a free port"):
+            _listen("127.0.0.1", port)

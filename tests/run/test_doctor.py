@@ -232,7 +232,7 @@ def test_a_plan_needs_neither_space_nor_permission(recipe):
     require_readable(RunContext(full))
 
 
-def test_a_full_disk_of_copies_is_left_by_another_folder_of_copies(recipe, machine):
+def test_a_full_disk_with_the_copies_of_a_remote_store_names_their_setting(recipe, machine):
     machine("other")
     full = changed(recipe, store="memory://full", run={"min_free_gib": 1e9})
     assert missing(full)["disk"].endswith("free some space or change RLIP_CACHE")
