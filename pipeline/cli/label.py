@@ -127,7 +127,8 @@ def _label(
     for line in (counts, f"Labels: {written.json}", f"Labels: {written.parquet}"):
         console.print(Text(line), soft_wrap=True)
     if left_out:
-        console.print(Text(f"Left out {len(left_out):,}:{_listed(left_out)}"), soft_wrap=True)
+        hint = "; --json lists them all" if len(left_out) > NAMED else ""
+        console.print(Text(f"Left out {len(left_out):,}:{_listed(left_out)}{hint}"), soft_wrap=True)
 
 
 label = printed(label_recipe, _label)

@@ -87,12 +87,10 @@ def verify(
             print(f"  {damage.stage} {damage.key[:12]}: {damage.what} ({needed})")
         for file in files:
             print(f"  {file.path}: {file.what}" if file.is_cache else f"  {file.what}")
-    if not all(file.is_cache for file in files):
-        raise FatalError("the store is damaged; --repair keeps some files: the messages above say what to do")
-    if (damages or files) and not repair:
+    if ((damages or files) and not repair) or not all(file.is_cache for file in files):
         raise FatalError(
-            "the store is damaged; `rlip store verify --repair` removes damaged artifacts and caches, "
-            "and the next run rebuilds them"
+            "the store is damaged; `rlip store verify --repair` removes damaged artifacts and caches, and the next run "
+            "rebuilds them; for other files, the messages above say what to do"
         )
 
 
