@@ -667,8 +667,7 @@ def _images(run: Run, name: str, artifact: Artifact, step: int) -> list[StepImag
         settings = kind.model_validate({"processes": 1, **artifact.manifest.terms["settings"]})
     except ValidationError as error:
         raise FatalError(
-            f"{name} of run {run.name!r} has settings from a different version ({reason_of(error)}); use the rlip that "
-            "trained it"
+            f"{name} of run {run.name!r} has settings of another rlip ({reason_of(error)}); use the one that trained it"
         ) from error
     shards = tuple(shards_of(_shards(run, artifact)))
     with TemporaryDirectory(prefix="rlip-") as folder:

@@ -189,7 +189,7 @@ def recorded_recipe(run: Run, document: str = "") -> Recipe | None:
             if not unknown:
                 reason = explain(error, lambda setting: "recipe.json")
                 raise FatalError(
-                    f"the recipe recorded with run {run.name!r} is from a different version; run it again: {reason}"
+                    f"the recipe recorded with run {run.name!r} is from a different version ({reason}); run it again"
                 ) from error
             for *sections, name in unknown:
                 del reduce(getitem, sections, values)[name]
