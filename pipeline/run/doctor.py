@@ -175,7 +175,8 @@ def _weights(context: RunContext) -> Iterator[Finding]:
             named: dict[str, str | Path] = {}
             step.settings.with_paths("file_read", named.setdefault)
             lost = [path for path in named.values() if not Path(path).exists()]
-            looked = [] if all(Path(path).is_absolute() for path in lost) else [f" ({_search_path()})"]
+            searched = f" (relative paths start in {Path.cwd()}, else next to the recipe)"
+            looked = [] if all(Path(path).is_absolute() for path in lost) else [searched]
             yield Finding("missing", step.name, "".join([str(error), *looked, *map(_source_of, lost)]))
             continue
         for role, path in found.items():
@@ -208,10 +209,6 @@ def _pretraining_images(context: RunContext) -> Iterator[Finding]:
                 step.name,
                 doubt or f"{len(known.shards)} shards behind the pretrained weights",
             )
-
-
-def _search_path() -> str:
-    return f"relative paths start in {Path.cwd()}, else next to the recipe"
 
 
 def _is_absolute(place: Path | str) -> bool:
