@@ -56,7 +56,7 @@ class TemporaryServer:
             self._log = (self._home / "server.log").open("w")
         except OSError as error:
             raise FatalError(
-                f"{self._home}: can't keep Prefect's records there ({error.strerror}); change `store`"
+                f"{self._home}: can't keep Prefect's records ({error.strerror}); set PREFECT_HOME to another folder"
             ) from error
         # Two servers that create the same database at the same time corrupt it, so they start one after the other.
         fcntl.flock(self._lock, fcntl.LOCK_EX)

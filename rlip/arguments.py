@@ -29,7 +29,7 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         except ValidationError as error:
             mistake, names = error.errors()[0], list(signature(function).parameters)
             name = names[place] if isinstance(place := mistake["loc"][0], int) else place
-            fault = f"{name} = {mistake['input']!r}: {wanted(mistake)}"
+            fault = f"{name} = {mistake['input']!r:.200}: {wanted(mistake)}"
             if mistake["type"] == "unexpected_keyword_argument":
                 fault = f"unknown argument {name!r}{did_you_mean(name, names)}; the arguments are {', '.join(names)}"
             raise FatalError(fault) from error

@@ -81,7 +81,7 @@ def write_scenes(root: Path, settings: SceneSettings, progress: Progress | None 
     if is_written():
         return folders
     if not folders.stamp.is_file() and root.exists() and any(root.iterdir()):
-        raise FileExistsError(f"{root}: not empty and not a dataset of scenes; choose another folder or empty this one")
+        raise FileExistsError(f"{root}: is neither empty nor a dataset of scenes")
     if root.resolve() == Path.cwd() or root.is_mount():
         raise FileExistsError(f"{root}: is the current folder or a mount point, which a dataset can't replace")
     aside, before = (root.parent / f".{root.name}.{os.getpid()}.{kind}" for kind in ("part", "before"))

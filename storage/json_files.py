@@ -112,7 +112,7 @@ def reason_of(error: Exception) -> str:
         text = f"{error.error_count():,} values do not fit"
     else:
         first = error.errors()[0]
-        text = ": ".join((*(str(part) for part in first["loc"]), first["msg"]))
+        text = ": ".join((*(str(part) for part in first["loc"]), first["msg"].removeprefix("Value error, ")))
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text[:200])
 
 

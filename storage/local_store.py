@@ -63,7 +63,7 @@ class LocalStore:
         except OSError as error:
             raise FatalError(
                 f"store root {self.root} can't be written ({error.strerror}); "
-                "set `store` in the recipe (--set store=FOLDER) to a writable folder"
+                "set `store` (--set store=FOLDER, --store FOLDER) or, if it is a URL, RLIP_CACHE to a writable folder"
             ) from error
 
     def folder(self, stage: str, key: str) -> Path:

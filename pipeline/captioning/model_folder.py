@@ -63,9 +63,7 @@ def find_lavis_model(model: str) -> tuple[Path, Path]:
     folder = Path(model)
     checkpoints, vocabulary = sorted(folder.glob("*.pth")), folder / "vocab.txt"
     if len(checkpoints) != 1 or not vocabulary.is_file():
-        present = (
-            ", ".join(path.name for path in sorted(folder.iterdir())[:10]) if folder.is_dir() else "no such folder"
-        )
+        present = ", ".join(sorted(path.name for path in folder.glob("*"))[:10]) or "no such folder, or an empty one"
         raise FatalError(
             f"captioner model {folder} ({present}; setting: model): captioner 'lavis' needs a folder with one BLIP "
             "checkpoint (*.pth, e.g. model_large_caption.pth) and the vocab.txt of bert-base-uncased"

@@ -195,8 +195,8 @@ def _places(step: str, artifact: Artifact, image_id: int) -> Iterator[dict[str, 
 def _only_run(store: Store) -> Run:
     runs = runs_of(store)
     if len(runs) != 1:
-        names = ", ".join(run.name for run in runs) or "none yet"
-        raise FatalError(f"{store.address} has {len(runs)} runs ({names}); name one of them")
+        advice = f"name one of {', '.join(run.name for run in runs)}" if runs else "`rlip run RECIPE` creates one"
+        raise FatalError(f"{store.address} has {len(runs)} runs; {advice}")
     return runs[0]
 
 

@@ -127,7 +127,8 @@ def _label(
     for line in (counts, f"Labels: {written.json}", f"Labels: {written.parquet}"):
         console.print(Text(line), soft_wrap=True)
     if left_out:
-        console.print(Text(f"Left out {len(left_out):,}:{_listed(left_out)}"), soft_wrap=True)
+        hint = "; --json lists them all" if len(left_out) > NAMED else ""
+        console.print(Text(f"Left out {len(left_out):,}:{_listed(left_out)}{hint}"), soft_wrap=True)
 
 
 label = printed(label_recipe, _label)
@@ -164,5 +165,5 @@ def require_usable(context: RunContext) -> dict[str, str]:
 def _listed(left_out: Mapping[str, str]) -> str:
     """The first images with their reasons, one per line."""
     lines = [sanitise(f"{name}: {reason}", 400) for name, reason in list(left_out.items())[:NAMED]]
-    more = [f"and {len(left_out) - NAMED:,} more; --json lists them all"] if len(left_out) > NAMED else []
+    more = [f"and {len(left_out) - NAMED:,} more"] if len(left_out) > NAMED else []
     return "".join(f"\n  {line}" for line in [*lines, *more])

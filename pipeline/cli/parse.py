@@ -30,11 +30,8 @@ def parse(
     from tagger.parsing.wordings import full_predicate
 
     console = Console(markup=False)
-    reason = refusal(caption)
-    if reason is not None:
-        raise FatalError(
-            f"caption {reason}: {caption[:60]!r} can't be parsed; pass at most 2,000 characters, including letters"
-        )
+    if refusal(caption) is not None:
+        raise FatalError(f"caption {caption[:60]!r} can't be parsed; pass at most 2,000 characters, including letters")
     try:
         [triplets] = parse_captions([caption], load_parser(model), implied=True, layer=load_layer())
     except ParserUnavailableError as error:

@@ -187,7 +187,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.listen()
     except OSError as error:
         raise FatalError(
-            f"--host {host} --port {port}: {error.strerror or error}; choose another port, or 0"
+            f"--host {host} --port {port}: {error.strerror or error}; name an address of this machine and a free port"
         ) from error
     return listener
 

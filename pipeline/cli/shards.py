@@ -51,6 +51,7 @@ from pipeline.training.settings import TaggerSettings, TrainingSettings
 from storage.artifact import Artifact
 from storage.atomic import write_atomic
 from storage.errors import FatalError, translate_os_errors
+from storage.json_files import reason_of
 from storage.open_store import existing_store
 from storage.runs import Run, find_run
 from storage.shards.index import Progress as Report, TarIndex, compare, index_path, index_tar, read_index, write_index
@@ -665,7 +666,9 @@ def _images(run: Run, name: str, artifact: Artifact, step: int) -> list[StepImag
         # Keys leave out the number of processes, and one process can share any batch.
         settings = kind.model_validate({"processes": 1, **artifact.manifest.terms["settings"]})
     except ValidationError as error:
-        raise FatalError(f"{name} of run {run.name!r} has settings from a different version: {error}") from error
+        raise FatalError(
+            f"{name} of run {run.name!r} has settings of another rlip ({reason_of(error)}); use the one that trained it"
+        ) from error
     shards = tuple(shards_of(_shards(run, artifact)))
     with TemporaryDirectory(prefix="rlip-") as folder:
         config = TrainConfig(settings=settings, work=Path(folder), shards=shards)

@@ -89,8 +89,8 @@ def verify(
             print(f"  {file.path}: {file.what}" if file.is_cache else f"  {file.what}")
     if ((damages or files) and not repair) or not all(file.is_cache for file in files):
         raise FatalError(
-            "the store is damaged; `rlip store verify --repair` removes damaged artifacts and caches, "
-            "and the next run rebuilds them"
+            "the store is damaged; `rlip store verify --repair` removes damaged artifacts and caches, and the next run "
+            "rebuilds them; for other files, the messages above say what to do"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from scenes import SAMPLE_WEIGHTS
-from storage.errors import FatalError, did_you_mean
+from storage.errors import FatalError, did_you_mean, first_line
 
 _PATTERNS = ["*.json", "*.txt", "model*.safetensors"]
 
@@ -23,6 +23,7 @@ def hub_folder(model: str, may_download: bool, setting: str, ways: str) -> Path:
     except HFValidationError:
         raise FatalError(f"{model}: no such file or folder (setting: {setting}). {ways}") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        tried = "it could not be downloaded" if may_download else "it is not in the local hub cache, and hub = false"
+        failed = f"it could not be downloaded ({first_line(error)})"
+        tried = failed if may_download else "it is not in the local hub cache, and hub = false"
         meant = did_you_mean(model, SAMPLE_WEIGHTS)
         raise FatalError(f"{model}: no such folder{meant}, and {tried} (setting: {setting}). {ways}") from error

@@ -24,7 +24,8 @@ from pipeline.evaluation.detections.names import matched
 from pipeline.evaluation.matching import representatives
 from pipeline.evaluation.ranking import best_entries
 from pipeline.evaluation.relations import Floats, Integers, Relations
-from storage.errors import FatalError
+from pipeline.runtime.wording import first_few
+from storage.errors import FatalError, did_you_mean
 
 MOST_NAMES = 10_000
 """Names of objects, and of predicates, each of which the text encoder reads once."""
@@ -51,7 +52,8 @@ class Names:
         """The place in `objects` of a subject's name. Ignores case and underscores. Raises `FatalError` for others."""
         (place,) = matched([subject], self.objects).tolist()
         if place < 0:
-            raise FatalError(f"subject {subject!r} is none of the object names: {', '.join(self.objects)}")
+            meant = did_you_mean(subject, self.objects)
+            raise FatalError(f"subject {subject!r} is none of the object names{meant}: {first_few(self.objects, 10)}")
         return int(place)
 
 

@@ -65,12 +65,18 @@ def read_vcoco_detections(path: Path, truth: VcocoTruth, allow_missing: bool = F
             unknown[row["image_id"]] = number
         images.append(-1 if place is None else place)
     if unknown:
-        raise AnnotationError(f"{path}: {len(unknown)} images are not in the ground truth, e.g. {list(unknown)[:3]}")
+        raise AnnotationError(
+            f"{path}: {len(unknown)} images are not in the ground truth, e.g. {list(unknown)[:3]}; remove them, or "
+            "name the annotations of their test set"
+        )
     image = np.array(images, np.int64)
     lacking = sorted(set(range(truth.images)) - set(image.tolist()))
     if lacking and not allow_missing:
         ids = [truth.image_ids[place] for place in lacking[:3]]
-        raise AnnotationError(f"{path}: {len(lacking)} of {truth.images} images have no detection, e.g. {ids}")
+        raise AnnotationError(
+            f"{path}: {len(lacking)} of {truth.images} images have no detection, e.g. {ids}; predict these, or count "
+            "them as images without detections with --allow-missing"
+        )
     order = np.argsort(image, kind="stable")
     columns = np.array(numbers).reshape(len(image), 4 + len(agents) + 5 * len(roles))[order]
     persons, scores, things = np.split(columns, [4, 4 + len(agents)], axis=1)

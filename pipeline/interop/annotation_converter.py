@@ -82,8 +82,8 @@ def _run_of(reader: Reader, store: Path, tally: Tally) -> Run:
         # Open Images states boxes as shares. Without sizes, its reader takes images for single pixels.
         if any((record.width, record.height) == (1, 1) for record in part):
             raise FatalError(
-                f"{source.annotations}: boxes are shares of images of unknown size; add image_data, a file with "
-                "images' sizes"
+                f"{source.annotations}: boxes are shares of images of unknown size; add --file image_data=FILE, "
+                "a file with images' sizes"
             )
         step.put(f"{source.name}/{number:06d}", [image_row(record, source) for record in part], ())
         number += 1

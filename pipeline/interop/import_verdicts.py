@@ -202,7 +202,8 @@ def read_cvat(path: Path) -> list[AnnotatedImage]:
     except ElementTree.ParseError as error:
         raise FatalError(f"{path}: not XML ({error}); export `CVAT for images 1.1`, and unpack the archive") from error
     except (KeyError, ValueError) as error:
-        raise FatalError(f"{path}: image {len(images) + 1}: {type(error).__name__} {error}") from error
+        reason = error if isinstance(error, ValueError) else repr(error)
+        raise FatalError(f"{path}: image {len(images) + 1}: {reason}") from error
     if outermost != "annotations" or not images:
         raise FatalError(f"{path}: has no element `annotations` with images; export `CVAT for images 1.1`")
     return images

@@ -85,9 +85,8 @@ def read_label_studio(path: Path) -> list[AnnotatedImage]:
             found.append(_annotated(task.get("data") or {}, newest["result"]))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             number = task.get("id", place)
-            raise FatalError(
-                f"{path}: task {number}: {type(error).__name__} {error}; export it from Label Studio again"
-            ) from error
+            reason = error if isinstance(error, ValueError) else repr(error)
+            raise FatalError(f"{path}: task {number}: {reason}; export it from Label Studio again") from error
     return found
 
 

@@ -105,7 +105,8 @@ def write_vg150(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> 
         tally.note(_VALIDATION, min(related, VALIDATION_IMAGES))
         if not by_image:
             raise FatalError(
-                f"{dataset}: VG150 states boxes in parts of the longer side, but no image has a known size"
+                f"{dataset}: VG150 states boxes in parts of the longer side, but no image has a known size; state "
+                "sizes in the annotations (`rlip import` reads them with --images), or choose another format"
             )
         pairs = np.array(relations, np.int32).reshape(-1, 3)
         with h5py.File(place / "VG-SGG.h5", "w") as file:

@@ -118,7 +118,7 @@ def _add_answers(app: APIRouter, state: ReviewState) -> None:
             choice = ChoiceSettings.model_validate(state.view.choice.model_dump() | settings)
             return {"reasons": {str(label): why for label, why in state.details.kept(number, choice).items()}}
         except ValidationError as error:
-            raise HTTPException(409, error.errors()[0]["msg"]) from error
+            raise HTTPException(409, reason_of(error)) from error
         except PipelineError as error:
             raise HTTPException(409, str(error)) from error
 

@@ -25,6 +25,7 @@ from pipeline.review.overview import overview_of, work_of
 from pipeline.review.review_state import ReviewState
 from pipeline.review.search import ORDERS, QUEUES, Search
 from pipeline.runtime.wording import printable
+from storage.json_files import reason_of
 
 GRID = 20
 """Labels per screen: five columns, four rows."""
@@ -41,9 +42,7 @@ def _search(request: Request) -> Search:
     try:
         return Search.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise HTTPException(422, f"search: {name}: {first['msg']}") from error
+        raise HTTPException(422, f"search: {reason_of(error)}") from error
 
 
 Searched = Annotated[Search, Depends(_search)]

@@ -16,6 +16,7 @@ from pipeline.run.dag import Step
 from pipeline.run.recipe import ChecksSection
 from pipeline.runtime.logs import log
 from pipeline.runtime.stage import Inputs, Stage
+from pipeline.runtime.wording import first_few
 from pipeline.stages.order import chain_order
 from storage.artifact import Artifact
 from storage.errors import FatalError
@@ -274,6 +275,6 @@ def require_precise_labels(labelled: Inputs, limit: float) -> None:
     raise FatalError(
         f"labels refused: their average precision {audit.tagger.average_precision:.2f} over {audit.reachable} "
         f"reachable relations is below {setting} (naive matching: {audit.naive.average_precision:.2f}); worst "
-        f"predicates: {', '.join(worst)}. Train the tagger longer or on more data, or lower the limit, which "
+        f"predicates: {first_few(worst, 10)}. Train the tagger longer or on more data, or lower the limit, which "
         "recomputes nothing"
     )

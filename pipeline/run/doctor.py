@@ -32,6 +32,7 @@ from pipeline.runtime.engines.ray import RayNode, brief, connect, live_nodes, lo
 from pipeline.runtime.execute import installed_version
 from pipeline.runtime.plugins import PluginSettings
 from pipeline.runtime.stage import GIB
+from pipeline.runtime.wording import first_few
 from pipeline.stages.caption import CaptionStage
 from pipeline.stages.import_tagger import ImportTaggerStage
 from pipeline.stages.overlap import OverlapStage
@@ -41,7 +42,7 @@ from pipeline.training.config import MODEL, VOCABULARY
 from pipeline.training.settings import TaggerSettings, TrainingSettings
 from pipeline.training.trackers import require_extras
 from pipeline.training.vocabulary import TrainedNames, is_tokenizer, tokenizer_files
-from storage.errors import FatalError, PipelineError
+from storage.errors import FatalError, PipelineError, did_you_mean
 from storage.open_store import is_remote
 from tagger.english.predicates import canonical
 from tagger.matching import AuthorsFileError, is_spoken_of, read_paraphrases
@@ -124,7 +125,8 @@ def _data(context: RunContext) -> Iterator[Finding]:
     for source in context.sources:
         lacking = source.missing()
         below_root = lacking and source.name in moved
-        hint = f" ({_search_path()}; set data.root, e.g. --set data.root=FOLDER)" if below_root else ""
+        begin = f"relative paths start in data.root, {recipe.data.root.absolute()}"
+        hint = f" ({begin}; set it, e.g. --set data.root=FOLDER)" if below_root else ""
         hint += next(filter(None, map(_source_of, source.places())), "") if lacking else ""
         lacking = lacking or source.unreadable()
         detail = "; ".join(lacking) or ", ".join(map(str, dict.fromkeys((source.images, source.listed_in))))
@@ -173,7 +175,8 @@ def _weights(context: RunContext) -> Iterator[Finding]:
             named: dict[str, str | Path] = {}
             step.settings.with_paths("file_read", named.setdefault)
             lost = [path for path in named.values() if not Path(path).exists()]
-            looked = [] if all(Path(path).is_absolute() for path in lost) else [f" ({_search_path()})"]
+            searched = f" (relative paths start in {Path.cwd()}, else next to the recipe)"
+            looked = [] if all(Path(path).is_absolute() for path in lost) else [searched]
             yield Finding("missing", step.name, "".join([str(error), *looked, *map(_source_of, lost)]))
             continue
         for role, path in found.items():
@@ -206,10 +209,6 @@ def _pretraining_images(context: RunContext) -> Iterator[Finding]:
                 step.name,
                 doubt or f"{len(known.shards)} shards behind the pretrained weights",
             )
-
-
-def _search_path() -> str:
-    return f"relative paths start in {Path.cwd()}, else next to the recipe"
 
 
 def _is_absolute(place: Path | str) -> bool:
@@ -251,8 +250,8 @@ def _endpoints(context: RunContext) -> Iterator[Finding]:
             yield Finding("missing", what, str(error))
             continue
         if models and options.model not in models:
-            lists = f"{options.base_url} lists {', '.join(models)} but not {options.model}"
-            yield Finding("note", what, f"{lists}; some servers answer anyway")
+            lists = f"{options.base_url} lists {first_few(models, 10)} but not {options.model}"
+            yield Finding("note", what, f"{lists}{did_you_mean(options.model, models)}; some servers answer anyway")
         else:
             yield Finding("ok", what, f"{options.base_url} answers")
 
@@ -298,8 +297,9 @@ def _store(context: RunContext) -> Iterator[Finding]:
         return
     free = shutil.disk_usage(root).free / GIB
     if free < recipe.run.min_free_gib:
+        place = "RLIP_CACHE" if is_remote(recipe.store) else "`store`"
         need = f"{free:.1f} GiB free in {root}, run.min_free_gib is {recipe.run.min_free_gib}"
-        yield Finding("missing", "disk", f"{need}; free some space or change `store`")
+        yield Finding("missing", "disk", f"{need}; free some space or change {place}")
     else:
         yield Finding("ok", "disk", f"{free:.0f} GiB free in {root}")
 
@@ -387,13 +387,11 @@ def _accelerator(recipe: Recipe) -> Iterator[Finding]:
         yield from idle_gpus(recipe, torch.cuda.device_count())
     elif Path("/dev/nvidia0").exists():
         why = (
-            "built for the CPU"
+            "it is built for the CPU; see pytorch.org"
             if torch.version.cuda is None
-            else f"built for CUDA {torch.version.cuda}, too new for the driver"
+            else f"the driver is too old for CUDA {torch.version.cuda}, or CUDA_VISIBLE_DEVICES hides the GPU"
         )
-        yield Finding(
-            "note", "accelerator", f"torch {torch.__version__} can't use the GPU: torch is {why}; see pytorch.org"
-        )
+        yield Finding("note", "accelerator", f"torch {torch.__version__} can't use the GPU: {why}")
     else:
         yield Finding("note", "accelerator", absent)
 

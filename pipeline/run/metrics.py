@@ -101,8 +101,8 @@ class Metrics(Display):
                 write_to_textfile(str(self._file), self._registry)
             except OSError as error:
                 raise FatalError(
-                    f"run.metrics_file = {self._file} can't be written ({error.strerror}); name a file in a folder "
-                    "that exists"
+                    f"run.metrics_file = {self._file} can't be written ({error.strerror}); name a file in an "
+                    "existing folder that you may write to"
                 ) from error
 
 

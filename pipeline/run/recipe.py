@@ -75,9 +75,7 @@ class DataSection(Settings):
                 if name not in names:
                     raise ValueError(f"{role}: no source named {name!r}; sources are {names}")
                 if name in bare and role != "label":
-                    raise ValueError(
-                        f"{role}: {name!r} has format 'images', so it has no relations; it can only be in label"
-                    )
+                    raise ValueError(f"{role}: {name!r} has no annotations, so no relations; it can only be in label")
         return self
 
     @property

@@ -189,7 +189,7 @@ def recorded_recipe(run: Run, document: str = "") -> Recipe | None:
             if not unknown:
                 reason = explain(error, lambda setting: "recipe.json")
                 raise FatalError(
-                    f"the recipe recorded with run {run.name!r} is from a different version: {reason}"
+                    f"the recipe recorded with run {run.name!r} is from a different version ({reason}); run it again"
                 ) from error
             for *sections, name in unknown:
                 del reduce(getitem, sections, values)[name]
@@ -348,7 +348,7 @@ def explain(error: ValidationError, origin: Callable[[str], str]) -> str:
         elif mistake["type"] == "missing":
             lines.append(f"{file}: {field}: missing")
         else:
-            value = "" if isinstance(mistake["input"], dict | list | Settings) else f" = {mistake['input']!r}"
+            value = "" if isinstance(mistake["input"], dict | list | Settings) else f" = {mistake['input']!r:.200}"
             if value and file == SET and mistake["type"] in _QUOTED:
                 must += f"; in a shell, {SET} '{field}={_QUOTED[mistake['type']]}'"
             lines.append(f"{file}: {field}{value}: {must}"[:500])

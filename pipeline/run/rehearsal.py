@@ -217,7 +217,7 @@ class Rehearsal:
             require_readable(self._context)
             read_annotations(self._context, None)
         except (PipelineError, OSError) as error:
-            raise Absent("the speed is kept for `rlip estimate`; data is missing here") from error
+            raise Absent("the speed is kept for `rlip estimate`; data or weights are missing here") from error
         made = with_trainings(estimate(Planner(self._context), None, None, 1, None), self._context, None)
         hours = f"{made.hours:,.3g} process-hours" if made.gpu_hours is None else f"{made.gpu_hours:,.3g} GPU-hours"
         unknown = [step.step for step in made.steps if step.seconds is None]

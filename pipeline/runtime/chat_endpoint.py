@@ -104,7 +104,7 @@ class ChatOptions(Settings):
     @classmethod
     def _is_a_url(cls, url: str) -> str:
         if not url.startswith(("http://", "https://")) or not urlsplit(url).hostname:
-            raise ValueError("base_url: write http:// or https:// before the host, e.g. http://127.0.0.1:8000/v1")
+            raise ValueError("write http:// or https:// before the host, e.g. http://127.0.0.1:8000/v1")
         return url.rstrip("/")
 
     @model_validator(mode="after")

@@ -37,7 +37,7 @@ def choose_device(setting: str, number: int = 0) -> torch.device:
         available = "none" if count == 0 else f"cuda:0 to cuda:{count - 1}"
         raise FatalError(
             f"device = {setting!r}: torch {torch.__version__} finds no such GPU (available: {available}). Set device "
-            "to 'auto' or 'cpu'; `rlip doctor` says why a GPU can't be used"
+            "to 'auto' or 'cpu'; `rlip doctor RECIPE` says why a GPU can't be used"
         )
     torch.backends.cudnn.allow_tf32 = False  # by default True, unlike that of matrix products
     return torch.device("cuda", int(index) if index else number % count)

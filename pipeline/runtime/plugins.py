@@ -97,7 +97,7 @@ def options_of(plugin: Any, given: PluginOptions, setting: str) -> Settings:
         first = error.errors()[0]
         place = ".".join(map(str, (setting, *first["loc"])))
         allowed = ", ".join(getattr(plugin, "Options", Settings).model_fields) or "none"
-        raise FatalError(f"{place}: {first['msg']}; the options are {allowed}") from error
+        raise FatalError(f"{place}: {first['msg'].removeprefix('Value error, ')}; the options are {allowed}") from error
 
 
 def plugin_terms(plugin: Any, options: Settings | None = None) -> dict[str, Any]:

@@ -177,7 +177,13 @@ def _calibration(tagger: Artifact) -> Calibration | None:
     try:
         return Calibration.from_json(file.read_bytes()) if file.is_file() else None
     except ValueError as error:
-        raise FatalError(f"tagger {tagger.key[:12]}: {error}; remove {tagger.folder} and run again") from error
+        raise FatalError(f"tagger {tagger.key[:12]}: {error}; {_remedy(tagger)}") from error
+
+
+def _remedy(tagger: Artifact) -> str:
+    """What to do about a tagger that can't be used. A removed one would be imported again as it is."""
+    is_imported = tagger.folder.parent.name == "import_tagger"
+    return "correct the files that tag.weights names" if is_imported else f"remove {tagger.folder} and run again"
 
 
 def _tagger(
@@ -208,6 +214,6 @@ def _tagger(
             settings.precision,
         )
     except (WeightsError, FloatingPointError, ValueError) as error:
-        raise FatalError(f"tagger {artifact.key[:12]}: {error}; remove {artifact.folder} and run again") from error
+        raise FatalError(f"tagger {artifact.key[:12]}: {error}; {_remedy(artifact)}") from error
     stack = calibration.stack if calibration is not None else Stack()
     return OpenLabeller(labeller, digest_file(weights), vocabulary.image_size, stack)

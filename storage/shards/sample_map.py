@@ -122,7 +122,7 @@ class SampleMap:
         try:
             about = read_json(folder / "map.json", dict[str, Any], "remove the folder and run again")
             if about["format"] != FORMAT:
-                raise FatalError(f"{folder}: has map format {about['format']}, but this version reads {FORMAT}")
+                raise ValueError(f"its format is {about['format']}, but this version reads {FORMAT}")
             self.fingerprint: str = about["fingerprint"]
             """Digest of everything that decides which samples there are and in what order. Paths are not part of it."""
             self.tars: list[str] = about["tars"]

@@ -41,8 +41,8 @@ class Skipped:
                 self.reasons[sample] = reason
         if found and len(self.reasons) > self._most * self._samples:
             raise FatalError(
-                f"{len(self.reasons)} of {self._samples} samples are damaged, more than the share of {self._most} that "
-                f"is allowed; the last: {list(found.values())[-1]}; `rlip shards verify` finds them all"
+                f"{len(self.reasons)} of {self._samples} samples are damaged, more than max_damaged = {self._most} "
+                f"allows; the last: {list(found.values())[-1]}; `rlip shards verify` finds them all"
             )
 
     def restore(self, state: Mapping[str, str]) -> None:

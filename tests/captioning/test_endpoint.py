@@ -28,6 +28,7 @@ from pipeline.runtime import chat_endpoint
 from pipeline.runtime.chat_endpoint import Answer, ChatEndpoint, ChatOptions, Journal
 from pipeline.runtime.engines.engine import Worker
 from pipeline.runtime.execute import Record
+from pipeline.runtime.plugins import PluginOptions, options_of
 from storage.artifact import Artifact
 from storage.errors import FatalError, RetryableError
 from storage.open_store import existing_store
@@ -227,6 +228,12 @@ def test_only_a_request_that_is_never_answered_while_others_are_does_not_stop_th
         with pytest.raises(RetryableError, match="answers 503 and did not recover within 600 s"):
             ask(b"poison")
     assert 540 <= sum(slept) <= 600
+
+
+def test_an_option_that_does_not_fit_is_named_once_with_what_to_write():
+    given = PluginOptions.model_validate({"model": "m", "base_url": "host:8000"})
+    with pytest.raises(FatalError, match=r"^caption\.options\.base_url: write http:// or https:// before the host"):
+        options_of(SimpleNamespace(Options=ChatOptions), given, "caption.options")
 
 
 def test_an_endpoint_that_is_gone_or_refuses_is_reported_before_and_while_it_is_asked(stub, words, monkeypatch):

@@ -8,6 +8,7 @@ from run_builder import TWO_PEOPLE, captions, pairs, relations, triplets
 from pipeline.cli.explain import explain, trace_of
 from pipeline.training.settings import fold_of
 from storage.errors import FatalError
+from storage.local_store import LocalStore
 
 
 def test_a_label_tells_words_rule_caption_and_score(labelled):
@@ -44,6 +45,11 @@ def test_an_unknown_image_and_an_ambiguous_one_are_reported(labelled):
     with pytest.raises(FatalError, match="2 images: toys/1, more/1"):
         trace_of(labelled.run, "1")
     assert trace_of(labelled.run, "more/1").labels == []
+
+
+def test_a_store_without_a_run_says_how_to_make_one(tmp_path):
+    with pytest.raises(FatalError, match=r"has 0 runs; `rlip run RECIPE` creates one"):
+        explain("1", None, store=LocalStore(tmp_path).root, as_json=False)
 
 
 def test_what_it_says_fits_a_terminal_and_a_machine(labelled, capsys):

@@ -135,7 +135,7 @@ def test_what_can_not_be_converted_leaves_nothing(tmp_path):
     (tmp_path / "vrd.csv").write_text(header + "fe00000000000001,/m/1,/m/1,0,1,0,1,0,1,0,1,hold\n")
     (tmp_path / "classes.csv").write_text("/m/1,Person\n")
     files = {"classes": tmp_path / "classes.csv"}
-    with pytest.raises(FatalError, match="boxes are shares of images of unknown size; add image_data"):
+    with pytest.raises(FatalError, match="boxes are shares of images of unknown size; add --file image_data="):
         convert_annotations("open_images", tmp_path / "vrd.csv", "hico_det", tmp_path / "out", files)
     (tmp_path / "cut.json").write_text(json.dumps(HICO)[:-9])
     with pytest.raises(FatalError, match="ends in the middle of its JSON"):
@@ -269,7 +269,7 @@ def test_vg150_comes_back_from_coco_unchanged(tmp_path):
         assert {name: file[name][:].tolist() for name in file} == columns
     assert json.loads((tmp_path / "vg/VG-SGG-dicts.json").read_text()) == names
     assert json.loads((tmp_path / "vg/image_data.json").read_text()) == sizes
-    with pytest.raises(FatalError, match="no image has a known size"):
+    with pytest.raises(FatalError, match="no image has a known size; state sizes"):
         convert_annotations("coco", save_json(tmp_path / "c.json", UNSIZED), "vg150", tmp_path / "unsized")
     made = convert_annotations("hico_instances", save_json(tmp_path / "a.json", HICO), "vg150", tmp_path / "rounded")
     assert made.lost["box in parts of 1/1024 of the longer side"] == 4

@@ -133,7 +133,7 @@ def test_a_file_of_another_run_is_refused_with_the_reason(run, tmp_path):
         import_verdicts(run, returned(tmp_path, tasks[:1]), None, "ada")
     result[0]["value"]["rotation"] = 0
     result[-1]["labels"] = []
-    with pytest.raises(FatalError, match=r"task 0: .*a relation has no label"):
+    with pytest.raises(FatalError, match="task 0: a relation has no label"):
         import_verdicts(run, returned(tmp_path, tasks[:1]), None, "ada")
     result[-1]["labels"] = ["ride"]
     tasks[0]["data"] = {"image": "elsewhere.jpg"}
@@ -235,7 +235,7 @@ LAUGHS = '<!ENTITY e0 "ha">' + "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' 
     (cvat(cvat_box(0, relations="the 2"), cvat_box(1, number="2")), "'1.png': the predicate 'the' contains no word"),
     (cvat(cvat_box(0, group=1, role="subject", predicate="ride")), "group 1 needs"),
     (cvat('<box label="a"/>'), "xtl"),
-    (cvat('<box label="a" rotation="30.0"/>'), "'1.png': a box is rotated"),
+    (cvat('<box label="a" rotation="30.0"/>'), "image 1: image '1.png': a box is rotated"),
 ])  # fmt: skip
 def test_an_unfit_cvat_file_is_refused_with_the_reason(run, tmp_path, text, reason):
     with pytest.raises(FatalError, match=reason):

@@ -3,6 +3,7 @@
 import asyncio
 import html
 import logging
+import socket
 
 import httpx
 import pytest
@@ -12,7 +13,7 @@ from itsdangerous import TimestampSigner
 from review_server import PASSWORD, SECRET, serving
 from warm_process import wait_for
 
-from pipeline.cli.review import read_password
+from pipeline.cli.review import _listen, read_password
 from pipeline.review.entrance import (
     MAX_BODY,
     SECURITY_HEADERS,
@@ -365,3 +366,10 @@ def test_errors_give_browsers_a_page_and_scripts_json(by_link, caplog):
         assert wrong.status_code == 422
         assert "script" not in wrong.text
         assert "path.number" in wrong.json()["error"]
+
+
+def test_a_port_that_is_taken_is_refused_with_advice():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(FatalError, match=rf"--port {port}: .*; name an address of this machine and a free port"):
+            _listen("127.0.0.1", port)

@@ -140,7 +140,7 @@ def test_a_set_without_annotations_needs_a_detector_and_states_no_relations(tmp_
     with pytest.raises(FatalError, match=r"detect\.weights: missing, but dataset 'bare'"):
         load_recipe(tmp_path / "mine.toml")
     for role in ("tagger", "mix", "test"):
-        with pytest.raises(FatalError, match=rf"{role}: 'bare' has format 'images'"):
+        with pytest.raises(FatalError, match=rf"{role}: 'bare' has no annotations"):
             built(tmp_path / "mine.toml", "detect.weights=d", 'data.label=["annotated"]', f'data.{role}=["bare"]')
 
 

@@ -111,6 +111,7 @@ def test_files_of_a_benchmark_that_are_missing_are_reported_with_their_origin(re
     detail = missing(asked)["data.sources set"]
     assert f"objects: no file {tmp_path}/vrd/objects.json; predicates: no file" in detail
     assert "set data.root" in detail, "the paths of the recipe are relative, although data.root is not"
+    assert f"start in data.root, {tmp_path};" in detail
     origin = "https://cs.stanford.edu/people/ranjaykrishna/vrd/"
     assert f"must be downloaded manually from {origin}; `rlip data get vrd` says how" in detail
     (tmp_path / "vrd").mkdir()
@@ -229,6 +230,19 @@ def test_a_plan_needs_neither_space_nor_permission(recipe):
     full = changed(recipe, run={"min_free_gib": 1e9})
     assert "min_free_gib" in missing(full)["disk"]
     require_readable(RunContext(full))
+
+
+def test_a_full_disk_with_the_copies_of_a_remote_store_names_their_setting(recipe, machine):
+    machine("other")
+    full = changed(recipe, store="memory://full", run={"min_free_gib": 1e9})
+    assert missing(full)["disk"].endswith("free some space or change RLIP_CACHE")
+
+
+def test_an_endpoint_of_many_models_is_reported_in_short(recipe, monkeypatch):
+    monkeypatch.setattr("pipeline.run.doctor.models_of", lambda options: [f"model-{n}" for n in range(300)])
+    asked = changed(recipe, caption={"captioner": "openai", "options": {"model": "model-299b"}})
+    note = found(asked, "note")["caption.options"]
+    assert "model-9, and 290 more but not model-299b (did you mean 'model-299'?)" in note
 
 
 def test_workers_of_this_machine_do_not_concern_a_ray_cluster(recipe):

@@ -102,7 +102,7 @@ def test_a_dataset_that_another_process_finished_first_stays(written, tmp_path):
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "precious.txt").write_text("keep")
-    with pytest.raises(FileExistsError, match="not empty"):
+    with pytest.raises(FileExistsError, match="neither empty nor a dataset"):
         write_scenes(tmp_path, SMALL)
     assert (tmp_path / "precious.txt").read_text() == "keep"
 

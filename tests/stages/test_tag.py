@@ -133,8 +133,12 @@ def test_images_with_fewer_than_two_boxes_are_never_opened(weights, inputs, tmp_
 def test_weights_of_another_network_are_named(weights):
     config = load(weights / "model.safetensors", weights).config
     save(RLIP(replace(config, tagger=False), weights), weights / "model.safetensors")
-    with pytest.raises(FatalError, match="contains weights of RLIP, not of a Relation Tagger"):
+    with pytest.raises(FatalError, match="contains weights of RLIP, not of a Relation Tagger; remove /"):
         opened(weights)
+    (weights.parent / "import_tagger").mkdir()
+    imported = weights.rename(weights.parent / "import_tagger" / weights.name)
+    with pytest.raises(FatalError, match=r"not of a Relation Tagger; correct the files that tag\.weights names"):
+        opened(imported)
 
 
 def test_baselines_label_the_same_candidates_without_a_tagger(inputs, weights, tmp_path):

@@ -88,7 +88,7 @@ def test_repair_removes_damaged_caches_and_no_records(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["removed"] == 2
     assert not cache.exists() and list((tmp_path / "indexes").iterdir()) == []
     cut.write_bytes(cut.read_bytes().replace(b"3", b"4"))
-    with pytest.raises(FatalError, match="the store is damaged"):
+    with pytest.raises(FatalError, match="for other files, the messages above say what to do"):
         verify(None, repair=True, store=tmp_path, as_json=False)
     assert cut.exists() and "those that move to another partition are recomputed" in capsys.readouterr().out
 

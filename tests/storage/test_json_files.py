@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from storage.digests import canonical_json, digest_bytes, digest_file, digest_json, digest_path
 from storage.errors import FatalError
@@ -27,6 +27,17 @@ class Strict(BaseModel):
 
     size: int
     names: list[str] = []
+
+
+class Checked(BaseModel):
+    size: int
+
+    @field_validator("size")
+    @classmethod
+    def _is_even(cls, size: int) -> int:
+        if size % 2:
+            raise ValueError("give an even number")
+        return size
 
 
 def _said(data: bytes, kind: type = Strict, remedy: str = "", most: Limits = LIMITS) -> str:
@@ -51,6 +62,10 @@ def test_values_are_those_of_their_type():
 def test_what_is_wrong_is_reported_in_a_line(data, said):
     assert _said(data) == f"here: damaged ({said})"
     assert _said(data, remedy="do that") == f"here: damaged ({said}); do that"
+
+
+def test_a_check_of_our_own_is_quoted_as_it_is_written():
+    assert _said(b'{"size": 3}', Checked) == "here: damaged (size: give an even number)"
 
 
 def test_long_and_numerous_faults_are_reported_in_short():

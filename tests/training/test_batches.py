@@ -222,7 +222,7 @@ def test_a_resumed_training_leaves_out_what_it_left_out_before(work, damaged):
 
 
 def test_a_training_stops_when_too_many_images_are_damaged(work, damaged):
-    with pytest.raises(FatalError, match=r"1 of 10 samples are damaged, more than the share of 0\.05"):
+    with pytest.raises(FatalError, match=r"1 of 10 samples are damaged, more than max_damaged = 0\.05"):
         train(work, damaged, max_damaged=0.05)
 
 

@@ -108,7 +108,7 @@ class DataSource(Settings):
                 f'annotations: required by format {self.format!r}; set it, or format = "images" for images without any'
             )
         if not self.has_boxes and self.annotations is not None:
-            raise ValueError("annotations: not used by format 'images'; remove it, or name the format of the file")
+            raise ValueError(f"annotations: not used by format {self.format!r}; remove it, or name its format")
         options_of(self.reader, self.options, "options")
         for name in FURTHER_FILES:
             is_set = getattr(self, name) is not None

@@ -149,7 +149,7 @@ class _Actor(WorkerHandle):
         try:
             self.place = self._ray.get(self._placing)
         except self._ray.exceptions.RayError as error:
-            advice = "Install the same version of rlip on all nodes; `rlip doctor` checks each"
+            advice = "Install the same version of rlip on all nodes; `rlip doctor RECIPE` checks each"
             raise WorkerDied(f"{brief(error)}. {advice}") from error
         return True
 
