@@ -200,6 +200,11 @@ def test_a_model_finds_in_an_image_what_the_command_finds(tmp_path):
     assert "data:image/png;base64," in found._repr_html_()
     said = rlip.load("demo-detector").predict(tmp_path / "scene.png", "person, horse", "ride,next to", threshold=0.01)
     assert said.row == found.row
+    (tmp_path / "names.txt").write_text("1 ride\n2 next_to\n")
+    listed_in = rlip.load("demo-detector").predict(
+        tmp_path / "scene.png", names["objects"], f"@{tmp_path}/names.txt", threshold=0.01
+    )
+    assert listed_in.row == found.row
     model = rlip.load("demo-detector")
     model.predict(
         tmp_path / "scene.png", "traffic_light", "hold", subject="traffic_light"
@@ -221,6 +226,8 @@ def test_a_model_finds_in_an_image_what_the_command_finds(tmp_path):
     for unusable in (Path(__file__), [tmp_path / "scene.png"], *opened):
         with pytest.raises(rlip.Error, match="can't be read as one image"):
             model.predict(unusable, **names)
+    with pytest.raises(rlip.Error, match="has no names of objects"):
+        model.predict(tmp_path / "scene.png", [], names["predicates"])
     with pytest.raises(rlip.Error, match=r"threshold = 50, per_image = 100: give a score from 0 to 1"):
         model.predict(tmp_path / "scene.png", **names, threshold=50)
     with pytest.raises(rlip.Error, match=r"drawn\.what: can't be written \(unknown file extension"):
