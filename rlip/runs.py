@@ -74,9 +74,8 @@ def label(folder: str | Path, *, tagger: str | Path, detector: str | Path, **opt
     """
     if isinstance(listed := options.get("categories"), list | tuple):
         options["categories"] = ",".join(listed)
-    given = {"folder": folder, "tagger": tagger, "detector": detector, **options}
-    words: dict[str, Any] = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
-    context = _executed(checked(label_recipe)(**words))
+    given: dict[str, Any] = {"folder": folder, "tagger": tagger, "detector": detector, **options}
+    context = _executed(checked(label_recipe)(**given))
     for image, reason in require_usable(context).items():
         warnings.warn(f"{image} is excluded: {reason}", stacklevel=2)
     return Run(context.run.records()[-1])

@@ -126,8 +126,10 @@ def test_images_are_the_same_by_any_relative_path_and_others_by_the_same_one(tmp
     (lambda: rlip.label("a", tagger="t", detector="d", captioner=Path("c"), threshold="high"), "^threshold = 'high': "),
     (lambda: rlip.run("demo", ["run.workers=1"]), r"settings = \['run.workers=1'\]"),
     (lambda: rlip.run("demo", runner="prefct"), "runner = 'prefct': give one of 'direct' or 'prefect'"),
+    (lambda: rlip.run("demo", {}, "direct", 2), "3 = 2: Unexpected positional argument"),
     (lambda: rlip.load("demo-detector", devise="cpu"), r"unknown argument 'devise' \(did you mean 'device'"),
     (lambda: rlip.evaluate([], benchmark="hico", annotations="a.json"), "no benchmark 'hico'"),
+    (lambda: rlip.evaluate([], benchmark="vg", annotations="a.json", split=Path("s")), "--split: vg has no such rule"),
     (lambda: rlip.evaluate([], benchmark="hico-det", annotations="a.json"), "--detections: names no file"),
 ])  # fmt: skip
 def test_arguments_are_checked_as_those_of_commands_are(call, message, tmp_path, monkeypatch):
