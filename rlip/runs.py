@@ -56,7 +56,8 @@ def run(
     """Runs a recipe as `rlip run` does: it reuses artifacts in the store, and committed artifacts survive any crash.
 
     `recipe`: a file, or the name of a built-in recipe, e.g. "demo". `settings`: values that replace those of the
-    recipe, e.g. {"shard.threshold": 0.3}. `runner`: "direct", in this process and its workers, or "prefect".
+    recipe, e.g. {"shard.threshold": 0.3}. `runner`: "direct", in this process and its workers, or "prefect"
+    (not in a notebook).
     """
     if unset := [name for name, value in (settings or {}).items() if value is None]:
         raise FatalError(f"settings: {', '.join(unset)} = None: TOML has no such value; omit the setting")

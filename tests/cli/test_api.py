@@ -1,5 +1,6 @@
 """`rlip` in Python does what the commands do, and its objects show in notebooks."""
 
+import asyncio
 import errno
 import json
 import subprocess
@@ -78,6 +79,14 @@ def test_a_recipe_runs_and_its_tables_are_read(tmp_path):
     for moved in (run, named):
         with pytest.raises(rlip.Error, match=r"'small.* has no labels: it was removed, or the store moved"):
             moved.labels()
+
+
+def test_prefect_is_refused_inside_an_event_loop_before_anything_is_computed(tmp_path):
+    async def cell() -> None:
+        rlip.run(write_small_set(tmp_path), {"run.until": "ingest"}, "prefect")
+
+    with pytest.raises(rlip.Error, match="does not work inside an event loop"):
+        asyncio.run(cell())
 
 
 def test_a_run_whose_name_other_images_take_says_so(tmp_path, capfd):
