@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import cached_property
 from html import escape
 from pathlib import Path
+from threading import RLock
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -47,6 +48,8 @@ from storage.runs import Run as RecordedRun, find_run, runs_of
 
 Error = PipelineError
 """What is raised for unusable input; the message says what is wrong, where, and what to do."""
+_TURN = RLock()
+"""Runs in threads of one process take turns, since each hides `__main__` and sets the level of the one log."""
 
 
 @checked
@@ -57,7 +60,7 @@ def run(
 
     `recipe`: a file, or the name of a built-in recipe, e.g. "demo". `settings`: values that replace those of the
     recipe, e.g. {"shard.threshold": 0.3}. `runner`: "direct", in this process and its workers, or "prefect"
-    (not in a notebook).
+    (not in a notebook). Runs in threads of one process take turns.
     """
     if unset := [name for name, value in (settings or {}).items() if value is None]:
         raise FatalError(f"settings: {', '.join(unset)} = None: TOML has no such value; omit the setting")
@@ -226,7 +229,7 @@ class Explanation(Drawable):
 
 def _executed(recipe: Recipe, runner: str = "direct") -> RunContext:
     context = RunContext(recipe)
-    with _main_hidden():
+    with _TURN, _main_hidden():
         execute_run(context, runner, Console(stderr=True, markup=False))
     return context
 

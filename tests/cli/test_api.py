@@ -5,6 +5,8 @@ import errno
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from unittest.mock import Mock
@@ -24,6 +26,7 @@ from pipeline.run.context import RunContext
 from pipeline.run.prepare import other_folders, prepare
 from pipeline.run.progress import Display
 from pipeline.run.recipe_files import load_recipe
+from rlip import runs
 from scenes.scene import render
 from scenes.world import make_scene
 from storage.shards import sample_map
@@ -87,6 +90,21 @@ def test_prefect_is_refused_inside_an_event_loop_before_anything_is_computed(tmp
 
     with pytest.raises(rlip.Error, match="does not work inside an event loop"):
         asyncio.run(cell())
+
+
+def test_runs_in_threads_take_turns(tmp_path, monkeypatch):
+    recipe, inside, most = load_recipe(write_small_set(tmp_path)), [], []
+
+    def run(*_: object) -> None:
+        inside.append(None)
+        most.append(len(inside))
+        time.sleep(0.2)
+        inside.pop()
+
+    monkeypatch.setattr(runs, "execute_run", run)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(runs._executed, [recipe, recipe]))
+    assert most == [1, 1]
 
 
 def test_a_run_whose_name_other_images_take_says_so(tmp_path, capfd):
