@@ -87,7 +87,7 @@ def label(folder: str | Path, *, tagger: str | Path, detector: str | Path, **opt
 
 @checked
 def open(store: str | Path = STORE) -> Store:
-    """Opens a store: a folder, or a URL such as s3://bucket/folder."""
+    """Opens a store: a folder, or a URL such as s3://bucket/folder, whose later runs show when it is opened again."""
     return Store(store)
 
 
