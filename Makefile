@@ -135,14 +135,14 @@ bench-rehearsal: dev ## rehearse the whole chain at scale without networks: half
 	$(BIN)/python -m benchmarks.rehearsal $(if $(IMAGES),--images $(IMAGES)) --json out/bench-rehearsal.json
 
 LAVIS := .lavis
-LAVIS_PYTHON ?= $(shell for each in python3 python3.11 python3.10; do \
-	$$each -c 'import sys, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))' 2>/dev/null && echo $$each && break; done)
+LAVIS_PYTHON ?= $(shell for each in python3 python3.11; do \
+	$$each -c 'import sys, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$each && break; done)
 
-lavis-env: $(LAVIS)/.installed ## create .lavis, the environment of captioner "lavis" (Python 3.10 or 3.11: LAVIS_PYTHON)
+lavis-env: $(LAVIS)/.installed ## create .lavis, the environment of captioner "lavis" (Python 3.11: LAVIS_PYTHON)
 
 $(LAVIS)/.installed: requirements-lavis.txt
-	@test -n "$(LAVIS_PYTHON)" && $(LAVIS_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 10), (3, 11)))' || \
-		{ echo "$(or $(LAVIS_PYTHON),python3) is neither Python 3.10 nor 3.11, and LAVIS's libraries have no wheels for others: make lavis-env LAVIS_PYTHON=python3.11"; exit 1; }
+	@test -n "$(LAVIS_PYTHON)" && $(LAVIS_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "$(or $(LAVIS_PYTHON),python3) is not Python 3.11, and LAVIS's libraries have no wheels for others: make lavis-env LAVIS_PYTHON=python3.11"; exit 1; }
 	$(LAVIS_PYTHON) -m venv $(LAVIS)
 	grep -v '^salesforce-lavis' $< > $(LAVIS)/requirements.txt
 	$(LAVIS)/bin/pip install -q --disable-pip-version-check -r $(LAVIS)/requirements.txt

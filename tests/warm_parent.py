@@ -5,6 +5,7 @@ Its forks are safe only while it has one thread, so nothing here may compute wit
 
 import os
 import socket
+import sys
 from importlib import import_module
 from multiprocessing import forkserver
 from pathlib import Path
@@ -49,7 +50,9 @@ def serve_forks_of_forks() -> None:
 
 # Counting the operations of a step takes as long as four steps. Processes that are no forks of this one do count.
 throughput.COUNTED = 0
-serve_forks_of_forks()
+# From Python 3.14 on it serves only processes that know its key, which its forks do not: each starts another one.
+if sys.version_info < (3, 14):
+    serve_forks_of_forks()
 for module in MODULES:
     import_module(module)
 for network in NETWORKS.values():

@@ -101,17 +101,18 @@ def entries_in(file: IO[bytes], size: float = math.inf) -> Iterator[tarfile.TarI
     try:
         # "r:" refuses compressed tars, whose members can't be read by offset.
         with tarfile.open(fileobj=cast(IO[bytes], headers := _Headers(file)), mode="r:") as tar:
-            while (info := tar.next()) is not None:
+            # Not every type states its bytes in `size`, but the next entry must come later, or this never ends.
+            while (info := tar.next()) is not None and info.size >= 0 and tar.offset > info.offset:
                 headers.begin()
                 tar.members = []  # type: ignore[attr-defined] # saves a kilobyte of memory per member
                 if len(tar.pax_headers) > MAX_GLOBALS:
                     raise tarfile.ReadError(f"a global header of {len(tar.pax_headers)} entries")
-                # Not every type states its bytes in `size`, but the next entry must come later, or this never ends.
-                if info.size < 0 or tar.offset <= info.offset:
-                    raise DamagedTar(info.name, "has a negative size")
                 if info.isreg() and not info.issparse() and info.offset_data + info.size > size:
                     raise DamagedTar(info.name, ENDS_EARLY)
                 yield info
+            # Past the first header, `tarfile` takes one that it can't read for the end, which is zeros or no bytes.
+            if info is not None or headers.last.strip(b"\0"):
+                raise tarfile.ReadError("a header can't be read")
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
         raise DamagedTar("", f"the tar is damaged: {error}") from error
 
@@ -125,6 +126,7 @@ class _Headers:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._asked = 0
+        self.last = b""  # what was read last
 
     def begin(self) -> None:
         """Counts what is read from here on towards the next entry."""
@@ -135,7 +137,8 @@ class _Headers:
         self._asked += size
         if self._asked > MAX_HEADER:
             raise tarfile.ReadError(f"a header of {self._asked} bytes or more")
-        return self._file.read(size)
+        self.last = self._file.read(size)
+        return self.last
 
     def seek(self, place: int) -> int:
         """Moves to a place in the tar."""

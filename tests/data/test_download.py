@@ -381,6 +381,7 @@ UNUSUAL = {
     "a long name of 4 GiB": ("a.tar.gz", gzip.compress(LONG_NAME, 1), "damaged"),
     "a file that ends early": ("a.tar.gz", gzip.compress(plain("x.jpg", bytes(9999))[:2000]), "was damaged"),
     "no tar": ("a.tar.gz", gzip.compress(b"no tar" * 999), "was damaged"),
+    "a header that is none": ("a.tar.gz", gzip.compress(plain("x.jpg", b"x") + b"no header" * 99), "was damaged"),
 }
 
 
