@@ -104,10 +104,9 @@ def api_page() -> str:
     lines = [
         MADE, "", "# Python", "",
         "`import rlip` is lazy: a name is imported when it is first used. Invalid input raises",
-        "`rlip.Error`, whose message says what to do. Tables are pyarrow's; `.to_pandas()` converts them. In a "
-        "notebook,",
-        "runs and stores appear as tables, predictions and explanations as drawn images. Progress bars need "
-        "ipywidgets.",
+        "`rlip.Error`, whose message says what to do. Tables are pyarrow's; with pandas, `.to_pandas()` converts them.",
+        "In a notebook, runs and stores appear as tables, predictions and explanations as drawn images. Progress bars",
+        "need ipywidgets.",
     ]  # fmt: skip
     for name in rlip.__all__:
         found = getattr(rlip, name)

@@ -29,10 +29,12 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'rlip' has no attribute {name!r}; it has {', '.join(_HOMES)}")
-    return getattr(import_module(f"rlip.{_HOMES[name]}"), name)
+if not TYPE_CHECKING:  # type checkers would take every name for one that exists
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'rlip' has no attribute {name!r}; it has {', '.join(_HOMES)}")
+        return getattr(import_module(f"rlip.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

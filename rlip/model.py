@@ -14,9 +14,16 @@ import pyarrow as pa
 from PIL import Image
 
 from pipeline.cli.evaluate import Evaluation as Evaluation, score
-from pipeline.cli.predict import drawable, open_network, relations_above, trained_names, warn_if_turned, weights_path
+from pipeline.cli.predict import (
+    drawable,
+    label_names,
+    open_network,
+    relations_above,
+    trained_names,
+    warn_if_turned,
+    weights_path,
+)
 from pipeline.data.images.opening import as_rgb, read_image
-from pipeline.evaluation.detections.names import distinct
 from pipeline.evaluation.detections.table import DetectionsWriter
 from pipeline.evaluation.predictor import Names, Predictor
 from pipeline.interop.shard_samples import SeenLabels
@@ -77,7 +84,7 @@ class Model:
         """Finds boxes and relations in an image, as `rlip predict` does.
 
         `image`: a file, a Pillow image, or an array (height, width, 3) in RGB. `objects`, `predicates`: any names, as a
-        list or separated by commas; by default those used in training. `subject`: required name of subjects.
+        list, separated by commas or as @FILE; by default those used in training. `subject`: required name of subjects.
         `assume_subject`: give every subject that name and exclude none, as for weights fine-tuned by RLIPv2's authors.
         `per_image`: number of relations to keep. `threshold`: minimum score of a box or relation.
         """
@@ -85,10 +92,9 @@ class Model:
             raise FatalError(
                 f"threshold = {threshold}, per_image = {per_image}: give a score from 0 to 1, and at least 0 relations"
             )
-        named = ((objects, self.objects), (predicates, self.predicates))
-        names = Names(*(distinct(_listed(names), known) or known for names, known in named))
-        if not names.objects or not names.predicates:
-            raise FatalError("the weights have no names; pass objects and predicates, e.g. objects=['person', 'dog']")
+        names = Names(
+            label_names("objects", objects, self.objects), label_names("predicates", predicates, self.predicates)
+        )
         opened, uri = _read(image), str(image) if isinstance(image, str | Path) else "image"
         warn_if_turned(opened)
         (found,) = self._predictor(names, subject, assume_subject).predict([opened], batch=1)
@@ -126,10 +132,6 @@ class Prediction(Drawable):
 
     def __repr__(self) -> str:
         return f"Prediction({self.title!r}, {len(self.row['boxes'])} boxes, {len(self.row['pairs'])} relations)"
-
-
-def _listed(names: str | Sequence[str] | None) -> Sequence[str]:
-    return names.split(",") if isinstance(names, str) else names or ()
 
 
 def _read(image: Any) -> Image.Image:

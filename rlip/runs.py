@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import cached_property
 from html import escape
 from pathlib import Path
+from threading import RLock
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -47,6 +48,8 @@ from storage.runs import Run as RecordedRun, find_run, runs_of
 
 Error = PipelineError
 """What is raised for unusable input; the message says what is wrong, where, and what to do."""
+_TURN = RLock()
+"""Runs in threads of one process take turns, since each hides `__main__` and sets the level of the one log."""
 
 
 @checked
@@ -56,7 +59,8 @@ def run(
     """Runs a recipe as `rlip run` does: it reuses artifacts in the store, and committed artifacts survive any crash.
 
     `recipe`: a file, or the name of a built-in recipe, e.g. "demo". `settings`: values that replace those of the
-    recipe, e.g. {"shard.threshold": 0.3}. `runner`: "direct", in this process and its workers, or "prefect".
+    recipe, e.g. {"shard.threshold": 0.3}. `runner`: "direct", in this process and its workers, or "prefect"
+    (not in a notebook). Runs in threads of one process take turns.
     """
     if unset := [name for name, value in (settings or {}).items() if value is None]:
         raise FatalError(f"settings: {', '.join(unset)} = None: TOML has no such value; omit the setting")
@@ -74,9 +78,8 @@ def label(folder: str | Path, *, tagger: str | Path, detector: str | Path, **opt
     """
     if isinstance(listed := options.get("categories"), list | tuple):
         options["categories"] = ",".join(listed)
-    given = {"folder": folder, "tagger": tagger, "detector": detector, **options}
-    words: dict[str, Any] = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
-    context = _executed(checked(label_recipe)(**words))
+    given: dict[str, Any] = {"folder": folder, "tagger": tagger, "detector": detector, **options}
+    context = _executed(checked(label_recipe)(**given))
     for image, reason in require_usable(context).items():
         warnings.warn(f"{image} is excluded: {reason}", stacklevel=2)
     return Run(context.run.records()[-1])
@@ -84,7 +87,7 @@ def label(folder: str | Path, *, tagger: str | Path, detector: str | Path, **opt
 
 @checked
 def open(store: str | Path = STORE) -> Store:
-    """Opens a store: a folder, or a URL such as s3://bucket/folder."""
+    """Opens a store: a folder, or a URL such as s3://bucket/folder, whose later runs show when it is opened again."""
     return Store(store)
 
 
@@ -226,7 +229,7 @@ class Explanation(Drawable):
 
 def _executed(recipe: Recipe, runner: str = "direct") -> RunContext:
     context = RunContext(recipe)
-    with _main_hidden():
+    with _TURN, _main_hidden():
         execute_run(context, runner, Console(stderr=True, markup=False))
     return context
 

@@ -219,15 +219,16 @@ def trained_names(weights: Path) -> TrainedNames:
     return TrainedNames.read(path) if path.is_file() else TrainedNames(IMAGE_SIZE)
 
 
-def label_names(kind: str, listed: str | None, known: Sequence[str]) -> tuple[str, ...]:
-    """Comma-separated names, or one per line of a file after `@`, also with ids ("001 ride"); if none, the training's.
+def label_names(kind: str, listed: str | Sequence[str] | None, known: Sequence[str]) -> tuple[str, ...]:
+    """Names as a list or separated by commas, or one per line of a file after `@`, also with ids ("001 ride"); if None,
+    those of the training.
 
     Raises `FatalError` if there are none.
     """
     if listed is None:
         names = list(known)
         source = f"{VOCABULARY} next to the weights"
-    elif listed.startswith("@"):
+    elif isinstance(listed, str) and listed.startswith("@"):
         source = listed[1:]
         lines = read_text(Path(source), f"names of {kind}, one per line").splitlines()
         names = [line for line in lines if line.strip()]
@@ -235,8 +236,9 @@ def label_names(kind: str, listed: str | None, known: Sequence[str]) -> tuple[st
             without_header = dropwhile(lambda line: not NUMBERED.match(line), names)
             names = [NUMBERED.sub("", line, count=1) for line in without_header]
     else:
-        listed.encode()  # `errors_reported` reports text that isn't UTF-8
-        names, source = listed.split(","), f"--{kind}"
+        names = listed.split(",") if isinstance(listed, str) else list(listed)
+        ",".join(names).encode()  # `errors_reported` reports text that isn't UTF-8
+        source = f"--{kind}"
     unique = distinct(names, known)
     if not unique:
         raise FatalError(

@@ -1,9 +1,12 @@
 """`rlip` in Python does what the commands do, and its objects show in notebooks."""
 
+import asyncio
 import errno
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from unittest.mock import Mock
@@ -23,6 +26,7 @@ from pipeline.run.context import RunContext
 from pipeline.run.prepare import other_folders, prepare
 from pipeline.run.progress import Display
 from pipeline.run.recipe_files import load_recipe
+from rlip import runs
 from scenes.scene import render
 from scenes.world import make_scene
 from storage.shards import sample_map
@@ -80,6 +84,29 @@ def test_a_recipe_runs_and_its_tables_are_read(tmp_path):
             moved.labels()
 
 
+def test_prefect_is_refused_inside_an_event_loop_before_anything_is_computed(tmp_path):
+    async def cell() -> None:
+        rlip.run(write_small_set(tmp_path), {"run.until": "ingest"}, "prefect")
+
+    with pytest.raises(rlip.Error, match="does not work inside an event loop"):
+        asyncio.run(cell())
+
+
+def test_runs_in_threads_take_turns(tmp_path, monkeypatch):
+    recipe, inside, most = load_recipe(write_small_set(tmp_path)), [], []
+
+    def run(*_: object) -> None:
+        inside.append(None)
+        most.append(len(inside))
+        time.sleep(0.2)
+        inside.pop()
+
+    monkeypatch.setattr(runs, "execute_run", run)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(runs._executed, [recipe, recipe]))
+    assert most == [1, 1]
+
+
 def test_a_run_whose_name_other_images_take_says_so(tmp_path, capfd):
     settings = {"run.until": "ingest", "store": str(tmp_path / "store"), "reports": str(tmp_path / "reports")}
     recipes = [write_small_set(tmp_path / name) for name in ("one", "two")]
@@ -126,8 +153,10 @@ def test_images_are_the_same_by_any_relative_path_and_others_by_the_same_one(tmp
     (lambda: rlip.label("a", tagger="t", detector="d", captioner=Path("c"), threshold="high"), "^threshold = 'high': "),
     (lambda: rlip.run("demo", ["run.workers=1"]), r"settings = \['run.workers=1'\]"),
     (lambda: rlip.run("demo", runner="prefct"), "runner = 'prefct': give one of 'direct' or 'prefect'"),
+    (lambda: rlip.run("demo", {}, "direct", 2), "3 = 2: Unexpected positional argument"),
     (lambda: rlip.load("demo-detector", devise="cpu"), r"unknown argument 'devise' \(did you mean 'device'"),
     (lambda: rlip.evaluate([], benchmark="hico", annotations="a.json"), "no benchmark 'hico'"),
+    (lambda: rlip.evaluate([], benchmark="vg", annotations="a.json", split=Path("s")), "--split: vg has no such rule"),
     (lambda: rlip.evaluate([], benchmark="hico-det", annotations="a.json"), "--detections: names no file"),
 ])  # fmt: skip
 def test_arguments_are_checked_as_those_of_commands_are(call, message, tmp_path, monkeypatch):
@@ -200,6 +229,11 @@ def test_a_model_finds_in_an_image_what_the_command_finds(tmp_path):
     assert "data:image/png;base64," in found._repr_html_()
     said = rlip.load("demo-detector").predict(tmp_path / "scene.png", "person, horse", "ride,next to", threshold=0.01)
     assert said.row == found.row
+    (tmp_path / "names.txt").write_text("1 ride\n2 next_to\n")
+    listed_in = rlip.load("demo-detector").predict(
+        tmp_path / "scene.png", names["objects"], f"@{tmp_path}/names.txt", threshold=0.01
+    )
+    assert listed_in.row == found.row
     model = rlip.load("demo-detector")
     model.predict(
         tmp_path / "scene.png", "traffic_light", "hold", subject="traffic_light"
@@ -221,6 +255,8 @@ def test_a_model_finds_in_an_image_what_the_command_finds(tmp_path):
     for unusable in (Path(__file__), [tmp_path / "scene.png"], *opened):
         with pytest.raises(rlip.Error, match="can't be read as one image"):
             model.predict(unusable, **names)
+    with pytest.raises(rlip.Error, match="has no names of objects"):
+        model.predict(tmp_path / "scene.png", [], names["predicates"])
     with pytest.raises(rlip.Error, match=r"threshold = 50, per_image = 100: give a score from 0 to 1"):
         model.predict(tmp_path / "scene.png", **names, threshold=50)
     with pytest.raises(rlip.Error, match=r"drawn\.what: can't be written \(unknown file extension"):

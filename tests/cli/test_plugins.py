@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -154,6 +155,14 @@ def test_a_broken_or_doubled_plugin_costs_a_message_when_it_is_used(example, on_
     on_path(example)
     done = rlip("plan", recipe, "--set", "caption.captioner=brightness")
     assert done.exit_code == 1 and "registered by" in done.stderr and "broken" in done.stderr
+
+
+def test_the_types_of_all_documented_arguments_and_results_can_be_imported(root):
+    page = (root / "docs" / "api.md").read_text().partition("## Plug-ins")[2]
+    signatures = re.findall(r"^- `(\w+\(.*?)`:", page, re.MULTILINE)
+    named = set(re.findall(r"\b[A-Z]\w+", " ".join(signatures)))
+    others = {"Any", "Callable", "Image", "Iterable", "Iterator", "None", "Path", "Self", "Sequence"}
+    assert len(named) > 20 and named - others <= set(vars(importlib.import_module("rlip.plugins")))
 
 
 @pytest.fixture

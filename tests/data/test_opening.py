@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,6 +87,15 @@ def test_what_a_recipes_wider_limits_accept_is_read_after_ingest(tmp_path, size)
         == read_image(path).size
         == size
     )
+
+
+def test_a_warning_in_a_loop_over_images_is_shown_once():
+    data = encoded(noise())
+    with warnings.catch_warnings(action="default", record=True) as shown:
+        for _ in range(2):
+            decode_image(data)
+            warnings.warn("images are read as stored", stacklevel=1)
+    assert len(shown) == 1
 
 
 def test_cmyk_comes_out_in_its_colours():

@@ -41,7 +41,7 @@ _WRITES = {
 }  # fmt: skip
 """Audited calls that change files → which of their arguments name one."""
 _RUNS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn")
-_DECODER = [sys.executable, "-P", "-m", decoder_process.MODULE]
+_DECODER = [sys.executable, "-P", "-W", "ignore:Image size", "-m", decoder_process.MODULE]
 """How the one program starts that reading a dataset needs."""
 _ENDS = {signal.SIGKILL: "hangs", signal.SIGPROF: f"takes more than {SECONDS} s of processor time"}
 

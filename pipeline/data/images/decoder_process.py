@@ -80,8 +80,8 @@ class DecoderProcess:
 
     def _start(self) -> None:
         self._channel, theirs = Pipe()
-        # -P: no file of the current folder may pass for a module.
-        command = [sys.executable, "-P", "-m", MODULE, str(theirs.fileno())]
+        # -P: no file of the current folder may pass for a module. -W: sizes that Pillow warns of are refused.
+        command = [sys.executable, "-P", "-W", "ignore:Image size", "-m", MODULE, str(theirs.fileno())]
         # A new interpreter takes 0.3 s. Workers are daemons, which multiprocessing allows no children.
         with theirs, one_thread_each():
             finds_our_modules = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

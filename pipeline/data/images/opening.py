@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -227,10 +226,9 @@ def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
     if scans > MAX_SCANS:
         raise BadImage("too slow", f"JPEG of {scans} scans, more than {MAX_SCANS}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(_Timed(data), formats=(form,))
-        with image:
+        # Pillow also warns of sizes that are refused below. A filter for each image would make Python forget, in all
+        # threads, which other warnings it has shown.
+        with Image.open(_Timed(data), formats=(form,)) as image:
             image.format = form  # Pillow calls a JPEG that is followed by further images, as phones write it, MPO
             _check_size(image.width, image.height, limits)
             if isinstance(image, TiffImageFile):
@@ -246,7 +244,7 @@ def _opened(data: bytes, limits: ImageLimits) -> Iterator[Image.Image]:
             yield image
     except BadImage:
         raise
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage("too large", str(error)) from error
     except UnidentifiedImageError as error:
         raise BadImage("corrupt", f"{form} with an unreadable header") from error
