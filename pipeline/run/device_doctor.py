@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import tempfile
@@ -151,16 +152,27 @@ def _carry_on(work: Path, ranks: Ranks) -> list[float]:
 
 
 def _by_rank(work: Callable[[Ranks], list[float]], device: torch.device) -> list[list[float]]:
-    """Runs a function in one process per GPU, or in two on the CPU. Returns the results by rank."""
+    """Runs a function in one process per GPU, or in two on the CPU. Returns the results by rank.
+
+    Raises an error whose first line says what failed.
+    """
     count = torch.cuda.device_count() if is_gpu(device) else 2
     if count < 2:
         raise Absent("one GPU")
     preload((__name__,))
     fork_context()
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.start_processes(  # type: ignore[no-untyped-call]
-            _rank, (count, folder, is_gpu(device), work), nprocs=count, start_method="forkserver"
+        ranks = multiprocessing.start_processes(  # type: ignore[no-untyped-call]
+            _rank, (count, folder, is_gpu(device), work), nprocs=count, join=False, start_method="forkserver"
         )
+        try:
+            while not ranks.join():
+                pass
+        except multiprocessing.ProcessRaisedException as error:
+            # The error in its traceback may follow from the death of another process.
+            died = [each.exitcode for each in ranks.processes if each.exitcode not in (0, 1, -signal.SIGTERM)]
+            named = re.findall(r"^[\w.]+: .+", str(error), re.MULTILINE)
+            raise RuntimeError(f"a process ended with exit code {died[0]}" if died else named[-1]) from error
         return [json.loads((Path(folder) / str(rank)).read_bytes()) for rank in range(count)]
 
 

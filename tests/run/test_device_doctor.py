@@ -13,6 +13,7 @@ from models import deformable_attention
 from pipeline.run import device_doctor, device_networks
 from pipeline.run.device_doctor import CHECKS, examine_device, outcome_of
 from pipeline.run.device_outcome import CheckOutcome, compared
+from pipeline.training.ranks import Ranks
 
 CPU = torch.device("cpu")
 
@@ -42,6 +43,15 @@ def test_each_check_has_its_own_process():
     assert lines["crashes"].state == "failed" and "ended with -9" in lines["crashes"].figure
     assert lines["fails"].figure == "RuntimeError: CUDA error: an illegal memory access was encountered"
     assert lines["passes"] == CheckOutcome("1 TFLOP/s")
+
+
+def test_what_failed_in_one_of_several_processes_is_named(monkeypatch):
+    monkeypatch.setattr(device_doctor, "_share", breaks)
+    assert outcome_of(device_doctor.sharing, CPU).figure == "RuntimeError: ValueError: no such link"
+
+
+def breaks(ranks: Ranks) -> list[float]:
+    raise ValueError("no such link\nmore")
 
 
 def test_a_check_that_hangs_is_cut_and_others_follow():
