@@ -137,7 +137,7 @@ class TrainedNames:
     def warn_if_boxes_alone(self) -> None:
         """Warns that relations mean nothing if the weights have learned objects and no predicate."""
         if self.objects and not self.predicates:
-            warnings.warn("these weights learned boxes alone, so their relations mean nothing", stacklevel=5)
+            warnings.warn("these weights learned boxes alone, so their relations mean nothing", stacklevel=7)
 
 
 def index_by_name(names: Sequence[str]) -> dict[str, int]:
