@@ -171,8 +171,9 @@ def _by_rank(work: Callable[[Ranks], list[float]], device: torch.device) -> list
         except multiprocessing.ProcessRaisedException as error:
             # The error in its traceback may follow from the death of another process.
             died = [each.exitcode for each in ranks.processes if each.exitcode not in (0, 1, -signal.SIGTERM)]
-            named = re.findall(r"^[\w.]+: .+", str(error), re.MULTILINE)
-            raise RuntimeError(f"a process ended with exit code {died[0]}" if died else named[-1]) from error
+            # Its message may have further lines, or be missing.
+            *_, reason = str(error).strip().splitlines()[-1], *re.findall(r"^[\w.]+: .+", str(error), re.MULTILINE)
+            raise RuntimeError(f"a process ended with exit code {died[0]}" if died else reason) from error
         return [json.loads((Path(folder) / str(rank)).read_bytes()) for rank in range(count)]
 
 

@@ -45,13 +45,18 @@ def test_each_check_has_its_own_process():
     assert lines["passes"] == CheckOutcome("1 TFLOP/s")
 
 
-def test_what_failed_in_one_of_several_processes_is_named(monkeypatch):
-    monkeypatch.setattr(device_doctor, "_share", breaks)
-    assert outcome_of(device_doctor.sharing, CPU).figure == "RuntimeError: ValueError: no such link"
+@pytest.mark.parametrize("work, reason", [("breaks", "ValueError: no such link"), ("asserts", "AssertionError")])
+def test_what_failed_in_one_of_several_processes_is_named(monkeypatch, work, reason):
+    monkeypatch.setattr(device_doctor, "_share", globals()[work])
+    assert outcome_of(device_doctor.sharing, CPU).figure == f"RuntimeError: {reason}"
 
 
 def breaks(ranks: Ranks) -> list[float]:
     raise ValueError("no such link\nmore")
+
+
+def asserts(ranks: Ranks) -> list[float]:
+    raise AssertionError
 
 
 def test_a_check_that_hangs_is_cut_and_others_follow():
