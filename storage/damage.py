@@ -30,12 +30,12 @@ PARTITION_MAP_REMEDY = (
 PARTITION_MAP_LIMITS = Limits(2**28, 2**24)
 """Eleven million images with ids of 19 digits fit."""
 _RECORDS: dict[str, tuple[type, str, Limits]] = {
-    "steps": (StepFile, STEP_REMEDY, LIMITS),
-    "records": (RecordFile, RECORD_REMEDY, LIMITS),
-    "cuts": (object, PARTITION_MAP_REMEDY, PARTITION_MAP_LIMITS),
+    "cuts/*.json": (object, PARTITION_MAP_REMEDY, PARTITION_MAP_LIMITS),
+    "runs/*/*.json": (object, "run the recipe again, which rewrites it", LIMITS),
+    "runs/*/records/*.json": (RecordFile, RECORD_REMEDY, LIMITS),
+    "runs/*/steps/*.json": (StepFile, STEP_REMEDY, LIMITS),
 }
-"""Folder → what its files hold, what to do about a damaged one, and how large one may be."""
-_DOCUMENT = (object, "run the recipe again, which rewrites it", LIMITS)
+"""Pattern of paths → what the files hold, what to do about a damaged one, and how large one may be."""
 
 
 def find_damage(store: Store, runs: Iterable[Run] | None = None) -> Iterator[Damage | None]:
@@ -68,13 +68,14 @@ class DamagedFile:
 
 def find_record_damage(store: Store) -> Iterator[DamagedFile]:
     """Read every record of the runs and every partition map. Yields the damaged ones."""
-    for path in sorted(path for top in ("runs", "cuts") for path in (store.root / top).rglob("*.json")):
-        try:
-            found: object = read_json(path, *_RECORDS.get(path.parent.name, _DOCUMENT))
-            if isinstance(found, StepFile):
-                found.require_valid(found.step)
-        except FatalError as error:
-            yield DamagedFile(path, str(error), is_cache=False, is_record=True)
+    for pattern, held in _RECORDS.items():
+        for path in sorted(store.root.glob(pattern)):
+            try:
+                found: object = read_json(path, *held)
+                if isinstance(found, StepFile):
+                    found.require_valid(found.step)
+            except FatalError as error:
+                yield DamagedFile(path, str(error), is_cache=False, is_record=True)
 
 
 def _holders(runs: Iterable[Run]) -> dict[tuple[str, str], list[str]]:

@@ -107,6 +107,14 @@ def test_a_damaged_record_is_found_with_its_remedy(store, path, most, said):
     assert re.search(rf"^{place}: damaged \(more than {most:,} bytes\); {said}", found.what)
 
 
+@pytest.mark.parametrize("name", ["steps", "records"])
+def test_a_run_with_the_name_of_a_folder_of_records_is_whole(store, name):
+    run = record(store, name, put_chain(store))
+    run.note("recipe", {"name": name})
+    run.append("completed")
+    assert list(find_record_damage(store)) == []
+
+
 def test_a_step_file_that_names_a_place_elsewhere_is_damaged(store):
     run = record(store, "demo", put_chain(store))
     entry = {"step": "caption", "stage": "../caption", "partitions": {"toys/0000": "0" * 64}}
