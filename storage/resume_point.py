@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from storage.atomic import write_atomic
 from storage.digests import digest_file
 from storage.disk import LOCAL
-from storage.errors import FatalError, PipelineError
+from storage.errors import FatalError, PipelineError, translate_os_errors
 from storage.json_files import parse_json, parse_json_or_none
 from storage.remote import Remote
 
@@ -49,7 +49,7 @@ class ResumePoint:
         if not self._list:
             yield
             return
-        with suppress(OSError):
+        with suppress(OSError), translate_os_errors("fetching checkpoints"):  # suppressed: a copy that is gone
             self.fetch()
         done = threading.Event()
         sender = threading.Thread(target=self._send_until, args=(done, interval), daemon=True)

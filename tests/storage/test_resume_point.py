@@ -1,11 +1,13 @@
 """A resume point: another machine goes on from the copies in the store, and only complete copies count."""
 
+import errno
 import json
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from uuid import uuid4
 
 import pytest
@@ -274,6 +276,16 @@ def test_work_that_would_replace_copies_which_can_not_be_fetched_does_not_begin(
     assert one.copies == [b"a week"]
     with late.point.synchronised(interval=100):
         assert late.held == {"weights": b"a week"}
+
+
+def test_work_that_would_replace_copies_does_not_begin_while_this_disk_is_full(one, other, monkeypatch):
+    one.keep(weights=b"a week")
+    one.point.send()
+    full = Mock(side_effect=OSError(errno.ENOSPC, "full"))
+    monkeypatch.setattr("storage.resume_point.write_atomic", full)
+    with pytest.raises(FatalError, match="disk full"), other.point.synchronised(interval=100):
+        other.keep(weights=b"a minute")
+    assert one.copies == [b"a week"]
 
 
 def test_copies_replace_a_damaged_list(one, other):
