@@ -407,6 +407,7 @@ def _place_ahead(
     Raises `FatalError` if both have one: a copy would mix two runs.
     """
     ours = [path.name for path in (run.folder / "records").glob("*.json")]
+    theirs = [name for name in theirs if name.endswith(".json")]  # a push that was killed leaves others in a folder
     is_here, is_there = (bool(a) and max(a) not in b for a, b in ((ours, theirs), (theirs, ours)))
     if is_here and is_there:
         raise FatalError(

@@ -102,6 +102,14 @@ def test_a_push_that_stops_claims_no_state_before_it_is_there(run, url, tmp_path
     assert _contents(there) == _contents(run.records()[0]) and len(there.records()) == 1
 
 
+def test_what_a_killed_push_leaves_in_a_folder_is_no_other_state(run, tmp_path):
+    run.append("done")
+    push_run(run, remote := ObjectStoreArtifacts(f"file://{tmp_path}/remote"))
+    (record_file,) = (tmp_path / "remote/runs/demo/records").iterdir()
+    record_file.with_name(f"{record_file.name}.0123abcd.new").touch()
+    assert push_run(run, remote) == Copied(6, 0)
+
+
 def test_what_a_run_makes_while_it_is_pushed_is_not_published_without_its_artifacts(run, url, tmp_path):
     before, newer = _contents(run), put_chain(run.store, "toys/0002")
     push_run(run, ObjectStoreArtifacts(url), lambda done, total: record(run.store, "demo", newer) and None)
