@@ -31,10 +31,10 @@ class Garbage:
         )
 
     def remove(self, store: Store, before: float) -> None:
-        """Remove it, unless a run has found it since `before`."""
+        """Remove it, unless a run has found it since `before`, or works in it."""
         if isinstance(self.place, Path):
             # Looked at again: between the listing and now, a run may have found it.
-            if last_used(self.place) < before:
+            if self.place in store.idle_scratch() and last_used(self.place) < before:
                 store.remove(self.place)
         elif store.used(self.place.stage, self.place.key) < before:
             store.discard(self.place.stage, self.place.key)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pipeline.cli.store import collect_garbage, pull_run, push_run, remove_run, 
 from storage.artifact import Artifact
 from storage.damage import find_damage, find_record_damage
 from storage.errors import FatalError
-from storage.garbage import Share, usage_of
+from storage.garbage import Share, find_garbage, usage_of
 from storage.json_files import sealed_json
 from storage.local_store import LocalStore, size_of
 from storage.manifest import FutureManifest
@@ -178,6 +179,18 @@ def test_torn_folders_and_given_up_trainings_are_garbage_unless_someone_works_in
         collect_garbage(store=store.root, grace=1, delete=True, as_json=True)
         assert sorted(garbage["what"] for garbage in printed()["garbage"]) == ["scratch", "torn parse"]
         assert busy.is_dir() and stray.is_file() and not idle.exists() and not torn.exists()
+
+
+def test_a_training_that_went_on_since_the_listing_is_no_garbage(store):
+    with store.scratch("k1"):
+        pass
+    later = time.time() + 60
+    (garbage,) = find_garbage(store, later)
+    with store.scratch("k1") as busy:
+        garbage.remove(store, later)
+        assert busy.is_dir()
+    garbage.remove(store, later)
+    assert not busy.exists()
 
 
 def test_nothing_is_garbage_while_a_run_cannot_be_read(store):
