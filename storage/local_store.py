@@ -169,14 +169,15 @@ class LocalStore:
         (`ResumePoint`). Raises `RetryableError` when another live process works on the same key.
         """
         folder = self._pending / f"scratch-{key}"
-        try:
-            with _held(folder.with_suffix(".lock")):
-                self.disk.mkdir(folder)
-                yield folder
-        except BlockingIOError as error:
-            raise RetryableError(
-                f"another process is computing {key[:12]} in {folder}; wait for it, then run again"
-            ) from error
+        with ExitStack() as held:
+            try:
+                held.enter_context(_held(folder.with_suffix(".lock")))
+            except BlockingIOError as error:
+                raise RetryableError(
+                    f"another process is computing {key[:12]} in {folder}; wait for it, then run again"
+                ) from error
+            self.disk.mkdir(folder)
+            yield folder
 
     def drop_scratch(self, key: str) -> None:
         """Remove the scratch folder of a key whose artifact is committed."""

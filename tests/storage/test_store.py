@@ -75,6 +75,11 @@ def test_scratch_outlives_its_writer_and_admits_one_at_a_time(tmp_path):
     assert not work.exists()
 
 
+def test_a_failure_of_the_work_is_not_taken_for_another_process(tmp_path):
+    with pytest.raises(BlockingIOError, match="no more processes"), LocalStore(tmp_path).scratch("k"):
+        raise BlockingIOError(errno.EAGAIN, "no more processes")
+
+
 def test_no_scratch_of_a_read_only_store_counts_as_idle(tmp_path, monkeypatch):
     store = LocalStore(tmp_path)
     with store.scratch("k") as work:
