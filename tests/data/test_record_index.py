@@ -90,13 +90,15 @@ def test_old_indexes_and_halves_of_the_killed_are_removed(coco, tmp_path):
     first = open_index(source, tmp_path / "kept").folder
     half = first.with_name(f".{first.name}.left")
     other = first.with_name("toy-more-" + "a" * 24)
+    gone = first.with_name(f".{first.name}.gone")
+    gone.symlink_to("nowhere")  # cannot be looked at, like what another process has removed meanwhile
     for folder in (half, other):
         folder.mkdir()
     for folder in (first, half, other):
         os.utime(folder, (1, 1))
     save_json(source.annotations, {**json.loads(source.annotations.read_text()), "annotations": BOXES[:1]})
     second = open_index(source, tmp_path / "kept").folder
-    assert sorted((tmp_path / "kept").iterdir()) == sorted([second, other])
+    assert sorted((tmp_path / "kept").iterdir()) == sorted([second, other, gone])
 
 
 FILES = ["records.parquet", "records.seal"]

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
@@ -306,8 +307,9 @@ def _remove_older(path: Path, name: str) -> None:
     """Removes indexes of older annotations, and incomplete ones left by killed processes."""
     mark = f"{name}-{'?' * 24}"
     for other in (*path.parent.glob(mark), *path.parent.glob(f".{mark}.*")):
-        if other != path and time.time() - other.stat().st_mtime > _SPARED_SECONDS:
-            shutil.rmtree(other, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process may have removed it first
+            if other != path and time.time() - other.stat().st_mtime > _SPARED_SECONDS:
+                shutil.rmtree(other, ignore_errors=True)
 
 
 def _writable(folder: Path) -> bool:
