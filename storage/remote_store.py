@@ -383,9 +383,10 @@ def mirror(files: Remote, root: Path, disk: Disk) -> None:
         now[path] = (there[path], xxh3_128_hexdigest(data))
     for top in _FOLDERS:
         for mine in (root / top).rglob("*.json"):
-            is_older = mine.stat().st_mtime < began  # a run writes its records there first, then here
-            if is_older and mine.relative_to(root).as_posix() not in there:
-                mine.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another process may have removed it first
+                is_older = mine.stat().st_mtime < began  # a run writes its records there first, then here
+                if is_older and mine.relative_to(root).as_posix() not in there:
+                    mine.unlink()
     write_atomic(state, sealed_json({"files": now}), disk)
 
 

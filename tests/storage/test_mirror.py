@@ -90,6 +90,7 @@ def test_what_a_run_writes_here_meanwhile_stays(here, tmp_path):
         path = here.root / f"runs/toy/{name}.json"
         path.write_bytes(b"mine")
         os.utime(path, (time_of_writing, time_of_writing))
+    (here.root / "runs/toy/gone.json").symlink_to("nowhere")  # like one that another process has removed meanwhile
     assert here.refresh() == 0 and here.copies == {**RECORDS, "runs/toy/new.json": b"mine"}
 
 
