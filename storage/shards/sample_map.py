@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from xxhash import xxh3_128, xxh3_128_hexdigest
+from xxhash import xxh3_128
 
 from storage.atomic import atomic_folder
 from storage.errors import FatalError
@@ -149,7 +149,9 @@ class SampleMap:
     def require_whole(self) -> None:
         """Read the files again. Raises `FatalError` if one has changed or its map has no checksums."""
         for name in _PARTS:
-            if xxh3_128_hexdigest((self.folder / f"{name}.bin").read_bytes()) != self._checks.get(name):
+            with (self.folder / f"{name}.bin").open("rb") as file:
+                found = hashlib.file_digest(file, xxh3_128).hexdigest()
+            if found != self._checks.get(name):
                 raise FatalError(
                     f"{self.folder}/{name}.bin: changed since it was written; remove the folder and run again"
                 )

@@ -14,6 +14,7 @@ from unittest.mock import Mock
 import numpy as np
 import pyarrow as pa
 import pytest
+from faulty_disk import flip
 from PIL import Image
 from rlip_command import output_of
 from small_set import write_small_set
@@ -296,6 +297,14 @@ def test_a_stream_of_relative_paths_reads_the_same_tars_from_any_folder(tmp_path
         monkeypatch.chdir(tmp_path / folder)
         found = [sample["__url__"] for sample in rlip.stream(shards)]
         assert len(found) == 4 and {str(Path(tar).resolve()) for tar in found} == {own}
+
+
+def test_a_kept_map_of_samples_that_changed_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLIP_CACHE", str(tmp_path / "cache"))
+    write_sets(tmp_path, {"a": 4})
+    flip(rlip.stream(tmp_path).sequence.samples.folder / "samples.bin", 20)
+    with pytest.raises(rlip.Error, match=r"samples\.bin: changed since it was written; remove the folder"):
+        rlip.stream(tmp_path)
 
 
 def test_a_rank_keeps_the_map_that_a_faster_one_reads(tmp_path, monkeypatch):
