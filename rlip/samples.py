@@ -39,7 +39,8 @@ def _sample_map(tars: list[Path]) -> SampleMap:
     places = [[str(tar), *_stamp(index)] for tar, index in zip(tars, indexes, strict=True)]
     folder = cache_folder() / "samples" / digest_json([2, *places])[:32]
     if folder.is_dir():
-        (samples := SampleMap(folder)).require_whole()
+        samples = SampleMap(folder)
+        samples.require_whole()
         return samples
     files = [ShardFile(str(tar), index) for tar, index in zip(tars, indexes, strict=True)]
     return write_sample_map(folder, files, replace=False)  # a faster rank may be reading its own

@@ -402,12 +402,12 @@ def pull_run(
 def _place_ahead(
     run: Run, remote: ObjectStoreArtifacts, theirs: Collection[str]
 ) -> Literal["here", "there", "neither"]:
-    """Which place has a newest record of the run that the other lacks. `theirs`: names of the records at the remote.
+    """Which place has a newest record of the run that the other lacks. `theirs`: names in `records/` at the remote.
 
     Raises `FatalError` if both have one: a copy would mix two runs.
     """
     ours = [path.name for path in (run.folder / "records").glob("*.json")]
-    theirs = [name for name in theirs if name.endswith(".json")]  # a push that was killed leaves others in a folder
+    theirs = [name for name in theirs if name.endswith(".json")]  # not what a killed push left in a folder
     is_here, is_there = (bool(a) and max(a) not in b for a, b in ((ours, theirs), (theirs, ours)))
     if is_here and is_there:
         raise FatalError(
