@@ -97,7 +97,7 @@ def measure(given: Namespace) -> Iterator[Row]:
                     way()
                 seconds = {name: taken / IMAGES for name, taken in best_of(ways, rounds=2).items()}
             totals[precision] = seconds["ours"]
-            yield Row(f"{precision}, beside transformers", "CPU-s/image", seconds["ours"], seconds["theirs"])
+            yield Row(f"{precision}, beside transformers: all", "CPU-s/image", seconds["ours"], seconds["theirs"])
         if not LAVIS_PYTHON.is_file():
             yield Row("beside LAVIS", note="not measured; build its environment with `make lavis-env`")
             return
