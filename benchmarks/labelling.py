@@ -178,18 +178,14 @@ def measure(given: Namespace) -> Iterator[Row]:
         way([replace(largest, pairs=[*largest.pairs, *every])])
     totals: dict[str, float] = defaultdict(float)
     for share, image in classes:
-        one_pair = replace(image, pairs=image.pairs[:1])
         work = {"authors": partial(label_sequentially, tagger, image, NAMES, repeated=True)}
-        for name, way in label.items():
-            work |= {name: partial(way, [image]), f"{name}, one pair": partial(way, [one_pair])}
+        work |= {name: partial(way, [image]) for name, way in label.items()}
         with torch.inference_mode():
             best = best_of(work, TURNS)
         for name, seconds in best.items():
             totals[name] += share * seconds
     for name in precisions:
-        beside = f"mix, {name}, beside the authors' procedure"
-        yield Row(beside, "CPU-s/image", totals[name], totals["authors"])
-        yield Row(f"{beside}: one pair, mostly encoding", "CPU-s/image", totals[f"{name}, one pair"], totals["authors"])
+        yield Row(f"mix, {name}, beside the authors' procedure", "CPU-s/image", totals[name], totals["authors"])
 
 
 if __name__ == "__main__":

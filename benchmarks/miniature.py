@@ -178,7 +178,7 @@ class Milestones:
         self._number, self._size = stage.settings.milestones, stage.settings.whole_size
 
     def is_due(self, step: int, total: int) -> bool:
-        return step in milestones(total, self._number)
+        return step in [total * each // self._number for each in range(1, self._number + 1)]
 
     def measure(self, network: Network, is_last: bool, ranks: Ranks) -> Mapping[str, float]:
         predictor = Predictor(network, self._test.names, self._size, per_image=None)
@@ -281,11 +281,6 @@ def relation_figures(pairs: GivenBoxes, scores_MV: Scores) -> dict[str, float]:
     }
 
 
-def milestones(total: int, number: int) -> list[int]:
-    """The steps after which a training run of `total` steps is evaluated."""
-    return [total * each // number for each in range(1, number + 1)]
-
-
 def train(recipe: Recipe, variant: Variant, seed: int, steps: int, number: int, pretrained: Path) -> Artifact:
     """Trains with one thread, from the last checkpoint if any, unless the store has the outcome, and records it.
 
@@ -316,7 +311,7 @@ def train(recipe: Recipe, variant: Variant, seed: int, steps: int, number: int, 
     return store.find_all(stage.name, [item.key])[item.key]
 
 
-def compared(made: Mapping[tuple[Variant, int], Artifact], seeds: range, at: Sequence[int]) -> Iterator[Row]:
+def compared(made: Mapping[tuple[Variant, int], Artifact], seeds: range) -> Iterator[Row]:
     """Yields means over seeds, and the default's lead over others: mean and standard error of paired differences."""
     for claim, measure in product(CLAIMS, MEASURED):
         curves = {name: _curves([made[v, seed] for seed in seeds], measure) for name, v in CLAIMS[claim].items()}
@@ -327,11 +322,7 @@ def compared(made: Mapping[tuple[Variant, int], Artifact], seeds: range, at: Seq
             yield Row(f"{claim}, {measure}: {name}", "", means[-1], note=note)
             if name == first or len(seeds) < 2:
                 continue
-            # Along straight lines between milestones, from 0; 0 if it never gets there.
-            rising = np.maximum.accumulate(np.pad(ours, ((0, 0), (1, 0))), axis=1)
-            until = [np.interp(last, curve, [0, *at]) for last, curve in zip(own[:, -1], rising, strict=True)]
             gains = {"": (ours - own)[:, -1], ", mean of the curve": (ours - own).mean(axis=1)}
-            gains[", steps before the other's last value"] = at[-1] - np.array(until)
             for what, gain in gains.items():
                 error = gain.std(ddof=1) / len(seeds) ** 0.5
                 yield Row(f"{first} ahead of {name}, {measure}{what}", "", gain.mean(), note=f"± {error:.4f}")
@@ -361,7 +352,7 @@ def measure(given: Namespace) -> Iterator[Row]:
         for job in as_completed(jobs.values()):
             print(f"{job.result().folder}: done", flush=True)
     made = {each[::-1]: job.result() for each, job in jobs.items()}
-    yield from compared(made, seeds, milestones(given.steps, given.milestones))
+    yield from compared(made, seeds)
     yield Row("all training runs", "CPU-s", sum(artifact.manifest.facts["cpu"] for artifact in made.values()))
 
 

@@ -14,11 +14,9 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 
@@ -34,8 +32,6 @@ from pipeline.training.settings import TrainingSettings
 PRECISIONS = ("fp32", "bf16")
 RECOMPUTED = "step, layers recomputed"
 WORK = ("forward", "step", RECOMPUTED)
-
-
 THREADS, REPEATS = 2, 5
 
 
@@ -50,7 +46,7 @@ def forward_call(work: Workload, precision: str) -> Callable[[], Predictions]:
     work.network.eval().requires_grad_(False)
 
     def call() -> Predictions:
-        with torch.inference_mode(), autocast(precision):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             return work.predict()
 
     return call
@@ -65,16 +61,12 @@ def step_call(work: Workload, precision: str) -> Callable[[], object]:
 
     def call() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with autocast(precision):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             predictions = work.predict()
         criterion(predictions, work.targets, predictions.predicate_features)["loss"].backward()
         update(optimizer, gradient_norm(parameters).item(), settings.max_grad_norm)
 
     return call
-
-
-def autocast(precision: str) -> Any:
-    return nullcontext() if precision == "fp32" else torch.autocast("cpu", torch.bfloat16)
 
 
 def measure_work(small: bool, work: str, precision: str) -> tuple[float, int]:

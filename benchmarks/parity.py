@@ -19,6 +19,7 @@ from benchmarks.harness import Row, parser, run
 from benchmarks.recorded.measure import measure
 from benchmarks.recorded.recording import Arrays, Recording, recordings_in
 
+OWN = Path(__file__).parents[1] / "models" / "recorded"
 TOLERANCES = {
     "activations": 5e-5, "outputs": 1e-5, "matches": 0.0, "losses": 1e-5, "gradients": 1e-4, "post-processing": 1e-5,
 }  # fmt: skip
@@ -35,8 +36,6 @@ _NOT_COMPARED = re.compile(
 """Keys not compared: inputs, intermediates in a layout of the authors' code only, logged figures, optimiser steps."""
 LAST_LAYER = "act.text.last_hidden_state"
 """The text encoder's last layer, which our network computes for the first token alone."""
-
-
 Largest = dict[str, tuple[float, str]]
 """Group → its largest difference, and the quantity that has it."""
 
@@ -125,9 +124,6 @@ def _relative(found: np.ndarray, expected: np.ndarray) -> float:
     size = float(np.linalg.norm(expected))
     difference = float(np.linalg.norm(found.astype(np.float64) - expected))
     return np.inf if np.isnan(difference) else difference / (size or 1.0)
-
-
-OWN = Path(__file__).parents[1] / "models" / "recorded"
 
 
 def differences(recording: Recording) -> dict[str, Largest]:

@@ -86,8 +86,6 @@ LITERAL = {action: stating[:1] for action, stating in STATING.items()}
 """V-COCO's action → its own predicate: "man on a surfboard" does not state that he surfs."""
 ACTION = {predicate: action for action, (predicate,) in LITERAL.items()}
 """Canonical predicate → V-COCO's action."""
-
-
 _NOUNS = "|".join(sorted({"rider", *WORLD_CATEGORIES, *chain(*NOUNS.values())}, key=len, reverse=True))
 _PHRASE = re.compile(rf"\ban? ((?:\w+ )?({_NOUNS}))\b")
 _FINITE = {"is", *(third.split()[0] for _, third, _ in FORMS.values())}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -47,7 +46,7 @@ def peak(small: bool, bf16: bool, images: int, folder: Path) -> int:
     size, height, width = (96, 64, 96) if small else (1333, 800, 1333)
     files = write_noise(folder / "images", min(FILES, images), width, height)
     names = {"objects": ",".join(NAMES.objects), "predicates": ",".join(NAMES.predicates)}
-    with torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         many = [files[number % len(files)] for number in range(images)]
         predict(folder, many, folder / "found.parquet", **names, image_size=size, as_json=True)
     return peak_mib()

@@ -144,35 +144,24 @@ def largest_peak(pid: int) -> int:
 
 
 def run_measured(recipe: Path, images: int, name: str) -> Iterator[Row]:
-    """Runs the recipe, and yields the time of all and of each phase, and the largest process.
+    """Runs the recipe, and yields its time, what each step computed, and the largest process.
 
-    Phases: before a step, its planning last; the step; after the last. Raises CalledProcessError if the run fails.
+    Raises CalledProcessError if the run fails.
     """
     command = [sys.executable, "-m", "pipeline.cli", "run", str(recipe), "--json"]
-    before, phases = os.times(), dict[str, float]()
-    last = began = time.monotonic()
+    before, began = os.times(), time.monotonic()
     with ThreadPoolExecutor(1) as pool, subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         peak = pool.submit(largest_peak, process.pid)
         assert process.stdout is not None
-        for line in process.stdout:
-            event = json.loads(line)
-            if event.get("event") in ("step", "done"):
-                now = time.monotonic()
-                phases[("before " if event["event"] == "step" else "") + event["step"]] = now - last
-                last = now
+        lines = list(process.stdout)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    phases["conclusion"] = time.monotonic() - last
     seconds, after = time.monotonic() - began, os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     yield Row(name, "s", seconds, note=f"{cpu:.1f} CPU-s, {1000 * cpu / images:.2f} ms an image")
-    steps = {each["step"]: each for each in event["stages"]}  # the last line is the run's outcome
-    for phase, seconds in phases.items():
-        note = ""
-        if step := steps.get(phase):
-            due = step["partitions"] - (step["cached"] or 0)
-            note = f"{due:,} of {step['partitions']:,} partitions computed"
-        yield Row(f"{name}: {phase}", "s", seconds, note=note)
+    for step in json.loads(lines[-1])["stages"]:  # the last line is the run's outcome
+        due = step["partitions"] - (step["cached"] or 0)
+        yield Row(f"{name}: {step['step']}", note=f"{due:,} of {step['partitions']:,} partitions computed")
     yield Row(f"{name}: largest process", "MiB", peak.result())
 
 
@@ -196,8 +185,6 @@ def measure(given: Namespace) -> Iterator[Row]:
 
 if __name__ == "__main__":
     options = parser(__doc__)
-    options.add_argument(
-        "--images", type=int, nargs="*", default=DEFAULT, help="sizes to run; Objects365 has 1,820,000"
-    )
+    options.add_argument("--images", type=int, nargs="*", default=DEFAULT, help="sizes; Objects365 has 1,820,000")
     options.add_argument("--folder", type=Path, help="parent of the work folder; 100,000 images take 1 GB there")
     run(options, measure)

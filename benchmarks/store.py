@@ -27,32 +27,14 @@ from pipeline.run.context import RunContext
 from pipeline.run.planner import Planner
 from pipeline.run.recipe_files import load_recipe
 from pipeline.runtime.execute import Record, WorkItem, execute
-from pipeline.runtime.settings import Settings
-from pipeline.runtime.stage import Inputs, Output, ReportProgress, Stage
-from storage.artifact import Artifact
+from pipeline.runtime.stage import Output
 from storage.disk import LOCAL, CacheDisk
 from storage.keys import KeyTerms
 from storage.local_store import LocalStore
-from storage.store import Store
 from storage.tables import CAPTIONS, write_table
+from tests.run_builder import Made
 from tests.small_set import write_small_set
 from tests.toy_store import commit as put
-
-
-class Given(Stage):
-    """Returns a given table, so that only the store's own work is measured."""
-
-    name = "caption"
-    version = 1
-    writes = "captions"
-    schema = CAPTIONS
-
-    def __init__(self, table: pa.Table) -> None:
-        super().__init__(Settings())
-        self._table = table
-
-    def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
-        return Output(self._table)
 
 
 def build(folder: Path, partitions: int) -> list[str]:
@@ -60,18 +42,16 @@ def build(folder: Path, partitions: int) -> list[str]:
     recipe = write_small_set(folder / "data", partitions)
     settings = ["data.partition_size=1", 'data.tagger=["set"]', 'pretrain.variants=["pseudo", "none"]']
     planner = Planner(RunContext(load_recipe(recipe, settings)))
-    planner.context.store.disk = CacheDisk()
+    store = planner.context.store
+    store.disk = CacheDisk()
     for step in planner.context.steps:
         plan = planner.plan(step)
-        made = [(item, _take(planner.context.store, item)) for item in plan.due]
-        planner.finish(step, [Record.of(item.step, item.partition, each, cached=False) for item, each in made])
+        records = []
+        for item in plan.due:
+            made = put(store, item.terms, "table.parquet", item.key.encode(), item.upstream, item.partition, rows=1)
+            records.append(Record.of(item.step, item.partition, made, cached=False))
+        planner.finish(step, records)
     return [str(recipe), *(word for setting in settings for word in ("--set", setting))]
-
-
-def _take(store: Store, item: WorkItem) -> Artifact:
-    """Commits a small artifact, with a full manifest, under the item's key."""
-    data = item.key.encode()
-    return put(store, item.terms, "table.parquet", data, item.upstream, item.partition, rows=1)
 
 
 def measure_plan(folder: Path, partitions: int) -> Iterator[Row]:
@@ -90,7 +70,7 @@ def measure_plan(folder: Path, partitions: int) -> Iterator[Row]:
 def measure_commit(folder: Path, rounds: int, images: int) -> Iterator[Row]:
     """Commits captions of `images` images, ten each, beside a plain file. The two take turns."""
     table, folder = _captions(np.random.default_rng(0), images), folder / f"commits{images}"
-    store, stage = LocalStore(folder / "store"), Given(table)
+    store, stage = LocalStore(folder / "store"), Made("caption", lambda work: Output(table))
 
     def write(path: Path) -> None:
         write_table(table, path)

@@ -28,7 +28,7 @@ _OURS = {"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "
 _RUNS = {"prefect.resource.id": "prefect.flow-run.*"}
 
 
-def zombies(silent_for: timedelta = SILENT_FOR) -> AutomationCore:
+def zombies(silent_for: timedelta) -> AutomationCore:
     """An automation that marks a flow run as crashed when its heartbeats stop and no new state follows."""
     trigger = EventTrigger(
         match=_RUNS,

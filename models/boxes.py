@@ -34,7 +34,7 @@ def _area(sides: Tensor) -> Tensor:
     return width * height
 
 
-def inverse_sigmoid(values: Tensor, margin: float = 1e-5) -> Tensor:
-    """Returns the logit of values p in [0, 1], with p and 1 - p clamped to at least `margin`."""
+def inverse_sigmoid(values: Tensor) -> Tensor:
+    """Returns the logit of values p in [0, 1], with p and 1 - p clamped to at least 1e-5."""
     values = values.clamp(0, 1)
-    return torch.log(values.clamp(min=margin) / (1 - values).clamp(min=margin))
+    return torch.log(values.clamp(min=1e-5) / (1 - values).clamp(min=1e-5))

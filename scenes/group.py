@@ -62,14 +62,14 @@ class Group:
         draw(self.pen(me, x, y, scale, facing), category, colour, pose)
         return me
 
-    def beside(self, category: str, gap: float, side: int, base: float = 0.0) -> int:
+    def beside(self, category: str, gap: float, side: int) -> int:
         """Adds a figure or standing person at `gap` from the group's box, right (1) or left (-1). Returns its index."""
         x0, _, x1, _ = self.extent()
         start = len(self.strokes)
         if category == "person":
-            me = PersonFigure(self, 0.0, base, facing=-side).finish()
+            me = PersonFigure(self, 0.0, facing=-side).finish()
         else:
-            me = self.add(category, 0.0, base, facing=self.rng.choice((-1, 1)))
+            me = self.add(category, 0.0, facing=self.rng.choice((-1, 1)))
         own = self.extent(me)
         shift = x1 + gap - own[0] if side > 0 else x0 - gap - own[2]
         self.strokes[start:] = [(who, stroke.shifted(shift)) for who, stroke in self.strokes[start:]]

@@ -40,7 +40,6 @@ FIRST_OF_EACH = 2
 """Labels of each stratum that precede all others, so that every stratum's variance can be estimated."""
 AUDIT_SEED = 0
 """Seed of the permanent numbers. One sample serves the page, the summaries and the reports."""
-Z95 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -298,10 +297,11 @@ def _by_predicate(
     return tuple(sorted(found, key=lambda each: (-each.judged, each.predicate)))
 
 
-def wilson_interval(share: float, number: float, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a share observed in `number` draws, possibly an effective number (inf: exact)."""
+def wilson_interval(share: float, number: float) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a share observed in `number` draws, possibly an effective number (inf: exact)."""
     if math.isinf(number):
         return share, share
+    z = 1.959964
     middle = (share + z * z / (2 * number)) / (1 + z * z / number)
     apart = z * math.sqrt(share * (1 - share) / number + z * z / (4 * number * number)) / (1 + z * z / number)
     return max(0.0, middle - apart), min(1.0, middle + apart)

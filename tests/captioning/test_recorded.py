@@ -156,29 +156,14 @@ STATED = {
 }
 
 
-@pytest.mark.parametrize(
-    ("content", "datasets", "message"),
-    [
-        (STATED, {"a": [(1, "val/000000000001.jpg"), (2, "all/b.jpg")], "b": [(2, "all/b.jpg"), (3, "c.jpg")]}, None),
-        (
-            STATED,
-            {"a": [(2, "a/b.jpg")], "b": [(2, "b/b.jpg")]},
-            r"2 is a/b\.jpg in dataset a, and b/b\.jpg in dataset b",
-        ),
-        (
-            STATED,
-            {"a": [(1, "000000000002.jpg")]},
-            r"image 1 is COCO_val2014_0+1\.jpg in the captions, and 0+2\.jpg in",
-        ),
-        (
-            STATED,
-            {"a": [(2, "x.jpg")], "b": [(2, "y.jpg")]},
-            r"image 2 is x\.jpg in dataset a, and y\.jpg in dataset b",
-        ),
-        (STATED, {"a": [(3, "c.jpg")]}, "none of the captions belongs to .* image .their ids are of other images"),
-        ({"a.jpg": ["a man", "a dog"]}, {"a": [(1, "a.jpg")]}, "caption without image id: 2"),
-    ],
-)
+@pytest.mark.parametrize("content, datasets, message", [
+    (STATED, {"a": [(1, "val/000000000001.jpg"), (2, "all/b.jpg")], "b": [(2, "all/b.jpg"), (3, "c.jpg")]}, None),
+    (STATED, {"a": [(2, "a/b.jpg")], "b": [(2, "b/b.jpg")]}, r"2 is a/b\.jpg in dataset a, and b/b\.jpg in dataset b"),
+    (STATED, {"a": [(1, "000000000002.jpg")]}, r"image 1 is COCO_val2014_0+1\.jpg in the captions, and 0+2\.jpg in"),
+    (STATED, {"a": [(2, "x.jpg")], "b": [(2, "y.jpg")]}, r"image 2 is x\.jpg in dataset a, and y\.jpg in dataset b"),
+    (STATED, {"a": [(3, "c.jpg")]}, "none of the captions belongs to .* image .their ids are of other images"),
+    ({"a.jpg": ["a man", "a dog"]}, {"a": [(1, "a.jpg")]}, "caption without image id: 2"),
+])  # fmt: skip
 def test_captions_are_given_to_no_other_images(tmp_path, content, datasets, message):
     captioner = recorded(written(tmp_path, "stated.json", content))
     with pytest.raises(FatalError, match=message) if message else nullcontext():

@@ -1,7 +1,6 @@
 """`rlip diff`: relations that were added, lost or re-scored between two runs, with the change that caused it."""
 
 import json
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -9,7 +8,7 @@ from run_builder import Made, RunBuilder, relations
 from toy_store import put
 
 from pipeline.cli.diff import diff, difference
-from pipeline.labels.label_overrides import OVERRIDES_FILE, ImageOverrides, overrides_table
+from pipeline.labels.label_overrides import ImageOverrides, overrides_table
 from pipeline.runtime.execute import WorkItem, execute
 from pipeline.runtime.stage import Output
 from storage.artifact import Artifact
@@ -17,7 +16,7 @@ from storage.errors import FatalError
 from storage.keys import KeyTerms
 from storage.runs import Run
 from storage.store import Store
-from storage.tables import RELATIONS, SHARD_MEMBERS, write_table
+from storage.tables import RELATIONS
 
 BEFORE = [
     relations(1, (0, "ride", 2, 0.9), (1, "ride", 2, 0.3), (0, "near", 1, 0.5)),
@@ -190,16 +189,10 @@ def test_what_reviewers_settled_is_counted_among_the_labels_that_differ(runs):
         frozenset({(2, 1, "feed"), (1, 2, "ride"), (0, 1, "near")}),
         frozenset({(0, 2, "ride"), (2, 0, "eat")}),
     )
-    settled = overrides_table({1: ImageOverrides(right, wrong)})
-
-    def output(work: Path) -> Output:
-        write_table(settled, work / OVERRIDES_FILE)
-        return Output(SHARD_MEMBERS.empty_table(), files={OVERRIDES_FILE: work / OVERRIDES_FILE})
-
-    item = WorkItem("shard:pseudo", "toys/0000", KeyTerms("shard", 1, {"threshold": 0.2, "verdicts": "settled"}, {}))
-    made = execute(Made("shard", output), item, before.store, lambda done, total, note="": None)
+    settled = overrides_table({1: ImageOverrides(right, wrong)}).to_pylist()
     after.record("tag", "tag", before.keys("tag"))
-    after.record("shard:pseudo", "shard", {"toys/0000": made.key})
+    one = RunBuilder(after, after.store.root)
+    one.add("shard:pseudo", "toys/0000", [], settings={"threshold": 0.2, "verdicts": "settled"}, overrides=settled)
     kept = difference(before, after).kept
     assert (kept.same, kept.added, kept.lost) == (4, {"feed": 1}, {"ride": 1})
     assert kept.corrected == {"added": 1, "lost": 1}

@@ -3,6 +3,7 @@
 import numpy as np
 from relation_rows import B
 
+from benchmarks.evaluation import plain_iou
 from pipeline.evaluation.matching import MatchCandidates, joined, kept, numbered, numbered_alike, representatives
 from pipeline.evaluation.relations import aligned_iou
 
@@ -10,14 +11,6 @@ from pipeline.evaluation.relations import aligned_iou
 def boxes(generator: np.random.Generator, count: int) -> np.ndarray:
     corner, size = generator.uniform(0, 60, (count, 2)), generator.uniform(20, 60, (count, 2))
     return np.concatenate([corner, corner + size], axis=1)
-
-
-def iou(one: np.ndarray, other: np.ndarray) -> float:
-    """The overlap of two boxes whose last pixels belong to them."""
-    sides = [min(one[axis + 2], other[axis + 2]) - max(one[axis], other[axis]) for axis in (0, 1)]
-    common = (sides[0] + 1) * (sides[1] + 1) if min(sides) > 0 else 0.0
-    areas = [(box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (one, other)]
-    return common / (sum(areas) - common)
 
 
 def test_a_join_lists_all_pairs_of_equal_keys_in_order():
@@ -38,7 +31,7 @@ def test_equal_rows_have_equal_numbers():
 def test_overlaps_of_rows_are_those_of_their_boxes():
     generator = np.random.default_rng(0)
     left, right = boxes(generator, 50), boxes(generator, 50)
-    assert aligned_iou(left, right).tolist() == [iou(*both) for both in zip(left, right, strict=True)]
+    assert aligned_iou(left, right).tolist() == [plain_iou(*both) for both in zip(left, right, strict=True)]
 
 
 def test_overlap_without_pixels_that_belong_to_both_ends():
@@ -57,7 +50,7 @@ def test_suppression_is_that_of_each_group_alone():
     for each in range(12):
         expected: list[int] = []
         for at in np.flatnonzero(group == each).tolist():
-            if all(iou(place[at], place[better]) <= 0.4 for better in expected):
+            if all(plain_iou(place[at], place[better]) <= 0.4 for better in expected):
                 expected.append(at)
         assert np.flatnonzero(found & (group == each)).tolist() == expected
     shown = representatives(group, [place], [1.0], 0.4)

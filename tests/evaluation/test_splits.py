@@ -102,8 +102,6 @@ def test_names_stay_seen_however_many_triplets_are_left_out():
     unseen = split_by_counts(counts, 500, rare_first=True)
     seen = [triplet for triplet in TRIPLETS if triplet not in unseen]
     assert len({t.object for t in seen}) == 30 and len({t.predicate for t in seen}) == 20
-    with pytest.raises(ValueError, match=r"600 triplets can't be left out, only 5\d\d"):
-        split_by_counts(counts, 600, rare_first=True)
 
 
 @pytest.mark.parametrize("text", ["[3, 0]", "3,\n0\n"])
@@ -121,8 +119,6 @@ def test_a_file_without_positions_is_refused(tmp_path, text):
 
 
 def test_lists_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="this list has 599"):
-        published_split("UC-RF", TRIPLETS[:-1])
     with pytest.raises(ValueError, match=r"positions \[-1, 600\], but the list has 600"):
         split_of_positions("own", [600, 0, -1], TRIPLETS)
     with pytest.raises(ValueError, match=r"positions \[7\] more than once"):

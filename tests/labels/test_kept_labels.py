@@ -16,6 +16,7 @@ from storage.errors import FatalError
 from storage.tables import CANDIDATES, RELATIONS
 from tagger.english.predicates import canonical
 from tagger.pair import Pair
+from tests.tagger.test_posteriors import PAIRS
 
 PREDICATES = ("riding", "rides", "is riding", "on", "on top of", "the", "next to", "hold")
 """Several words for one canonical predicate, and one that has none."""
@@ -154,14 +155,6 @@ def test_a_label_whose_shown_confidence_is_the_threshold_is_kept(confidence, mor
     choice = ChoiceSettings.model_validate({"confidence": "score", "threshold": confidence} | more)
     found = judged_labels(relations, CANDIDATES.empty_table(), choice)
     assert (found.confidence.tolist(), found.reason.to_pylist()) == ([confidence], [None])
-
-
-# "a man rides a horse" may mean (0, 2) or (1, 2); "two men next to a dog" means two of three possible pairs.
-PAIRS = [
-    Pair(0, 2, "ride", 0, 2, mention=0, prior=0.5),
-    Pair(1, 2, "ride", 0, 2, mention=0, prior=0.5),
-    *(Pair(man, 3, "next to", 1, 3, mention=1, prior=2 / 3) for man in (0, 1, 2)),
-]
 
 
 def scored(subject: int, predicate: str, object_: int, score: float, posterior: float | None = 1.0) -> dict[str, Any]:

@@ -229,7 +229,7 @@ def test_a_report_goes_with_its_run(labelled, recipe, capsys):
     now, then = (rewritten(labelled.run, name) for name in ("toy", "toy@1"))
     assert "1 labels kept" in " ".join(now.text.split()) and "1 labels kept" not in " ".join(then.text.split())
     (store.root / "reports" / "toy.logs").mkdir()
-    with pytest.raises(FatalError, match="toy@1 is a record"):
+    with pytest.raises(FatalError, match="toy@1 is a record"):  # before its report is removed
         remove_run("toy@1", store=store.root, as_json=False)
     capsys.readouterr()
     remove_run("toy", store=store.root, as_json=False)
