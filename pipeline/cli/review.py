@@ -160,13 +160,13 @@ def team_of(reviewers: str, overlap: str | None, labels: int | None, earlier: Te
 
     Raises `FatalError`.
     """
-    given = [] if reviewers.isdecimal() else filter(None, map(str.strip, reviewers.split(",")))
-    names = list(dict.fromkeys(map(require_reviewer, given)))
+    listed = [] if reviewers.isdecimal() else filter(None, map(str.strip, reviewers.split(",")))
+    names = list(dict.fromkeys(map(require_reviewer, listed)))
     if not (names or reviewers.isdecimal()):
         raise FatalError(f"--reviewers {reviewers!r}: write their names, or how many they are")
     size = len(names) or int(reviewers)
     before = earlier or Team(overlap=0.1)
-    # Seats decide who judges which images: whoever stays keeps theirs, and others take those of members who left.
+    # Seats decide who judges which images: members who stay keep theirs, and others take those of members who left.
     seated = before.members[:size]
     others = [name for name in names if name not in seated]
     seats = [name if name in names or not names else others.pop(0) for name in seated]
