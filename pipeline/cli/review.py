@@ -83,8 +83,8 @@ def review(
     """
     import uvicorn
 
+    from pipeline.review.access import Access, kept_secret, protected, server_settings
     from pipeline.review.app import page_routes
-    from pipeline.review.entrance import Access, kept_secret, protected, server_settings
     from pipeline.review.review_state import ReviewState
 
     store = existing_store(store_at)
@@ -143,7 +143,7 @@ def read_password(environment: Mapping[str, str], file: Path | None) -> str | No
 
     Raises `FatalError` if the file can't be read.
     """
-    from pipeline.review.entrance import VARIABLE
+    from pipeline.review.access import VARIABLE
 
     if file is None:
         return environment.get(VARIABLE)
