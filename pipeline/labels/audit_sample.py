@@ -1,9 +1,9 @@
 """Draws a stratified random sample of labels, and estimates the precision of all labels from its verdicts.
 
-Strata are bands of the predicates' frequency crossed with bands of the score or, where a verifier gave its opinion,
-with that (stratified prediction-powered inference; Fisch et al. 2024). Within a stratum, labels are judged in the order
-of numbers that depend only on content and seed (permanent random numbers; Ohlsson 1995, in Business Survey Methods):
-recomputed labels keep their place in the sample and thus their verdicts.
+Strata are bands of the predicates' frequency crossed with bands of the confidence or, where a verifier gave its
+opinion, with that (stratified prediction-powered inference; Fisch et al. 2024). Within a stratum, labels are judged in
+the order of numbers that depend only on content and seed (permanent random numbers; Ohlsson 1995, in Business Survey
+Methods): recomputed labels keep their place in the sample and thus their verdicts.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class AuditStrata:
             edges = np.unique(np.quantile(values, cuts)) if len(values) else np.array([])
             limits = [0.0, *edges.tolist(), 1.0]
             # Negative, so that the highest scores come first.
-            words = {-h: f"score {limits[h]:.2f} to {limits[h + 1]:.2f}" for h in range(len(limits) - 1)}
+            words = {-h: f"confidence {limits[h]:.2f} to {limits[h + 1]:.2f}" for h in range(len(limits) - 1)}
             second = (-np.searchsorted(edges, values, side="right")).tolist()
         keys = list(zip((band[name] for name in predicates), second, strict=True))
         present = sorted(set(keys))
