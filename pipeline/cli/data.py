@@ -65,7 +65,7 @@ def get_data(
         print(json.dumps({"got": got, "there": there, "by_hand": [each.name for each in by_hand]}))
     else:
         if files:
-            print(f"{len(lacking)} of {len(files)} files downloaded; the others already existed")
+            print(f"{len(lacking)} files downloaded, {len(files) - len(lacking)} already existed")
         for each in sets:
             if each.note:
                 print(f"{each.name}: {each.note}")
