@@ -28,7 +28,7 @@ Numbers = NDArray[np.float64]
 
 RIGHT, WRONG, UNSURE, UNJUDGED = 1, 0, -1, -2
 FREQUENCY_BANDS = ("frequent", "middle", "rare")
-SCORE_BANDS = 4
+CONFIDENCE_BANDS = 4
 HOLDS = 0.5
 """Minimum probability for which a verifier counts as accepting a label."""
 REFUSED_RATE = 2.0
@@ -57,15 +57,15 @@ class AuditStrata:
 
     @classmethod
     def of(
-        cls, predicates: Sequence[str], scores: Sequence[float] | Numbers, opinions: Sequence[float | None] = ()
+        cls, predicates: Sequence[str], confidences: Sequence[float] | Numbers, opinions: Sequence[float | None] = ()
     ) -> AuditStrata:
         """Divides labels into strata.
 
         Predicates in descending order of frequency form three bands, each with a third of the labels. If any label has
         an opinion of a verifier, the probability that it holds, labels are divided by what it says; otherwise at the
-        quartiles of their scores.
+        quartiles of their confidence.
         """
-        values = np.asarray(scores, np.float64)
+        values = np.asarray(confidences, np.float64)
         counts = Counter(predicates)
         before, band = 0, {}
         for name, count in sorted(counts.items(), key=lambda each: (-each[1], each[0])):
@@ -77,11 +77,11 @@ class AuditStrata:
             words = dict(enumerate(_SAID.values()))
             second = [list(_SAID).index(each) for each in said]
         else:
-            cuts = np.arange(1, SCORE_BANDS) / SCORE_BANDS
-            # Many equal scores may span several quartiles.
+            cuts = np.arange(1, CONFIDENCE_BANDS) / CONFIDENCE_BANDS
+            # Many equal confidences may span several quartiles.
             edges = np.unique(np.quantile(values, cuts)) if len(values) else np.array([])
             limits = [0.0, *edges.tolist(), 1.0]
-            # Negative, so that the highest scores come first.
+            # Negative, so that the highest confidences come first.
             words = {-h: f"confidence {limits[h]:.2f} to {limits[h + 1]:.2f}" for h in range(len(limits) - 1)}
             second = (-np.searchsorted(edges, values, side="right")).tolist()
         keys = list(zip((band[name] for name in predicates), second, strict=True))
