@@ -123,7 +123,7 @@ def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> dict[str,
 
 
 def accept_class(state: ReviewState, reviewer: str, number: int, content: str | None = None) -> dict[str, int]:
-    """Accepts all labels of the reviewer's share that have a label's predicate and categories and are `CONFIDENT`.
+    """Accepts all `CONFIDENT` labels of the reviewer's share with the predicate and categories of one label.
 
     One in `ASKED` of them, and at least one, stays open to be asked, also if the class is accepted again. Returns how
     many were accepted and are to be asked. Raises ValueError for a less probable label, and if none is left to accept.
