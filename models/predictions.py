@@ -135,7 +135,7 @@ def _scored(pairs: Pairs, confidence_P: Tensor) -> Pairs:
 def check_finite(values: Mapping[str, Tensor], network: nn.Module) -> None:
     """Raises `FloatingPointError` that names the values that are not finite and the network's damaged weight, if any.
 
-    A network does not check its own predictions, because that would wait for the device. Whoever reads them does.
+    A network does not check its own predictions, because that would wait for the device. The code that reads them does.
     """
     sound = torch.stack([value.isfinite().all() for value in values.values()])
     if sound.all():

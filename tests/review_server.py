@@ -1,4 +1,4 @@
-"""A small application behind the page's entrance, served by uvicorn on a free port of this machine."""
+"""A small application behind the page's sign-in, served by uvicorn on a free port of this machine."""
 
 import socket
 import threading
@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, Response
 from starlette.exceptions import HTTPException
 
-from pipeline.review.entrance import Access, protected, reviewer_of, server_settings
+from pipeline.review.access import Access, protected, reviewer_of, server_settings
 
 PASSWORD = "correct horse battery"
 SECRET = "5" * 64

@@ -35,12 +35,12 @@ class Brightness(CaptionerPlugin):
 
 
 def write_lines(rows: RunRows, folder: Path, threshold: float, tally: Tally) -> None:
-    """One line for each label, in a file for each dataset."""
+    """One line for each label, with its score if it has one, in a file for each dataset."""
     for dataset in rows.ingested():
         with (folder / f"{dataset}.txt").open("w") as file:
             for image in rows.images(dataset, "images", "relations"):
                 names = [box["category"] for box in image.items("images", "boxes")]
                 for relation in relations_of(image, threshold, tally):
-                    subject, object_ = names[relation["subject"]], names[relation["object"]]
-                    file.write(f"{image.image_id}\t{subject}\t{relation['predicate']}\t{object_}\n")
+                    words = names[relation["subject"]], relation["predicate"], names[relation["object"]]
+                    file.write("\t".join((str(image.image_id), *words, str(relation.get("score", "")))) + "\n")
                     tally.wrote["relations"] += 1

@@ -17,6 +17,7 @@ from pipeline.data.catalogue import CATALOGUE, ROOT, PublicFile, PublicSet, find
 from pipeline.data.download import Report, download, gunzip, mirrored, require_digest, unpack
 from pipeline.report.formatting import byte_bars
 from pipeline.runtime.plugins import plugin_names
+from pipeline.runtime.wording import counted
 from storage.errors import FatalError
 
 DataRoot = Annotated[Path, typer.Option("--root", help="The recipes' data.root; their weights are in data/weights.")]
@@ -65,7 +66,7 @@ def get_data(
         print(json.dumps({"got": got, "there": there, "by_hand": [each.name for each in by_hand]}))
     else:
         if files:
-            print(f"{len(lacking)} of {len(files)} files downloaded; the others already existed")
+            print(f"{counted(len(lacking), 'file')} downloaded, {len(files) - len(lacking)} already existed")
         for each in sets:
             if each.note:
                 print(f"{each.name}: {each.note}")

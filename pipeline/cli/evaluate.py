@@ -423,7 +423,7 @@ def _vcoco(
 def _vcoco_detections(
     path: Path, truth: VcocoTruth, annotations: Path, files: Mapping[str, Path], faults: Mapping[str, Any]
 ) -> tuple[VcocoDetections, str]:
-    """The detections in V-COCO's own form, a JSON list, or that of `rlip predict`, and what was left out, in words."""
+    """The detections in V-COCO's own form, a JSON list, or that of `rlip predict`, and what was excluded, in words."""
     if path.suffix != ".parquet" and opening(path, EXPECTED) != "{":
         first = next(stream_rows(path, EXPECTED), None)
         if not (isinstance(first, dict) and "pairs" in first):

@@ -128,7 +128,7 @@ def _label(
         console.print(Text(line), soft_wrap=True)
     if left_out:
         hint = "; --json lists them all" if len(left_out) > NAMED else ""
-        console.print(Text(f"Left out {len(left_out):,}:{_listed(left_out)}{hint}"), soft_wrap=True)
+        console.print(Text(f"Skipped {len(left_out):,}:{_listed(left_out)}{hint}"), soft_wrap=True)
 
 
 label = printed(label_recipe, _label)
@@ -142,7 +142,7 @@ def _run_name(folder: str) -> str:
 
 
 def require_usable(context: RunContext) -> dict[str, str]:
-    """Name of each image that can't be read, or is left out for another reason → the reason.
+    """Name of each image that can't be read, or is skipped for another reason → the reason.
 
     Files of other formats are counted by their extension. Raises `FatalError` if no image is left.
     """

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 IMAGE_SIZE = 1067
 """Default length of the longest side in pixels if the weights' folder has none: that of a 4:3 image whose shortest side
-is 800, as in the authors' evaluations and after a training here by their settings."""
+is 800, as in the authors' evaluations and after a training run here with their settings."""
 CONFIDENT = 0.5
 """Least score of a box that is drawn although no drawn relation has it."""
 _OWN = "; name weights of this project, and with --tokenizer the folder of their tokenizer"
@@ -150,7 +150,7 @@ def predict(
         print(json.dumps({"detections": str(out), "images": len(files) - len(left_out), "left_out": reasons}))
         return
     if left_out:
-        console.print(f"Left out {len(left_out)}: {_listed(left_out)}", highlight=False, soft_wrap=True)
+        console.print(f"Skipped {len(left_out)}: {_listed(left_out)}", highlight=False, soft_wrap=True)
     drawn = "" if draw is None else f"; drawn in {draw}"
     print(f"{counted(len(files) - len(left_out), 'image')}: {out}{drawn}")
 

@@ -83,8 +83,8 @@ def review(
     """
     import uvicorn
 
+    from pipeline.review.access import Access, kept_secret, protected, server_settings
     from pipeline.review.app import page_routes
-    from pipeline.review.entrance import Access, kept_secret, protected, server_settings
     from pipeline.review.review_state import ReviewState
 
     store = existing_store(store_at)
@@ -143,7 +143,7 @@ def read_password(environment: Mapping[str, str], file: Path | None) -> str | No
 
     Raises `FatalError` if the file can't be read.
     """
-    from pipeline.review.entrance import VARIABLE
+    from pipeline.review.access import VARIABLE
 
     if file is None:
         return environment.get(VARIABLE)
@@ -160,13 +160,13 @@ def team_of(reviewers: str, overlap: str | None, labels: int | None, earlier: Te
 
     Raises `FatalError`.
     """
-    given = [] if reviewers.isdecimal() else filter(None, map(str.strip, reviewers.split(",")))
-    names = list(dict.fromkeys(map(require_reviewer, given)))
+    listed = [] if reviewers.isdecimal() else filter(None, map(str.strip, reviewers.split(",")))
+    names = list(dict.fromkeys(map(require_reviewer, listed)))
     if not (names or reviewers.isdecimal()):
         raise FatalError(f"--reviewers {reviewers!r}: write their names, or how many they are")
     size = len(names) or int(reviewers)
     before = earlier or Team(overlap=0.1)
-    # Seats decide who judges which images: whoever stays keeps theirs, and others take those of members who left.
+    # Seats decide who judges which images: members who stay keep theirs, and others take those of members who left.
     seated = before.members[:size]
     others = [name for name in names if name not in seated]
     seats = [name if name in names or not names else others.pop(0) for name in seated]

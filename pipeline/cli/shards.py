@@ -546,7 +546,7 @@ def batch(
     """Name the images of a training step, and draw them as the network saw them, with their boxes and relations."""
     run = find_run(existing_store(store), run_name)
     name, artifact = _training(run, step_name)
-    # Training runs of earlier versions recorded neither the number of steps nor which samples were left out as damaged.
+    # Training runs of earlier versions recorded neither the number of steps nor which samples were excluded as damaged.
     steps, left_out = artifact.manifest.facts.get("steps"), artifact.manifest.facts.get("damaged", {})
     if steps is not None and not 1 <= step <= steps:
         raise FatalError(f"{name} of run {run_name!r} has steps 1 to {steps}, but no step {step}")
@@ -577,7 +577,7 @@ def _batch_size(images: Sequence[StepImage]) -> str:
 
 def _image_in_words(image: StepImage, left_out: Mapping[str, str]) -> str:
     if image.key in left_out:
-        return f"left out: {sanitise(left_out[image.key])}"
+        return f"excluded: {sanitise(left_out[image.key])}"
     if image.shown is None:
         return f"can't be read: {sanitise(image.damage)}"
     view, labels = image.shown.view, image.shown.labels

@@ -52,7 +52,7 @@ class MatchCandidates:
             best = left.best()
             winner = np.full(int(left.truth.max()) + 1, np.iinfo(np.int64).max)
             np.minimum.at(winner, best.truth, best.prediction)
-            # A truth refuses whoever comes after the best that proposed to it.
+            # A truth refuses all that come after the best that proposed to it.
             refused = left.prediction > winner[left.truth]
             if not refused.any():
                 return best

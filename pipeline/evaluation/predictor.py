@@ -53,7 +53,7 @@ class Names:
         (place,) = matched([subject], self.objects).tolist()
         if place < 0:
             meant = did_you_mean(subject, self.objects)
-            raise FatalError(f"subject {subject!r} is none of the object names{meant}: {first_few(self.objects, 10)}")
+            raise FatalError(f"subject {subject!r} is not among the object names{meant}: {first_few(self.objects, 10)}")
         return int(place)
 
 

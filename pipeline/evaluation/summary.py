@@ -15,7 +15,7 @@ from pipeline.evaluation.published import PublishedResult, known_caveats, publis
 from pipeline.evaluation.relations import Relations
 from storage.json_files import json_values
 
-SURE = 100
+MOST_CONFIDENT = 100
 """Number of the most confident wrong predictions that the caveat on missing labels looks at."""
 RARE_TRUTHS = 10
 """Classes with fewer truths have an average precision that one image can change."""
@@ -115,7 +115,7 @@ def _measured_caveats(
     caveats = []
     wrong = np.flatnonzero(~dissection.right)
     if len(wrong) and dissection.predicted.scores is not None:
-        confident = wrong[np.argsort(-dissection.predicted.scores[wrong], kind="stable")[:SURE]]
+        confident = wrong[np.argsort(-dissection.predicted.scores[wrong], kind="stable")[:MOST_CONFIDENT]]
         unmarked = int(
             (dissection.of_kind(ErrorKind.BACKGROUND) | dissection.of_kind(ErrorKind.PREDICATE))[confident].sum()
         )

@@ -133,10 +133,10 @@ def _relation(values: Any, boxes: int) -> SampleRelation:
     subject, object_ = values["subject"], values["object"]
     if not (isinstance(subject, int) and isinstance(object_, int) and 0 <= subject < boxes and 0 <= object_ < boxes):
         raise ValueError("a relation refers to a missing box")
-    confidence = values.get("confidence")
+    stated = values.get("confidence")
     # Training, too, assumes 1 where none is stated.
-    sure = 1.0 if confidence is None else _number(confidence)
-    return SampleRelation(subject, object_, str(values["predicate"]), sure)
+    confidence = 1.0 if stated is None else _number(stated)
+    return SampleRelation(subject, object_, str(values["predicate"]), confidence)
 
 
 def _number(value: Any) -> float:

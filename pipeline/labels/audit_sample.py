@@ -1,9 +1,9 @@
 """Draws a stratified random sample of labels, and estimates the precision of all labels from its verdicts.
 
-Strata are bands of the predicates' frequency crossed with bands of the score or, where a verifier gave its opinion,
-with that (stratified prediction-powered inference; Fisch et al. 2024). Within a stratum, labels are judged in the order
-of numbers that depend only on content and seed (permanent random numbers; Ohlsson 1995, in Business Survey Methods):
-recomputed labels keep their place in the sample and thus their verdicts.
+Strata are bands of the predicates' frequency crossed with bands of the confidence or, where a verifier gave its
+opinion, with that (stratified prediction-powered inference; Fisch et al. 2024). Within a stratum, labels are judged in
+the order of numbers that depend only on content and seed (permanent random numbers; Ohlsson 1995, in Business Survey
+Methods): recomputed labels keep their place in the sample and thus their verdicts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Numbers = NDArray[np.float64]
 
 RIGHT, WRONG, UNSURE, UNJUDGED = 1, 0, -1, -2
 FREQUENCY_BANDS = ("frequent", "middle", "rare")
-SCORE_BANDS = 4
+CONFIDENCE_BANDS = 4
 HOLDS = 0.5
 """Minimum probability for which a verifier counts as accepting a label."""
 REFUSED_RATE = 2.0
@@ -56,15 +56,15 @@ class AuditStrata:
 
     @classmethod
     def of(
-        cls, predicates: Sequence[str], scores: Sequence[float] | Numbers, opinions: Sequence[float | None] = ()
+        cls, predicates: Sequence[str], confidences: Sequence[float] | Numbers, opinions: Sequence[float | None] = ()
     ) -> AuditStrata:
         """Divides labels into strata.
 
         Predicates in descending order of frequency form three bands, each with a third of the labels. If any label has
         an opinion of a verifier, the probability that it holds, labels are divided by what it says; otherwise at the
-        quartiles of their scores.
+        quartiles of their confidence.
         """
-        values = np.asarray(scores, np.float64)
+        values = np.asarray(confidences, np.float64)
         counts = Counter(predicates)
         before, band = 0, {}
         for name, count in sorted(counts.items(), key=lambda each: (-each[1], each[0])):
@@ -76,12 +76,12 @@ class AuditStrata:
             words = dict(enumerate(_SAID.values()))
             second = [list(_SAID).index(each) for each in said]
         else:
-            cuts = np.arange(1, SCORE_BANDS) / SCORE_BANDS
-            # Many equal scores may span several quartiles.
+            cuts = np.arange(1, CONFIDENCE_BANDS) / CONFIDENCE_BANDS
+            # Many equal confidences may span several quartiles.
             edges = np.unique(np.quantile(values, cuts)) if len(values) else np.array([])
             limits = [0.0, *edges.tolist(), 1.0]
-            # Negative, so that the highest scores come first.
-            words = {-h: f"score {limits[h]:.2f} to {limits[h + 1]:.2f}" for h in range(len(limits) - 1)}
+            # Negative, so that the highest confidences come first.
+            words = {-h: f"confidence {limits[h]:.2f} to {limits[h + 1]:.2f}" for h in range(len(limits) - 1)}
             second = (-np.searchsorted(edges, values, side="right")).tolist()
         keys = list(zip((band[name] for name in predicates), second, strict=True))
         present = sorted(set(keys))

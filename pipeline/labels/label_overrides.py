@@ -153,7 +153,7 @@ class SettledVerdicts:
 def settled(standing: StandingVerdicts) -> SettledVerdicts:
     """Settles relations by adjudication or, without any, by majority. A tie settles nothing.
 
-    A corrected relation also holds if most reviewers who corrected the label agree on it and no verdict contradicts it.
+    A corrected relation also holds if it is the most frequent correction of the label and has no verdict of its own.
     """
     right: dict[str, set[JudgedRelation]] = defaultdict(set)
     wrong: dict[str, set[JudgedRelation]] = defaultdict(set)
@@ -179,7 +179,7 @@ def votes_for(said: Mapping[str, Verdict]) -> int:
 
 
 def _correction(said: Mapping[str, Verdict]) -> JudgedRelation | None:
-    """The corrected relation that most correcting reviewers agree on, if most confident ones corrected the label."""
+    """The most frequent correction of its kind, if that kind is the most frequent confident answer."""
     kind = _most_frequent(verdict.kind for verdict in said.values() if verdict.kind != "unsure")
     if kind not in ("wrong_pair", "wrong_predicate"):
         return None

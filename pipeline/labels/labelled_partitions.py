@@ -22,7 +22,7 @@ CANDIDATES_FILE, DROPPED_FILE = "candidates.parquet", "dropped.parquet"
 
 @dataclass(frozen=True)
 class LabelledPartition:
-    """A run's artifacts of one partition, from images to labels. A run may be on its way, and lack some."""
+    """A run's artifacts of one partition, from images to labels. The run may be in progress and lack some."""
 
     name: str
     images: Artifact | None

@@ -14,7 +14,7 @@ from storage.json_files import read_json, sealed_json
 TEAM_FILE = "team.json"
 """File in a folder of verdicts."""
 LABELS = 500
-"""Labels of the audit that are to be judged: they give a precision to about 4 points."""
+"""Number of audit labels to judge, enough for a precision to about 4 points."""
 MOST_MEMBERS = 100
 
 
@@ -32,7 +32,7 @@ class Team:
     overlap: float = 0.0
     """Share of the images that two members judge."""
     labels: int = LABELS
-    """Labels of the audit that the team is to judge."""
+    """Number of audit labels for the team to judge."""
     members: tuple[str, ...] = ()
     """Names by seat. Free seats go to those who come first."""
 

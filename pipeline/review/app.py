@@ -21,8 +21,8 @@ from pipeline.data.images.folders import locate_image
 from pipeline.data.images.opening import BadImage, decode_image, probe_bytes, read_bytes
 from pipeline.data.images.refs import UprightImage
 from pipeline.labels.kept_labels import ChoiceSettings
+from pipeline.review.access import Reviewer
 from pipeline.review.decisions import Addition, Decisions, accept_class, add_relation, decide, reopen_class
-from pipeline.review.entrance import Reviewer
 from pipeline.review.pages import Pages
 from pipeline.review.review_state import ReviewState
 from storage.errors import PipelineError

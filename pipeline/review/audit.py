@@ -74,7 +74,7 @@ class TeamShares:
             )
 
     def seat(self, name: str) -> int:
-        """A reviewer's seat. Whoever comes while one is free takes it for good."""
+        """A reviewer's seat. A reviewer who comes while one is free takes it for good."""
         if self.team is None:
             return 0
         with self._lock:

@@ -17,7 +17,7 @@ from pipeline.review.labels import Label, labels_of
 from pipeline.review.pages import verdict_state
 from pipeline.review.review_state import ReviewState
 from pipeline.review.reviews import verdict_on
-from pipeline.review.search import JUDGED, MINE, SURE, Search
+from pipeline.review.search import CONFIDENT, JUDGED, MINE, Search
 
 _AT_ONCE = 200
 """Maximum number of verdicts per request."""
@@ -105,7 +105,7 @@ def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> dict[str,
     classes = {
         (label.predicate, label.subject_category, label.object_category): label
         for label in wrong
-        if label.probability >= SURE
+        if label.probability >= CONFIDENT
     }
     reopened = sum(_reopen(state, reviewer, label) for label in classes.values())
     standing = state.reviews.of(list(labels.values()))
@@ -123,17 +123,16 @@ def decide(state: ReviewState, reviewer: str, decisions: Decisions) -> dict[str,
 
 
 def accept_class(state: ReviewState, reviewer: str, number: int, content: str | None = None) -> dict[str, int]:
-    """Accepts all labels of the reviewer's share that are as sure as `SURE` and have a label's predicate and
-    categories.
+    """Accepts all `CONFIDENT` labels of the reviewer's share with the predicate and categories of one label.
 
     One in `ASKED` of them, and at least one, stays open to be asked, also if the class is accepted again. Returns how
-    many were accepted and are to be asked. Raises ValueError for an unsure label, and if none is left to accept.
+    many were accepted and are to be asked. Raises ValueError for a less probable label, and if none is left to accept.
     """
     (label,) = _labels(state, {number: content}).values()
-    if label.probability < SURE:
-        raise ValueError(f"only labels with a probability of at least {SURE:g} can be accepted as a class")
+    if label.probability < CONFIDENT:
+        raise ValueError(f"only labels with a probability of at least {CONFIDENT:g} can be accepted as a class")
     still_open, every = (
-        _alike(state, label, f"probability >= {SURE} AND relation NOT IN ({judged})", reviewer)
+        _alike(state, label, f"probability >= {CONFIDENT} AND relation NOT IN ({judged})", reviewer)
         for judged in (JUDGED, MINE)
     )
     if not still_open:

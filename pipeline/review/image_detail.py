@@ -51,7 +51,7 @@ _PARTITIONS = 12
 
 @dataclass(frozen=True)
 class ImageDetail:
-    """One image of a run. `boxes`: rows of its boxes. `given`: ground-truth relations, by indices of boxes."""
+    """One image of a run. `boxes`: rows of its boxes. `truths`: ground-truth relations, by indices of boxes."""
 
     number: int
     dataset: str
@@ -72,7 +72,7 @@ class ImageDetail:
     """Number of a label → number of the triplet that proposed it."""
     unscored: Sequence[Mapping[str, Any]]
     """Candidate pairs without a recorded score: below the recording floor, or never scored."""
-    given: Sequence[tuple[int, str, int]]
+    truths: Sequence[tuple[int, str, int]]
     quarantined: Sequence[Mapping[str, Any]]
 
     @property
@@ -118,7 +118,7 @@ class ImageDetails:
                 if label.place < len(scored) and (scored[label.place]["triplet"] or 0) >= 0
             },
             unscored=[*_unscored(items_of_image(part.tagged, "candidates", image_id, "pairs"), scored)],
-            given=[
+            truths=[
                 (r["subject"], canonical(r["predicate"]), r["object"])
                 for r in items_of_image(part.images, "images", image_id, "relations")
             ],

@@ -75,7 +75,7 @@ class Listing:
         return number
 
     def judged(self, search: Search, reviewer: str) -> tuple[int, int]:
-        """How many labels a reviewer has judged of those a search finds whoever judged them, and how many these are."""
+        """Of the labels that a search finds, judged or not: how many a reviewer has judged, and how many there are."""
         population = search.unjudged
         where, values = population.conditions()
         sql = f"SELECT count(*) AS n FROM {LIVE}.reviewed_labels WHERE {where} AND relation IN ({MINE})"

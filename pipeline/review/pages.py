@@ -16,7 +16,7 @@ from pipeline.labels.verdict_summary import summarize
 from pipeline.labels.verdicts import ADJUDICATION, AUDIT, Verdict, box4, looked_at
 from pipeline.report.drawing import Rect, name_places
 from pipeline.report.page import templates_in
-from pipeline.review.entrance import Reviewer
+from pipeline.review.access import Reviewer
 from pipeline.review.image_detail import ImageDetail
 from pipeline.review.index import OFFERED
 from pipeline.review.labels import Label, labels_of

@@ -103,11 +103,11 @@ def _relations(
     boxes = FlatList.of(images, "boxes")
     texts, text = labels.coded("predicate")
     predicates = pa.array([canonical(each) for each in texts], pa.string()).take(pa.array(text))
-    given, said = facts_by_image(images, "relations"), opinions(verified, tagged)
+    truths, said = facts_by_image(images, "relations"), opinions(verified, tagged)
     ids = table["image_id"].to_numpy()[labels.row].tolist()
     facts = list(zip(ids, ends["subject"].tolist(), predicates.to_pylist(), ends["object"].tolist(), strict=True))
     opinion = [said.get((i, s, o, p)) for i, s, p, o in facts] if said else [None] * len(facts)
-    correct = [holds((s, p, o), given[i]) if i in given else None for i, s, p, o in facts]
+    correct = [holds((s, p, o), truths[i]) if i in truths else None for i, s, p, o in facts]
     judged = judged_artifact(tagged, choice)
     kept = np.asarray(judged.reason.is_null())
     first_box = boxes.starts(len(images))[row]
@@ -233,10 +233,10 @@ def _facts(relations: pa.Table) -> pa.Table:
 
 def _audited(images: Artifact, tagged: Artifact) -> dict[str, int]:
     """Counts over the tagged images with ground-truth relations, by the rules of `LabelAudit`."""
-    given = facts_by_image(images.table("images"), "relations")
-    audited = [image_id for image_id in tagged.table("relations")["image_id"].to_pylist() if image_id in given]
+    truths = facts_by_image(images.table("images"), "relations")
+    audited = [image_id for image_id in tagged.table("relations")["image_id"].to_pylist() if image_id in truths]
     proposed = facts_by_image(candidates(tagged), "pairs") if audited else {}
-    naive = agreement([proposed.get(image_id, set()) for image_id in audited], [given[each] for each in audited])
+    naive = agreement([proposed.get(image_id, set()) for image_id in audited], [truths[each] for each in audited])
     return {
         "audited images": len(audited),
         "audited given": naive.truths,

@@ -53,7 +53,7 @@ QUEUES: dict[Order, str] = {
     "check": "check",
 }
 """Orders that are queues → their name in the log of verdicts."""
-SURE = 0.98
+CONFIDENT = 0.98
 """Lowest probability of labels that can be accepted as a class."""
 JUDGED = f"SELECT relation FROM {LIVE}.reviewed WHERE reviewer = $viewer"
 """The labels that a viewer judged, one by one or with their class."""
@@ -189,7 +189,7 @@ _QUEUED: dict[Order, str] = {
     "informative": "relation IN (SELECT relation FROM informative)",
     "audit": "relation IN (SELECT relation FROM audit)",
     "adjudication": f"relation IN ({CONTESTED}) AND relation NOT IN ({MINE})",
-    "check": f"probability >= {SURE} AND relation NOT IN ({JUDGED}) "
+    "check": f"probability >= {CONFIDENT} AND relation NOT IN ({JUDGED}) "
     f"AND (predicate, subject_category, object_category) IN ({CLASSES})",
 }
 """Orders that list only some labels → which."""

@@ -124,7 +124,7 @@ def test_what_is_damaged_or_was_left_out_is_reported(store, tmp_path, capsys):
     facts = {"steps": 6, "damaged": {image["key"]: "cut short"}}
     train(other, SETTINGS, output=lambda work: replace(trained(work), facts=facts))
     batch("toy", 1, None, None, store=other.root, as_json=False)
-    assert f"  made/{image['image_id']}: left out: cut short\n" in capsys.readouterr().out
+    assert f"  made/{image['image_id']}: excluded: cut short\n" in capsys.readouterr().out
     (shards,) = Run(other, "toy").artifacts("shard:pseudo").values()
     data = bytearray(shards.file("shard-000.tar").read_bytes())
     place = next(

@@ -37,7 +37,7 @@ def test_what_is_found_is_written_and_drawn_and_a_damaged_picture_is_named(pictu
 
 
 @pytest.mark.parametrize("options, message", [
-    (("--subject", "cat"), "none of the object names"), (("--objects", ","), "has no names of objects"),
+    (("--subject", "cat"), "not among the object names"), (("--objects", ","), "has no names of objects"),
     (("--objects", "man,no objects"), 'contain "no objects"'),
     (("--out", "found.csv"), ".parquet or .json"), (("--device", "cuda:9"), "finds no such GPU"),
 ])  # fmt: skip

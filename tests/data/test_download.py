@@ -549,7 +549,7 @@ def test_the_command_downloads_from_a_mirror_and_lists_what_is_there(server, tmp
 
     done = run("get", "roberta")
     assert done.exit_code == 0, done.stderr
-    assert "3 of 3 files downloaded" in done.stdout
+    assert "3 files downloaded, 0 already existed" in done.stdout
     folder = tmp_path / "weights" / "roberta-base"
     assert {path.name for path in folder.iterdir()} == {"tokenizer.json", "vocab.json", "merges.txt"}
     listed = {each["name"]: each for each in json.loads(run("list", "--json").stdout)}

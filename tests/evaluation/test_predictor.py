@@ -43,7 +43,7 @@ def test_a_batch_changes_no_relation(network):
 
 
 def test_a_subject_that_no_name_has_is_refused(network):
-    with pytest.raises(FatalError, match="subject 'human' is none of the object names: person, dog, bicycle"):
+    with pytest.raises(FatalError, match="subject 'human' is not among the object names: person, dog, bicycle"):
         Predictor(network, NAMES, 96, subject="human")
     many = Names((*map(str, range(1200)), "person"), ())
     with pytest.raises(FatalError, match=r"\(did you mean 'person'\?\): 0, 1, .*, 9, and 1,191 more$"):

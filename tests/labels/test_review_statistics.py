@@ -72,6 +72,7 @@ def test_uncertain_labels_of_frequent_and_seldom_judged_predicates_come_first():
 def test_the_sample_has_all_strata_first_and_then_follows_their_sizes():
     predicates, scores, _ = population(0, 4000)
     strata = AuditStrata.of(predicates, scores)
+    assert strata.names[0].startswith("frequent, confidence ")
     order = audit_order(strata, np.random.default_rng(1).random(4000))
     assert sorted(order.tolist()) == list(range(4000))
     first = np.bincount(strata.stratum[order[: FIRST_OF_EACH * len(strata.names)]])

@@ -68,7 +68,7 @@ def test_a_report_shows_pictures_labels_and_figures(labelled, recipe, tmp_path):
     pictures = {tmp_path / "report" / str(image["src"]) for image in page.all("img")}
     assert len(pictures) == 2
     assert all(Image.open(path).size == (200, 120) for path in pictures)
-    # Kept: three right, one wrong. Dropped: one scored label and two candidates without a score. The legend has both
+    # Kept: three right, one wrong. Not kept: one scored label and two candidates without a score. The legend has both
     # marks, and the second image, with one right and three wrong, is among the hardest, too.
     marks = [str(mark["class"]).split()[-1] for mark in page.all("span") if "mark" in str(mark.get("class"))]
     assert marks.count("right") == 3 + 1 + 1
@@ -76,6 +76,7 @@ def test_a_report_shows_pictures_labels_and_figures(labelled, recipe, tmp_path):
     lines = [line.get("class") for line in page.all("polyline")]
     assert lines == ["line-0"] * 5, "a key for each kind of training, and a line for each of its metrics"
     assert all(found.get("open", "no") == "no" for found in page.all("details")), "charts are folded"
+    assert "ride: 2 kept, 2 in the ground truth" in page.text
 
 
 def test_the_headlines_compare_with_baselines(labelled, recipe, tmp_path):

@@ -14,7 +14,7 @@ from review_server import PASSWORD, SECRET, serving
 from warm_process import wait_for
 
 from pipeline.cli.review import _listen, read_password
-from pipeline.review.entrance import (
+from pipeline.review.access import (
     MAX_BODY,
     SECURITY_HEADERS,
     SESSION_SECONDS,

@@ -13,9 +13,9 @@ from pipeline.cli.report import recorded_view
 from pipeline.interop.import_file import import_file
 from pipeline.labels.team import Team, write_team
 from pipeline.review import audit, decisions
+from pipeline.review.access import Access, protected
 from pipeline.review.app import page_routes
 from pipeline.review.decisions import Addition, Decisions, accept_class, add_relation, decide, reopen_class
-from pipeline.review.entrance import Access, protected
 from pipeline.review.labels import labels_of
 from pipeline.review.overview import work_of
 from pipeline.review.pages import Pages, picture, scene_graph, verdict_state

@@ -18,8 +18,8 @@ from pipeline.labels.label_overrides import SettledVerdicts
 from pipeline.labels.team import Team, read_team, write_team
 from pipeline.labels.verdict_summary import audit_of, reviewable_labels, summarize
 from pipeline.labels.verdicts import JudgedRelation
+from pipeline.review.access import Access, protected
 from pipeline.review.app import page_routes
-from pipeline.review.entrance import Access, protected
 from pipeline.review.labels import labels_of
 from pipeline.review.review_state import ReviewState
 

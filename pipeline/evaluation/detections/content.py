@@ -76,7 +76,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class DetectionFindings:
-    """What was read from a file of detections, and which faulty rows were left out."""
+    """What was read from a file of detections, and which faulty rows were excluded."""
 
     path: Path
     images: int
@@ -84,7 +84,7 @@ class DetectionFindings:
     relations: int
     """Relations that are scored"""
     faults: tuple[Fault, ...] = ()
-    """What was left out"""
+    """What was excluded"""
     noted: tuple[Fault, ...] = ()
     """What is odd and scored anyway"""
     missing: Fault | None = None
@@ -92,7 +92,7 @@ class DetectionFindings:
 
     def __str__(self) -> str:
         lines = [f"{self.path}: {self.images:,} images, {self.relations:,} relations are scored"]
-        lines += [f"left out: {fault}" for fault in self.faults]
+        lines += [f"excluded: {fault}" for fault in self.faults]
         lines += [f"scored anyway: {fault}" for fault in self.noted]
         return "\n  ".join([*lines, *([str(self.missing)] if self.missing else [])])
 

@@ -162,7 +162,7 @@ class Agent:
 
     def _read_config(self, command: Command) -> bytes:
         path = Path(command.config).resolve()
-        # Whoever poses as the coordinator must not choose what this node reads.
+        # A program that poses as the coordinator must not choose what this node reads.
         if not path.is_relative_to(self._folder.resolve()):
             raise FatalError(f"{path} is not in {self._folder}; join with the folder of the coordinator's store")
         deadline = time.monotonic() + _CONFIG_SECONDS

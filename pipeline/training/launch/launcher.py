@@ -172,13 +172,13 @@ class _Log:
         self._progress_file, self._warnings_file, self._report = work / PROGRESS, work / WARNINGS, report
         self._warnings_file.write_bytes(b"")
         self._progress = TrainingProgress(step=0, total=1, message="")
-        self._told = 0
+        self._reported = 0
         """Number of warnings reported."""
 
     def follow(self) -> None:
         """Reports every new warning, which the run's log gets too, and the latest progress if it is new."""
-        for line in self._warnings_file.read_bytes().split(b"\n")[self._told : -1]:
-            self._told += 1
+        for line in self._warnings_file.read_bytes().split(b"\n")[self._reported : -1]:
+            self._reported += 1
             progress = TrainingProgress.model_validate_json(line)
             warning = progress.message.removeprefix(WARNING)
             logs.log.warning(warning, extra={"notice": warning})
@@ -237,7 +237,7 @@ class Nodes:
             else:
                 self._send("failed", str(error) or repr(error))
             self._wait(lambda: not self._responsive("waiting", "running", "ended"), _LEAVE_SECONDS)
-        # Whoever keeps the error keeps this object, and must not keep the port from the next attempt.
+        # Code that keeps the error keeps this object, and must not keep the port from the next attempt.
         self._messages.close()
 
     @property

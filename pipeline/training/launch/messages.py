@@ -113,7 +113,7 @@ class MessageStore:
     def states(self) -> dict[int, NodeState]:
         """Reads the states of all other nodes, except invalid ones."""
         states = {}
-        # Whoever connects can write any number.
+        # Anyone who connects can write any number.
         for number in range(1, min(self._store.add(_COUNT, 0), _MOST_NODES) + 1):
             try:
                 states[number] = NodeState.model_validate_json(self._read(f"{_OTHER}{number}"))

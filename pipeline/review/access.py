@@ -150,7 +150,7 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _HERE = Path(__file__).parent
-_PAGE = templates_in(_HERE / "templates").get_template("entrance.html")
+_PAGE = templates_in(_HERE / "templates").get_template("sign_in.html")
 
 
 def protected(pages: APIRouter, access: Access) -> Starlette:
@@ -162,10 +162,10 @@ def protected(pages: APIRouter, access: Access) -> Starlette:
         SessionMiddleware, secret_key=access.session_key, session_cookie="rlip_review", max_age=SESSION_SECONDS,
         path=access.path, same_site="strict", https_only=all(name.startswith("https://") for name in access.names),
     )  # fmt: skip
-    entrance = Entrance(access)
+    sessions = Sessions(access)
     app.mount("/static", StaticFiles(directory=_HERE / "static"))
-    app.include_router(entrance.routes())
-    app.include_router(pages, dependencies=[Depends(entrance.require_session)])
+    app.include_router(sessions.routes())
+    app.include_router(pages, dependencies=[Depends(sessions.require_session)])
     trusted = Middleware(TrustedHostMiddleware, allowed_hosts=access.hosts, www_redirect=False)
     return Starlette(routes=[Mount(access.path, app)], middleware=[Middleware(_Guarded), trusted])
 
@@ -212,7 +212,7 @@ def require_same_origin(request: Request) -> None:
         raise HTTPException(403, "The request came from another site. Open the page itself and try again.")
 
 
-class Entrance:
+class Sessions:
     """Starts sessions, and refuses requests that need one and have none."""
 
     def __init__(self, access: Access) -> None:
