@@ -22,9 +22,8 @@ COMMANDS = {
         "plan": "Show what a run would compute, and why.",
         "estimate": "Estimate the time, disk space and cost of a run.",
         "doctor": "Check that data, weights and machine suit a recipe.",
-        "rehearse": "Try a recipe's training on this machine, and tune it.",
         "label": "Label a folder of images without a recipe.",
-        "recipe": "Recipe files: show all settings, check, compare two.",
+        "recipe": "Recipes: show all settings, check, compare, rehearse.",
     },
     "Look": {
         "show": "Show runs, their steps, executions and checks, and sample rows.",

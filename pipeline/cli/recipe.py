@@ -1,4 +1,4 @@
-"""`rlip recipe`: shows the resolved settings of a recipe, checks recipes without their data, and compares two."""
+"""`rlip recipe`: shows a recipe's resolved settings, checks recipes, compares two, and rehearses a training run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -123,6 +124,32 @@ def compare_recipes(
     for name, pair in differing.items():
         table.add_row(Text(name), *(Text(_shown(value)) for value in pair))
     Console(markup=False).print(table)
+
+
+@commands.command("rehearse")
+def rehearse(
+    recipe: RecipePath,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Time limit.")] = 15.0,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Recipe to write; default: RECIPE_rehearsed.toml in this folder.")
+    ] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe's training for some steps on synthetic images: speed, memory, restart, and the best settings."""
+    from pipeline.cli.doctor import show_lines
+    from pipeline.run.context import RunContext
+    from pipeline.run.device_doctor import examine_device, interrupted
+    from pipeline.run.rehearsal import Rehearsal
+    from storage.open_store import local_folder
+
+    read = read_recipe(recipe, overrides or [])
+    context = RunContext(recipe_of(read))
+    place = local_folder(context.recipe.store)  # checkpoints go to the disk on which those of a run will be
+    place.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="rehearsal-", dir=place) as folder:
+        made = Rehearsal(context, read, out or Path(f"{read.file.stem}_rehearsed.toml"), Path(folder))
+        show_lines(examine_device(made.device, minutes, made.checks, interrupted), as_json, context.recipe.name)
 
 
 def resolve(path: Path, overrides: Sequence[str] = ()) -> dict[str, Resolved]:

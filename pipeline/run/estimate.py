@@ -40,7 +40,7 @@ UTILISATION = 0.3
 _SAME_SPEED = {"seed", "loss", "fold", "epochs", "steps"}
 """Settings that don't affect the speed of training."""
 REHEARSAL = "rehearsal"
-"""Document of a run with the speed of its training runs in `rlip rehearse`, by stage."""
+"""Document of a run with the speed of its training runs in `rlip recipe rehearse`, by stage."""
 
 
 @dataclass(frozen=True)

@@ -231,7 +231,7 @@ class Rehearsal:
         own = {name.removeprefix(section): given.pop(name) for name in list(given) if name.startswith(section)}
         own |= {name: getattr(tuned, name) for name in TUNED}
         lines = [
-            f"# rlip rehearse {self._read.file}, {best.summary.processes} x {best.measured['device']}: {best}",
+            f"# rlip recipe rehearse {self._read.file}, {best.summary.processes} x {best.measured['device']}: {best}",
             *(
                 f"# Rehearsed with --set {name}={toml_value(value)}, which this recipe leaves out."
                 for name, value in given.items()

@@ -1,4 +1,4 @@
-"""`rlip rehearse` on CPU ranks: every line says what it found, faults turn lines red, and estimates use the speed."""
+"""`rlip recipe rehearse` on CPU ranks: each line says what it found, faults turn lines red, estimates use the speed."""
 
 import json
 from collections.abc import Iterator
@@ -66,7 +66,7 @@ def test_every_line_runs_and_the_best_settings_are_written(recipe, rehearsed):
     for found_for in (basis(recipe, *SETTINGS), basis(tuned)):
         assert found_for.startswith("rehearsed: ") and found_for.endswith("synthetic images/s on 1 x CPU")
     assert basis(tuned, "pretrain.settings.image_size=96").endswith("x CPU, with a different image_size")
-    assert "exists; name a new file" in rlip("rehearse", recipe, "--out", tuned).stderr
+    assert "exists; name a new file" in rlip("recipe", "rehearse", recipe, "--out", tuned).stderr
 
 
 def test_weights_of_a_mix_are_not_asked_of_the_synthetic_dataset():
