@@ -200,7 +200,7 @@ def _numbered(predicted: Relations, truth: Relations) -> tuple[Integers, Integer
 
     A prediction of another triplet has the number K.
     """
-    # Labels count from -2. Those beyond are at the edges, where the truth has none.
+    # The truth's labels start at -1, no object. Those beyond are clipped to the edges, where it has none.
     sizes = (truth.triplets.max(axis=0, initial=-1) + 4).tolist()
     keys, true_keys = (
         np.ravel_multi_index((each.subject_labels + 2, each.object_labels + 2, each.predicates + 2), sizes, mode="clip")

@@ -176,8 +176,8 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
     assert counted is not None
     hico = published_test_set("hico-det")
     is_hico = hico is not None and not hico.difference(true.images, len(evaluated.classes))
-    learned = {*data.get("label", ()), *data.get("mix", ())}
-    is_tuned = any(s["name"] in learned and s["format"].startswith("hico") for s in data.get("sources", ()))
+    learned = {name for role in ("label", "tagger", "mix") for name in data.get(role, ())}
+    has_learned = any(s["name"] in learned and s["format"].startswith("hico") for s in data.get("sources", ()))
     further = further_figures(metrics, predicted, true, truth.objects, truth.predicates)
     rules = "Scores follow HICO-DET's rules. Predicates are in the run's canonical form, which merges synonyms."
     evaluated = replace(
@@ -190,7 +190,7 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
         evaluated,
         dissection,
         truth.predicates,
-        setting="zero-shot" if not is_hico else "fine-tuned" if is_tuned else "NF",
+        setting="zero-shot" if not is_hico else "trained on HICO-DET" if has_learned else "NF",
         suppression=options.suppression,
     )
 

@@ -215,7 +215,7 @@ def test_a_run_on_hico_det_has_results_by_its_rules_only(evaluated, tested, tmp_
     text = (page.parent / "evaluations" / "pseudo.html").read_text()
     assert "<th>CDN-S " in text and "<th>QPIC " not in text, "QPIC keeps duplicates"
     assert "not multiplied by the table of allowed combinations" in text
-    assert ("<summary>Setting NF" in text) == (learned_from == "hico_det"), "a fine-tuned network is not zero-shot"
+    assert ("<summary>Setting NF" in text) == (learned_from == "hico_det"), "what learned from it is not zero-shot"
 
 
 def test_pages_of_the_same_evaluations_are_reused_and_others_made_again(evaluated, tested, tmp_path):
