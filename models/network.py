@@ -102,8 +102,8 @@ class Network(nn.Module):
 
         Each image lies in the top left of its part of the tensor, with padding right of and below it; `sizes` has its
         height and width in pixels, None stands for images without padding. Sizes are plain numbers, so that no device
-        has to be asked for them, and `torch.compile` captures the pass whole. The last of `objects_TE` is the text that
-        stands for "no objects". Images are normalised by ImageNet's mean and standard deviation.
+        has to be asked for them. The last of `objects_TE` is the text that stands for "no objects". Images are
+        normalised by ImageNet's mean and standard deviation.
         Raises `ValueError` when there are no object texts; predicates may be empty.
         """
         if objects_TE.shape[0] == 0:  # an exporter takes `len` for a constant

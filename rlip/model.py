@@ -65,7 +65,7 @@ class Model:
 
         @lru_cache(maxsize=4)
         def predictor(names: Names, subject: str | None, assume_subject: bool) -> Predictor:
-            size = image_size or known.image_size
+            size = known.image_size if image_size is None else image_size
             return Predictor(network, names, size, subject=subject, assume_subject=assume_subject, per_image=None)
 
         self._predictor = predictor

@@ -61,9 +61,9 @@ def bootstrap(
     match_hico(...)`. That of a difference between two models makes the bootstrap a paired one. A resample depends on
     its number alone. The scorer is called 1 + resamples + `GROUPS` times at most, and `report` after each;
     choices without a value (NaN) are left out. A standard error needs 50 to 200 resamples (Efron and Tibshirani 1993,
-    section 6.4); with 0, only values. Raises ValueError without images, and for 1 resample.
+    section 6.4); with 0, only values. Raises ValueError without images, and for 1 or a negative number of resamples.
     """
-    if (resamples and images < 1) or resamples == 1:
+    if resamples and (resamples < 2 or images < 1):
         raise ValueError(f"no intervals from {resamples} resamples (use 0 or 2+) of {images} images")
     draws = (np.sort(np.random.default_rng([0, number]).integers(0, images, images)) for number in range(resamples))
     groups = _without_groups(images) if resamples else ()

@@ -109,8 +109,7 @@ def match_hico(predicted: Relations, truth: Relations, rules: HicoRules | None =
 
     rules = rules or HicoRules()
     check_test_set(predicted, truth)
-    kinds, numbers = _numbering(truth)
-    number, true_number = _numbered(predicted, numbers), _numbered(truth, numbers)
+    kinds, number, true_number = _numbered(predicted, truth)
     # By digits, which takes less time than comparisons
     ranked = sort_by_digits(_descending(_scores(predicted, rules)), np.arange(len(predicted)))
     order = ranked[_stable(predicted.image[ranked])]
@@ -196,22 +195,19 @@ def _stable(keys: Integers) -> Integers:
     return np.argsort(keys.astype(np.min_scalar_type(int(keys.max(initial=0)))), kind="stable")
 
 
-def _numbering(truth: Relations) -> tuple[Integers, Integers]:
-    """Returns the K different triplets of the truth, ascending, and their numbers by labels, from -2 on; K elsewhere.
+def _numbered(predicted: Relations, truth: Relations) -> tuple[Integers, Integers, Integers]:
+    """Returns the K different triplets of the truth, ascending, and each prediction's and truth's number among them.
 
-    The edges of the table are triplets that the truth lacks.
+    A prediction of another triplet has the number K.
     """
-    labels = truth.triplets.T + 2
-    there = np.zeros(labels.max(axis=1, initial=1) + 2, bool)
-    there[tuple(labels)] = True
-    kinds = np.argwhere(there)
-    numbers = np.full(there.shape, len(kinds))
-    numbers[there] = np.arange(len(kinds))
-    return kinds - 2, numbers
-
-
-def _numbered(relations: Relations, numbers: Integers) -> Integers:
-    """Returns the number of each triplet. Labels beyond the table are those at its edges."""
-    labels = (relations.subject_labels, relations.object_labels, relations.predicates)
-    places = (np.clip(each + 2, 0, size - 1) for each, size in zip(labels, numbers.shape, strict=True))
-    return np.asarray(numbers[tuple(places)])
+    # The truth's labels start at -1, no object. Those beyond are clipped to the edges, where it has none.
+    sizes = (truth.triplets.max(axis=0, initial=-1) + 4).tolist()
+    keys, true_keys = (
+        np.ravel_multi_index((each.subject_labels + 2, each.object_labels + 2, each.predicates + 2), sizes, mode="clip")
+        for each in (predicted, truth)
+    )
+    kinds, true_number = np.unique(true_keys, return_inverse=True)
+    # Thousands of names have too many combinations for a table of them.
+    number = np.searchsorted(kinds, keys)
+    number[np.append(kinds, -1)[number] != keys] = len(kinds)
+    return np.stack(np.unravel_index(kinds, sizes), axis=1) - 2, number, true_number

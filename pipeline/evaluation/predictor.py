@@ -18,6 +18,7 @@ from models.config import NO_OBJECTS
 from models.network import Network
 from models.predictions import Pairs, Predictions, check_finite, hoi, scene_graph
 from models.rlip import RLIP
+from pipeline.data.images.training_view import STRIDE
 from pipeline.data.images.views import passes, to_pixels
 from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.detections.names import matched
@@ -123,16 +124,16 @@ class Predictor:
         is then no factor of the score; None allows all. `assume_subject`: no pair is left out, and every subject gets
         that name, whatever the network calls it.
 
-        Raises `FatalError` for a network that finds no boxes, too many names, too large images and an unknown subject,
-        or none to assume.
+        Raises `FatalError` for a network that finds no boxes, too many names, too small or too large images and an
+        unknown subject, or none to assume.
         """
         if not isinstance(network, RLIP):
             raise FatalError(
                 f"the weights are of a {type(network).__name__}, which takes boxes and detects none; name those of a "
                 "detector or a pre-training run"
             )
-        if image_size > LARGEST_SIDE:
-            raise FatalError(f"image size {image_size:,}: the longest side may have at most {LARGEST_SIDE:,} pixels")
+        if not STRIDE <= image_size <= LARGEST_SIDE:
+            raise FatalError(f"image size {image_size:,}: give a longest side of {STRIDE} to {LARGEST_SIDE:,} pixels")
         if (count := max(len(names.objects), len(names.predicates))) > MOST_NAMES:
             raise FatalError(f"{count:,} names: {MOST_NAMES:,} objects and as many predicates are the maximum")
         self._network, self._image_size, self._per_image = network.eval(), image_size, per_image
@@ -180,7 +181,7 @@ class Predictor:
         places = np.arange(count) if self._subject is None else np.flatnonzero(named == self._subject)
         scores = pairs.predicate_scores.double().numpy()[places]
         pair, predicate = best_entries(scores, scores.size if self._per_image is None else self._per_image)
-        if self._every_pair:
+        if self._every_pair and scores.size:
             best = np.stack([np.arange(len(scores)), scores.argmax(axis=1)])
             entries = np.unique(np.concatenate([[pair, predicate], best], axis=1), axis=1)
             pair, predicate = entries[:, np.argsort(-scores[tuple(entries)], kind="stable")]

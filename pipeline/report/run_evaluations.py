@@ -44,7 +44,7 @@ IMAGES = 3
 """Maximum number of best and of worst images."""
 LONGEST_SIDE = 400
 """Longest side of these images, in pixels."""
-_VERSION = 4
+_VERSION = 5
 """Incremented whenever the page of the same evaluation would look different."""
 HOME = "../index.html"
 """The run's report, from these pages."""
@@ -155,7 +155,8 @@ def _first_seeds(run: Run) -> dict[str, tuple[str, Artifact]]:
 
 def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _Evaluation:
     """Scores the detections again as the stage did, and adds intervals and the cost of errors."""
-    names: Sequence[str] = view.recipe.get("data", {}).get("test", ())
+    data = view.recipe.get("data", {})
+    names: Sequence[str] = data.get("test", ())
     ingested = view.run.artifacts("ingest")
     partitions = [name for name in sorted(ingested) if dataset_of(name) in names]  # in the stage's order
     if not all(is_made_from(artifact, "images", ingested[name]) for name in partitions):
@@ -175,6 +176,8 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
     assert counted is not None
     hico = published_test_set("hico-det")
     is_hico = hico is not None and not hico.difference(true.images, len(evaluated.classes))
+    learned = {name for role in ("label", "tagger", "mix") for name in data.get(role, ())}
+    has_learned = any(s["name"] in learned and s["format"].startswith("hico") for s in data.get("sources", ()))
     further = further_figures(metrics, predicted, true, truth.objects, truth.predicates)
     rules = "Scores follow HICO-DET's rules. Predicates are in the run's canonical form, which merges synonyms."
     evaluated = replace(
@@ -187,7 +190,7 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
         evaluated,
         dissection,
         truth.predicates,
-        setting="NF" if is_hico else "zero-shot",
+        setting="zero-shot" if not is_hico else "trained on HICO-DET" if has_learned else "NF",
         suppression=options.suppression,
     )
 

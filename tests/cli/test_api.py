@@ -258,6 +258,8 @@ def test_a_model_finds_in_an_image_what_the_command_finds(tmp_path):
             model.predict(unusable, **names)
     with pytest.raises(rlip.Error, match="has no names of objects"):
         model.predict(tmp_path / "scene.png", [], names["predicates"])
+    with pytest.raises(rlip.Error, match="image size 0: give a longest side of 32 to"):
+        rlip.load("demo-detector", image_size=0).predict(tmp_path / "scene.png", **names)
     with pytest.raises(rlip.Error, match=r"threshold = 50, per_image = 100: give a score from 0 to 1"):
         model.predict(tmp_path / "scene.png", **names, threshold=50)
     with pytest.raises(rlip.Error, match=r"drawn\.what: can't be written \(unknown file extension"):

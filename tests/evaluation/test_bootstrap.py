@@ -137,7 +137,7 @@ def test_one_image_has_values_and_no_intervals():
     assert found.value == 0.5 and np.isnan(found.low) and np.isnan(found.high)
 
 
-@pytest.mark.parametrize("wrong", [{"images": 0}, {"resamples": 1}])
+@pytest.mark.parametrize("wrong", [{"images": 0}, {"resamples": 1}, {"resamples": -5}])
 def test_nothing_to_resample_is_refused(wrong):
     with pytest.raises(ValueError, match=r"no intervals .* resamples \(use 0 or 2\+\)"):
         bootstrap(lambda chosen: {}, **({"images": 3} | wrong))

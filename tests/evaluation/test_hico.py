@@ -189,3 +189,10 @@ def test_labels_far_outside_the_truths_are_no_match():
     truth = interactions([(PERSON, BOX, 0, 1, 2), (PERSON, BOX, 0, 2, 0)])
     rows = [(PERSON, BOX, 0, 1, 5), (PERSON, BOX, 0, 0, 5), (PERSON, BOX, 0, 2**40, 2), (PERSON, BOX, 5, 1, 2)]
     assert score([interactions(rows, [0.9] * 4)], [truth]).mean() == 0.0
+
+
+def test_any_number_of_names_can_be_scored():
+    many = 2**20  # with a table of all combinations, an exbibyte
+    truth = interactions([(PERSON, BOX, many, many, many), (PERSON, BOX, 0, 1, 2)])
+    found = score([interactions([(PERSON, BOX, many, many, many), (PERSON, BOX, 0, 1, many)], [0.9] * 2)], [truth])
+    assert found.average_precision == {TripletClass(0, 1, 2): 0.0, TripletClass(many, many, many): 1.0}

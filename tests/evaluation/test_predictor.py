@@ -50,6 +50,12 @@ def test_a_subject_that_no_name_has_is_refused(network):
         many.place_of("persons")
 
 
+@pytest.mark.parametrize("size", [-5, 31, 8193])
+def test_an_image_size_out_of_range_is_refused(network, size):
+    with pytest.raises(FatalError, match=f"image size {size:,}: give a longest side of 32 to 8,192 pixels"):
+        Predictor(network, NAMES, size)
+
+
 def test_images_are_read_as_they_are_needed(network):
     read = 0
 
@@ -98,6 +104,8 @@ def test_every_pair_keeps_its_best_predicate_for_recall_of_scene_graphs(network)
         }
         assert kept.scores[:2].tolist() == best.scores.tolist() and (np.diff(kept.scores) <= 0).all()
         assert len(first) <= len(kept.scores) <= len(first) + 1 < len(every.scores)
+    no_relation = Predictor(network, Names(("person",), ()), 96, every_pair=True)
+    assert [len(each.scores) for each in no_relation.predict(pictures(1), 1)] == [0]
 
 
 def test_a_thing_has_one_box_and_no_relation_with_itself():

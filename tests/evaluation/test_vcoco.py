@@ -82,6 +82,13 @@ def test_detections_of_persons_without_annotation_do_not_count():
     assert match_vcoco(found, known).scores().agent["hold"] == 0.5
 
 
+def test_a_detection_on_an_image_without_a_person_is_wrong():
+    truth = truth_of((0, A, [1, 0], B), images=2)
+    found = detections((0, A, [0.8, 0], B, 0.8), (1, A, [0.9, 0], B, 0.9), images=2)
+    scores = match_vcoco(found, truth).scores()
+    assert (scores.agent["hold"], *means(scores)) == (0.5, 0.5, 0.5)
+
+
 def test_a_score_of_nan_says_nothing():
     truth = truth_of((0, A, [1, 0], B))
     nan = float("nan")

@@ -205,13 +205,17 @@ def test_each_variant_has_a_page_of_its_first_seed_with_what_was_scored(evaluate
     assert "pseudo − none" in text and 'href="../index.html"' in text and "2 images, 2 true relations" in text
 
 
-def test_a_run_on_hico_det_has_results_by_its_rules_only(evaluated, tested, tmp_path, monkeypatch):
+@pytest.mark.parametrize("learned_from", ["coco", "hico_det"])
+def test_a_run_on_hico_det_has_results_by_its_rules_only(evaluated, tested, tmp_path, monkeypatch, learned_from):
+    source = tested.data.sources[0].model_copy(update={"format": learned_from})
+    tested = tested.model_copy(update={"data": tested.data.model_copy(update={"sources": (source,)})})
     for module in ("pipeline.report.run_evaluations", "pipeline.evaluation.summary"):
         monkeypatch.setattr(f"{module}.published_test_set", lambda _: PublishedTestSet("toys", 2, 2, 2))
     page = write_report(run_view(tested, evaluated.run), None, tmp_path / "report")
     text = (page.parent / "evaluations" / "pseudo.html").read_text()
     assert "<th>CDN-S " in text and "<th>QPIC " not in text, "QPIC keeps duplicates"
     assert "not multiplied by the table of allowed combinations" in text
+    assert ("<summary>Setting NF" in text) == (learned_from == "hico_det"), "what learned from it is not zero-shot"
 
 
 def test_pages_of_the_same_evaluations_are_reused_and_others_made_again(evaluated, tested, tmp_path):
