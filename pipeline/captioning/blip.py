@@ -45,8 +45,8 @@ class _Blip:
         self._encoder = ImageEncoder(model.vision_model)
 
 
-def _loaded(kind: Any, folder: Path, settings: CaptionSettings, setting: str) -> Any:
-    """Returns the model. Raises `FatalError` if the folder lacks weights, which would be random ones."""
+def _loaded(kind: Any, folder: Path, settings: CaptionSettings, setting: str, example: str) -> Any:
+    """Returns the model. Raises `FatalError` if the folder lacks weights, which transformers would draw at random."""
     dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
     # Loading a pickle could run code.
     model, loading = kind.from_pretrained(
@@ -54,8 +54,8 @@ def _loaded(kind: Any, folder: Path, settings: CaptionSettings, setting: str) ->
     )
     if missing := sorted(loading["missing_keys"]):
         raise FatalError(
-            f"{folder}: not a {kind.__name__}: it lacks {missing[:3]} (setting: {setting}); name a folder or hub model "
-            "of this kind"
+            f"{folder}: not a {kind.__name__}: it lacks {missing[:3]} (setting: {setting}). Use a model of this kind, "
+            f"e.g. {example}"
         )
     return model
 
@@ -77,7 +77,9 @@ class BlipCaptioner(_Blip):
         self._settings = settings
         self.rejects: list[Rejected] = []
         folder = find_model(settings.model, settings.hub)
-        model = _loaded(BlipForConditionalGeneration, folder, settings, "model")
+        model = _loaded(
+            BlipForConditionalGeneration, folder, settings, "model", "Salesforce/blip-image-captioning-large"
+        )
         self._use(model, folder, settings, worker)
         self._prompt = self._prompt_tokens()
         self._decoder = TextDecoder(model.text_decoder, settings.max_length)
@@ -184,7 +186,7 @@ class MatchScorer(_Blip):
         from transformers import BlipForImageTextRetrieval
 
         folder = find_model(settings.filter, settings.hub, setting="filter")
-        model = _loaded(BlipForImageTextRetrieval, folder, settings, "filter")
+        model = _loaded(BlipForImageTextRetrieval, folder, settings, "filter", "Salesforce/blip-itm-large-coco")
         self._use(model, folder, settings, worker)
         known = self._tokenizer.get_vocab()
         # Published tokenizers lack BLIP's two additions: [DEC], the begin token, followed by [ENC].

@@ -64,8 +64,8 @@ def test_each_candidate_is_scored_against_its_absence(clip):
 
 def test_weights_that_a_folder_lacks_are_not_made_up(clip, tmp_path):
     folder = Path(shutil.copytree(clip, tmp_path / "text"))
-    file = folder / "model.safetensors"
-    save_file({n: weight for n, weight in load_file(file).items() if n.startswith("text")}, file, {"format": "pt"})
+    text = {n: weight for n, weight in load_file(clip / "model.safetensors").items() if n.startswith("text")}
+    save_file(text, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=r"lacks .*vision_model"):
         ClipLabeller(folder, 0.0)
 
