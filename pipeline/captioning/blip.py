@@ -45,14 +45,19 @@ class _Blip:
         self._encoder = ImageEncoder(model.vision_model)
 
 
-def _loaded(kind: Any, folder: Path, settings: CaptionSettings) -> tuple[Any, list[str]]:
-    """Returns the model, and the names of weights that the folder lacks."""
+def _loaded(kind: Any, folder: Path, settings: CaptionSettings, setting: str, example: str) -> Any:
+    """Returns the model. Raises `FatalError` if the folder lacks weights, which transformers would draw at random."""
     dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
     # Loading a pickle could run code.
     model, loading = kind.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
     )
-    return model, sorted(loading["missing_keys"])
+    if missing := sorted(loading["missing_keys"]):
+        raise FatalError(
+            f"{folder}: not a {kind.__name__}: it lacks {missing[:3]} (setting: {setting}). Use a model of this kind, "
+            f"e.g. {example}"
+        )
+    return model
 
 
 class BlipCaptioner(_Blip):
@@ -72,7 +77,9 @@ class BlipCaptioner(_Blip):
         self._settings = settings
         self.rejects: list[Rejected] = []
         folder = find_model(settings.model, settings.hub)
-        model, _ = _loaded(BlipForConditionalGeneration, folder, settings)
+        model = _loaded(
+            BlipForConditionalGeneration, folder, settings, "model", "Salesforce/blip-image-captioning-large"
+        )
         self._use(model, folder, settings, worker)
         self._prompt = self._prompt_tokens()
         self._decoder = TextDecoder(model.text_decoder, settings.max_length)
@@ -179,12 +186,7 @@ class MatchScorer(_Blip):
         from transformers import BlipForImageTextRetrieval
 
         folder = find_model(settings.filter, settings.hub, setting="filter")
-        model, missing = _loaded(BlipForImageTextRetrieval, folder, settings)
-        if missing:
-            raise FatalError(
-                f"{folder}: not a BlipForImageTextRetrieval: it lacks {missing[:3]} (setting: filter). "
-                "Use a model with a matching head, e.g. Salesforce/blip-itm-large-coco"
-            )
+        model = _loaded(BlipForImageTextRetrieval, folder, settings, "filter", "Salesforce/blip-itm-large-coco")
         self._use(model, folder, settings, worker)
         known = self._tokenizer.get_vocab()
         # Published tokenizers lack BLIP's two additions: [DEC], the begin token, followed by [ENC].

@@ -51,19 +51,6 @@ class LavisCaptioner:
 
     def caption(self, images: Sequence[ImageInput], image_ids: Sequence[int]) -> list[list[Caption]]:
         """Caption each image, in the order of `images`: `draws` captions, or one with beam search."""
-        size = self._settings.batch_size
-        captions: list[list[Caption]] = []
-        for start in range(0, len(images), size):
-            captions += self._batch(images[start : start + size], image_ids[start : start + size])
-        return captions
-
-    def close(self) -> None:
-        """Stop the worker; the next batch starts another."""
-        if self._worker is not None:
-            self._worker.end()
-            self._worker = None
-
-    def _batch(self, images: Sequence[ImageInput], image_ids: Sequence[int]) -> list[list[Caption]]:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 worker = self._worker = self._worker or self._started()
@@ -80,6 +67,12 @@ class LavisCaptioner:
                 raise FatalError(f"LAVIS failed on images {image_ids[0]}…{image_ids[-1]}:\n{answer['error']}")
             return [self._captions(captions) for captions in answer["captions"]]
         raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Stop the worker; the next batch starts another."""
+        if self._worker is not None:
+            self._worker.end()
+            self._worker = None
 
     def _captions(self, captions: list[dict[str, Any]]) -> list[Caption]:
         settings = self._settings

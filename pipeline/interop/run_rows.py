@@ -279,7 +279,7 @@ def labelled_images(
 def captions_of(image: ImageRows, tally: Tally) -> list[dict[str, Any]]:
     """Returns an image's captions, and counts them and what a layout of texts loses of them."""
     captions = image.items("captions")
-    tally.note("seed, log-probability and source of a caption", len(captions))
+    tally.note("seed, log-probability, match, draws and source of a caption", len(captions))
     tally.note("boxes that a caption describes", sum(caption["boxes"] is not None for caption in captions))
     tally.wrote["captions"] += len(captions)
     return captions

@@ -354,7 +354,7 @@ def _judged_by_rules(
     thresholds = {canonical(name): least for name, least in settings.thresholds.items()}
     least = np.array([thresholds.get(canonical(name), settings.threshold) for name in texts], np.float64)
     reason = np.full(len(labels), "", object)
-    reason[confidence < least[text]] = NotKept.BELOW_THRESHOLD
+    reason[~(confidence >= least[text])] = NotKept.BELOW_THRESHOLD  # NaN, too
     if settings.rule == "best":
         reason[~_are_likeliest(relations, labels, candidates, exact)] = NotKept.LESS_LIKELY
     return confidence, reason

@@ -336,8 +336,8 @@ def precisions(context: RunContext) -> Iterator[Finding]:
 
 
 def usual_texts(context: RunContext) -> Iterator[Finding]:
-    """Report a tagger that is asked for texts other than those it was trained with."""
-    asked = context.recipe.tag
+    """Report a tagger that is asked for other texts than it was trained with, or for fewer than captions state."""
+    asked, parse = context.recipe.tag, context.recipe.parse
     learns_canonical = asks_canonical = asked.wording == "canonical"
     for step in context.steps:
         if isinstance(step.settings, TaggerSettings):
@@ -367,6 +367,9 @@ def usual_texts(context: RunContext) -> Iterator[Finding]:
         form, wording = ("in canonical form", "canonical") if learns_canonical else ("as worded", "official")
         other = f'the tagger learns predicates {form}, but is asked for others; set tag.wording = "{wording}"'
         yield Finding("note", "tag.wording", other)
+    if is_asked and asked.wording == "official" and (parse.layer == "learned" or parse.neural is not None):
+        few = '"official" excludes relations that no rule finds; set parse.layer = "rules", without parse.neural'
+        yield Finding("note", "tag.wording", few)
 
 
 _LACKS = "the device has no instructions for bfloat16"

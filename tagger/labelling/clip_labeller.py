@@ -34,7 +34,10 @@ class ClipLabeller:
         self, folder: Path, floor: float, crops_together: int = 64, device: torch.device | None = None
     ) -> None:
         """Raises OSError or ValueError when the folder holds no CLIP model."""
-        self._model: CLIPModel = CLIPModel.from_pretrained(folder, local_files_only=True)
+        loaded: Any = CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+        self._model: CLIPModel = loaded[0]
+        if missing := sorted(loaded[1]["missing_keys"]):  # they would be random
+            raise ValueError(f"it lacks {missing[:3]}")
         self._model.train(False).to(device or torch.device("cpu"))
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)

@@ -8,7 +8,7 @@ import torch
 from caption_rows import caption_rows
 from transformers import AutoTokenizer, BertTokenizer, BlipConfig, BlipForImageTextRetrieval
 
-from pipeline.captioning.blip import MatchScorer
+from pipeline.captioning.blip import BlipCaptioner, MatchScorer
 from pipeline.captioning.settings import CaptionSettings
 from storage.errors import FatalError
 
@@ -65,7 +65,9 @@ def test_bfloat16_scores_are_near(matcher, pictures):
     assert rough == pytest.approx(exact, abs=0.05) and rough != exact
 
 
-def test_an_invalid_filter_is_reported(blip_folder, tmp_path):
+def test_weights_of_another_kind_are_reported(matcher, blip_folder, tmp_path):
+    with pytest.raises(FatalError, match=r"not a BlipForConditionalGeneration: it lacks .*setting: model"):
+        BlipCaptioner(CaptionSettings(model=str(matcher)))
     with pytest.raises(FatalError, match=r"not a BlipForImageTextRetrieval: it lacks .*setting: filter"):
         MatchScorer(settings(blip_folder))
     with pytest.raises(FatalError, match=r"setting: filter.*Either set filter to a folder"):

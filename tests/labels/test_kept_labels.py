@@ -192,6 +192,10 @@ def test_most_labels_of_a_pair():
     assert kept(others, threshold=0.3, per_pair=2) == [(0, "riding", 1), (0, "on", 1), (1, "on", 0)]
 
 
+def test_a_confidence_that_is_no_number_reaches_no_threshold():
+    assert kept([scored(0, "on", 1, float("nan"))], threshold=0.0) == []
+
+
 @pytest.mark.parametrize("rule", ["best", "posterior"])
 def test_labels_without_posteriors_are_not_taken_for_unlikely_ones(rule):
     with pytest.raises(FatalError, match="no posteriors"):

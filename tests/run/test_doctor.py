@@ -360,13 +360,15 @@ def test_a_tagger_that_is_asked_in_other_words_than_it_learned_is_told_of(root, 
     def noted(*asked: str) -> list[str]:
         return [each.detail for each in usual_texts(RunContext(load_recipe(path, asked)))]
 
-    (note,) = noted(imported, "tag.wording=official")
+    (note,) = noted(imported, "tag.wording=official", "parse.layer=rules")
     assert note.endswith('in canonical form, but is asked for others; set tag.wording = "canonical"')
     names = {"objects": ["person"], "predicates": ["is on", "holding", "on"], "image_size": 64}
     (tmp_path / "tagger/vocabulary.json").write_text(json.dumps(names))
     (note,) = noted(imported)
     assert note.endswith('as worded, but is asked for others; set tag.wording = "official"')
-    assert noted(imported, "tag.wording=official") == []
+    assert noted(imported, "tag.wording=official", "parse.layer=rules") == []
+    (lost,) = noted(imported, "tag.wording=official")
+    assert lost.startswith('"official" excludes relations that no rule finds')
     assert noted('data.tagger=["set"]', "train_tagger.official=true") == [note]
 
 

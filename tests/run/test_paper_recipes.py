@@ -91,6 +91,7 @@ def test_a_recipe_trains_as_its_script(script):
         assert recipe.shard.threshold == float(script["threshold"])
         # The tagger is asked in the words that it learned, and what it answers is learned in these.
         assert (recipe.tag.wording, recipe.tag.predicates, recipe.tag.predicate_texts) == ("official", "image", 0)
+        assert recipe.parse.layer == "rules"
 
 
 @pytest.mark.parametrize("script", WITH_RECIPE, ids=lambda script: script["recipe"])

@@ -1,11 +1,13 @@
 """The CLIP labeller with a tiny random model, and labels made without looking at the image."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from tagger.box import Box
@@ -58,6 +60,14 @@ def test_each_candidate_is_scored_against_its_absence(clip):
     assert len(set(scores[0])) == 3 and scores[0] != scores[1]
     # "ride" of (0, 1) is also stated without an alternative.
     assert [r.posterior for r in first.relations] == [pytest.approx(0.9), pytest.approx(0.3, abs=0.29), 0.4]
+
+
+def test_weights_that_a_folder_lacks_are_not_made_up(clip, tmp_path):
+    folder = Path(shutil.copytree(clip, tmp_path / "text"))
+    text = {n: weight for n, weight in load_file(clip / "model.safetensors").items() if n.startswith("text")}
+    save_file(text, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks .*vision_model"):
+        ClipLabeller(folder, 0.0)
 
 
 def test_a_candidate_that_no_caption_states_is_not_proposed(clip):
