@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -50,7 +51,8 @@ def lend_nodes(ray: Any, address: str, folder: Path, nodes: int, stay: bool = Fa
     others = [node for node in live_nodes(ray) if node.id != own and node.cpus]
     if len(others) < nodes:
         raise FatalError(f"the Ray cluster has {len(others)} nodes besides this one, but {nodes} must join")
-    running = [run_on(ray, node, node.cpus, node.gpus, join, address, folder, stay) for node in others[:nodes]]
+    given = (Path.cwd(), address, folder, stay)
+    running = [run_on(ray, node, node.cpus, node.gpus, _join, *given) for node in others[:nodes]]
     try:
         yield running
     finally:
@@ -58,3 +60,9 @@ def lend_nodes(ray: Any, address: str, folder: Path, nodes: int, stay: bool = Fa
             ray.cancel(task, force=False)
         with suppress(ray.exceptions.RayError):
             ray.wait(running, num_returns=len(running), timeout=LEAVING_SECONDS)
+
+
+def _join(start: Path, address: str, folder: Path, stay: bool) -> int:
+    """Joins from the folder where relative paths begin on the coordinator. Ray's tasks begin where `ray start` ran."""
+    os.chdir(start)
+    return join(address, folder, stay)
