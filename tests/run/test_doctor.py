@@ -246,6 +246,13 @@ def test_a_full_disk_with_the_copies_of_a_remote_store_names_their_setting(recip
     assert missing(full)["disk"].endswith("free some space or change RLIP_CACHE")
 
 
+def test_several_nodes_need_a_store_in_a_folder(recipe, machine):
+    machine("other")
+    settings = {"network": SMALL, "nodes": 2, "address": "127.0.0.2:29500"}
+    asked = changed(recipe, store="memory://shared", pretrain={"variants": ["none"], "settings": settings})
+    assert missing(asked)["pretrain:none"].startswith("nodes = 2, but store = memory://shared; set store to a folder")
+
+
 def test_an_endpoint_of_many_models_is_reported_in_short(recipe, monkeypatch):
     monkeypatch.setattr("pipeline.run.doctor.models_of", lambda options: [f"model-{n}" for n in range(300)])
     asked = changed(recipe, caption={"captioner": "openai", "options": {"model": "model-299b"}})
