@@ -198,8 +198,8 @@ def _trainings(context: RunContext) -> Iterator[Finding]:
         if isinstance(step.settings, TrainingSettings):
             yield from _faults(step.name, partial(require_extras, ("tensorboard", *step.settings.trackers)))
             if (nodes := step.settings.nodes) > 1 and is_remote(store := context.recipe.store):
-                shared = f"nodes = {nodes}, but store = {store}; set store to a folder that all nodes share"
-                yield Finding("missing", step.name, shared)
+                remedy = "set store to a folder that all nodes share, or nodes to 1"
+                yield Finding("missing", step.name, f"nodes = {nodes}, but store = {store}; {remedy}")
 
 
 def _pretraining_images(context: RunContext) -> Iterator[Finding]:
