@@ -108,7 +108,7 @@ def _files(step: Step) -> list[Any]:
 
 
 def _trained(settings: Any, here: bool) -> str:
-    """Builds the network of a training run. Raises `FatalError` when it can't be built, or not be started `here`."""
+    """Builds the network of a training run. Raises `FatalError` when it can't be built, or can't be trained `here`."""
     import torch
 
     from models.weights import build, shared_names
