@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Sequence
+from contextvars import copy_context
 from dataclasses import asdict
 from typing import cast
 from uuid import UUID
@@ -52,6 +53,8 @@ class ProgressArtifact(Display):
         self._partitions = 0
         self._share: dict[str, float] = {}
         self._published = 0.0
+        self._update = threading.Thread()
+        self._failure: Exception | None = None
 
     def step(self, plan: StepPlan) -> None:
         """Create the artifact, starting at the share that is cached."""
@@ -74,14 +77,31 @@ class ProgressArtifact(Display):
         self._share[record.partition] = 1.0
 
     def pulse(self) -> None:
-        """Publish the progress if the last update is at least `UPDATE_EVERY` seconds ago."""
-        if self._artifact is not None and time.monotonic() - self._published >= UPDATE_EVERY:
+        """Publish the progress if the last update has ended and began at least `UPDATE_EVERY` seconds ago.
+
+        Raises what an update raised, but waits for none: nodes of a training run would take its coordinator for lost.
+        """
+        if self._failure is not None:
+            raise self._failure
+        is_due = time.monotonic() - self._published >= UPDATE_EVERY
+        if self._artifact is not None and is_due and not self._update.is_alive():
             self._published = time.monotonic()
-            update_progress_artifact(self._artifact, self._percent())
+            # In the context of this thread, which has Prefect's client
+            arguments = (self._publish, self._artifact, self._percent())
+            self._update = threading.Thread(target=copy_context().run, args=arguments, daemon=True)
+            self._update.start()
+
+    def _publish(self, artifact: UUID, percent: float) -> None:
+        try:
+            update_progress_artifact(artifact, percent)
+        except Exception as error:
+            self._failure = error
 
     def done(self, plan: StepPlan, records: Sequence[Record], seconds: float) -> None:
         """Publish the summary of the step."""
         if self._artifact is not None and plan.due:
+            if self._update.is_alive():
+                self._update.join()
             description = f"{plan.step.name}: {summary(plan, records, seconds)}"
             update_progress_artifact(self._artifact, 100.0, description)
 

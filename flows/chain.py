@@ -14,12 +14,11 @@ from flows.parameters import FIRST, RecipeParameter, StartStage, described
 from flows.session import Session, session_of
 from flows.stages import completed, split_stages, stage_flow
 from pipeline.report.steps import RunOutcome
-from pipeline.run.dag import build_steps
 from pipeline.run.planner import Planner, StepPlan
 from pipeline.run.progress import Display
 from pipeline.run.recipe import Recipe
 from pipeline.run.recipe_files import load_recipe
-from pipeline.run.runner import conclude, preload_imports, run_step, settle
+from pipeline.run.runner import conclude, run_step, settle
 from pipeline.runtime.execute import Record
 from pipeline.runtime.stage import Stage
 from storage.errors import FatalError
@@ -57,8 +56,7 @@ def run_chain(recipe: Recipe, start: str) -> State[RunOutcome]:
     Raises `FatalError` when the recipe has no stage `start` or a stage before it is not wholly in the store.
     """
     before, stages = split_stages(recipe, start)
-    preload_imports(step for step in build_steps(recipe) if step.stage in stages)
-    with session_of(recipe) as session:
+    with session_of(recipe, [stage.name for stage in stages]) as session:
         _adopt(session, before)
         for stage in stages:
             cast(State[Any], stage_flow(stage)(recipe, return_state=True)).result()

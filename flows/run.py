@@ -12,7 +12,6 @@ from flows.server import prefect_folder
 from pipeline.report.steps import RunOutcome
 from pipeline.run.context import RunContext
 from pipeline.run.progress import Display
-from pipeline.run.runner import preload_imports
 from storage.errors import FatalError
 
 
@@ -32,7 +31,6 @@ def run(context: RunContext, display: Display) -> RunOutcome:
         from flows.chain import end_to_end
         from flows.session import Session, shared
 
-        preload_imports(context.steps)  # before the session's checks fork the first process
         session = Session.begin(context, display, reports=False)
         sys.stderr.write(f"Follow this run in Prefect at {ready()}\n")
         # Heartbeats detect dead workers, which do not exist here, and make each flow run wait a second for a thread.

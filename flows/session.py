@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -63,9 +63,9 @@ def shared(session: Session) -> Iterator[Session]:
 
 
 @contextmanager
-def session_of(recipe: Recipe) -> Iterator[Session]:
-    """The session shared with this flow, or a new one that logs to the flow run. Holds the lock of a flow run that has
-    its own process.
+def session_of(recipe: Recipe, stages: Collection[str] = ()) -> Iterator[Session]:
+    """The session shared with this flow, or a new one that logs to the flow run and computes these stages. Holds the
+    lock of a flow run that has its own process.
 
     Flow runs of deployments that work on the same run of the same store wait for each other; others run side by side.
     """
@@ -85,7 +85,7 @@ def session_of(recipe: Recipe) -> Iterator[Session]:
 
             # Before the run's own view of the store is opened, which must show what the other flow run committed.
             stack.enter_context(open_store(recipe.store).claim(f"run-{recipe.name}", report_wait))
-            context = RunContext(recipe)
+            context = RunContext(recipe, stages)
             stack.enter_context(logged_run(context, "prefect deployment"))
             display = stack.enter_context(measured(recipe, Lines(logger.info)))
             current = stack.enter_context(shared(Session.begin(context, display, reports=True)))

@@ -33,7 +33,7 @@ from pipeline.run.dag import build_steps
 from pipeline.run.planner import Planner, StepPlan
 from pipeline.run.progress import Display, Displays
 from pipeline.run.recipe import Recipe
-from pipeline.run.runner import execute_whole, open_engine, preload_imports, run_step
+from pipeline.run.runner import execute_whole, open_engine, run_step
 from pipeline.runtime.engines.engine import Engine
 from pipeline.runtime.execute import Record, WorkItem
 from pipeline.runtime.stage import Stage
@@ -132,8 +132,7 @@ def run_stage(recipe: Recipe, stage: str) -> State[list[StepOutcome]]:
 
     Raises a `FatalError` that names the step which must run first, and whatever a step raises.
     """
-    preload_imports(step for step in build_steps(recipe) if step.stage.name == stage)
-    with session_of(recipe) as session:
+    with session_of(recipe, (stage,)) as session:
         planner = session.planner
         _require_above(planner, stage)
         steps = [step for step in planner.context.steps if step.stage.name == stage]

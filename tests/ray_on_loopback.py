@@ -52,8 +52,9 @@ def lend_a_node(address: str, work: Path) -> None:
     It stands here because unpickling it must not import Ray, which reads its variables when it is imported, and a fork
     gets them only after that.
     """
+    os.chdir(work.parent)  # where the relative path begins on the node, too
     with errors_reported():
-        sys.exit(join_with_ray(address, work, 1))
+        sys.exit(join_with_ray(address, Path(work.name), 1))
 
 
 def host_of_node(node: Any) -> list[psutil.Process]:

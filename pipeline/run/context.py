@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache, cached_property
@@ -28,11 +28,13 @@ class RunContext:
     Raises `FatalError` when `run.until` names a stage that the recipe does not have, or `shard.verdicts` no folder.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, stages: Collection[str] | None = None) -> None:
         self.recipe = recipe
         self.resolved = recipe.resolved()
         """The recipe with the paths that this run uses; `recipe` is recorded."""
         self.steps = [replace(step, settings=step.settings.planned()) for step in build_steps(recipe)]
+        self.computed = [step for step in self.steps if stages is None or step.stage.name in stages]
+        """The steps that this process computes: those of `stages`, or all."""
         self.outcomes: list[StepOutcome] = []
         """The steps that this execution has finished so far."""
         self.recorded: dict[str, Mapping[str, str]] = {}

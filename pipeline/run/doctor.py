@@ -75,7 +75,7 @@ def examine(context: RunContext) -> Iterator[Finding]:
 def needs(context: RunContext) -> Iterator[Finding]:
     """Check what a recipe needs: data, weights, store, disk and cluster. Imports nothing heavy without need."""
     yield from readable(context)
-    yield from _trackers(context)
+    yield from _trainings(context)
     yield from _store(context)
     # The report at the end of the run must overwrite nothing.
     yield from _faults("reports", lambda: require_place(context.run, context.recipe.report))
@@ -192,11 +192,14 @@ def _weights(context: RunContext) -> Iterator[Finding]:
         yield _parser(context.recipe.parse.model)
 
 
-def _trackers(context: RunContext) -> Iterator[Finding]:
-    """Find the packages that training runs write their values with."""
+def _trainings(context: RunContext) -> Iterator[Finding]:
+    """Find the packages that training runs write their values with, and a store that their nodes can share."""
     for step in context.steps:
         if isinstance(step.settings, TrainingSettings):
             yield from _faults(step.name, partial(require_extras, ("tensorboard", *step.settings.trackers)))
+            if (nodes := step.settings.nodes) > 1 and is_remote(store := context.recipe.store):
+                remedy = "set store to a folder that all nodes share, or nodes to 1"
+                yield Finding("missing", step.name, f"nodes = {nodes}, but store = {store}; {remedy}")
 
 
 def _pretraining_images(context: RunContext) -> Iterator[Finding]:

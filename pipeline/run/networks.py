@@ -8,6 +8,7 @@ run notes its findings, and the next run and the doctor reuse them while nothing
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -60,9 +61,10 @@ def networks(context: RunContext, note: bool = False) -> list[Finding]:
 
 
 def _stamp(context: RunContext) -> str:
-    """Digest of what decides whether networks are fit: the machine, its packages, settings and files."""
-    machine = [platform.node(), *map(installed_version, ("rlip", "torch", "timm", "transformers"))]
-    steps = [[step.name, step.settings.model_dump(mode="json"), _files(step)] for step in _steps(context)]
+    """Digest of what decides whether networks are fit: the machine, its GPUs and packages, settings and files."""
+    packages = map(installed_version, ("rlip", "torch", "timm", "transformers"))
+    machine = [platform.node(), os.environ.get("CUDA_VISIBLE_DEVICES"), *packages]
+    steps = [[step.name, step.settings.model_dump(mode="json"), _files(step), here] for step, here in _steps(context)]
     return digest_json([machine, steps])
 
 
@@ -75,19 +77,24 @@ def _examined(context: RunContext) -> Iterator[Finding]:
             yield Finding("missing", "networks", f"building them: {error}; its output is above")
 
 
-def _built(steps: Iterable[Step]) -> list[Finding]:
+def _built(steps: Iterable[tuple[Step, bool]]) -> list[Finding]:
     findings = []
-    for step in steps:
+    for step, here in steps:
         try:
-            detail = _imported(step) if step.stage is ImportTaggerStage else _trained(step.settings)
+            detail = _imported(step) if step.stage is ImportTaggerStage else _trained(step.settings, here)
             findings.append(Finding("ok", f"{step.name} network", detail))
         except FatalError as error:
             findings.append(Finding("missing", f"{step.name} network", str(error)))
     return findings
 
 
-def _steps(context: RunContext) -> list[Step]:
-    return [s for s in context.steps if s.stage is ImportTaggerStage or isinstance(s.settings, TrainingSettings)]
+def _steps(context: RunContext) -> list[tuple[Step, bool]]:
+    """The steps with a network, each with whether this process computes it."""
+    return [
+        (step, step in context.computed)
+        for step in context.steps
+        if step.stage is ImportTaggerStage or isinstance(step.settings, TrainingSettings)
+    ]
 
 
 def _files(step: Step) -> list[Any]:
@@ -100,8 +107,8 @@ def _files(step: Step) -> list[Any]:
         return []
 
 
-def _trained(settings: Any) -> str:
-    """Builds the network of a training run. Raises `FatalError` when it can't be built or started."""
+def _trained(settings: Any, here: bool) -> str:
+    """Builds the network of a training run. Raises `FatalError` when it can't be built, or can't be trained `here`."""
     import torch
 
     from models.weights import build, shared_names
@@ -114,7 +121,8 @@ def _trained(settings: Any) -> str:
     except Exception as error:  # timm raises what it likes for stages that a model does not have
         raise FatalError(f"{error}; change the section's `network`") from error
     own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    require_gpus(settings)
+    if here:  # with on_pools, another machine trains
+        require_gpus(settings)
     name = settings.network.backbone
     if settings.pretrained is None:
         _require_tokenizer(settings.tokenizer, settings)

@@ -16,6 +16,7 @@ from pipeline.run.doctor import precisions, require, usual_texts
 from pipeline.run.progress import Display
 from pipeline.run.recipe_files import recorded_recipe
 from pipeline.runtime.logs import log
+from pipeline.runtime.processes import preload
 from pipeline.stages.caption import CaptionStage
 from scenes.settings import SceneSettings
 from storage.errors import FatalError
@@ -29,6 +30,9 @@ def prepare(context: RunContext, display: Display) -> None:
     usual texts are reported to the display. Raises `FatalError` before any work.
     """
     display.busy("checking data, weights and networks")
+    # Once for all workers, and before a check forks the first process
+    for step in context.computed:
+        preload((step.stage.__module__, *step.stage(step.settings).imports()))
     require(context)
     if doubt := other_folders(context):
         display.warn(doubt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -26,7 +26,6 @@ from pipeline.runtime.engines.local import LocalEngine
 from pipeline.runtime.engines.ray import RayEngine, connect
 from pipeline.runtime.execute import Record, execute, installed_version
 from pipeline.runtime.logs import bound, log, noticing
-from pipeline.runtime.processes import preload
 from pipeline.training.settings import TrainingSettings
 from storage.errors import PipelineError, RetryableError
 
@@ -36,15 +35,9 @@ Work = Callable[[Planner, StepPlan, Display], Sequence[Record]]
 
 def run(context: RunContext, display: Display) -> RunOutcome:
     """Run every step of a recipe. Raises `PipelineError`; what was committed stays and is reused."""
-    preload_imports(context.steps)
     prepare(context, display)
     planner = Planner(context)
     return RunOutcome(context.recipe.name, [run_step(planner, step, display, work) for step in context.steps])
-
-
-def preload_imports(steps: Iterable[Step]) -> None:
-    """Import what the workers of these steps need once for all of them, when the first process is forked."""
-    preload(module for step in steps for module in (step.stage.__module__, *step.stage(step.settings).imports()))
 
 
 def run_step(planner: Planner, step: Step, display: Display, work: Work) -> StepOutcome:

@@ -30,8 +30,8 @@ class ZeroShotCheck:
     def __init__(self, config: TrainConfig) -> None:
         assert config.test is not None
         self._settings = config.settings
-        rows = pa.concat_tables([read_table(path) for path in config.test.tables]).to_pylist()
-        self._test = TestSet(rows[: config.settings.evaluate_images], config.test.folders)
+        images = pa.concat_tables([read_table(path) for path in config.test.tables])
+        self._test = TestSet(images.slice(0, config.settings.evaluate_images).to_pylist(), config.test.folders)
 
     def is_due(self, step: int, total: int) -> bool:
         """Whether `step` is a multiple of `evaluate_every`."""

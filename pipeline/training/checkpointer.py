@@ -77,11 +77,8 @@ def _layout(parts: Mapping[str, tuple[Tensor, list[int]]]) -> tuple[bytes, dict[
     # The format allows spaces at the end of the header; they align the data.
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
     header = len(text).to_bytes(8, "little") + text
-    return (
-        header,
-        {name: (len(header) + first, len(header) + last) for name, (first, last) in places.items()},
-        (len(header) + place),
-    )
+    shifted = {name: (len(header) + first, len(header) + last) for name, (first, last) in places.items()}
+    return header, shifted, len(header) + place
 
 
 _MODEL, _FIRST, _SECOND, _STEPS, _EMA = "model.", "exp_avg.", "exp_avg_sq.", "steps.", "ema."

@@ -45,7 +45,7 @@ from flows.liveness import alive
 from flows.on_pools import on_pools
 from flows.prune import prune
 from flows.session import Session, shared
-from flows.stages import caption, gpu_slots, run_stage
+from flows.stages import gpu_slots, run_stage, shard
 from pipeline.report.steps import StepOutcome
 from pipeline.run.context import RunContext
 from pipeline.run.dag import Step
@@ -261,9 +261,9 @@ def test_a_run_that_lost_the_server_is_marked_as_crashed_by_the_next(server, tmp
 
 
 def test_a_stage_alone_names_what_is_due_above_it(server, tmp_path):
-    write_small_set(tmp_path / "set")
+    train_long(write_small_set(tmp_path / "set").parent)
     with pytest.raises(FatalError, match=r"reads ingest, of which 2 partitions are due: run"):
-        caption(small_recipe(tmp_path / "set"))
+        shard(small_recipe(tmp_path / "set", "pretrain.settings.device=cuda"))  # of the machine that trains
     APILogHandler().flush()
 
     def errors() -> list[str] | None:
@@ -271,7 +271,7 @@ def test_a_stage_alone_names_what_is_due_above_it(server, tmp_path):
         return [entry["message"] for entry in entries if "reads ingest" in entry["message"]] or None
 
     (line,) = wait_for(errors, "the server has no log of the error")
-    assert line.startswith("caption of recipe 'small' reads ingest") and "\n" not in line, "no traceback"
+    assert line.startswith("shard of recipe 'small' reads ingest") and "\n" not in line, "no traceback"
 
 
 def test_a_run_that_falls_silent_is_crashed_and_reported(client, silent):

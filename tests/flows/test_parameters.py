@@ -42,6 +42,7 @@ def test_a_run_on_pools_waits_while_a_proxy_has_no_server_behind_it(recipe, monk
     client = Mock(**{"read_flow_run.side_effect": [answers(401), done]})
     with pytest.raises(httpx.HTTPStatusError):
         _run(client, "tag/tag", recipe)
+    assert client.set_flow_run_state.call_args.args[1].is_cancelling(), "the stage ends with the run that waits for it"
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,17 @@
 
 from threading import Event
 from typing import Any
+from uuid import uuid4
 
+import httpx
 import pytest
 from hypothesis import given, strategies as st
 from small_set import small_recipe, write_small_set
 from small_stages import CountSettings, CountStage
+from warm_process import wait_for
 
-from flows import chain
-from flows.artifacts import artifact_key
+from flows import artifacts, chain
+from flows.artifacts import ProgressArtifact, artifact_key
 from flows.session import Session
 from flows.stages import shard, split_into_blocks
 from pipeline.report.steps import StepOutcome
@@ -50,6 +53,25 @@ def test_a_step_that_is_wholly_cached_is_one_block():
 
 def test_artifact_keys_are_what_prefect_takes():
     assert artifact_key("progress", "My_Run.2", "shard:pseudo") == "progress-my-run-2-shard-pseudo"
+
+
+def test_no_step_waits_for_a_slow_server_and_one_that_is_lost_is_reported(monkeypatch):
+    answers = Event()
+
+    def update(*_: object) -> None:
+        answers.wait(20)
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr(artifacts, "UPDATE_EVERY", 0.0)
+    monkeypatch.setattr(artifacts, "create_progress_artifact", lambda *_: uuid4())
+    monkeypatch.setattr(artifacts, "update_progress_artifact", update)
+    plan, artifact = _plan([], ["set/0000"]), ProgressArtifact("run")
+    artifact.step(plan)
+    for done in (1, 2):
+        artifact.progress(plan.due[0], done, 4, "")
+    answers.set()
+    with pytest.raises(httpx.ConnectError):
+        wait_for(artifact.pulse, "the lost server is not reported")
 
 
 def test_figures_are_published_by_the_recipe_of_this_execution(tmp_path, monkeypatch):

@@ -171,6 +171,14 @@ def test_networks_that_can_not_be_trained_stop_a_run_before_work(recipe, root, m
         require(RunContext(asked))
 
 
+def test_gpus_are_asked_of_the_machine_that_trains(recipe):
+    settings = {"network": SMALL, "device": "cuda"}
+    asked = changed(recipe, pretrain={"variants": ["none"], "settings": settings})
+    require(RunContext(asked, ["ingest"]))
+    with pytest.raises(FatalError, match="finds no such GPU"):
+        require(RunContext(asked, ["pretrain"]))
+
+
 @pytest.mark.parametrize("network, words", [
     ({}, ["resnet50", "backbone_norm", "roberta-base"]),
     ({"backbone_norm": "batch"}, ["roberta-base"]),
@@ -236,6 +244,13 @@ def test_a_full_disk_with_the_copies_of_a_remote_store_names_their_setting(recip
     machine("other")
     full = changed(recipe, store="memory://full", run={"min_free_gib": 1e9})
     assert missing(full)["disk"].endswith("free some space or change RLIP_CACHE")
+
+
+def test_several_nodes_need_a_store_in_a_folder(recipe, machine):
+    machine("other")
+    settings = {"network": SMALL, "nodes": 2, "address": "127.0.0.2:29500"}
+    asked = changed(recipe, store="memory://shared", pretrain={"variants": ["none"], "settings": settings})
+    assert missing(asked)["pretrain:none"].startswith("nodes = 2, but store = memory://shared; set store to a folder")
 
 
 def test_an_endpoint_of_many_models_is_reported_in_short(recipe, monkeypatch):
@@ -380,7 +395,7 @@ def test_networks_that_end_the_process_that_builds_them_stop_a_run(tmp_path, mon
         require(RunContext(load_recipe(path)))
 
 
-def test_the_doctor_recalls_what_a_run_found_until_something_changes(tmp_path):
+def test_the_doctor_recalls_what_a_run_found_until_something_changes(tmp_path, monkeypatch):
     path = write_small_set(tmp_path, 1)
     train_long(tmp_path)
     require(RunContext(load_recipe(path)))
@@ -393,6 +408,11 @@ def test_the_doctor_recalls_what_a_run_found_until_something_changes(tmp_path):
     fit = network()
     assert fit.state == "ok" and "RLIP with test_resnet" in fit.detail
     assert network("pretrain.settings.network.backbone=none_such").state == "missing"
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.run.networks._examined", lambda _: [Finding("ok", "again", "")])
+        assert network() == fit
+        patch.setenv("CUDA_VISIBLE_DEVICES", "7")
+        assert network().what == "again"
     noted = RunContext(load_recipe(path)).run
     noted.note(FIT, {**noted.read_document(FIT), "found": [{"state": "fine"}]})
     assert network() == fit, "a note that is none is not believed"

@@ -96,6 +96,17 @@ def test_a_hung_rank_ends_the_round_after_the_timeout(work, order_fault, monkeyp
     assert "rank 0 ended with exit code 1" in restart and "imed out" in restart
 
 
+def test_ranks_that_do_not_stop_in_time_are_killed(work, order_fault):
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    order_fault(rank=1, steps=[2], what="hang")
+    with pytest.raises(KeyboardInterrupt):
+        launch(config(work, stop_timeout=0.5), Told(interrupt))
+    assert not ranks_of(work)
+    assert "it took longer, so the training run resumes from the previous" in (work / "train.log").read_text()
+
+
 def test_a_rank_that_lacks_the_gpus_of_the_launcher_does_not_train_on_a_cpu(work, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

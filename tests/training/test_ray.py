@@ -6,6 +6,7 @@ This takes more than a minute: Ray's processes are no forks of the tests' parent
 import signal
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -45,6 +46,12 @@ def test_an_interrupt_of_a_node_of_the_cluster_stops_the_training_with_a_checkpo
 def test_too_small_a_cluster_is_reported(cluster, work, address):
     with pytest.raises(FatalError, match="has 1 nodes besides this one, but 5 must join"):
         join_with_ray(address, work, 5)
+
+
+def test_a_node_without_the_folder_of_the_run_is_reported(cluster, work, address, monkeypatch):
+    monkeypatch.setattr("pipeline.training.launch.ray_nodes.Path", Mock(**{"cwd.return_value": work / "gone"}))
+    with pytest.raises(FatalError, match=r"^node .* can't enter .*/gone \(No such file or directory\)"):
+        join_with_ray(address, work, 1)
 
 
 def actors(cluster: Any) -> list[psutil.Process]:

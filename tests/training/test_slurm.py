@@ -50,6 +50,9 @@ def test_bash_accepts_the_script_and_slurm_gets_what_was_asked_for(tmp_path):
     asked = {"nodes=2", "gpus-per-node=2", "partition=long", "time=12:00:00"}
     assert asked | {"signal=B:USR1@150", "exclusive", "mem=0", "requeue"} <= set(options)
     assert """--set 'store=out/it'"'"'s here'""" in made
+    alone = script(tmp_path, nodes=1)
+    assert subprocess.run(["bash", "-n", tmp_path / "job.sh"], timeout=60).returncode == 0
+    assert f"rlip run {RECIPE} --set" in alone and "cluster join" not in alone and "address" not in alone
 
 
 @pytest.mark.parametrize(

@@ -50,13 +50,9 @@ class StageActor:
         """The record of an item, or what went wrong with it. Errors are values, for Ray wraps raised ones."""
         self._progress = (0, 0, "")
         try:
-            os.chdir(self._folder)
-        except OSError as error:
-            return FatalError(
-                f"node {platform.node()} can't enter {self._folder} ({error.strerror}), where the run was started and "
-                "relative paths begin; mount it there under the same path, or start the run in a folder that all "
-                "nodes have"
-            )
+            enter(self._folder)
+        except FatalError as error:
+            return error
         keep_freed_memory()
         return self._worker.execute(item, self._report)
 
@@ -209,6 +205,17 @@ class RayNode:
 def look_around(paths: tuple[Path, ...]) -> tuple[str, list[Path]]:
     """Runs on a node: its version of rlip, and which of these paths it doesn't see."""
     return installed_version("rlip"), [path for path in paths if not path.exists()]
+
+
+def enter(folder: Path) -> None:
+    """Runs on a node: relative paths begin at `folder` from now on. Raises `FatalError` when the node lacks it."""
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise FatalError(
+            f"node {platform.node()} can't enter {folder} ({error.strerror}), where the run was started and relative "
+            "paths begin; mount it there under the same path, or start the run in a folder that all nodes have"
+        ) from error
 
 
 def run_on(ray: Any, node: RayNode, cpus: float, gpus: float, function: Callable[..., object], *given: object) -> Any:

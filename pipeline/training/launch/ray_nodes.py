@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.runtime.engines.ray import live_nodes, run_on
+from pipeline.runtime.engines.ray import enter, live_nodes, run_on
 from pipeline.training.launch.agent import FINISHED, join
 from storage.errors import FatalError, RetryableError, first_line
 
@@ -19,8 +19,8 @@ def join_with_ray(address: str, folder: Path, nodes: int, stay: bool = False) ->
     """Joins the training run at `address` with this many whole nodes of this machine's Ray cluster.
 
     This machine is the coordinator, so it is not among them. Returns the highest exit code of the nodes. Raises
-    `FatalError` when Ray is not installed or the cluster has too few nodes, `RetryableError` when a node is lost. On
-    any other exception (Ctrl-C) the nodes get time to stop the training run with a checkpoint.
+    `FatalError` when Ray is not installed, the cluster has too few nodes or one can't join, and `RetryableError` when
+    a node is lost. On any other exception (Ctrl-C) the nodes get time to stop the training run with a checkpoint.
     """
     try:
         import ray
@@ -34,6 +34,8 @@ def join_with_ray(address: str, folder: Path, nodes: int, stay: bool = False) ->
         with lend_nodes(ray, address, folder, nodes, stay) as running:
             return max(ray.get(running), default=FINISHED)
     except ray.exceptions.RayError as error:
+        if isinstance(cause := getattr(error, "cause", None), FatalError):  # raised on the node
+            raise cause from error
         raise RetryableError(f"a node of the Ray cluster was lost: {first_line(error)}") from error
     finally:
         ray.shutdown()
@@ -50,7 +52,8 @@ def lend_nodes(ray: Any, address: str, folder: Path, nodes: int, stay: bool = Fa
     others = [node for node in live_nodes(ray) if node.id != own and node.cpus]
     if len(others) < nodes:
         raise FatalError(f"the Ray cluster has {len(others)} nodes besides this one, but {nodes} must join")
-    running = [run_on(ray, node, node.cpus, node.gpus, join, address, folder, stay) for node in others[:nodes]]
+    given = (Path.cwd(), address, folder, stay)
+    running = [run_on(ray, node, node.cpus, node.gpus, _join, *given) for node in others[:nodes]]
     try:
         yield running
     finally:
@@ -58,3 +61,9 @@ def lend_nodes(ray: Any, address: str, folder: Path, nodes: int, stay: bool = Fa
             ray.cancel(task, force=False)
         with suppress(ray.exceptions.RayError):
             ray.wait(running, num_returns=len(running), timeout=LEAVING_SECONDS)
+
+
+def _join(start: Path, address: str, folder: Path, stay: bool) -> int:
+    """Joins from the folder where relative paths begin on the coordinator. Ray's tasks begin where `ray start` ran."""
+    enter(start)
+    return join(address, folder, stay)
