@@ -163,7 +163,7 @@ def _require_free(port: int) -> None:
 def _last_run(database: Path) -> list[tuple[str, str]]:
     """Name and id of the last top-level flow run, if there is one."""
     last = "select name, id from flow_run where parent_task_run_id is null order by created desc limit 1"
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
         return [(str(name), str(run)) for name, run in connection.execute(last)]
 
 
@@ -181,9 +181,10 @@ def free_port() -> int:
 
 
 def answers(api: str, seconds: float) -> bool:
-    """Whether a Prefect server answers at this URL."""
+    """Whether a Prefect server of this machine, which no proxy reaches, answers at this URL."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(f"{api.rstrip('/')}/health", timeout=seconds) as answer:
+        with direct.open(f"{api.rstrip('/')}/health", timeout=seconds) as answer:
             return bool(answer.status == 200)
     except urllib.error.HTTPError as error:
         return error.code in (401, 403)  # it asks for the credentials that Prefect's client sends
