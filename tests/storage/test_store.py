@@ -61,6 +61,14 @@ def test_a_read_only_copy_without_a_folder_for_pending_work_can_be_read(tmp_path
         store.require_writable()
 
 
+def test_a_file_system_without_locks_is_refused_before_any_work(tmp_path, monkeypatch):
+    store = LocalStore(tmp_path)
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.ENOSYS, "Function not implemented")))
+    with pytest.raises(FatalError, match=r"can't be written \(Function not implemented\).*with locks \(flock\)"):
+        store.require_writable()
+    assert list((tmp_path / "pending").iterdir()) == []
+
+
 def test_scratch_outlives_its_writer_and_admits_one_at_a_time(tmp_path):
     store = LocalStore(tmp_path)
     with store.scratch("k") as work:
