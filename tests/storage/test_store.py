@@ -188,6 +188,8 @@ def test_copies_of_what_is_elsewhere_lie_in_the_cache_of_the_user(tmp_path, monk
     assert local_folder(url) == Path("/caches/rlip") / folder_name(url)
     monkeypatch.setenv("RLIP_CACHE", "/mine")
     assert local_folder(url) == local_folder(f"{url}/") == Path("/mine") / folder_name(url)
+    monkeypatch.setenv("RLIP_CACHE", "~/mine")  # as files of settings have it, which no shell reads
+    assert local_folder(url) == tmp_path / "mine" / folder_name(url)
     assert local_folder("memory://other") != local_folder("memory://another")
 
 
