@@ -17,7 +17,10 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from tempfile import gettempdir
 from typing import ParamSpec, TypeVar
+
+from storage.errors import FatalError
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Variables that limit the threads of numerical libraries."""
@@ -52,8 +55,11 @@ def fork_context() -> ForkServerContext:
     """Return how workers, ranks and loaders start: as forks of one process, which ends with the last of them.
 
     It imports what `preload` named before it started. A fork imports anything else by itself. Ctrl-C reaches none of
-    them, not even while they import: the process that started them ends them.
+    them, not even while they import: the process that started them ends them. Raises `FatalError` on systems other than
+    Linux, and if that process can't be started.
     """
+    if (system := platform.system()) != "Linux":
+        raise FatalError(f"rlip starts processes in ways that only Linux offers; run it there, not on {system}")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(_PRELOADED))
     resource_tracker.ensure_running()  # which would unblock the signal
@@ -61,6 +67,11 @@ def fork_context() -> ForkServerContext:
     try:
         with one_thread_each():
             forkserver.ensure_running()
+    except OSError as error:
+        raise FatalError(
+            f"no process can be started ({error}); if its socket in {gettempdir()} is the cause, set TMPDIR to a "
+            "local folder with a shorter path"
+        ) from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from multiprocessing import forkserver
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from warm_process import WarmProcess, watched
 
-from pipeline.runtime.processes import keep_freed_memory, ready_to_fork
+from pipeline.runtime.processes import fork_context, keep_freed_memory, ready_to_fork
+from storage.errors import FatalError
 
 
 def count_faults(keep: bool) -> None:
@@ -91,3 +93,12 @@ def test_ctrl_c_is_reported_once_while_forks_still_import(tmp_path):
     assert process.stdout.readline() == "importing\n"
     os.killpg(process.pid, signal.SIGINT)
     assert process.communicate(timeout=60) == ("stopped\n", "")
+
+
+def test_where_no_process_can_start_the_error_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(forkserver, "ensure_running", Mock(side_effect=OSError("AF_UNIX path too long")))
+    with pytest.raises(FatalError, match=r"AF_UNIX path too long.*set TMPDIR"):
+        fork_context()
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    with pytest.raises(FatalError, match="only Linux offers; run it there, not on Darwin"):
+        fork_context()
