@@ -74,6 +74,14 @@ def test_brackets_and_long_lines_are_written_as_they_are():
     assert any("[/closed]" in line for line in on_a_terminal(lambda shown: shown.busy("loading [/closed]")))
 
 
+def test_a_terminal_without_cursor_movements_shows_lines_at_once():
+    out = io.StringIO()
+    emacs = Console(file=out, force_terminal=True, _environ={"TERM": "dumb"})
+    with open_display(emacs, as_json=False) as shown:
+        shown.busy("starting Prefect")
+        assert out.getvalue() == "starting Prefect\n"
+
+
 def test_a_bar_counts_the_cached_images_and_says_what_is_loaded():
     def events(shown: Display) -> None:
         shown.busy("starting Prefect")
