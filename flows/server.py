@@ -109,7 +109,7 @@ class TemporaryServer:
 
     def _start(self) -> subprocess.Popen[bytes]:
         port = self.address.rpartition(":")[2]
-        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
+        command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
         # By default, any page that is open in a browser on this machine may read from the server and write to it.
         protection = {
             "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"{self.address},http://localhost:{port}",

@@ -65,7 +65,8 @@ def fork_context() -> ForkServerContext:
     resource_tracker.ensure_running()  # which would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        with one_thread_each():
+        # Before Python 3.13.2, it would take a models.py of the current folder for ours.
+        with one_thread_each(), environment({"PYTHONSAFEPATH": "1"}):
             forkserver.ensure_running()
     except OSError as error:
         raise FatalError(

@@ -1,5 +1,6 @@
 """Processes end with their parent, reuse the memory of large tensors, and are forked from one with one thread."""
 
+import colorsys
 import os
 import platform
 import resource
@@ -59,6 +60,13 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         print("stopped")
 """
+SHADOWED = """
+from pkgutil import resolve_name
+from pipeline.runtime.processes import in_fork, preload
+if __name__ == "__main__":
+    preload(["colorsys"])
+    print(in_fork(60, resolve_name, "colorsys:__file__"))
+"""
 
 
 def script(folder: Path, text: str) -> subprocess.Popen[str]:
@@ -80,6 +88,13 @@ def test_a_busy_fork_has_the_modules_that_were_named_and_is_killed_with_the_proc
         starter.wait()
         assert ends(30)
     assert has_module == "True"
+
+
+def test_no_file_of_the_current_folder_passes_for_a_module(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "colorsys.py").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    assert script(tmp_path, SHADOWED).communicate(timeout=60) == (f"{colorsys.__file__}\n", "")
 
 
 def test_the_process_that_others_are_forked_from_has_one_thread():
