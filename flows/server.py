@@ -54,12 +54,12 @@ class TemporaryServer:
             self._home.mkdir(parents=True, exist_ok=True)
             self._lock = lock_file(self._home / "starting.lock")
             self._log = (self._home / "server.log").open("w")
+            # Two servers that create the same database at the same time corrupt it, so they start one after the other.
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
         except OSError as error:
             raise FatalError(
                 f"{self._home}: can't keep Prefect's records ({error.strerror}); set PREFECT_HOME to another folder"
             ) from error
-        # Two servers that create the same database at the same time corrupt it, so they start one after the other.
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.address = f"http://127.0.0.1:{port or free_port()}"
         self._process = self._start()
 

@@ -1,11 +1,13 @@
 """Which server a run connects to, and the error if none answers."""
 
+import errno
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from importlib.metadata import requires
 from pathlib import Path
+from unittest.mock import Mock
 from urllib.request import getproxies
 
 import httpx
@@ -119,7 +121,10 @@ def test_a_server_set_in_the_active_profile_counts(no_settings, monkeypatch):
     assert configured("PREFECT_API_URL") is None
 
 
-def test_a_folder_that_can_not_be_written_is_named(no_settings):
+def test_a_folder_that_can_not_be_written_or_locked_is_named(no_settings, monkeypatch):
     (no_settings / "file").touch()
     with pytest.raises(FatalError, match="file"), connected(no_settings / "file" / "prefect"):
+        pass
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.ENOLCK, "No locks available")))
+    with pytest.raises(FatalError, match=r"prefect: .*\(No locks available\)"), connected(no_settings / "prefect"):
         pass
