@@ -9,6 +9,7 @@ import os
 import platform
 import select
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -65,8 +66,9 @@ def fork_context() -> ForkServerContext:
     resource_tracker.ensure_running()  # which would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        # Before Python 3.13.2, it would take a models.py of the current folder for ours.
-        with one_thread_each(), environment({"PYTHONSAFEPATH": "1"}):
+        # It must find what this process does. Before Python 3.13.2, it would search the current folder first.
+        found = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        with one_thread_each(), environment(found):
             forkserver.ensure_running()
     except OSError as error:
         raise FatalError(
