@@ -57,7 +57,8 @@ def test_lines_count_images_over_all_workers(monkeypatch):
 def on_a_terminal(events: Callable[[Display], None]) -> list[str]:
     """What is left on a terminal after these events, without colours."""
     out = io.StringIO()
-    with open_display(Console(file=out, force_terminal=True, no_color=True, width=120), as_json=False) as shown:
+    console = Console(file=out, force_terminal=True, no_color=True, width=120, _environ={})
+    with open_display(console, as_json=False) as shown:
         events(shown)
     return [
         line.strip()
