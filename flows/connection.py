@@ -13,7 +13,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.request import getproxies, proxy_bypass
 
 import httpx
 from packaging.specifiers import SpecifierSet
@@ -52,9 +51,9 @@ def connected(home: Path) -> Iterator[Callable[[], str]]:
     """
     is_imported = "prefect" in sys.modules
     defaults = {name: value for name, value in DEFAULTS.items() if name not in os.environ}
-    # The proxy of the environment does not reach this machine's own addresses.
-    hosts = filter(None, ["127.0.0.1", "localhost", getproxies().get("no")])
-    direct = {} if proxy_bypass("127.0.0.1") else {"no_proxy": ",".join(hosts)}
+    # No proxy reaches this machine's own addresses.
+    hosts = filter(None, ["127.0.0.1", "localhost", urllib.request.getproxies().get("no")])
+    direct = {} if urllib.request.proxy_bypass("127.0.0.1") else {"no_proxy": ",".join(hosts)}
     try:
         with environment(defaults | direct):
             api = configured("PREFECT_API_URL")
