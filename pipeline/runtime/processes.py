@@ -18,7 +18,6 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from tempfile import gettempdir
 from typing import ParamSpec, TypeVar
 
 from storage.errors import FatalError
@@ -66,14 +65,13 @@ def fork_context() -> ForkServerContext:
     resource_tracker.ensure_running()  # which would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        # It must find what this process does. Before Python 3.13.2, it would search the current folder first.
-        found = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        # It must find what this process does. Older Pythons would search the current folder first.
+        found = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
         with one_thread_each(), environment(found):
             forkserver.ensure_running()
     except OSError as error:
         raise FatalError(
-            f"no process can be started ({error}); if its socket in {gettempdir()} is the cause, set TMPDIR to a "
-            "local folder with a shorter path"
+            f"no process can be started ({error}); its socket needs a TMPDIR on a local disk, with a short path"
         ) from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

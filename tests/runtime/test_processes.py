@@ -112,7 +112,7 @@ def test_ctrl_c_is_reported_once_while_forks_still_import(tmp_path):
 
 def test_where_no_process_can_start_the_error_says_what_to_do(monkeypatch):
     monkeypatch.setattr(forkserver, "ensure_running", Mock(side_effect=OSError("AF_UNIX path too long")))
-    with pytest.raises(FatalError, match=r"AF_UNIX path too long.*set TMPDIR"):
+    with pytest.raises(FatalError, match=r"AF_UNIX path too long.*needs a TMPDIR"):
         fork_context()
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     with pytest.raises(FatalError, match="only Linux offers; run it there, not on Darwin"):
