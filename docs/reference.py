@@ -106,7 +106,8 @@ def api_page() -> str:
         "`import rlip` is lazy: a name is imported when it is first used. Invalid input raises",
         "`rlip.Error`, whose message says what to do. Tables are pyarrow's; with pandas, `.to_pandas()` converts them.",
         "In a notebook, runs and stores appear as tables, predictions and explanations as drawn images. Progress bars",
-        "need ipywidgets.",
+        "need ipywidgets. A `models.py`, `storage.py` or `pipeline.py` of yours, next to a script or on PYTHONPATH,",
+        "hides the [package](../README.md#the-tree) of that name, which `rlip` imports: rename it.",
     ]  # fmt: skip
     for name in rlip.__all__:
         found = getattr(rlip, name)

@@ -50,8 +50,12 @@ def connected(home: Path) -> Iterator[Callable[[], str]]:
     `RetryableError` when a server is lost later.
     """
     is_imported = "prefect" in sys.modules
+    defaults = {name: value for name, value in DEFAULTS.items() if name not in os.environ}
+    # No proxy reaches this machine's own addresses.
+    hosts = filter(None, ["127.0.0.1", "localhost", urllib.request.getproxies().get("no")])
+    direct = {} if urllib.request.proxy_bypass("127.0.0.1") else {"no_proxy": ",".join(hosts)}
     try:
-        with environment({name: value for name, value in DEFAULTS.items() if name not in os.environ}):
+        with environment(defaults | direct):
             api = configured("PREFECT_API_URL")
             if api is not None:
                 require_server(api)
@@ -80,7 +84,7 @@ def configured(name: str) -> str | None:
     """A setting of Prefect that the user has set in the environment or in the active profile, if any."""
     if name in os.environ:
         return os.environ[name] or None
-    home = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect"))
+    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
     try:
         profiles = tomllib.loads(Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml")).read_text())
     except (OSError, ValueError):

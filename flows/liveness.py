@@ -50,7 +50,8 @@ def alive(store: Store, run: UUID) -> Iterator[None]:
 
 def _mark_if_dead(path: Path, living: UUID) -> None:
     """Mark the run that a lock file names if its process is dead. If the server refuses, it stays for the next run."""
-    with suppress(OSError, ValueError, ObjectNotFound, PrefectHTTPStatusError), path.open() as lock:
+    # On NFS, only a file that is open for writing can be locked exclusively.
+    with suppress(OSError, ValueError, ObjectNotFound, PrefectHTTPStatusError), path.open("r+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         dead = UUID(path.stem.removeprefix("flow-"))
         with get_client(sync_client=True) as client:

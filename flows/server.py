@@ -54,12 +54,12 @@ class TemporaryServer:
             self._home.mkdir(parents=True, exist_ok=True)
             self._lock = lock_file(self._home / "starting.lock")
             self._log = (self._home / "server.log").open("w")
+            # Two servers that create the same database at the same time corrupt it, so they start one after the other.
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
         except OSError as error:
             raise FatalError(
                 f"{self._home}: can't keep Prefect's records ({error.strerror}); set PREFECT_HOME to another folder"
             ) from error
-        # Two servers that create the same database at the same time corrupt it, so they start one after the other.
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.address = f"http://127.0.0.1:{port or free_port()}"
         self._process = self._start()
 
@@ -109,7 +109,7 @@ class TemporaryServer:
 
     def _start(self) -> subprocess.Popen[bytes]:
         port = self.address.rpartition(":")[2]
-        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
+        command = [sys.executable, "-P", "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
         # By default, any page that is open in a browser on this machine may read from the server and write to it.
         protection = {
             "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"{self.address},http://localhost:{port}",
@@ -163,7 +163,7 @@ def _require_free(port: int) -> None:
 def _last_run(database: Path) -> list[tuple[str, str]]:
     """Name and id of the last top-level flow run, if there is one."""
     last = "select name, id from flow_run where parent_task_run_id is null order by created desc limit 1"
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
         return [(str(name), str(run)) for name, run in connection.execute(last)]
 
 
@@ -181,9 +181,10 @@ def free_port() -> int:
 
 
 def answers(api: str, seconds: float) -> bool:
-    """Whether a Prefect server answers at this URL."""
+    """Whether a Prefect server of this machine, which no proxy reaches, answers at this URL."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(f"{api.rstrip('/')}/health", timeout=seconds) as answer:
+        with direct.open(f"{api.rstrip('/')}/health", timeout=seconds) as answer:
             return bool(answer.status == 200)
     except urllib.error.HTTPError as error:
         return error.code in (401, 403)  # it asks for the credentials that Prefect's client sends

@@ -26,7 +26,7 @@ def stream(
     """
     listed = expanded([shards] if isinstance(shards, str | Path) else list(shards))
     paths = [Path(path).absolute() for path in listed]  # the map of samples, which other folders share, names the tars
-    tars = [tar for path in paths for tar in (sorted(path.rglob("*.tar")) if path.is_dir() else [path])]
+    tars = [tar for path in paths for tar in (sorted(path.rglob("[!.]*.tar")) if path.is_dir() else [path])]
     if not tars:
         raise FatalError(f"{shards}: contains no tar; name a folder of shards, or tars")
     samples, end = _sample_map(tars), None if epochs is None else epoch + epochs

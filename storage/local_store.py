@@ -50,11 +50,15 @@ class LocalStore:
                     raise
 
     def require_writable(self) -> None:
-        """Raise `FatalError`, before any work, if the store can't be written."""
+        """Raise `FatalError`, before any work, if the store can't be written, or files in it can't be locked."""
         with self._writing():
             probe = self._pending / f".probe-{uuid.uuid4().hex}"
             probe.touch()
-            probe.unlink()
+            try:
+                with _held(probe):
+                    pass
+            finally:
+                probe.unlink()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -62,8 +66,8 @@ class LocalStore:
             yield
         except OSError as error:
             raise FatalError(
-                f"store root {self.root} can't be written ({error.strerror}); "
-                "set `store` (--set store=FOLDER, --store FOLDER) or, if it is a URL, RLIP_CACHE to a writable folder"
+                f"store root {self.root} can't be written ({error.strerror}); set `store` (--set store=FOLDER, --store "
+                "FOLDER) or, if it is a URL, RLIP_CACHE to a writable folder on a file system with locks (flock)"
             ) from error
 
     def folder(self, stage: str, key: str) -> Path:

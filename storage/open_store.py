@@ -62,8 +62,8 @@ def local_folder(address: Address) -> Path:
 
 def cache_folder() -> Path:
     """The folder of this machine's copies: RLIP_CACHE, or else `rlip` in the user's cache folder."""
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("RLIP_CACHE") or Path(caches) / "rlip")
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("RLIP_CACHE") or f"{caches}/rlip").expanduser()
 
 
 def is_remote(address: Address) -> bool:

@@ -460,7 +460,7 @@ def _tars_of(path: Path, note: Any, as_json: bool) -> list[Path]:
             for name, what in checksum_faults(path, report):
                 note(path / name, what)
         return [tar for tar in listed_tars(path) if tar.is_file()]
-    tars = sorted(path.rglob("*.tar"))
+    tars = sorted(path.rglob("[!.]*.tar"))
     if not tars:
         raise FatalError(
             f"{path}: contains no .tar file and no {CHECKSUMS}; name a tar, or the folder of a published copy"

@@ -115,7 +115,7 @@ def import_weights(
         print(json.dumps(values))
         return
     console = Console(markup=False)
-    console.print(f"{imported.kind.value} → {out}")
+    console.print(f"{imported.kind.value} → {out}", soft_wrap=True)
     table = Table("", "parameters", box=None)
     table.add_column("which", overflow="fold")
     for title, names in (
@@ -170,7 +170,7 @@ def export_weights(
         )
         return
     console = Console(markup=False)
-    console.print(f"{kind.value} → {out}: {len(official):,} parameters by the authors' names")
+    console.print(f"{kind.value} → {out}: {len(official):,} parameters by the authors' names", soft_wrap=True)
     for note in notes:
         console.print(f"• {note}")
 
@@ -193,9 +193,7 @@ def _export_onnx(
         print(json.dumps({"file": str(out), "image_size": known.image_size, **vars(names)}))
         return
     counts = " and ".join(f"{len(each):,} {kind}" for kind, each in vars(names).items())
-    Console(markup=False).print(
-        f"{file} → {out}: {counts}; images of {known.image_size} pixels, or any multiples of 32"
-    )
+    print(f"{file} → {out}: {counts}; images of {known.image_size} pixels, or any multiples of 32")
 
 
 @commands.command("show")
@@ -221,7 +219,7 @@ def show_weights(file: OwnPath, as_json: AsJson = False) -> None:
         print(json.dumps({"file": str(file), "what": what, "settings": settings, "values": parts}))
         return
     console = Console(markup=False)
-    console.print(f"{file}: {what}, {sum(sizes.values()):,} values")
+    console.print(f"{file}: {what}, {sum(sizes.values()):,} values", soft_wrap=True)
     if settings:
         table = Table("setting", "value", box=None)
         for name, value in settings.items():

@@ -356,10 +356,10 @@ def summary(plan: StepPlan, records: Sequence[Record], seconds: float) -> str:
 
 @contextmanager
 def open_display(console: Console, as_json: bool) -> Iterator[Display]:
-    """The display that suits the output: JSON lines, bars on a terminal or in a notebook, or plain lines."""
+    """The display that suits the output: JSON lines, bars where rich shows them, or plain lines."""
     if as_json:
         yield _JsonLines()
-    elif console.is_terminal or (console.is_jupyter and find_spec("ipywidgets")):  # without it, rich shows no bars
+    elif (console.is_terminal and not console.is_dumb_terminal) or (console.is_jupyter and find_spec("ipywidgets")):
         bars = _Bars(console)
         try:
             yield bars

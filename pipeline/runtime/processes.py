@@ -9,6 +9,7 @@ import os
 import platform
 import select
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import ParamSpec, TypeVar
+
+from storage.errors import FatalError
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Variables that limit the threads of numerical libraries."""
@@ -52,15 +55,24 @@ def fork_context() -> ForkServerContext:
     """Return how workers, ranks and loaders start: as forks of one process, which ends with the last of them.
 
     It imports what `preload` named before it started. A fork imports anything else by itself. Ctrl-C reaches none of
-    them, not even while they import: the process that started them ends them.
+    them, not even while they import: the process that started them ends them. Raises `FatalError` on systems other than
+    Linux, and if that process can't be started.
     """
+    if (system := platform.system()) != "Linux":
+        raise FatalError(f"rlip starts processes in ways that only Linux offers; run it there, not on {system}")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(_PRELOADED))
     resource_tracker.ensure_running()  # which would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        with one_thread_each():
+        # It must find what this process does. Older Pythons would search the current folder first.
+        found = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+        with one_thread_each(), environment(found):
             forkserver.ensure_running()
+    except OSError as error:
+        raise FatalError(
+            f"no process can be started ({error}); its socket needs a TMPDIR on a local disk, with a short path"
+        ) from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context

@@ -13,7 +13,7 @@ from typing import IO, cast
 
 PICKLED = frozenset({"pyd", "pickle", "pkl", "pth", "pt", "joblib", "dill"})
 """Extensions of formats that run code when they are decoded."""
-_NAME = re.compile(r"((?:.*/|)[^./][^.]*|)[.]([^/]*)")
+_NAME = re.compile(r"((?:.*/|)[^./]+)[.]([^/]*)")
 """WebDataset's rule: the key ends at the first dot of the file name, the rest is the extension."""
 _OTHER_SPACE = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 """Spaces that Python does not call printable. Japanese file names and those of macOS screenshots have them."""
@@ -45,7 +45,7 @@ class Refused:
 
 
 def scan_tar(path: Path) -> Iterator[Member | Refused]:
-    """Yields the entries of a tar in order. Folders, and files without an extension, are not part of a sample.
+    """Yields the entries of a tar in order. Folders, and files that are hidden or lack an extension, are in no sample.
 
     An entry is refused if it is a link, a device or sparse, has an absolute name or one with "..", is pickled, or has
     the name of an earlier member of its sample or the key of an earlier sample. Damage ends the listing with a refusal:
@@ -62,7 +62,7 @@ def scan_tar(path: Path) -> Iterator[Member | Refused]:
                 yield Refused(info.name, reason)
                 continue
             match = _NAME.fullmatch(info.name.removeprefix("./"))
-            if match is None or not match[1]:
+            if match is None:
                 continue
             extension = match[2].lower()
             if match[1] != key:

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from rlip_command import output_of, rlip
+from rlip_command import PLAIN, output_of, rlip
 from safetensors.torch import load_file, save_file
 
 from benchmarks.parity import OWN
@@ -99,6 +99,11 @@ def test_files_are_shown(tmp_path):
     assert sum(parsed["values"].values()) == sum(value.numel() for value in state.values())
     assert parsed["settings"]["relation_queries"] == "MBF" and parsed["settings"]["official_compat"] is True
     assert "weights of this project" in rlip_weights("show", "demo-detector").stdout
+
+
+def test_a_path_is_printed_in_one_line_however_narrow_the_terminal(monkeypatch):
+    monkeypatch.setitem(PLAIN, "COLUMNS", "20")
+    assert f"{PARSED}: RLIPv2-ParSeD checkpoint of the authors, " in rlip_weights("show", PARSED).stdout
 
 
 SMALL_TEXTS = {"hidden": 64, "layers": 1, "heads": 2, "feedforward": 64, "vocabulary": 64, "max_positions": 16}

@@ -1,10 +1,14 @@
 """Which server a run connects to, and the error if none answers."""
 
+import errno
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from importlib.metadata import requires
 from pathlib import Path
+from unittest.mock import Mock
+from urllib.request import getproxies
 
 import httpx
 import pytest
@@ -13,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from flows.connection import SUPPORTED, configured, connected
-from flows.server import free_port
+from flows.server import DATABASE, _last_run, answers, free_port
 from storage.errors import FatalError, RetryableError
 
 
@@ -74,6 +78,26 @@ def test_a_server_that_is_lost_during_a_run_is_reported(no_settings, monkeypatch
         raise httpx.ConnectError("refused")
 
 
+def test_a_server_of_this_machine_is_reached_past_a_proxy(no_settings, monkeypatch, serve):
+    monkeypatch.setenv("PREFECT_API_URL", api := serve(200, '"3.9.1"'))
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("NO_PROXY", "office.example")
+    assert answers(api, seconds=2)
+    with connected(no_settings / "prefect"):
+        assert httpx.get(api).status_code == 200
+        assert getproxies()["no"] == "127.0.0.1,localhost,office.example"
+
+
+def test_the_last_flow_run_is_found_in_a_folder_of_any_name(tmp_path):
+    database = tmp_path / "50%20#1?" / DATABASE
+    database.parent.mkdir()
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("create table flow_run (id, name, parent_task_run_id, created)")
+        connection.execute("insert into flow_run values (7, 'demo', null, 1)")
+    assert _last_run(database) == [("demo", "7")]
+
+
 def test_an_address_without_http_is_refused(no_settings, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", "127.0.0.1:4200/api")
     with pytest.raises(FatalError, match="not a URL; write http"), connected(no_settings / "prefect"):
@@ -97,7 +121,10 @@ def test_a_server_set_in_the_active_profile_counts(no_settings, monkeypatch):
     assert configured("PREFECT_API_URL") is None
 
 
-def test_a_folder_that_can_not_be_written_is_named(no_settings):
+def test_a_folder_that_can_not_be_written_or_locked_is_named(no_settings, monkeypatch):
     (no_settings / "file").touch()
     with pytest.raises(FatalError, match="file"), connected(no_settings / "file" / "prefect"):
+        pass
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.ENOLCK, "No locks available")))
+    with pytest.raises(FatalError, match=r"prefect: .*\(No locks available\)"), connected(no_settings / "prefect"):
         pass

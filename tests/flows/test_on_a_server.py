@@ -4,6 +4,8 @@ Its database is PostgreSQL, as in production, or SQLite where that is not instal
 run that waits goes on beside others, since each process that imports Prefect takes seconds.
 """
 
+import errno
+import fcntl
 import json
 import os
 import platform
@@ -251,7 +253,15 @@ def test_a_killed_run_is_marked_as_crashed_by_the_next_and_a_living_one_not(serv
     assert list((tmp_path / "out" / "store" / "pending").glob("*flow-*")) == []
 
 
-def test_a_run_that_lost_the_server_is_marked_as_crashed_by_the_next(server, tmp_path):
+def test_a_run_that_lost_the_server_is_marked_as_crashed_by_the_next(server, tmp_path, monkeypatch):
+    take = fcntl.flock
+
+    def on_nfs(file: Any, kind: int) -> None:
+        if kind & fcntl.LOCK_EX and not (isinstance(file, int) or file.writable()):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        take(file, kind)
+
+    monkeypatch.setattr(fcntl, "flock", on_nfs)
     lost = server.post("flow_runs/", flow_id=server.post("flows/", name="lost")["id"], state={"type": "RUNNING"})
     store = LocalStore(Path(small_recipe(write_small_set(tmp_path).parent).store))
     with pytest.raises(httpx.ConnectError), alive(store, UUID(lost["id"])):

@@ -57,7 +57,8 @@ def test_lines_count_images_over_all_workers(monkeypatch):
 def on_a_terminal(events: Callable[[Display], None]) -> list[str]:
     """What is left on a terminal after these events, without colours."""
     out = io.StringIO()
-    with open_display(Console(file=out, force_terminal=True, no_color=True, width=120), as_json=False) as shown:
+    console = Console(file=out, force_terminal=True, no_color=True, width=120, _environ={})
+    with open_display(console, as_json=False) as shown:
         events(shown)
     return [
         line.strip()
@@ -72,6 +73,14 @@ def test_brackets_and_long_lines_are_written_as_they_are():
         shown.warn(text)
     assert out.getvalue() == f"warning: {text}\n"
     assert any("[/closed]" in line for line in on_a_terminal(lambda shown: shown.busy("loading [/closed]")))
+
+
+def test_a_terminal_without_cursor_movements_shows_lines_at_once():
+    out = io.StringIO()
+    emacs = Console(file=out, force_terminal=True, _environ={"TERM": "dumb"})
+    with open_display(emacs, as_json=False) as shown:
+        shown.busy("starting Prefect")
+        assert out.getvalue() == "starting Prefect\n"
 
 
 def test_a_bar_counts_the_cached_images_and_says_what_is_loaded():

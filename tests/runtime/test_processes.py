@@ -1,5 +1,6 @@
 """Processes end with their parent, reuse the memory of large tensors, and are forked from one with one thread."""
 
+import colorsys
 import os
 import platform
 import resource
@@ -8,12 +9,14 @@ import subprocess
 import sys
 from multiprocessing import forkserver
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from warm_process import WarmProcess, watched
 
-from pipeline.runtime.processes import keep_freed_memory, ready_to_fork
+from pipeline.runtime.processes import fork_context, keep_freed_memory, ready_to_fork
+from storage.errors import FatalError
 
 
 def count_faults(keep: bool) -> None:
@@ -57,6 +60,13 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         print("stopped")
 """
+SHADOWED = """
+from pkgutil import resolve_name
+from pipeline.runtime.processes import in_fork, preload
+if __name__ == "__main__":
+    preload(["colorsys"])
+    print(in_fork(60, resolve_name, "colorsys:__file__"))
+"""
 
 
 def script(folder: Path, text: str) -> subprocess.Popen[str]:
@@ -80,6 +90,13 @@ def test_a_busy_fork_has_the_modules_that_were_named_and_is_killed_with_the_proc
     assert has_module == "True"
 
 
+def test_no_file_of_the_current_folder_passes_for_a_module(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "colorsys.py").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    assert script(tmp_path, SHADOWED).communicate(timeout=60) == (f"{colorsys.__file__}\n", "")
+
+
 def test_the_process_that_others_are_forked_from_has_one_thread():
     ready_to_fork(["pyarrow.dataset"])  # and all that tests' processes share
     assert len(list(Path(f"/proc/{forkserver._forkserver._forkserver_pid}/task").iterdir())) == 1
@@ -91,3 +108,12 @@ def test_ctrl_c_is_reported_once_while_forks_still_import(tmp_path):
     assert process.stdout.readline() == "importing\n"
     os.killpg(process.pid, signal.SIGINT)
     assert process.communicate(timeout=60) == ("stopped\n", "")
+
+
+def test_where_no_process_can_start_the_error_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(forkserver, "ensure_running", Mock(side_effect=OSError("AF_UNIX path too long")))
+    with pytest.raises(FatalError, match=r"AF_UNIX path too long.*needs a TMPDIR"):
+        fork_context()
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    with pytest.raises(FatalError, match="only Linux offers; run it there, not on Darwin"):
+        fork_context()

@@ -345,6 +345,11 @@ def test_a_file_that_is_no_tar_has_no_members_and_says_so(tmp_path, data):
     assert list(scan_tar(write(tmp_path / "empty.tar"))) == [], "a tar without entries is no damage"
 
 
+def test_hidden_files_which_macos_adds_are_in_no_sample(tmp_path):
+    tar = write(tmp_path / "x.tar", ("d/._a.jpg", b""), ("d/a.jpg", b"x"), ("d/._b.jpg", b""), ("d/b.jpg", b"x"))
+    assert members(tar) == ["d/a.jpg", "d/b.jpg"] and refused(tar) == []
+
+
 def test_what_is_left_out_is_told_apart_from_faults(tmp_path):
     tar = write(tmp_path / "x.tar", GOOD, ("b.pkl", b"x"), prefix=special(tarfile.SYMTYPE, link="/etc/passwd"))
     compared = compare(tar, index_tar(tar).table)

@@ -61,6 +61,14 @@ def test_a_read_only_copy_without_a_folder_for_pending_work_can_be_read(tmp_path
         store.require_writable()
 
 
+def test_a_file_system_without_locks_is_refused_before_any_work(tmp_path, monkeypatch):
+    store = LocalStore(tmp_path)
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.ENOSYS, "Function not implemented")))
+    with pytest.raises(FatalError, match=r"can't be written \(Function not implemented\).*with locks \(flock\)"):
+        store.require_writable()
+    assert list((tmp_path / "pending").iterdir()) == []
+
+
 def test_scratch_outlives_its_writer_and_admits_one_at_a_time(tmp_path):
     store = LocalStore(tmp_path)
     with store.scratch("k") as work:
@@ -185,6 +193,8 @@ def test_copies_of_what_is_elsewhere_lie_in_the_cache_of_the_user(tmp_path, monk
     assert local_folder(url) == Path("/caches/rlip") / folder_name(url)
     monkeypatch.setenv("RLIP_CACHE", "/mine")
     assert local_folder(url) == local_folder(f"{url}/") == Path("/mine") / folder_name(url)
+    monkeypatch.setenv("RLIP_CACHE", "~/mine")  # as files of settings have it, which no shell reads
+    assert local_folder(url) == tmp_path / "mine" / folder_name(url)
     assert local_folder("memory://other") != local_folder("memory://another")
 
 
