@@ -279,6 +279,14 @@ def test_labels_of_copies_of_an_image_are_fitted_once():
     assert seen == {"on": [0.9]}
 
 
+def test_labels_of_copies_of_an_image_are_one_draw_of_the_audit():
+    relations = [JudgedRelation(f"{n}", (0, 0, 1, 1), (1, 1, 2, 2), "on") for n in range(40)]
+    standing = {one: said(one, "audit", ada="reject" if n % 4 else "accept") for n, one in enumerate(relations)}
+    labels = [ReviewableLabel(one, 0.5, "toys", n, 0, 1, None) for n, one in enumerate(relations)]
+    alone = audit_of(labels, standing)
+    assert alone.judged == 40 and audit_of(labels * 3, standing) == alone
+
+
 def test_thresholds_follow_from_labels_that_are_read_once():
     relations = [JudgedRelation(f"{n}", (0, 0, 1, 1), (1, 1, 2, 2), "on") for n in range(40)]
     labels = [ReviewableLabel(each, n / 40, "toys", n, 0, 1, None) for n, each in enumerate(relations)]
