@@ -144,9 +144,9 @@ def _made(run: Run, figures: Figures) -> Iterator[str]:
         shares = ((each.images, each.kept.share_without) for each in covered)
         some = sum(images - round(images * without) for images, without in shares if without is not None)
         yield (
-            f"Labels: {labels.kept:,} of {labels.scored or 0:,} are kept; {some:,} of {labels.images:,} images have "
-            f"some, {labels.images - some:,} have none. `{_command(run, 'export')}` writes them, "
-            f"`{_command(run, 'query')}` selects some"
+            f"Labels: {labels.kept:,} of {(labels.scored or 0) + (labels.added or 0):,} are kept; {some:,} of "
+            f"{labels.images:,} images have some, {labels.images - some:,} have none. `{_command(run, 'export')}` "
+            f"writes them, `{_command(run, 'query')}` selects some"
         )
     for step in (step for step in figures.steps if step.step.startswith("shard:")):
         artifacts = list(run.artifacts(step.step).values())
