@@ -5,7 +5,7 @@ from run_builder import TWO_PEOPLE, captions, pairs, relations, triplets
 from toy_store import commit, put
 
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.report.figures import compute_figures, figures_of
+from pipeline.report.figures import compute_figures, figures_of, headline
 from pipeline.report.label_view import LabelView
 from pipeline.report.samples import read_samples
 from pipeline.report.variants import Spread, score_text
@@ -177,6 +177,7 @@ def test_variants_are_averaged_over_seeds(book):
     assert pseudo.deviation == pytest.approx(0.0707, abs=1e-4)
     assert figures.variants[2].scores["detection_ap50"].mean == pytest.approx(0.9)
     assert figures.share_of_gain == pytest.approx(0.5)
+    assert ("35.00", "zero-shot triplet mAP, of 100, mean of 2 seeds", "naive matching 25.00") in headline(figures)
 
 
 @pytest.mark.parametrize(("seeds", "counted"), [([0, 1], (0.3, 0.5)), ([1], (0.3,)), ([], (0.3, 0.3, 0.5))])
@@ -298,8 +299,10 @@ def test_an_audit_says_that_the_tagger_learned_from_its_images(labelled):
     assert note not in LabelView.of(labelled.run).audits["toys"].in_words
     labelled.run.record("train_tagger", "train_tagger", {"toys": "1" * 64})
     assert note in LabelView.of(labelled.run).audits["toys"].in_words
-    (audit,) = compute_figures(labelled.run, ["toys"], ChoiceSettings()).audits
-    assert note in audit.labels.in_words
+    figures = compute_figures(labelled.run, ["toys"], ChoiceSettings())
+    assert note in figures.audits[0].labels.in_words
+    headlines = [against for _, what, against in headline(figures) if what.startswith("precision")]
+    assert len(headlines) == 2 and all(note in against for against in headlines)
 
 
 @pytest.mark.parametrize(("trained_on", "weights", "learned"), [
