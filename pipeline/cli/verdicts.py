@@ -141,7 +141,7 @@ def _log(store: str, folder: Path | None, must_exist: bool = True) -> VerdictLog
 
 def _setting(proposed: ProposedThreshold) -> str:
     name = json.dumps(proposed.predicate, ensure_ascii=False)
-    facts = f"{proposed.verdicts} verdicts, {proposed.labels:,} labels, precision {proposed.precision:.2f}"
+    facts = f"{proposed.verdicts} verdicts, {proposed.labels:,} labels, expected precision {proposed.precision:.3f}"
     if proposed.threshold is None:
         return f"# {name}: no threshold reaches the precision ({facts})"
     return f"{name} = {proposed.threshold:g}  # {facts}"

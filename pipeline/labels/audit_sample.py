@@ -82,7 +82,7 @@ class AuditStrata:
             edges = np.unique(np.quantile(values, cuts)) if len(values) else np.array([])
             limits = [0.0, *edges.tolist(), 1.0]
             # Negative, so that the highest scores come first.
-            words = {-h: f"score {limits[h]:.2f} to {limits[h + 1]:.2f}" for h in range(len(limits) - 1)}
+            words = {-h: f"confidence {limits[h]:.2f} to {limits[h + 1]:.2f}" for h in range(len(limits) - 1)}
             second = (-np.searchsorted(edges, values, side="right")).tolist()
         keys = list(zip((band[name] for name in predicates), second, strict=True))
         present = sorted(set(keys))
@@ -133,8 +133,8 @@ class VerifierErrors:
         """The shares."""
         right, wrong = ("–" if each is None else f"{each:.3f}" for each in (self.of_right, self.of_wrong))
         return (
-            f"the verifier accepts {self.accepts:.3f} of the labels; by these verdicts, {right} of the right and "
-            f"{wrong} of the wrong ones"
+            f"the verifier accepts {self.accepts:.3f} of the labels that it judged; by these verdicts, {right} of the "
+            f"right and {wrong} of the wrong ones"
         )
 
 

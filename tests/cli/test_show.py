@@ -177,6 +177,7 @@ def test_shares_say_of_what_they_are_and_where_nothing_is_kept_recall_is_0(label
     lines = [line.split() for line in text.splitlines()]
     assert next(line[-5:-2] for line in lines if line[:1] == ["kept:"]) == ["0", "–", "0.000"]
     assert "By predicate, most kept first; recall of its reachable relations" in " ".join(text.split())
+    assert "Every rule at the threshold with its highest F1 on these labels" in " ".join(text.split())
     plain = json.loads(shown(labelled, "toy", "tag", as_json=True))["labels"]["audits"]["toys"]
     threshold = next(rule["threshold"] for rule in plain["rules"] if rule["rule"] == "score")
     assert [f"{threshold:g}"] == next(line[1:2] for line in lines if line[:1] == ["score"]), "not rounded"

@@ -187,6 +187,7 @@ def test_labels_judged_for_being_doubtful_do_not_bend_the_audit():
 
 def test_verdicts_on_all_labels_leave_no_interval_and_unsure_ones_are_counted_apart():
     strata, numbers = AuditStrata.of(["on"] * 4, [0.5] * 4), np.arange(4) / 4
+    assert strata.names == ("frequent, confidence 0.50 to 1.00",)
     whole = audit_precision(strata, numbers, np.array([RIGHT, RIGHT, WRONG, RIGHT], np.int8))
     assert (whole.precision, whole.low, whole.high, whole.judged) == (0.75, 0.75, 0.75, 4)
     some = audit_precision(strata, numbers, np.array([RIGHT, UNSURE, UNJUDGED, WRONG], np.int8))
