@@ -79,7 +79,8 @@ def test_a_reviewer_without_times_has_no_pace(run, capsys):
     said = capsys.readouterr().out
     counts, pace = (line.split() for line in said.splitlines() if "bob" in line)
     assert counts == ["bob", "1", "0", "0", "0", "0"] and "judged in all runs" in said
-    assert pace == ["bob", "–", "–", "0", "–"], "no column is lost in 80"
+    assert pace == ["bob", "–", "–", "–", "–"], "no column is lost in 80"
+    assert "Labels by their verdicts, most judged predicates first" in " ".join(said.split())
 
 
 def test_views_of_a_run_say_what_reviewers_found(run, recipe, printed, capsys, tmp_path):
