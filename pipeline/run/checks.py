@@ -271,10 +271,10 @@ def require_precise_labels(labelled: Inputs, limit: float) -> None:
     judged = sorted((each for each in audit.predicates if each.truths), key=lambda each: each.average_precision)
     # Each predicate may rank its own labels well although all together rank badly; then the lowest are named.
     failed = [each for each in judged if each.average_precision < limit] or judged[:LOWEST]
-    worst = [f"{each.predicate} {each.average_precision:.2f} ({each.truths} true)" for each in failed]
+    worst = [f"{each.predicate} {each.average_precision:.4g} ({each.truths} true)" for each in failed]
     raise FatalError(
-        f"labels refused: their average precision {audit.tagger.average_precision:.2f} over {audit.reachable} "
-        f"reachable relations is below {setting} (naive matching: {audit.naive.average_precision:.2f}); worst "
+        f"labels refused: their average precision {audit.tagger.average_precision:.4g} over {audit.reachable} "
+        f"reachable relations is below {setting} (naive matching: {audit.naive.average_precision:.4g}); worst "
         f"predicates: {first_few(worst, 10)}. Train the tagger longer or on more data, or lower the limit, which "
         "recomputes nothing"
     )
