@@ -89,7 +89,7 @@ class LabelScores:
     """Over all ground-truth relations."""
     precision_at_recall: float | None
     """Best precision at a recall of at least .8 over the reachable relations."""
-    average_precision: float
+    average_precision: float | None
     """Area under the precision-recall curve, with recall over the reachable relations."""
 
 
@@ -240,7 +240,7 @@ class LabelCount:
             precision=found.precision(),
             recall=found.recall(),
             precision_at_recall=curve.precision_at() or None,
-            average_precision=curve.average_precision(),
+            average_precision=curve.average_precision() if curve.reachable else None,
         )
 
 

@@ -35,7 +35,7 @@ from storage.digests import digest_json
 from storage.errors import FatalError
 from storage.runs import Run, RunRecord
 
-_VERSION = 18
+_VERSION = 19
 """Incremented whenever the same run would give different figures."""
 
 

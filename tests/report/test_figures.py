@@ -6,7 +6,7 @@ from toy_store import commit, put
 
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.report.figures import compute_figures, figures_of, headline
-from pipeline.report.label_view import LabelView
+from pipeline.report.label_view import LabelView, score_cells
 from pipeline.report.samples import read_samples
 from pipeline.report.variants import Spread, score_text
 from pipeline.run.context import run_view
@@ -205,6 +205,14 @@ def test_the_share_of_gain_needs_all_variants_and_a_gain(book):
     assert figures.variants[1].scores["zero_shot_map"].deviation is None
     book.metrics("evaluate:given", (0, "zero_shot_map", 0.3))
     assert compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5)).share_of_gain is None
+
+
+def test_nothing_reachable_is_no_average_precision_of_0(book):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(1, "holding", 2)])])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[pairs(1, (0, "ride", 2, 1))])
+    (audit,) = compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5)).audits
+    assert (audit.labels.given, audit.labels.reachable) == (1, 0)
+    assert score_cells(audit.labels.tagger) == ("1", "0.000", "0.000", "–", "–")
 
 
 def test_recall_is_of_what_candidates_state(book):
