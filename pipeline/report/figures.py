@@ -209,6 +209,7 @@ def headline(figures: Figures, human: AuditPrecision | None = None) -> list[tupl
         tiles.append((f"{figures.labels.kept:,}", "labels kept", figures.choice))
     if human is not None:
         interval = f"95 % interval {human.low:.2f} to {human.high:.2f}, {human.judged:,} labels judged"
+        interval += "" if human.covered == 1 else f", valid for {min(human.covered, 0.999):.3f} of the labels"
         tiles.append((f"{human.precision:.2f}", "precision by reviewers, before corrections", interval))
     for audit in figures.audits:
         learned = LEARNED[audit.labels.learned_from] if audit.labels else ""

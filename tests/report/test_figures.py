@@ -4,6 +4,7 @@ import pytest
 from run_builder import TWO_PEOPLE, captions, pairs, relations, triplets
 from toy_store import commit, put
 
+from pipeline.labels.audit_sample import AuditPrecision
 from pipeline.labels.kept_labels import ChoiceSettings
 from pipeline.report.figures import compute_figures, figures_of, headline
 from pipeline.report.label_view import LabelView, score_cells
@@ -205,6 +206,13 @@ def test_the_share_of_gain_needs_all_variants_and_a_gain(book):
     assert figures.variants[1].scores["zero_shot_map"].deviation is None
     book.metrics("evaluate:given", (0, "zero_shot_map", 0.3))
     assert compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5)).share_of_gain is None
+
+
+def test_a_precision_by_reviewers_of_some_labels_is_not_that_of_all(labelled):
+    human = AuditPrecision(0.5, 0.4, 0.6, judged=80, unsure=0, covered=0.9, strata=())
+    tiles = headline(compute_figures(labelled.run, ["toys"], ChoiceSettings()), human)
+    (against,) = (against for _, what, against in tiles if "by reviewers" in what)
+    assert against == "95 % interval 0.40 to 0.60, 80 labels judged, valid for 0.900 of the labels"
 
 
 def test_nothing_reachable_is_no_average_precision_of_0(book):
