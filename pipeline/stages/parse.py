@@ -114,13 +114,12 @@ class ParseStage(Stage):
         return Output(pa.Table.from_pylist(table, schema=TRIPLETS), rejected=rejected, facts=facts)
 
     def describe(self, inputs: Inputs, table: pa.Table) -> dict[str, Any]:
-        """Count captions, all and each text once, and the triplets that they state."""
+        """Count captions, distinct captions, and the triplets that they state."""
         texts = [
             caption["text"] for captions in inputs.table("captions")["captions"].to_pylist() for caption in captions
         ]
         triplets = sum(len(found) for found in table["triplets"].to_pylist())
-        # A run adds up its partitions, which may repeat each other.
-        return {"captions": len(texts), "captions once per partition": len(set(texts)), "triplets": triplets}
+        return {"captions": len(texts), "distinct captions": len(set(texts)), "triplets": triplets}
 
     def _reader(self) -> Callable[[Sequence[str]], list[list[Triplet]]]:
         from tagger.parsing.layer import load_layer

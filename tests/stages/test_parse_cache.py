@@ -15,7 +15,6 @@ from pipeline.runtime.stage import Inputs, Output
 from pipeline.stages.parse import ParseSettings, ParseStage
 from pipeline.stages.parse_cache import ParseCache, cache_fault
 from storage.errors import FatalError
-from storage.tables import TRIPLETS
 from tagger.parsing.parser import load_parser, parse_captions
 from tagger.triplet import Triplet
 
@@ -51,12 +50,6 @@ def test_a_stage_parses_only_what_nobody_parsed_and_gives_the_same_rows(tmp_path
     without = parsed(tmp_path / "c", [*TEXTS, TEXTS[0]], None)
     assert [out.facts["captions parsed"] for out in (first, second, without)] == [2, 1, 3]
     assert second.table.equals(without.table)
-
-
-def test_a_repeated_caption_counts_once_in_its_partition(tmp_path):
-    read = Inputs({"captions": (artifact(tmp_path, captions=[captions(1, "a man", "a dog", "a man")]),)})
-    found = ParseStage(ParseSettings()).describe(read, TRIPLETS.empty_table())
-    assert found == {"captions": 3, "captions once per partition": 2, "triplets": 0}
 
 
 def test_what_the_layer_revises_has_a_key_and_cached_parses_of_its_own(tmp_path):
