@@ -174,7 +174,7 @@ def _summary_page(context: RunContext, figures: Figures) -> str:
     ]
     if names:
         head = "variant (seeds)", *map(score_name, names)
-        lines += ["", "## Scores in percent ± the standard deviation over seeds", "", *markdown_table(head, variants)]
+        lines += ["", "## Scores in percent, mean ± standard deviation over seeds", "", *markdown_table(head, variants)]
     if names and figures.share_of_gain is not None:
         gain = "of the gain in zero-shot mAP of ground-truth relations over no relations"
         lines += ["", f"Pseudo-labels recover {figures.share_of_gain:.0%} {gain}."]

@@ -206,7 +206,7 @@ def _labels(audit: DatasetAudit, choice: str) -> list[Any]:
 
 def _variants(variants: tuple[VariantScores, ...]) -> Table:
     names = score_names(variants)
-    title = "Pre-training: scores in percent ± the standard deviation over seeds"
+    title = "Pre-training: scores in percent, mean ± standard deviation over seeds"
     scores = table(title, "labels", "seeds", *(score_name(name) for name in names))
     for variant in variants:
         scores.add_row(

@@ -174,7 +174,7 @@ def _audits(index: ReviewIndex) -> tuple[ScoreAudit, ...]:
     )
     found = []
     datasets = sorted({row["dataset"] for row in counted})
-    caveats = {name: LEARNED[learned] for name, learned in learned_from(index.view.run, datasets).items()}
+    learned = learned_from(index.view.run, datasets)
     for dataset in datasets:
         levels = {row["level"]: row["number"] for row in counted if row["dataset"] == dataset}
         of_set = [row for row in binned if row["dataset"] == dataset]
@@ -187,5 +187,5 @@ def _audits(index: ReviewIndex) -> tuple[ScoreAudit, ...]:
             naive = Agreement(levels["audited proposed"], given, levels["audited reachable"])
             kept = Agreement(wrong + right, given, right)
             images = levels["audited images"]
-            found.append(ScoreAudit(dataset, images, kept, naive, facts, score, probability, caveats[dataset]))
+            found.append(ScoreAudit(dataset, images, kept, naive, facts, score, probability, LEARNED[learned[dataset]]))
     return tuple(found)

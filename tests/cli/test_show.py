@@ -146,7 +146,7 @@ def test_the_outcome_ends_with_the_report(labelled, monkeypatch):
     text = " ".join(out.getvalue().split())
     assert "Labels: 6 of 7 are kept" in text and "recover 80% of the gain in zero-shot mAP of" in text
     assert "of the 2 stated triplets whose nouns name its categories agree" in text
-    assert "scores in percent ± the standard deviation over seeds" in text
+    assert "scores in percent, mean ± standard deviation over seeds" in text
     assert lines[-1] == "Report: reports/toy/index.html"
     shown = {line.split()[0]: line.split() for line in lines if line}
     assert shown["tag"] == ["tag", "1", "0", "2", "2", "0", "4.0", "0.5"]
