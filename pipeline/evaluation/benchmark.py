@@ -375,7 +375,7 @@ def _evaluated(
 
 
 def _figure(name: str, label: str, found: Interval, authors: float | None) -> Figure:
-    # Resamples that all give the same, such as 0, say nothing of other images.
+    # Resamples that all give the same, such as 0, say nothing about other images.
     is_bounded = found.low < found.high
     low, high = (max(found.low, 0.0), min(found.high, 1.0)) if is_bounded else (None, None)
     differs = authors is not None and abs(authors - found.value) > SAME
