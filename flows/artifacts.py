@@ -193,7 +193,9 @@ def _summary_page(context: RunContext, figures: Figures) -> str:
         *(markdown_table(["labels", *SCORES], labels) if labels else ()),
     ]
     if names:
-        lines += ["", "## Scores", "", *markdown_table(["variant (seeds)", *map(score_name, names)], variants)]
+        head = "variant (seeds)", *map(score_name, names)
+        lines += ["", "## Scores in percent, mean ± standard deviation over seeds", "", *markdown_table(head, variants)]
     if names and figures.share_of_gain is not None:
-        lines += ["", f"Pseudo-labels yield {figures.share_of_gain:.0%} of the gain of ground-truth relations."]
+        gain = "of the gain in zero-shot mAP of ground-truth relations over no relations"
+        lines += ["", f"Pseudo-labels recover {figures.share_of_gain:.0%} {gain}."]
     return "\n".join(lines) + "\n"

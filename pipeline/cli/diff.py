@@ -199,7 +199,7 @@ def diff(
                 console.print(Text(f"{kind} {example}"))
     if len(causes) > DETAILED:
         print(f"showing the {DETAILED} largest of {len(causes)} causes in full; --json shows all")
-    print(f"{found.same:,} scored relations are unchanged")
+    print(f"{found.same:,} relations are in both, with scores less than {MIN_SCORE_CHANGE} apart")
     for kind, counts in found.judged.items():
         said = ", ".join(f"{number:,} {word}" for word, number in counts.most_common())
         print(f"reviewers judged {counts.total():,} of those {kind}: {said}")
@@ -223,7 +223,8 @@ def _print_comparison(console: Console, before: str, after: str, found: Differen
     if kept.corrected:
         added, lost = kept.corrected["added"], kept.corrected["lost"]
         print(f"of these, reviewers' verdicts added {added:,} and removed {lost:,}")
-    for title, rows in (("Settings that differ", found.settings), ("Figures", found.figures)):
+    figures = "Figures; scores of variants are means over seeds, in percent"
+    for title, rows in (("Settings that differ", found.settings), (figures, found.figures)):
         made = table(title, "name", sanitise(before), sanitise(after))
         for row in rows:
             made.add_row(Text(sanitise(row.name)), *(Text(sanitise(_in_words(v))) for v in (row.before, row.after)))

@@ -98,7 +98,7 @@ def _lines(total: Estimate) -> list[str]:
     if total.cost is not None:
         lines.append(f"{total.cost:,.2f} at {total.price_per_hour:g} an hour")
     if total.cost_per_1000_images is not None:
-        lines.append(f"{total.cost_per_1000_images:,.2f} per 1,000 images")
+        lines.append(f"{total.cost_per_1000_images:,.2f} per 1,000 images to label")
     if total.cost_per_1000_relations is not None:
         lines.append(
             f"{total.cost_per_1000_relations:,.2f} per 1,000 kept relations, {total.kept_per_image:.2f} an image"
@@ -118,4 +118,6 @@ def _lines(total: Estimate) -> list[str]:
     left_out = [step.step for step in total.steps if step.seconds is None]
     if left_out:
         lines.append(f"Not included (never measured, or of unknown size): {', '.join(left_out)}")
+    if unsized := [step.step for step in total.steps if step.bytes is None and step.seconds is not None]:
+        lines.append(f"Not included in the disk space: {', '.join(unsized)}")
     return [*lines, "Requests to an object store and idle time are not measured, so they are not included"]

@@ -261,5 +261,5 @@ def _alternatives(label: Mapping[str, Any]) -> str:
     likeliest = max(label["mentions"], key=lambda mention: mention.get("prior") or 0.0, default=None)
     if likeliest is None or likeliest["ambiguity"] <= 1 or likeliest.get("prior") is None:
         return ""
-    after = f", posterior {label['posterior']:.2f}" if label.get("posterior") is not None else ""
-    return f", one of {likeliest['ambiguity']} pairs, prior {likeliest['prior']:.2f}{after}"
+    after = f", posterior {label['posterior']:.3g}" if label.get("posterior") is not None else ""
+    return f", one of {likeliest['ambiguity']} pairs, prior {likeliest['prior']:.3g}{after}"

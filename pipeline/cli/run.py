@@ -103,8 +103,8 @@ def print_outcome(console: Console, run: Run, outcome: RunOutcome, figures: Figu
         console.print(_variants(figures.variants))
     if figures.share_of_gain is not None:
         console.print(
-            f"Pseudo-labels recover {figures.share_of_gain:.0%} of the gain of ground-truth relations over no "
-            "relations."
+            f"Pseudo-labels recover {figures.share_of_gain:.0%} of the gain in zero-shot mAP of ground-truth relations "
+            "over no relations."
         )
     if figures.copies:
         console.print(Text(f"{figures.copies:,} images have the same bytes as another; each is labelled separately"))
@@ -144,9 +144,9 @@ def _made(run: Run, figures: Figures) -> Iterator[str]:
         shares = ((each.images, each.kept.share_without) for each in covered)
         some = sum(images - round(images * without) for images, without in shares if without is not None)
         yield (
-            f"Labels: {labels.kept:,} of {labels.scored or 0:,} are kept; {some:,} of {labels.images:,} images have "
-            f"some, {labels.images - some:,} have none. `{_command(run, 'export')}` writes them, "
-            f"`{_command(run, 'query')}` selects some"
+            f"Labels: {labels.kept:,} of {(labels.scored or 0) + (labels.added or 0):,} are kept; {some:,} of "
+            f"{labels.images:,} images have some, {labels.images - some:,} have none. `{_command(run, 'export')}` "
+            f"writes them, `{_command(run, 'query')}` selects some"
         )
     for step in (step for step in figures.steps if step.step.startswith("shard:")):
         artifacts = list(run.artifacts(step.step).values())
@@ -196,8 +196,9 @@ def _labels(audit: DatasetAudit, choice: str) -> list[Any]:
         found = audit.captions
         printed.append(
             Text(
-                f"Captions of {name}: {share(found.precision)} of {found.judged:,} stated triplets agree with "
-                f"ground-truth relations, {share(found.recall)} of {found.given:,} ground-truth relations are stated"
+                f"Captions of {name}: {share(found.precision)} of the {found.judged:,} stated triplets whose nouns "
+                f"name its categories agree with ground-truth relations, {share(found.recall)} of {found.given:,} "
+                "ground-truth relations are stated"
             )
         )
     return printed
@@ -205,7 +206,8 @@ def _labels(audit: DatasetAudit, choice: str) -> list[Any]:
 
 def _variants(variants: tuple[VariantScores, ...]) -> Table:
     names = score_names(variants)
-    scores = table("Pre-training", "labels", "seeds", *(score_name(name) for name in names))
+    title = "Pre-training: scores in percent, mean ± standard deviation over seeds"
+    scores = table(title, "labels", "seeds", *(score_name(name) for name in names))
     for variant in variants:
         scores.add_row(
             Text(variant.variant), str(variant.seeds), *(score_text(variant.scores.get(name), name) for name in names)

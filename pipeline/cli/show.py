@@ -48,7 +48,7 @@ def show(
     verdicts: VerdictsFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the steps of a run: rows in, rows out, rows rejected by reason, time and size; with STEP also sample rows.
+    """Show the steps of a run: rows in, rows out, what was rejected and why, time and size; with STEP also sample rows.
 
     STEP may also be the name of a stage if one step of that stage was recorded.
     """

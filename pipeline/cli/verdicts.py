@@ -141,7 +141,7 @@ def _log(store: str, folder: Path | None, must_exist: bool = True) -> VerdictLog
 
 def _setting(proposed: ProposedThreshold) -> str:
     name = json.dumps(proposed.predicate, ensure_ascii=False)
-    facts = f"{proposed.verdicts} verdicts, {proposed.labels:,} labels, precision {proposed.precision:.2f}"
+    facts = f"{proposed.verdicts} verdicts, {proposed.labels:,} labels, expected precision {proposed.precision:.3f}"
     if proposed.threshold is None:
         return f"# {name}: no threshold reaches the precision ({facts})"
     return f"{name} = {proposed.threshold:g}  # {facts}"
@@ -161,10 +161,11 @@ def _print_summary(summary: VerdictSummary, folder: Path) -> None:
         made.add_row(Text(sanitise(name)), *(f"{counts.get(kind, 0):,}" for kind in kinds))
         pace = ("–" if seconds is None else f"{seconds:.1f}", "–" if hourly is None else f"{hourly:,.0f}")
         asked, right = summary.honeypots.get(name, (0, 0))
-        checks = f"{summary.hasty.get(name, 0):,}", f"{right} of {asked}" if asked else "–"
+        hasty = f"{summary.hasty.get(name, 0):,}" if name in summary.reaction else "–"
+        checks = hasty, f"{right} of {asked}" if asked else "–"
         paces.add_row(Text(sanitise(name)), *pace, *checks)
     console.print(made, paces, sep="\n")
-    made = table("Predicates with the most verdicts", "predicate", "right", "wrong", "unsure")
+    made = table("Labels by their verdicts, most judged predicates first", "predicate", "right", "wrong", "unsure")
     for name, counts in list(summary.predicates.items())[:SHOWN]:
         made.add_row(Text(sanitise(name)), *(f"{counts.get(word, 0):,}" for word in ("right", "wrong", "unsure")))
     console.print(made)

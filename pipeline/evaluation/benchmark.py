@@ -103,7 +103,7 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Figure:
-    """A score of a benchmark, in [0, 1], with the bounds of its bootstrap interval where the caller computed one."""
+    """A score of a benchmark, in [0, 1], with the bounds of its bootstrap interval if it has one."""
 
     name: str
     """Its name in `published.toml`, e.g. `non_rare`"""
@@ -375,7 +375,9 @@ def _evaluated(
 
 
 def _figure(name: str, label: str, found: Interval, authors: float | None) -> Figure:
-    low, high = (None, None) if np.isnan(found.low) else (max(found.low, 0.0), min(found.high, 1.0))
+    # Resamples that all give the same, such as 0, say nothing about other images.
+    is_bounded = found.low < found.high
+    low, high = (max(found.low, 0.0), min(found.high, 1.0)) if is_bounded else (None, None)
     differs = authors is not None and abs(authors - found.value) > SAME
     return Figure(name, label, found.value, low, high, authors if differs else None)
 

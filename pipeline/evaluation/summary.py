@@ -126,9 +126,10 @@ def _measured_caveats(
     _, counts = np.unique(truth.triplets, axis=0, return_counts=True)
     if len(counts):
         tenth = max(1, len(counts) // 10)
-        share = np.sort(counts)[::-1][:tenth].sum() / counts.sum()
+        most = int(np.sort(counts)[::-1][:tenth].sum())
         caveats.append(
-            f"Imbalance: {share:.0%} of all truths belong to the most frequent {tenth} of {len(counts)} triplets."
+            f"Imbalance: {most:,} of {len(truth):,} truths belong to the most frequent {tenth} of {len(counts)} "
+            "triplets."
         )
     few = sum(each.truths < RARE_TRUTHS for each in classes)
     if few:

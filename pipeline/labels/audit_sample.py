@@ -132,8 +132,8 @@ class VerifierErrors:
         """The shares."""
         right, wrong = ("–" if each is None else f"{each:.3f}" for each in (self.of_right, self.of_wrong))
         return (
-            f"the verifier accepts {self.accepts:.3f} of the labels; by these verdicts, {right} of the right and "
-            f"{wrong} of the wrong ones"
+            f"the verifier accepts {self.accepts:.3f} of the labels that it judged; by these verdicts, {right} of the "
+            f"right and {wrong} of the wrong ones"
         )
 
 

@@ -70,6 +70,14 @@ def _imported_training(run: Run) -> frozenset[str] | None:
     return None
 
 
+LEARNED: Mapping[bool | None, str] = {
+    True: "; not cross-validated: the tagger learned from these images",
+    False: "",
+    None: "; it is unknown whether the tagger learned from these images",
+}
+"""Whether the tagger learned from the images that its labels are compared on → the caveat to append."""
+
+
 @dataclass(frozen=True)
 class LabelScores:
     """Scores of one labelling method. None: there is nothing to divide by, or the recall is not reached."""
@@ -81,7 +89,7 @@ class LabelScores:
     """Over all ground-truth relations."""
     precision_at_recall: float | None
     """Best precision at a recall of at least .8 over the reachable relations."""
-    average_precision: float
+    average_precision: float | None
     """Area under the precision-recall curve, with recall over the reachable relations."""
 
 
@@ -134,14 +142,9 @@ class LabelAudit:
     def in_words(self) -> str:
         """How many relations recall is over, and whether the tagger learned from their images."""
         reachable = self.reachable / self.given if self.given else 0.0
-        learned = {
-            True: "; not cross-validated: the tagger learned from these images",
-            False: "",
-            None: "; it is unknown whether the tagger learned from these images",
-        }[self.learned_from]
         return (
             f"{self.given:,}, of which {self.reachable:,} are reachable; recall .8 of the reachable is "
-            f"{AUDITED_RECALL * reachable:.3f} of all{learned}"
+            f"{AUDITED_RECALL * reachable:.3f} of all{LEARNED[self.learned_from]}"
         )
 
     @property
@@ -237,7 +240,7 @@ class LabelCount:
             precision=found.precision(),
             recall=found.recall(),
             precision_at_recall=curve.precision_at() or None,
-            average_precision=curve.average_precision(),
+            average_precision=curve.average_precision() if curve.reachable else None,
         )
 
 

@@ -134,11 +134,12 @@ def summarize(
 def audit_of(labels: Iterable[ReviewableLabel], standing: StandingVerdicts, team: Team | None = None) -> AuditPrecision:
     """The precision of labels, estimated from the verdicts on their stratified random sample.
 
-    Memory holds no other labels, of which there may be millions.
+    Labels of copies of an image are one, the first, since they share their verdicts. Memory holds no labels but those
+    of the sample: there may be millions.
     """
     numbered = ((permanent_numbers([one.relation], AUDIT_SEED).item(), at, one) for at, one in enumerate(labels))
-    lowest = nsmallest(MOST_AUDITED, numbered)
-    numbers, sample = np.array([number for number, _, _ in lowest], np.float64), [one for _, _, one in lowest]
+    distinct = {number: one for number, _, one in reversed(nsmallest(MOST_AUDITED, numbered))}
+    numbers, sample = np.array([*distinct], np.float64), [*distinct.values()]
     relations = [each.relation for each in sample]
     predicates = [each.predicate for each in relations]
     strata = AuditStrata.of(predicates, [each.confidence for each in sample], [each.opinion for each in sample])

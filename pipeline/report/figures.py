@@ -15,7 +15,7 @@ from pipeline.labels.audit_sample import AuditPrecision
 from pipeline.labels.coverage import CoverageCount, LabelCoverage
 from pipeline.labels.flat_list import FlatList
 from pipeline.labels.kept_labels import ChoiceSettings, JudgedLabels, judged_artifact
-from pipeline.labels.label_audit import CaptionAudit, CaptionCount, LabelAudit, LabelCount, learned_from
+from pipeline.labels.label_audit import LEARNED, CaptionAudit, CaptionCount, LabelAudit, LabelCount, learned_from
 from pipeline.labels.label_funnel import LabelFunnel, LabelTally, PredicateCount, label_tally
 from pipeline.labels.label_overrides import Overrides, overrides_of
 from pipeline.labels.labelled_partitions import LabelledPartition, byte_copies, packs_labels, partition_artifacts
@@ -35,7 +35,7 @@ from storage.digests import digest_json
 from storage.errors import FatalError
 from storage.runs import Run, RunRecord
 
-_VERSION = 18
+_VERSION = 19
 """Incremented whenever the same run would give different figures."""
 
 
@@ -209,11 +209,13 @@ def headline(figures: Figures, human: AuditPrecision | None = None) -> list[tupl
         tiles.append((f"{figures.labels.kept:,}", "labels kept", figures.choice))
     if human is not None:
         interval = f"95 % interval {human.low:.2f} to {human.high:.2f}, {human.judged:,} labels judged"
+        interval += "" if human.covered == 1 else f", valid for {min(human.covered, 0.999):.3f} of the labels"
         tiles.append((f"{human.precision:.2f}", "precision by reviewers, before corrections", interval))
     for audit in figures.audits:
+        learned = LEARNED[audit.labels.learned_from] if audit.labels else ""
         if audit.labels and audit.labels.tagger.precision is not None:
             share = "–" if audit.labels.tagger.recall is None else f"{audit.labels.tagger.recall:.2f}"
-            recall = f"recall {share} of all {audit.labels.given:,} ground-truth relations"
+            recall = f"recall {share} of all {audit.labels.given:,} ground-truth relations{learned}"
             value = f"{audit.labels.tagger.precision:.2f}"
             tiles.append((value, f"precision of the labels kept, {audit.dataset}", recall))
         if audit.labels and audit.labels.tagger.precision_at_recall is not None:
@@ -221,7 +223,8 @@ def headline(figures: Figures, human: AuditPrecision | None = None) -> list[tupl
             reached = best.precision_at_recall
             against = "no baseline reaches it" if reached is None else f"{name} {reached:.2f}"
             value = f"{audit.labels.tagger.precision_at_recall:.2f}"
-            tiles.append((value, f"precision at recall .8 of the reachable relations, {audit.dataset}", against))
+            what = f"precision at recall .8 of the reachable relations, {audit.dataset}"
+            tiles.append((value, what, against + learned))
     scores = {variant.variant: variant.scores for variant in figures.variants if ZERO_SHOT in variant.scores}
     if "pseudo" in scores:
         compared = (
@@ -232,9 +235,10 @@ def headline(figures: Figures, human: AuditPrecision | None = None) -> list[tupl
         boxes = (
             f"detection AP50 {score_points(scores['pseudo'][DETECTION]):.2f}" if DETECTION in scores["pseudo"] else ""
         )
-        tiles.append(
-            (f"{score_points(scores['pseudo'][ZERO_SHOT]):.2f}", "zero-shot triplet mAP, of 100", next(compared, boxes))
-        )
+        seeds = len(scores["pseudo"][ZERO_SHOT].values)
+        mean = f", mean of {seeds} seeds" if seeds > 1 else ""
+        value = f"{score_points(scores['pseudo'][ZERO_SHOT]):.2f}"
+        tiles.append((value, f"zero-shot triplet mAP, of 100{mean}", next(compared, boxes)))
     if figures.share_of_gain is not None:
         tiles.append((f"{figures.share_of_gain:.0%}", "of the gain of ground-truth relations", "zero-shot triplet mAP"))
     return tiles

@@ -111,7 +111,7 @@ def _audited(dataset: str, audit: LabelAudit, choice: str) -> Group:
     title = f"Labels of {sanitise(dataset)}, on the {audit.images:,} images with ground truth: {audit.in_words}"
     methods = methods_table(title, audit, choice)
     rules = table(
-        "Every rule at the threshold with its highest F1", "confidence, rule", "threshold", "precision",
+        "Every rule at the threshold with its highest F1 on these labels", "confidence, rule", "threshold", "precision",
         "recall of all", "F1", f"precision at {REACHABLE_RECALL}",
     )  # fmt: skip
     for rule in audit.rules:

@@ -146,10 +146,11 @@ class Audit:
 
 
 def _draw(index: ReviewIndex, team: Team | None) -> _Population:
+    # Labels of copies of an image have one number and share their verdicts.
     found = index.table(
-        "SELECT relation, number, predicate, confidence, opinion, digest FROM (SELECT * FROM relations WHERE number IS "
-        f"NOT NULL ORDER BY number LIMIT {MOST_AUDITED}) JOIN (SELECT image, digest FROM images) USING (image) ORDER "
-        "BY number"
+        "SELECT DISTINCT ON (number) relation, number, predicate, confidence, opinion, digest FROM (SELECT * FROM "
+        f"relations WHERE number IS NOT NULL ORDER BY number, relation LIMIT {MOST_AUDITED}) JOIN (SELECT image, "
+        "digest FROM images) USING (image) ORDER BY number, relation"
     )
     numbers = found["number"].to_numpy()
     relations = found["relation"].to_numpy()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.labels.label_audit import LEARNED, learned_from
 from pipeline.labels.label_funnel import LabelFunnel, LabelTally
 from pipeline.review.index import ReviewIndex
 from pipeline.review.partition_rows import BINS
@@ -83,6 +84,8 @@ class ScoreAudit:
     facts: BinnedLabels
     score: BinnedLabels
     probability: BinnedLabels
+    caveat: str
+    """The one of `LEARNED` that applies."""
 
     def curve(self) -> list[tuple[float, float, float]]:
         """(Lowest score, recall over all ground-truth relations, precision), from the highest score down."""
@@ -170,7 +173,9 @@ def _audits(index: ReviewIndex) -> tuple[ScoreAudit, ...]:
         "WHERE correct IS NOT NULL GROUP BY ALL"
     )
     found = []
-    for dataset in sorted({row["dataset"] for row in counted}):
+    datasets = sorted({row["dataset"] for row in counted})
+    learned = learned_from(index.view.run, datasets)
+    for dataset in datasets:
         levels = {row["level"]: row["number"] for row in counted if row["dataset"] == dataset}
         of_set = [row for row in binned if row["dataset"] == dataset]
         facts, score, probability = (
@@ -181,5 +186,6 @@ def _audits(index: ReviewIndex) -> tuple[ScoreAudit, ...]:
             wrong, right = facts.numbers[:, 1, :2].sum(axis=0).tolist()
             naive = Agreement(levels["audited proposed"], given, levels["audited reachable"])
             kept = Agreement(wrong + right, given, right)
-            found.append(ScoreAudit(dataset, levels["audited images"], kept, naive, facts, score, probability))
+            images = levels["audited images"]
+            found.append(ScoreAudit(dataset, images, kept, naive, facts, score, probability, LEARNED[learned[dataset]]))
     return tuple(found)

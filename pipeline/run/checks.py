@@ -76,8 +76,7 @@ def _relations_per_image(made: Artifact, inputs: Mapping[str, Artifact]) -> floa
 
 def _average_precision(made: Artifact, inputs: Mapping[str, Artifact]) -> float | None:
     """Average precision of the scored labels; None without a ground-truth relation that a candidate has."""
-    audit = _audit([(inputs["images"], made)])
-    return audit.tagger.average_precision if audit.reachable else None
+    return _audit([(inputs["images"], made)]).tagger.average_precision
 
 
 def _unreachable_share(made: Artifact, inputs: Mapping[str, Artifact]) -> float | None:
@@ -261,7 +260,7 @@ def require_precise_labels(labelled: Inputs, limit: float) -> None:
         return
     setting = f"run.checks.min_overall_average_precision = {limit:g}"
     audit = _audit(zip(labelled.artifacts("images"), labelled.artifacts("relations"), strict=True))
-    if not audit.reachable:
+    if audit.tagger.average_precision is None:
         raise FatalError(
             f"{setting}: the labelled datasets have no ground-truth relation that a candidate has, so the labels "
             "can't be evaluated; set it to 0"
@@ -271,10 +270,10 @@ def require_precise_labels(labelled: Inputs, limit: float) -> None:
     judged = sorted((each for each in audit.predicates if each.truths), key=lambda each: each.average_precision)
     # Each predicate may rank its own labels well although all together rank badly; then the lowest are named.
     failed = [each for each in judged if each.average_precision < limit] or judged[:LOWEST]
-    worst = [f"{each.predicate} {each.average_precision:.2f} ({each.truths} true)" for each in failed]
+    worst = [f"{each.predicate} {each.average_precision:.4g} ({each.truths} true)" for each in failed]
     raise FatalError(
-        f"labels refused: their average precision {audit.tagger.average_precision:.2f} over {audit.reachable} "
-        f"reachable relations is below {setting} (naive matching: {audit.naive.average_precision:.2f}); worst "
+        f"labels refused: their average precision {audit.tagger.average_precision:.4g} over {audit.reachable} "
+        f"reachable relations is below {setting} (naive matching: {audit.naive.average_precision:.4g}); worst "
         f"predicates: {first_few(worst, 10)}. Train the tagger longer or on more data, or lower the limit, which "
         "recomputes nothing"
     )

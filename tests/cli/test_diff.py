@@ -154,6 +154,8 @@ def test_it_prints_and_has_json(runs, capsys):
     diff("before", "after", store=root, as_json=False)
     text = capsys.readouterr().out
     assert "4 labels are kept by both, 1 by before only, 1 by after only" in text and "seconds, tag" in text
+    assert " relations are in both, with scores less than 0.01 apart" in text
+    assert "Figures; scores of variants are means over seeds, in percent" in " ".join(text.split())
     assert "tag: floor: 0.05 → 0.1" in text and "added image 1: #2 near #1, none → 0.600" in text
     diff("before", "after", store=root, as_json=True)
     parsed = json.loads(capsys.readouterr().out)

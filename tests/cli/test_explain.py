@@ -63,7 +63,7 @@ def test_what_it_says_fits_a_terminal_and_a_machine(labelled, capsys):
 
 def test_a_label_of_ambiguous_words_tells_how_sure_they_are(book, capsys):
     found = pairs(1, (0, "ride", 2, 2), (1, "ride", 2, 2))
-    for pair, prior in zip(found["pairs"], (0.75, 0.25), strict=True):
+    for pair, prior in zip(found["pairs"], (1 / 256, 255 / 256), strict=True):
         pair |= {"mention": 0, "prior": prior, "support": 1}
     book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
     book.add("parse", "toys/0000", [triplets(1, (0, "man", "ride", "horse"))])
@@ -71,10 +71,10 @@ def test_a_label_of_ambiguous_words_tells_how_sure_they_are(book, capsys):
     row["relations"][0] |= {"tagger_part": 2.2, "prior_part": -0.29, "posterior_part": 0.0, "captions_part": -0.55}
     book.add("tag", "toys/0000", [row], candidates=[found])
     [label] = trace_of(book.run, "1").labels
-    assert [mention["prior"] for mention in label["mentions"]] == [0.75]
+    assert [mention["prior"] for mention in label["mentions"]] == [1 / 256]
     explain("1", None, store=book.run.store.root, as_json=False)
     text = capsys.readouterr().out
-    assert "(rule hand, one of 2 pairs, prior 0.75)" in text
+    assert "(rule hand, one of 2 pairs, prior 0.00391)" in text
     parts = "tagger +2.20, boxes and names -0.29, other pairs of the mention +0.00, captions -0.55"
     assert f"probability 0.900; added log-odds: {parts}" in text
 

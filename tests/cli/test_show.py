@@ -141,6 +141,12 @@ def test_the_outcome_ends_with_the_report(labelled, monkeypatch):
     monkeypatch.setattr("pipeline.cli.run.STORE", labelled.run.store.address)
     print_outcome(terminal, labelled.run, outcome, figures, Path("reports/toy/index.html"))
     assert "rlip export toy` writes them" in out.getvalue()
+    reviewed = replace(figures, labels=replace(figures.labels, kept=6, added=2), share_of_gain=0.8)
+    print_outcome(terminal, labelled.run, outcome, reviewed, Path("reports/toy/index.html"))
+    text = " ".join(out.getvalue().split())
+    assert "Labels: 6 of 7 are kept" in text and "recover 80% of the gain in zero-shot mAP of" in text
+    assert "of the 2 stated triplets whose nouns name its categories agree" in text
+    assert "scores in percent, mean ± standard deviation over seeds" in text
     assert lines[-1] == "Report: reports/toy/index.html"
     shown = {line.split()[0]: line.split() for line in lines if line}
     assert shown["tag"] == ["tag", "1", "0", "2", "2", "0", "4.0", "0.5"]
@@ -171,6 +177,7 @@ def test_shares_say_of_what_they_are_and_where_nothing_is_kept_recall_is_0(label
     lines = [line.split() for line in text.splitlines()]
     assert next(line[-5:-2] for line in lines if line[:1] == ["kept:"]) == ["0", "–", "0.000"]
     assert "By predicate, most kept first; recall of its reachable relations" in " ".join(text.split())
+    assert "Every rule at the threshold with its highest F1 on these labels" in " ".join(text.split())
     plain = json.loads(shown(labelled, "toy", "tag", as_json=True))["labels"]["audits"]["toys"]
     threshold = next(rule["threshold"] for rule in plain["rules"] if rule["rule"] == "score")
     assert [f"{threshold:g}"] == next(line[1:2] for line in lines if line[:1] == ["score"]), "not rounded"

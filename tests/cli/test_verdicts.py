@@ -79,7 +79,8 @@ def test_a_reviewer_without_times_has_no_pace(run, capsys):
     said = capsys.readouterr().out
     counts, pace = (line.split() for line in said.splitlines() if "bob" in line)
     assert counts == ["bob", "1", "0", "0", "0", "0"] and "judged in all runs" in said
-    assert pace == ["bob", "–", "–", "0", "–"], "no column is lost in 80"
+    assert pace == ["bob", "–", "–", "–", "–"], "no column is lost in 80"
+    assert "Labels by their verdicts, most judged predicates first" in " ".join(said.split())
 
 
 def test_views_of_a_run_say_what_reviewers_found(run, recipe, printed, capsys, tmp_path):
@@ -129,7 +130,7 @@ def test_thresholds_reach_the_precision_and_fit_into_a_recipe(run, capsys):
     text = capsys.readouterr().out
     proposed = tomllib.loads(text)["shard"]["thresholds"]
     assert list(proposed) == ["ride"]
-    assert '# "on": no threshold reaches the precision' in text
+    assert '# "on": no threshold reaches the precision' in text and ", expected precision 0." in text
     kept = [label for label in labels if label.relation.predicate == "ride" and label.confidence >= proposed["ride"]]
     assert np.mean([truth(label) == "accept" for label in kept]) == pytest.approx(0.8, abs=0.06)
     more = [label for label in labels if label.relation.predicate == "ride" and label.confidence >= 0.4]

@@ -132,6 +132,13 @@ def test_without_images_there_are_values_and_no_intervals():
         assert all(np.isnan(figure.value) and figure.low is None for figure in figures)
 
 
+def test_a_figure_that_is_the_same_on_all_resamples_has_no_interval():
+    predicted, truth = synthetic(images=20, per_image=5)
+    nothing = predicted.take(np.zeros(0, np.int64))
+    figures = benchmark.hico_det(nothing, truth, NAMES, Options(objects=NAMES, resamples=6)).figures
+    assert {(figure.value, figure.low, figure.high) for figure in figures} == {(0.0, None, None)}
+
+
 def test_one_image_has_values_and_no_intervals():
     found = bootstrap(lambda chosen: {"full": 0.5}, 1)["full"]
     assert found.value == 0.5 and np.isnan(found.low) and np.isnan(found.high)

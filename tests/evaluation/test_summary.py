@@ -50,6 +50,7 @@ def test_caveats_are_of_the_benchmark_and_of_the_data():
     assert "Of the 3 most confident wrong predictions, 2 name" in text
     assert "1 of 3 classes have fewer than 10 truths" in text
     assert "1 of 2 images have no truth" in text
+    assert "Imbalance: 1 of 1 truths belong to the most frequent 1 of 1 triplets." in text
     recalls = summary_of(predicted, truth_of([TRUE], []), measure="R@100")
     assert not any("have no truth" in caveat for caveat in recalls.caveats), "recall is a mean over images with truths"
     other = summary_of(predicted, truth_of([TRUE], []), benchmark="ours")

@@ -188,6 +188,7 @@ def test_labels_judged_for_being_doubtful_do_not_bend_the_audit():
 
 def test_verdicts_on_all_labels_leave_no_interval_and_unsure_ones_are_counted_apart():
     strata, numbers = AuditStrata.of(["on"] * 4, [0.5] * 4), np.arange(4) / 4
+    assert strata.names == ("frequent, confidence 0.50 to 1.00",)
     whole = audit_precision(strata, numbers, np.array([RIGHT, RIGHT, WRONG, RIGHT], np.int8))
     assert (whole.precision, whole.low, whole.high, whole.judged) == (0.75, 0.75, 0.75, 4)
     some = audit_precision(strata, numbers, np.array([RIGHT, UNSURE, UNJUDGED, WRONG], np.int8))
@@ -278,6 +279,14 @@ def test_labels_of_copies_of_an_image_are_fitted_once():
     copies = [ReviewableLabel(one, 0.9, "toys", image_id, 0, 1, None) for image_id in (1, 2)]
     _, seen = fitted_on_verdicts(copies, {one: said(one, "audit", ada="accept")})
     assert seen == {"on": [0.9]}
+
+
+def test_labels_of_copies_of_an_image_are_one_draw_of_the_audit():
+    relations = [JudgedRelation(f"{n}", (0, 0, 1, 1), (1, 1, 2, 2), "on") for n in range(40)]
+    standing = {one: said(one, "audit", ada="reject" if n % 4 else "accept") for n, one in enumerate(relations)}
+    labels = [ReviewableLabel(one, 0.5, "toys", n, 0, 1, None) for n, one in enumerate(relations)]
+    alone = audit_of(labels, standing)
+    assert alone.judged == 40 and audit_of(labels * 3, standing) == alone
 
 
 def test_thresholds_follow_from_labels_that_are_read_once():

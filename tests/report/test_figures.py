@@ -4,9 +4,10 @@ import pytest
 from run_builder import TWO_PEOPLE, captions, pairs, relations, triplets
 from toy_store import commit, put
 
+from pipeline.labels.audit_sample import AuditPrecision
 from pipeline.labels.kept_labels import ChoiceSettings
-from pipeline.report.figures import compute_figures, figures_of
-from pipeline.report.label_view import LabelView
+from pipeline.report.figures import compute_figures, figures_of, headline
+from pipeline.report.label_view import LabelView, score_cells
 from pipeline.report.samples import read_samples
 from pipeline.report.variants import Spread, score_text
 from pipeline.run.context import run_view
@@ -177,6 +178,7 @@ def test_variants_are_averaged_over_seeds(book):
     assert pseudo.deviation == pytest.approx(0.0707, abs=1e-4)
     assert figures.variants[2].scores["detection_ap50"].mean == pytest.approx(0.9)
     assert figures.share_of_gain == pytest.approx(0.5)
+    assert ("35.00", "zero-shot triplet mAP, of 100, mean of 2 seeds", "naive matching 25.00") in headline(figures)
 
 
 @pytest.mark.parametrize(("seeds", "counted"), [([0, 1], (0.3, 0.5)), ([1], (0.3,)), ([], (0.3, 0.3, 0.5))])
@@ -204,6 +206,21 @@ def test_the_share_of_gain_needs_all_variants_and_a_gain(book):
     assert figures.variants[1].scores["zero_shot_map"].deviation is None
     book.metrics("evaluate:given", (0, "zero_shot_map", 0.3))
     assert compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5)).share_of_gain is None
+
+
+def test_a_precision_by_reviewers_of_some_labels_is_not_that_of_all(labelled):
+    human = AuditPrecision(0.5, 0.4, 0.6, judged=80, unsure=0, covered=0.9, strata=())
+    tiles = headline(compute_figures(labelled.run, ["toys"], ChoiceSettings()), human)
+    (against,) = (against for _, what, against in tiles if "by reviewers" in what)
+    assert against == "95 % interval 0.40 to 0.60, 80 labels judged, valid for 0.900 of the labels"
+
+
+def test_nothing_reachable_is_no_average_precision_of_0(book):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE, [(1, "holding", 2)])])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.9))], candidates=[pairs(1, (0, "ride", 2, 1))])
+    (audit,) = compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5)).audits
+    assert (audit.labels.given, audit.labels.reachable) == (1, 0)
+    assert score_cells(audit.labels.tagger) == ("1", "0.000", "0.000", "–", "–")
 
 
 def test_recall_is_of_what_candidates_state(book):
@@ -298,8 +315,10 @@ def test_an_audit_says_that_the_tagger_learned_from_its_images(labelled):
     assert note not in LabelView.of(labelled.run).audits["toys"].in_words
     labelled.run.record("train_tagger", "train_tagger", {"toys": "1" * 64})
     assert note in LabelView.of(labelled.run).audits["toys"].in_words
-    (audit,) = compute_figures(labelled.run, ["toys"], ChoiceSettings()).audits
-    assert note in audit.labels.in_words
+    figures = compute_figures(labelled.run, ["toys"], ChoiceSettings())
+    assert note in figures.audits[0].labels.in_words
+    headlines = [against for _, what, against in headline(figures) if what.startswith("precision")]
+    assert len(headlines) == 2 and all(note in against for against in headlines)
 
 
 @pytest.mark.parametrize(("trained_on", "weights", "learned"), [

@@ -63,7 +63,7 @@ def test_a_report_shows_pictures_labels_and_figures(labelled, recipe, tmp_path):
     page = report(recipe, labelled, tmp_path / "report", written=datetime(2026, 5, 4, 12, 30))
     assert "4 May 2026" in page.text
     assert "a man rides a horse" in page.text
-    assert "12.50" in page.text
+    assert "12.50" in page.text and "In percent: mean ± standard deviation over seeds." in page.text
     assert "37" in page.text.split("triplets tested")[1].split()
     pictures = {tmp_path / "report" / str(image["src"]) for image in page.all("img")}
     assert len(pictures) == 2

@@ -71,6 +71,14 @@ def test_funnel_and_audit_are_those_of_the_report(labelled, opened):
     assert audit.curve()[-1] == (0.0, 1.0, 4 / 8)
 
 
+def test_the_comparison_says_that_the_tagger_learned_from_its_images(labelled, opened):
+    note = "not cross-validated: the tagger learned from these images"
+    assert note not in page_of(opened()).text
+    labelled.run.record("shard_tagger", "shard", {"toys/0000": "0" * 64})
+    labelled.run.record("train_tagger", "train_tagger", {"toys": "1" * 64})
+    assert note in page_of(opened()).text
+
+
 def test_losses_say_why_and_counts_lead_to_the_labels_that_they_count(labelled, opened):
     more(labelled)
     state = opened()

@@ -61,6 +61,7 @@ def test_an_estimate_multiplies_measured_costs_and_the_report_scores_it(tmp_path
     assert more["bytes"] == pytest.approx(sum(step["bytes"] for step in more["steps"]))
     shown = output_of(*asked, "--images", 8000)
     assert "Total: 8,000 images to label, " in shown and bytes_in_words(more["bytes"]) in shown
+    assert " per 1,000 images to label" in shown and "in the disk space" not in shown
     assert "none was measured on a GPU" in shown and "Requests to an object store" in shown
     assert "Warning: ingest, caption: more than 100 times the measured images, up to 1,000 times" in shown
     assert "Warning" not in output_of(*asked, "--images", 800)
@@ -95,6 +96,8 @@ def test_without_an_earlier_run_only_what_was_measured_with_these_settings_count
     model = estimated(recipe, "--images", 1000, *UNTIL, "--set", "caption.captioner=blip")
     assert (model["ingest"]["seconds"], model["caption"]["seconds"]) == (None, pytest.approx(3970))
     assert "BLIP-large" in model["caption"]["basis"]
+    shown = output_of("estimate", recipe, "--images", 1000, *UNTIL, "--set", "caption.captioner=blip")
+    assert "Not included in the disk space: caption\n" in shown
 
 
 def test_a_training_in_epochs_that_was_never_measured_is_estimated_from_its_operations(tmp_path):

@@ -98,7 +98,7 @@ def test_a_verifier_says_how_many_labels_are_right_once_people_judged_some(book,
     assert found["verifier"]["accepts"] == pytest.approx(np.mean(np.array(opinions) >= 0.5))
     assert found["verifier"]["of_right"] == pytest.approx(1 - VERIFIER_ERRS, abs=0.03)
     shown = output_of("show", "toy", "tag", "--store", store)
-    assert "the verifier accepts" in shown and "of the wrong ones" in shown
+    assert "of the labels that it judged; by" in shown and "of the wrong ones" in shown
     traced = json.loads(output_of("explain", labels[0].image_id, "toy", "--store", store, "--json"))["labels"]
     told = {(each["subject"], each["predicate"], each["object"]): each["opinion"] for each in traced}
     of_first = [each for each in labels if each.image_id == labels[0].image_id]
