@@ -77,7 +77,8 @@ from tagger.english.predicates import canonical
 SETTINGS = (
     "name=miniature", "scenes.world=2", "scenes.seed=22", "scenes.train=1200", "scenes.relations=1200",
     "scenes.test=240", "data.partition_size=150", "caption.captioner=recorded", "run.until=shard", "run.workers=1",
-    "run.checks.min_overall_average_precision=0", 'pretrain.variants=["pseudo", "naive", "given", "none"]',
+    "parse.implied=true", "run.checks.min_overall_average_precision=0",
+    'pretrain.variants=["pseudo", "naive", "given", "none"]',
     "train_tagger.processes=1", "train_tagger.epochs=4", "train_tagger.lr_backbone=5e-4", "train_tagger.box_noise=0.1",
     "train_tagger.label_noise=0.0", "train_tagger.predicate_texts=90",
     "pretrain.settings.batch=8", "pretrain.settings.micro_batch=8", "pretrain.settings.loss.predicates=4.0",
