@@ -54,7 +54,10 @@ def load_model(folder: Path, processors: Any, models: Any, device: torch.device)
     """Loads a processor and a model, ready to use, by these classes of transformers. Raises `FatalError`."""
     try:
         processor = processors.from_pretrained(folder, local_files_only=True)
-        return processor, models.from_pretrained(folder, local_files_only=True).to(device).eval()
+        model, loading = models.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+        if missing := sorted(loading["missing_keys"]):  # transformers draws them at random
+            raise ValueError(f"it lacks {missing[:3]}")
+        return processor, model.to(device).eval()
     except Exception as error:  # a faulty folder shows as any kind of error
         raise FatalError(
             f"detector {folder}: transformers can't load it for object detection ({first_line(error)}); name a folder "

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pipeline.evaluation.ranking import ranks_in
 from pipeline.labels.flat_list import Indices
 from pipeline.labels.verdicts import JudgedRelation
+from pipeline.runtime.wording import counted
 from storage.digests import canonical_json
 
 Numbers = NDArray[np.float64]
@@ -166,8 +167,8 @@ class AuditPrecision:
         unsure = f"; {self.unsure:,} more are unsure" if self.unsure else ""
         return (
             f"{self.precision:.3f} of the labels are right before corrections (95 % interval of the sampling "
-            f"{self.low:.3f} to {self.high:.3f}){whole}, by verdicts on {self.judged:,} labels of the random audit, "
-            f"{self.blind:,} of them blind{unsure}"
+            f"{self.low:.3f} to {self.high:.3f}){whole}, by verdicts on {counted(self.judged, 'label')} of the "
+            f"random audit, {self.blind:,} of them blind{unsure}"
             + (f"; {self.verifier.in_words()}" if self.verifier is not None else "")
         )
 

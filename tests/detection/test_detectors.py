@@ -14,6 +14,7 @@ import pytest
 import torch
 from detection.detectors import NAMES, save_detector, save_zero_shot
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from pipeline.detection.detector import OpenDetector, map_names, open_detector
 from pipeline.detection.settings import DetectSettings
@@ -246,6 +247,10 @@ def test_an_invalid_detector_is_reported(root, tmp_path):
     (ours / "vocab.json").write_text(json.dumps(words | {f"word{n}": len(words) + n for n in range(5000)}))
     refused(ours, "detect.weights: .*tokenizer")
     stranger = save_detector("detr", tmp_path / "stranger")
+    whole = load_file(stranger / "model.safetensors")
+    headless = {name: value for name, value in whole.items() if not name.startswith("class_labels_classifier")}
+    save_file(headless, stranger / "model.safetensors", {"format": "pt"})
+    refused(stranger, r"it lacks \['class_labels_classifier\.bias', 'class_labels_classifier\.weight'\]")
     refused(stranger / "model.safetensors", "this project did not write the file")
     (stranger / "preprocessor_config.json").rename(tmp_path / "processor")
     refused(stranger, "lacks preprocessor_config.json")

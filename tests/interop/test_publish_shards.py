@@ -240,7 +240,7 @@ def test_the_card_says_what_reviewers_found_and_that_scenes_are_drawn(run, tmp_p
     _, text = front_matter(tmp_path / "made")
     assert "12 synthetic images of extra, toys" in text
     # The digest of all images is the same, so their equal labels are one.
-    assert "## Precision by reviewers" in text and "on 1 labels of the random audit, 1 of them blind" in text
+    assert "## Precision by reviewers" in text and "on 1 label of the random audit, 1 of them blind" in text
     assert "| ride | 1 | 1 | 1.000 | 1.000 to 1.000 |" in text
 
 
