@@ -66,6 +66,7 @@ FORMER = {
     "lineage": "store lineage",
     "pull": "store pull",
     "push": "store push",
+    "rehearse": "recipe rehearse",
     "rm": "store rm",
     "runs": "show --history",
     "scenes": "data scenes",
