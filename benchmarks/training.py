@@ -8,7 +8,7 @@ loop         the trainer beside a bare loop over the same micro-batches, with th
 ranks        two ranks on two cores beside one rank on one core, for each way to share the work. Two ranks take twice
              the images, and no longer if nothing is lost. Ways take `--rounds` turns
 
-All training runs are real ones of `--steps`, with TensorBoard, in processes of one thread, on `rlip rehearse`'s images.
+All training runs are real ones of `--steps`, with TensorBoard, in processes of one thread, on images of a rehearsal.
 """
 
 from __future__ import annotations
