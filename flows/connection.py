@@ -20,7 +20,7 @@ from packaging.version import InvalidVersion, Version
 
 from flows.server import TemporaryServer
 from pipeline.runtime.processes import environment
-from storage.errors import FatalError, RetryableError
+from storage.errors import FatalError, RetryableError, first_line
 from storage.secrets import redacted
 
 DEFAULTS = {
@@ -47,7 +47,7 @@ def connected(home: Path) -> Iterator[Callable[[], str]]:
     Enter it before importing Prefect, which reads its settings from the environment. Yields a function that waits for
     the server and returns the address of its web pages, so that work that needs no server can be done first. Raises
     `FatalError` when the configured server does not answer, is too old, or refuses the credentials, and
-    `RetryableError` when a server is lost later.
+    `RetryableError` when a server is lost or fails later.
     """
     is_imported = "prefect" in sys.modules
     defaults = {name: value for name, value in DEFAULTS.items() if name not in os.environ}
@@ -70,10 +70,12 @@ def connected(home: Path) -> Iterator[Callable[[], str]]:
                     yield server.ready
                 finally:
                     _send_what_is_queued()
-    except httpx.TransportError as error:
+    except (httpx.TransportError, httpx.HTTPStatusError) as error:
+        if isinstance(error, httpx.HTTPStatusError) and not error.response.is_server_error:
+            raise
         raise RetryableError(
-            f"Prefect's server no longer responds ({error}). Committed results are kept: start the server, or run with "
-            "--direct"
+            f"Prefect's server fails or no longer responds ({first_line(error)}). Committed results are kept: start "
+            "the server, or run with --direct"
         ) from error
     finally:
         if is_imported:  # otherwise this would read the settings for the first time and create ~/.prefect

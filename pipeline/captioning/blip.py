@@ -165,6 +165,8 @@ class BlipCaptioner(_Blip):
                 f"captioner model {settings.model}: its vocabulary lacks words of the prompt {settings.prompt!r} "
                 '(setting: prompt). Use the prompt it was trained with, or "" for none'
             )
+        if settings.max_length > (most := self._text.max_position_embeddings):
+            raise FatalError(f"max_length: {settings.max_length} tokens, but the model has {most} positions; lower it")
         if len(words) + 1 >= settings.max_length:
             raise FatalError(
                 f"max_length: {settings.max_length} tokens leave no room after the prompt {settings.prompt!r}, which "

@@ -179,6 +179,7 @@ def test_a_folder_that_lacks_a_file_names_it(blip_folder, tmp_path, name):
 @pytest.mark.parametrize("settings, message", [
     ({"prompt": "a photograph of"}, r"prompt 'a photograph of'.*setting: prompt"),
     ({"max_length": 4, "min_length": 0}, "leave no room"),
+    ({"max_length": 128}, r"max_length: 128 tokens, but the model has \d+ positions; lower it"),
 ])  # fmt: skip
 def test_a_prompt_that_can_not_be_used_stops(blip_folder, settings, message):
     with pytest.raises(FatalError, match=message):

@@ -69,13 +69,17 @@ def test_what_answers_but_is_no_server_for_this_project_is_named(
         pass
 
 
-def test_a_server_that_is_lost_during_a_run_is_reported(no_settings, monkeypatch, serve):
+@pytest.mark.parametrize("status, error, words", [
+    (0, RetryableError, r"no longer responds \(refused\).*start the server, or run with --direct"),
+    (500, RetryableError, r"fails or no longer responds \(Server error '500 "),
+    (409, httpx.HTTPStatusError, "409 Conflict"),
+])  # fmt: skip
+def test_a_server_that_is_lost_or_fails_during_a_run_is_reported(no_settings, monkeypatch, serve, status, error, words):
     monkeypatch.setenv("PREFECT_API_URL", serve(200, '"3.9.1"'))
-    lost = pytest.raises(
-        RetryableError, match=r"no longer responds \(refused\).*start the server, or run with --direct"
-    )
-    with lost, connected(no_settings / "prefect"):
-        raise httpx.ConnectError("refused")
+    with pytest.raises(error, match=words), connected(no_settings / "prefect"):
+        if not status:
+            raise httpx.ConnectError("refused")
+        httpx.Response(status, request=httpx.Request("GET", "http://prefect"), text="locked").raise_for_status()
 
 
 def test_a_server_of_this_machine_is_reached_past_a_proxy(no_settings, monkeypatch, serve):
