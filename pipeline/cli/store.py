@@ -178,6 +178,8 @@ def remove_run(run_name: RunName, store: StorePath = STORE, as_json: AsJson = Fa
     # Before the run, whose recipe says where its report is.
     reports = remove_report(run)
     run.remove()
+    for kind in ("duckdb", "secret", "ended"):  # what `rlip review` keeps
+        (opened.root / "indexes" / "review" / f"{run.name}.{kind}").unlink(missing_ok=True)
     if as_json:
         paths = list(map(str, reports))
         print(json.dumps({"removed": run.name, "report": bool(paths), "reports": paths, "freed_by_gc": freed}))

@@ -233,8 +233,13 @@ def test_a_report_goes_with_its_run(labelled, recipe, capsys):
     with pytest.raises(FatalError, match="toy@1 is a record"):  # before its report is removed
         remove_run("toy@1", store=store.root, as_json=False)
     capsys.readouterr()
+    reviews = store.root / "indexes" / "review"
+    reviews.mkdir(parents=True)
+    for name in ("toy.duckdb", "toy.secret", "toy.two.duckdb"):
+        (reviews / name).touch()
     remove_run("toy", store=store.root, as_json=False)
     assert not list((store.root / "reports").glob("toy*"))
+    assert [path.name for path in reviews.iterdir()] == ["toy.two.duckdb"], "what belongs to another run stays"
     said = capsys.readouterr().out
     assert all(str(store.root / "reports" / name) in said for name in ("toy", "toy@1")), "what went is told"
 
