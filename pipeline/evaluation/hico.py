@@ -10,6 +10,7 @@ Equal scores are taken by ascending image, and within an image in the order of t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -23,6 +24,8 @@ from pipeline.evaluation.relations import Flags, Floats, Integers, Relations, sc
 
 POWERS = (1.0, 0.5)
 """The weighted overlap of duplicates is IoU_subject ** POWERS[0] * IoU_object ** POWERS[1]."""
+_TABLE = 2**24
+"""Maximum number of combinations of labels for which a table is made; it is quicker than a search."""
 
 
 class TripletClass(NamedTuple):
@@ -207,7 +210,11 @@ def _numbered(predicted: Relations, truth: Relations) -> tuple[Integers, Integer
         for each in (predicted, truth)
     )
     kinds, true_number = np.unique(true_keys, return_inverse=True)
-    # Thousands of names have too many combinations for a table of them.
-    number = np.searchsorted(kinds, keys)
-    number[np.append(kinds, -1)[number] != keys] = len(kinds)
+    if math.prod(sizes) <= _TABLE:
+        numbers = np.full(math.prod(sizes), len(kinds))
+        numbers[kinds] = np.arange(len(kinds))
+        number = numbers[keys]
+    else:
+        number = np.searchsorted(kinds, keys)
+        number[np.append(kinds, -1)[number] != keys] = len(kinds)
     return np.stack(np.unravel_index(kinds, sizes), axis=1) - 2, number, true_number
