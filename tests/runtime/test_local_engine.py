@@ -131,6 +131,8 @@ def test_the_process_that_workers_are_forked_from_may_die(tmp_path, own_parent):
 def test_workers_that_can_not_be_started_fail_their_items_with_the_reason(tmp_path, own_parent, monkeypatch):
     (tmp_path / "deadly.py").write_text("import os\nos._exit(1)\n")
     monkeypatch.syspath_prepend(tmp_path)
+    # If the process dies late, multiprocessing starts it again by itself, without our paths.
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(processes, "_PRELOADED", ["deadly"])
     with LocalEngine(count_call(tmp_path), 1) as engine:
         futures = [engine.submit(item) for item in count_items(3)]
