@@ -52,10 +52,13 @@ browser: ## install the Chromium that tests of the review page drive (on Debian,
 demo: setup ## run the whole chain on the synthetic world, then print the results and the report's path
 	$(BIN)/rlip run demo
 
+# A worker that crashes ends the run, which names its test. By default, pytest-xdist replaces it, and then waits forever.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
+
 # Tests start hundreds of Python processes, each of which would compile the project's modules anew.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: dev browser services ## run every test and list the slowest
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
+	$(PYTEST) --durations=20
 
 check: export PYTHONDONTWRITEBYTECODE :=
 check: dev ## before each commit: lint, types, imports, and all tests without a chain, training, browser or server
@@ -63,7 +66,7 @@ check: dev ## before each commit: lint, types, imports, and all tests without a 
 
 .PHONY: quick
 quick:
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 torture: dev ## kill and stop processes at random moments (STORE_KILLS=300 STOPS=30 KILLS=100); the bytes must stay the same: hours
 	RLIP_STORE_KILLS=$(or $(STORE_KILLS),300) RLIP_STOPS=$(or $(STOPS),30) $(BIN)/python -m pytest tests/storage/test_torture.py -s
