@@ -1,5 +1,6 @@
 """Fixtures shared by all test folders."""
 
+import gc
 import json
 import os
 import signal
@@ -75,6 +76,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (places.get(item.path, len(places)), item.path not in slow))
+
+
+def pytest_collection_finish() -> None:
+    """Keep garbage collection from visiting the million objects of modules and tests."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

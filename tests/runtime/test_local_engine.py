@@ -27,7 +27,7 @@ from storage.local_store import LocalStore
 
 @pytest.fixture
 def own_parent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Lets a test's workers be forks of a process that no other test uses. It imports nothing and so starts at once."""
+    """Lets workers be forks of a process that no other test uses. It imports almost nothing and so starts at once."""
     server = forkserver.ForkServer()
     for name in ("ensure_running", "connect_to_new_process", "set_forkserver_preload", "get_inherited_fds"):
         monkeypatch.setattr(forkserver, name, getattr(server, name))

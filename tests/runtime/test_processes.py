@@ -1,6 +1,7 @@
 """Processes end with their parent, reuse the memory of large tensors, and are forked from one with one thread."""
 
 import colorsys
+import gc
 import os
 import platform
 import resource
@@ -11,11 +12,12 @@ from multiprocessing import forkserver
 from pathlib import Path
 from unittest.mock import Mock
 
+import psutil
 import pytest
 import torch
 from warm_process import WarmProcess, watched
 
-from pipeline.runtime.processes import fork_context, keep_freed_memory, ready_to_fork
+from pipeline.runtime.processes import fork_context, in_fork, keep_freed_memory, ready_to_fork
 from storage.errors import FatalError
 
 
@@ -33,6 +35,16 @@ def count_faults(keep: bool) -> None:
 def test_kept_memory_is_not_mapped_again():
     kept, returned = (int(WarmProcess(count_faults, keep).communicate(timeout=60)[0]) for keep in (True, False))
     assert kept < 1000 < returned
+
+
+def own_memory_after_a_collection() -> int:
+    """Returns the bytes that this process shares with no other."""
+    gc.collect()
+    return int(psutil.Process().memory_full_info().uss)
+
+
+def test_garbage_collection_copies_nothing_that_forks_share():
+    assert in_fork(60, own_memory_after_a_collection) < 50e6
 
 
 STARTER = """
