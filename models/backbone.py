@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -157,11 +158,11 @@ def feature_info(body: nn.Module) -> FeatureInfo:
     return info
 
 
-def stage_strides(name: str) -> list[int]:
+@cache
+def stage_strides(name: str) -> tuple[int, ...]:
     """Returns the strides of all maps of a body, finest first."""
     with torch.device("meta"):
-        strides: list[int] = feature_info(create_backbone(name)).reduction()
-    return strides
+        return tuple(feature_info(create_backbone(name)).reduction())
 
 
 class _SizedResNet(ResNet):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from models.config import NetworkConfig
 from models.network import Network
@@ -24,9 +26,23 @@ def build(config: NetworkConfig, tokenizer_folder: Path | str | None) -> Network
     return (RelationTagger if config.tagger else RLIP)(config, tokenizer_folder)
 
 
+class _NoRandomValues(TorchFunctionMode):
+    """Gives new parameters zeros instead of random values, which take seconds, where nothing reads them."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        # By name, since transformers replaces the functions of `nn.init` while it initialises.
+        if getattr(func, "__name__", "") not in ("normal_", "uniform_", "kaiming_uniform_"):
+            return func(*args, **named)
+        with torch.no_grad():
+            return (args[0] if args else named["tensor"]).zero_()
+
+
 def expected_shapes(config: NetworkConfig) -> dict[str, tuple[int, ...]]:
     """Returns names and shapes of the whole state of a network of `config`, without allocating memory."""
-    with torch.device("meta"):
+    with torch.device("meta"), _NoRandomValues():
         network = build(config, None)
     return {name: tuple(value.shape) for name, value in network.state_dict().items()}
 
@@ -66,7 +82,8 @@ def load(path: Path | str, tokenizer_folder: Path | str | None) -> Network:
             f"{path}: NaN or infinite values in {summary(broken)}; the training run that wrote them diverged: use an "
             "earlier checkpoint, or train again with a lower learning rate"
         )
-    network = build(config, tokenizer_folder)
+    with _NoRandomValues():
+        network = build(config, tokenizer_folder)
     network.load_state_dict(state)
     return network.eval()
 
