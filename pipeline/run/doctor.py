@@ -28,7 +28,7 @@ from pipeline.run.networks import Finding, networks
 from pipeline.run.recipe import Recipe
 from pipeline.runtime.chat_endpoint import ChatOptions, models_of
 from pipeline.runtime.devices import has_bfloat16
-from pipeline.runtime.engines.ray import RayNode, brief, connect, live_nodes, look_around, room_for, run_on
+from pipeline.runtime.engines.ray import RayNode, brief, cancel, connect, live_nodes, look_around, room_for, run_on
 from pipeline.runtime.execute import installed_version
 from pipeline.runtime.plugins import PluginSettings
 from pipeline.runtime.stage import GIB
@@ -529,7 +529,7 @@ def _answer(ray: Any, node: str, task: Any, probes: Sequence[Path]) -> Iterator[
         yield Finding("note", node, "was just lost; the run continues without it")
         return
     except ray.exceptions.RayError as error:
-        ray.cancel(task)
+        cancel(ray, [task])
         yield Finding("missing", node, f"can't run rlip ({brief(error)}); install rlip {own} and its extras there")
         return
     if version_there != own:

@@ -20,7 +20,17 @@ from pipeline.run.context import RunContext
 from pipeline.run.doctor import needs, require
 from pipeline.runtime.engines.engine import WorkerDied
 from pipeline.runtime.engines.local import LocalEngine
-from pipeline.runtime.engines.ray import RayEngine, RayNode, _Actor, room_for
+from pipeline.runtime.engines.ray import (
+    RayEngine,
+    RayNode,
+    _Actor,
+    cancel,
+    connect,
+    live_nodes,
+    look_around,
+    room_for,
+    run_on,
+)
 from pipeline.runtime.execute import WorkItem
 from pipeline.runtime.stage import GIB, Resources
 from storage.errors import FatalError, RetryableError
@@ -138,6 +148,15 @@ def test_too_few_nodes_for_a_training_are_reported_before_work(cluster, tmp_path
     training = [f"pretrain.settings.{each}" for each in ("nodes=3", "batch=6", "address=127.0.0.2:29500")]
     (told,) = _missing(tmp_path / "set", cluster.address, *training).values()
     assert told.startswith("nodes = 3, but the Ray cluster has 2 nodes; start more")
+
+
+def test_tasks_that_have_just_ended_may_be_cancelled(cluster):
+    engine = connect(cluster.address)
+    node = live_nodes(engine)[0]
+    for _ in range(100):
+        task = run_on(engine, node, 0, 0, look_around, ())
+        engine.get(task)
+        cancel(engine, [task])
 
 
 def test_a_dead_address_stops_a_run_before_work(tmp_path):

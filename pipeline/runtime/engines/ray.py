@@ -30,6 +30,8 @@ TICK_SECONDS = 0.5
 """How often an actor is asked for its progress, or whether it has started."""
 NO_NODE_SECONDS = 60.0
 """How long items wait while no live node could hold an actor. A lost node may be replaced."""
+LAST_MOMENT_SECONDS = 1.0
+"""How long tasks may take to end by themselves before they are cancelled."""
 PROGRESS = "progress"
 """The concurrency group in which an actor answers while it executes an item."""
 
@@ -225,6 +227,17 @@ def run_on(ray: Any, node: RayNode, cpus: float, gpus: float, function: Callable
     pinned = NodeAffinitySchedulingStrategy(node.id, soft=False)
     task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0, scheduling_strategy=pinned)(function)
     return task.remote(*given)
+
+
+def cancel(ray: Any, tasks: list[Any]) -> None:
+    """Interrupt the tasks that do not end within a moment.
+
+    Ray's result of a task may arrive before Ray records that the task has ended. Cancelling the task in between would
+    end this process with exit code 1.
+    """
+    _, unfinished = ray.wait(tasks, num_returns=len(tasks), timeout=LAST_MOMENT_SECONDS)
+    for task in unfinished:
+        ray.cancel(task, force=False)
 
 
 def connect(address: str) -> Any:

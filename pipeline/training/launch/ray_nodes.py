@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.runtime.engines.ray import enter, live_nodes, run_on
+from pipeline.runtime.engines.ray import cancel, enter, live_nodes, run_on
 from pipeline.training.launch.agent import FINISHED, join
 from storage.errors import FatalError, RetryableError, first_line
 
@@ -57,8 +57,7 @@ def lend_nodes(ray: Any, address: str, folder: Path, nodes: int, stay: bool = Fa
     try:
         yield running
     finally:
-        for task in running:
-            ray.cancel(task, force=False)
+        cancel(ray, running)
         with suppress(ray.exceptions.RayError):
             ray.wait(running, num_returns=len(running), timeout=LEAVING_SECONDS)
 
