@@ -61,7 +61,7 @@ def fork_context() -> ForkServerContext:
     if (system := platform.system()) != "Linux":
         raise FatalError(f"rlip starts processes in ways that only Linux offers; run it there, not on {system}")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*_PRELOADED, "pipeline.runtime.shared_objects"])
+    context.set_forkserver_preload([*_PRELOADED, "pipeline.runtime.freeze"])
     resource_tracker.ensure_running()  # which would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
