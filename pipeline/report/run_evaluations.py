@@ -44,7 +44,7 @@ IMAGES = 3
 """Maximum number of best and of worst images."""
 LONGEST_SIDE = 400
 """Longest side of these images, in pixels."""
-_VERSION = 5
+_VERSION = 6
 """Incremented whenever the page of the same evaluation would look different."""
 HOME = "../index.html"
 """The run's report, from these pages."""
@@ -176,8 +176,10 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
     assert counted is not None
     hico = published_test_set("hico-det")
     is_hico = hico is not None and not hico.difference(true.images, len(evaluated.classes))
-    learned = {name for role in ("label", "tagger", "mix") for name in data.get(role, ())}
-    has_learned = any(s["name"] in learned and s["format"].startswith("hico") for s in data.get("sources", ()))
+    formats = {source["name"]: source["format"] for source in data.get("sources", ())}
+    # Pseudo-labels of HICO-DET's training images are not its published zero-shot setting either.
+    roles = ["mix", *(["label"] if variant == "given" or is_hico else []), *(["tagger"] if variant == "pseudo" else [])]
+    learned = {name for role in roles for name in data.get(role, ()) if formats[name] in map(formats.get, names)}
     further = further_figures(metrics, predicted, true, truth.objects, truth.predicates)
     rules = "Scores follow HICO-DET's rules. Predicates are in the run's canonical form, which merges synonyms."
     evaluated = replace(
@@ -190,7 +192,7 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
         evaluated,
         dissection,
         truth.predicates,
-        setting="zero-shot" if not is_hico else "trained on HICO-DET" if has_learned else "NF",
+        setting=f"trained on {', '.join(sorted(learned))}" if learned else "NF" if is_hico else "zero-shot",
         suppression=options.suppression,
     )
 

@@ -46,8 +46,12 @@ class NeuralParser:
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
             # Loading a pickle could run code.
-            model = AutoModelForSeq2SeqLM.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
-        except (OSError, ValueError, KeyError, ImportError) as error:
+            model, loading = AutoModelForSeq2SeqLM.from_pretrained(
+                str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+            if missing := sorted(loading["missing_keys"]):  # transformers draws them at random
+                raise ValueError(f"it lacks {missing[:3]}")
+        except Exception as error:  # a faulty folder shows as any kind of error
             raise NeuralParserError(f"{folder}: {error}; name a sequence-to-sequence model of transformers") from error
         self._model = model.eval()
         self._batch_size, self._longest = batch_size, longest

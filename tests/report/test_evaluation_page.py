@@ -205,17 +205,43 @@ def test_each_variant_has_a_page_of_its_first_seed_with_what_was_scored(evaluate
     assert "pseudo − none" in text and 'href="../index.html"' in text and "2 images, 2 true relations" in text
 
 
+def learning_from(recipe: Any, test_format: str, **roles: str) -> Any:
+    """A recipe whose test set has a format; `roles`: the format of the one dataset in each further role."""
+    toys = recipe.data.sources[0].model_copy(update={"format": test_format})
+    others = [toys.model_copy(update={"name": f"a_{role}", "format": each}) for role, each in roles.items()]
+    by_role = {role: (f"a_{role}",) if role in roles else () for role in ("label", "tagger", "mix")}
+    data = recipe.data.model_copy(update={"sources": (toys, *others), "test": ("toys",), **by_role})
+    return recipe.model_copy(update={"data": data})
+
+
 @pytest.mark.parametrize("learned_from", ["coco", "hico_det"])
-def test_a_run_on_hico_det_has_results_by_its_rules_only(evaluated, tested, tmp_path, monkeypatch, learned_from):
-    source = tested.data.sources[0].model_copy(update={"format": learned_from})
-    tested = tested.model_copy(update={"data": tested.data.model_copy(update={"sources": (source,)})})
+def test_a_run_on_hico_det_has_results_by_its_rules_only(evaluated, recipe, tmp_path, monkeypatch, learned_from):
     for module in ("pipeline.report.run_evaluations", "pipeline.evaluation.summary"):
         monkeypatch.setattr(f"{module}.published_test_set", lambda _: PublishedTestSet("toys", 2, 2, 2))
-    page = write_report(run_view(tested, evaluated.run), None, tmp_path / "report")
+    view = run_view(learning_from(recipe, "hico_det", label=learned_from), evaluated.run)
+    page = write_report(view, None, tmp_path / "report")
     text = (page.parent / "evaluations" / "pseudo.html").read_text()
     assert "<th>CDN-S " in text and "<th>QPIC " not in text, "QPIC keeps duplicates"
     assert "not multiplied by the table of allowed combinations" in text
     assert ("<summary>Setting NF" in text) == (learned_from == "hico_det"), "what learned from it is not zero-shot"
+
+
+@pytest.mark.parametrize(
+    ("roles", "pseudo", "given"),
+    [
+        ({"label": "vcoco"}, "zero-shot", "trained on a_label"),
+        ({"tagger": "vcoco", "mix": "vcoco"}, "trained on a_mix, a_tagger", "trained on a_mix"),
+        ({"label": "coco", "tagger": "gqa", "mix": "gqa"}, "zero-shot", "zero-shot"),
+    ],
+)
+def test_a_page_names_what_its_variant_learned_from_of_the_benchmarks_own_format(
+    evaluated, recipe, tmp_path, roles, pseudo, given
+):
+    row = [{"step": 0, "name": "zero_shot_map", "value": 0.5}]
+    evaluated.add("evaluate:given", "all", row, detections=[detections(1, (0, "ride", 2, 0.9))])
+    page = write_report(run_view(learning_from(recipe, "vcoco", **roles), evaluated.run), None, tmp_path / "report")
+    for variant, setting in (("pseudo", pseudo), ("given", given)):
+        assert f", setting {setting}: " in (page.parent / "evaluations" / f"{variant}.md").read_text()
 
 
 def test_pages_of_the_same_evaluations_are_reused_and_others_made_again(evaluated, tested, tmp_path):

@@ -1,10 +1,12 @@
 """The scene-graph parser is restricted to the caption's words and is called like the rule-based one."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import ByT5Tokenizer, T5Config, T5ForConditionalGeneration
 
 from tagger.parsing.neural import NeuralParser, NeuralParserError, supported_triplets
@@ -74,5 +76,21 @@ def test_a_model_folder_parses_like_the_rules(folder: Path) -> None:
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(NeuralParserError, match="none: folder not found"):
         NeuralParser(tmp_path / "none")
+    with pytest.raises(NeuralParserError, match=tmp_path.name):
+        NeuralParser(tmp_path)
+
+
+def test_weights_that_are_incomplete_or_damaged_are_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    weights = tmp_path / "model.safetensors"
+    tensors = load_file(weights)
+    lacking = tensors.pop("decoder.final_layer_norm.weight")
+    save_file(tensors, weights, {"format": "pt"})
+    with pytest.raises(NeuralParserError, match=r"lacks \['decoder.final_layer_norm.weight'\]"):
+        NeuralParser(tmp_path)
+    save_file({**tensors, "decoder.final_layer_norm.weight": lacking[:1].clone()}, weights, {"format": "pt"})
+    with pytest.raises(NeuralParserError, match=tmp_path.name):
+        NeuralParser(tmp_path)
+    weights.write_bytes(b"<html>")
     with pytest.raises(NeuralParserError, match=tmp_path.name):
         NeuralParser(tmp_path)
