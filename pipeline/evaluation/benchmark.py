@@ -241,7 +241,7 @@ def open_images(predicted: Relations, truth: Relations, predicates: Sequence[str
     unverified = {"challenge": f"{_LABELS['challenge']}, without verified image labels"}
     labels = _LABELS if options.verified is not None else _LABELS | unverified
     official: Values = {}
-    if not options.official:
+    if options.suppression and not options.official:  # PySGG's rules, which keep duplicates, have no such bugs
         official = match_open_images(predicted, truth, replace(rules, official=True)).scores().figures
     truths = {named(key): count for key, count in matches.scores().truths.items()}
     evaluated = _evaluated(measured, official, truths, truth, options, score_wtd, "score_wtd", labels=labels)

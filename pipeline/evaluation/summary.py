@@ -82,6 +82,8 @@ def summarise(
     known = published_test_set(benchmark)
     images = len(np.unique(truth.image)) if known and known.related else truth.images
     difference = known.difference(images, len(evaluated.classes)) if known else ""
+    if benchmark == "open-images" and official and suppression is False:
+        difference = difference or "Published results that keep duplicates are by PySGG's evaluator: not comparable."
     is_share = bool(len(scores)) and bool(((scores >= 0) & (scores <= 1)).all())
     return EvaluationSummary(
         benchmark=benchmark,

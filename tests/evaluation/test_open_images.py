@@ -28,6 +28,13 @@ def test_precision_is_of_predicates_and_weighted_by_their_truths_but_of_triplets
     official = match_open_images(predicted, truth, OFFICIAL).scores()
     assert [*official.relations.values()] == pytest.approx([1.0, 0.5, 0.0])
     assert official.figures["wmap_rel"] == pytest.approx((1 + 0.5 + 0) / 3)
+    # Where duplicates are kept, published results are PySGG's, which go beside PySGG's rules.
+    options = Options(objects=("a", "b", "c", "d"), resamples=0)
+    beside, alone = (
+        open_images(predicted, truth, ("on", "at"), replace(options, suppression=each)).figures
+        for each in (True, False)
+    )
+    assert any(figure.official for figure in beside) and not any(figure.official for figure in alone)
 
 
 def test_wrong_relations_on_images_without_truth_count_but_not_officially():

@@ -14,14 +14,14 @@ from pipeline.evaluation.summary import summarise
 CLASSES = [ClassScore("ride bike", 0.4, 30), ClassScore("hold dog", 0.0, 2), ClassScore("see bike", 0.0, 40)]
 
 
-def summary_of(predicted, truth, benchmark="hico-det", classes=CLASSES, measure="AP"):
+def summary_of(predicted, truth, benchmark="hico-det", classes=CLASSES, measure="AP", **rules):
     def share_found(p, t):
         return float(dissect(p, t).found.sum() / max(len(t), 1))
 
     names = tuple(f"predicate {number}" for number in range(10))
     figures = (Figure("full", "full", 0.4, 0.3, 0.5, official=0.35),)
     evaluated = Evaluated(figures, tuple(classes), share_found, "mAP", lambda chosen: None, measure)
-    return summarise(benchmark, "a run", evaluated, dissect(predicted, truth), names)
+    return summarise(benchmark, "a run", evaluated, dissect(predicted, truth), names, **rules)
 
 
 def test_a_summary_holds_scores_errors_pairs_and_calibration():
@@ -79,6 +79,15 @@ def test_published_results_stand_beside_those_of_the_whole_test_set():
     for suppression, methods in ((True, {"CDN-S", "RLIP-ParSe", "OCN"}), (False, {"QPIC", "HOTR", "OCN"})):
         beside = {each.method for each in published_results("hico-det", suppression)}
         assert methods <= beside and ("QPIC" in beside) != suppression and ("CDN-S" in beside) == suppression
+
+
+def test_results_by_another_evaluator_are_left_out():
+    truth, predicted = (replace(each, images=5322) for each in (truth_of([TRUE]), relations([(*TRUE, 0.9)])))
+    kept, official = (
+        summary_of(predicted, truth, "open-images", suppression=False, official=each) for each in (False, True)
+    )
+    assert kept.published and all("PySGG" in each.source.name for each in kept.published)
+    assert official.published == () and "PySGG's evaluator: not comparable" in official.difference
 
 
 def test_scores_beyond_one_are_not_calibrated():
