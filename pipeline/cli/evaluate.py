@@ -87,9 +87,15 @@ class ScoredFile(NamedTuple):
 
 
 def _write_report(
-    folder: Path, benchmark: Benchmark, scored: ScoredFile, root: ImageFolder | None, setting: str, options: Options
+    folder: Path,
+    benchmark: Benchmark,
+    scored: ScoredFile,
+    notes: Sequence[str],
+    root: ImageFolder | None,
+    setting: str,
+    options: Options,
 ) -> None:
-    """Writes a page, a Markdown table and JSON. `root`: the folder of images, to show some."""
+    """Writes a page, a Markdown table and JSON. `notes`: caveats; `root`: the folder of images, to show some."""
     uris, (name, evaluated, predicted, truth) = scored.uris, scored.model
     shown = EvaluatedImages(
         dissect(predicted, truth, benchmark.per_image),
@@ -101,7 +107,7 @@ def _write_report(
     summary = summarise(
         benchmark.published_name(options.masks),
         name,
-        evaluated,
+        replace(evaluated, rules=(*evaluated.rules, *notes)),
         shown.dissection,
         shown.predicates,
         setting=setting,
@@ -304,14 +310,16 @@ def score(
     if report_folder is not None:
         with translate_os_errors(f"writing {report_folder}"):
             report_folder.mkdir(parents=True, exist_ok=True)
+            notes = [line.strip() for line in findings.splitlines()]
             if compared:
-                write_atomic(report_folder / "index.html", comparison_page(comparison).encode())
-                write_atomic(report_folder / "comparison.json", comparison.as_json().encode())
+                noted = replace(comparison, rules=(*comparison.rules, *notes))
+                write_atomic(report_folder / "index.html", comparison_page(noted).encode())
+                write_atomic(report_folder / "comparison.json", noted.as_json().encode())
             else:
                 shown = Path(split).stem if split else setting
                 if "--boxes-given" in chosen.options:
                     shown = "boxes given" if boxes_given else "SGDet"
-                _write_report(report_folder, chosen, scored[0], root, shown, options)
+                _write_report(report_folder, chosen, scored[0], notes, root, shown, options)
     page = None if report_folder is None else report_folder / "index.html"
     first = scored[0].model.evaluated
     return Evaluation(benchmark, first.rules, first.figures, findings, page, comparison if compared else None)

@@ -112,6 +112,9 @@ def test_v_coco(tmp_path):
     told = json.loads(output_of("evaluate", "vcoco", *words, lines, *options))
     assert figure(told, "role_1")["value"] == pytest.approx(5 / 6)
     assert "images of the ground truth without a row: 1 (6.jpg)" in told["findings"]
+    summary = json.loads((folder / "evaluation.json").read_text())
+    assert "images of the ground truth without a row: 1 (6.jpg)" in summary["caveats"]
+    assert summary["measure"] == "AP, scenario 1"
     assert told["report"] == str(folder / "index.html")
 
 
@@ -228,7 +231,8 @@ def test_psg_compares_models_on_the_same_images(tmp_path):
     del files.rows[-1]["pairs"][:]
     words += ["--detections", save_json(tmp_path / "other.json", files.rows), "--report", tmp_path / "compared"]
     output_of(*words)
-    assert "<h1>PSG: 2 models</h1>" in (tmp_path / "compared/index.html").read_text()
+    page = (tmp_path / "compared/index.html").read_text()
+    assert "<h1>PSG: 2 models</h1>" in page and "other.json: 6 images, 5 relations are scored" in page
     refused = rlip(*words, "--official")
     assert refused.exit_code and "leaves out images without predictions" in refused.output
 
