@@ -30,6 +30,7 @@ from pipeline.evaluation.benchmark import (
     Figure,
     Options,
     find_benchmark,
+    in_words,
     numbered_triplets,
     open_images,
     vcoco,
@@ -40,10 +41,12 @@ from pipeline.evaluation.detections.names import counted_names, matched
 from pipeline.evaluation.detections.plausible import refuse_implausible
 from pipeline.evaluation.detections.read import DetectionSet, read_detections
 from pipeline.evaluation.ground_truth import GroundTruth
+from pipeline.evaluation.hico import TripletClass
 from pipeline.evaluation.matching import pair_numbers
 from pipeline.evaluation.open_images import PREDICATES_PER_PAIR
 from pipeline.evaluation.ranking import PER_IMAGE, ranks_in
 from pipeline.evaluation.splits import (
+    HICO_RARE,
     HICO_TRIPLETS,
     PUBLISHED,
     published_split,
@@ -475,13 +478,20 @@ def _apart(
         )
     listed = [(subject, predicate, object_) for predicate, object_ in read_interactions(interactions)]
     triplets = numbered_triplets(listed, truth.objects, truth.predicates)
+    if unlisted := {*map(tuple, truth.relations.triplets.tolist())} - {*triplets}:
+        first = in_words(TripletClass(*min(unlisted)), truth.objects, truth.predicates)
+        raise FatalError(
+            f"{interactions}: lacks {len(unlisted):,} interactions of the ground truth, e.g. {first!r}; name the list "
+            "that belongs to it, and its --subject"
+        )
     found = {}
     if rare is not None:
         found["rare"] = split_of_positions("rare", read_positions(rare), triplets)
-        if len(triplets) == HICO_TRIPLETS and not published_split("UC-RF", triplets) <= found["rare"]:
+        is_hico = len(triplets) == HICO_TRIPLETS
+        if is_hico and not (published_split("UC-RF", triplets) <= found["rare"] and len(found["rare"]) == HICO_RARE):
             raise FatalError(
-                f"{rare}: lacks interactions that are rare in HICO-DET; it must count from 0, in the order of "
-                f"{interactions}"
+                f"{rare}: is not the list of HICO-DET's {HICO_RARE} rare interactions; it must count from 0, in the "
+                f"order of {interactions}"
             )
     if split is not None and split in PUBLISHED:
         found["unseen"] = published_split(split, triplets)

@@ -170,7 +170,7 @@ def hico_det(predicted: Relations, truth: Relations, predicates: Sequence[str], 
     rules = HicoRules(validity=options.validity, official=options.official, **options.suppressed)
     settings = {"": rules} | ({"known_": replace(rules, known_object=True)} if options.known_object else {})
     matches = {prefix: match_hico(predicted, truth, each) for prefix, each in settings.items()}
-    names = {t: _in_words(t, options.objects, predicates) for t in matches[""].kinds}
+    names = {t: in_words(t, options.objects, predicates) for t in matches[""].kinds}
 
     def measured(chosen: Integers | None = None) -> Measured:
         scores = {prefix: each.scores(chosen) for prefix, each in matches.items()}
@@ -201,7 +201,8 @@ def hico_det(predicted: Relations, truth: Relations, predicates: Sequence[str], 
     return replace(evaluated, counted=counted(predicted, rules), rules=named)
 
 
-def _in_words(triplet: TripletClass, objects: Sequence[str], predicates: Sequence[str]) -> str:
+def in_words(triplet: TripletClass, objects: Sequence[str], predicates: Sequence[str]) -> str:
+    """The names of a triplet."""
     target = objects[triplet.object] if triplet.object >= 0 else "nothing"
     return f"{objects[triplet.subject]} {predicates[triplet.predicate]} {target}"
 
@@ -233,7 +234,7 @@ def open_images(predicted: Relations, truth: Relations, predicates: Sequence[str
         return Measured(figures, {named(key): value for key, value in scores.relations.items()}, {})
 
     def named(key: Any) -> str:
-        return _in_words(key, options.objects, predicates) if rules.official else predicates[key]
+        return in_words(key, options.objects, predicates) if rules.official else predicates[key]
 
     def score_wtd(found: Relations, true: Relations, overlap: float = 0.5) -> float:
         return match_open_images(found, true, replace(rules, overlap=overlap)).scores().figures["score_wtd"]

@@ -26,6 +26,8 @@ from pipeline.evaluation.hico import TripletClass
 from storage.errors import FatalError
 
 HICO_TRIPLETS = 600
+HICO_RARE = 138
+"""Those with fewer than ten instances in training"""
 
 PUBLISHED: Mapping[str, Sequence[int]] = {
     "NF": range(HICO_TRIPLETS),

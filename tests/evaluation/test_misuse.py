@@ -11,6 +11,7 @@ import pytest
 from rlip_command import rlip
 
 from pipeline.data.datasets.names import COCO_CATEGORIES
+from pipeline.evaluation.splits import PUBLISHED
 from tests.data.toy_sets import save_json
 
 OBJECTS, VERBS = ["bicycle", "cup", "horse", "person"], ["feed", "hold", "no_interaction", "ride"]
@@ -308,6 +309,23 @@ def test_the_authors_table_fits_a_truth_in_another_order_of_objects(files, share
     path = shared / "data/rlipv2_priors/corre_hico.npy"  # columns count COCO's names, the truth has HICO-DET's order
     assert files.call(found, "--allow-missing", truth=truth) == "mAP 0.5779"
     assert files.call(found, "--allow-missing", "--validity", path, truth=truth) == "mAP 0.5780"
+
+
+def test_positions_that_are_not_those_of_the_rare_interactions_are_refused(files, shared):
+    """A split's rare half is part of them."""
+    folder = shared / "data/hico_det"
+    half = save_json(files.folder / "half.json", list(PUBLISHED["UC-RF"]))
+    words = "--allow-missing", "--rare", half, "--interactions", folder / "hico_list_hoi.txt"
+    said = files.call(folder / "detections_800.json", *words, truth=folder / "ground_truth_800.json")
+    assert "half.json: is not the list of HICO-DET's 138 rare interactions" in said
+
+
+def test_a_list_that_lacks_true_interactions_is_refused(files):
+    verb, thing = PAIRS[0]
+    (files.folder / "list.txt").write_text(f"1 {thing} {verb}\n")
+    (files.folder / "mine.txt").write_text("0")
+    words = "--interactions", files.folder / "list.txt", "--split", files.folder / "mine.txt"
+    assert "list.txt: lacks 2 interactions of the ground truth" in files.call(files.rows(), *words)
 
 
 def test_relations_that_were_chosen_before_the_table_of_combinations_are_a_lower_bound(files):
