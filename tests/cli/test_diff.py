@@ -183,6 +183,19 @@ def test_what_is_kept_is_compared_with_settings_and_figures(runs):
     assert figures["kept"] == (5, 3) and figures["scored"] == (5, 5) and "seconds, tag" in figures
 
 
+def test_scores_on_other_test_images_or_of_other_seeds_are_told_apart(runs):
+    for run, images, seeds in zip(runs, (["one"], ["two"]), (("",), (":0", ":1")), strict=True):
+        book = RunBuilder(run, run.store.root)
+        score = [{"step": 0, "name": "zero_shot_map", "value": 0.5}]
+        for seed in seeds:
+            book.add(f"evaluate:none{seed}", "all", score, rows_in=3, inputs={"images": images})
+        book.add("evaluate:pseudo", "all", score, rows_in=3, inputs={"images": ["same"]})
+    (differing,) = (each for each in difference(*runs).settings if each.name.startswith("evaluated on"))
+    assert differing.name == "evaluated on, none" and differing.before != differing.after
+    assert differing.before.endswith("seeds: 1") and differing.after.endswith("seeds: 2")
+    assert differing.before[:14] == differing.after[:14] == "3 test images " and "(" in differing.before
+
+
 def test_what_reviewers_settled_is_counted_among_the_labels_that_differ(runs):
     before, after = runs[0], Run(runs[0].store, "reviewed")
     RunBuilder(before, before.store.root).add("shard:pseudo", "toys/0000", [], settings={"threshold": 0.2})
