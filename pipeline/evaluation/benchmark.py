@@ -462,7 +462,10 @@ def find_benchmark(name: str) -> Benchmark:
 def further_figures(
     metrics: Sequence[str], predicted: Relations, truth: Relations, objects: Sequence[str], predicates: Sequence[str]
 ) -> tuple[Figure, ...]:
-    """The figures of registered metrics, without intervals."""
+    """The figures of registered metrics, without intervals. Labels begin with the metric, as several have an R@50."""
     options = Options(objects=objects, resamples=0)
-    found = (load_plugin("metrics", name)(predicted, truth, predicates, options) for name in metrics)
-    return tuple(figure for each in found for figure in each.figures)
+    return tuple(
+        replace(figure, label=f"{name}: {figure.label}")
+        for name in metrics
+        for figure in load_plugin("metrics", name)(predicted, truth, predicates, options).figures
+    )

@@ -120,6 +120,9 @@ class TestSet:
         if unseen is not None:
             figures |= self._apart(interactions, unseen)
         further = further_figures(metrics, predicted, truth, self.truth.objects, self.truth.predicates)
+        names = [*figures, *(figure.name for figure in further)]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise FatalError(f"evaluate.metrics: several figures have the name {twice[0]!r}; omit a metric that has it")
         return figures | _defined(further)
 
     def vcoco_scores(self, found: Iterable[ScoredImage], truth: VcocoTruth) -> dict[str, float]:

@@ -9,9 +9,11 @@ from run_builder import box
 from vcoco_files import files
 
 from pipeline.evaluation import test_set as evaluated
+from pipeline.evaluation.benchmark import Figure, further_figures
 from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.test_set import ScoredImage
 from pipeline.evaluation.vcoco_truth import read_vcoco_truth
+from pipeline.report.variants import score_name
 from pipeline.stages.evaluate import EvaluateSettings, EvaluateStage, VcocoFiles
 from storage.errors import FatalError
 
@@ -60,6 +62,13 @@ def test_unseen_and_seen_triplets_are_scored_apart():
     assert not {"unseen_map", "unseen_triplets"} & test_set.scores(predicted).keys()
 
 
+def test_a_metric_whose_figure_has_a_name_that_another_has_is_refused(monkeypatch):
+    monkeypatch.setattr(evaluated, "further_figures", lambda *_: (Figure("zero_shot_map", "theirs", 0.1),))
+    test_set = evaluated.TestSet([row(1, ("ride", "horse"))], {})
+    with pytest.raises(FatalError, match="several figures have the name 'zero_shot_map'"):
+        test_set.scores([found(test_set, 0, "ride", "horse")], ("theirs",))
+
+
 def test_vcoco_is_scored_by_its_own_files(tmp_path):
     actions, instances, _ = files(tmp_path)
     truth = read_vcoco_truth(actions, instances)
@@ -96,6 +105,16 @@ def test_a_test_set_with_ids_but_not_the_file_names_of_vcocos_images_is_refused(
     assert right.vcoco_scores([found(right, 0, "hold", "bat", (PERSON, BAT))], truth)["vcoco_role_1"] == 1.0
     with pytest.raises(FatalError, match=f"different images: image 7 is {name}, not COCO_val2014_000000000007"):
         again.vcoco_scores([found(again, 0, "hold", "bat", (PERSON, BAT))], truth)
+
+
+def test_figures_of_several_metrics_that_are_called_alike_are_told_apart():
+    truth = evaluated.TestSet([row(1, ("ride", "horse"))], {}).truth
+    predicted = replace(truth.relations, scores=np.ones(1))
+    metrics, names = ("open_images", "scene_graphs"), (truth.objects, truth.predicates)
+    figures = {each.name: each for each in further_figures(metrics, predicted, truth.relations, *names)}
+    assert (figures["recall_50"].label, figures["R@50"].label) == ("open_images: R@50", "scene_graphs: R@50")
+    # The run's table has names alone.
+    assert score_name("challenge") == figures["challenge"].label.removeprefix("open_images: ")
 
 
 def test_two_wordings_of_one_relation_are_one_truth():
