@@ -44,7 +44,7 @@ IMAGES = 3
 """Maximum number of best and of worst images."""
 LONGEST_SIDE = 400
 """Longest side of these images, in pixels."""
-_VERSION = 6
+_VERSION = 7
 """Incremented whenever the page of the same evaluation would look different."""
 HOME = "../index.html"
 """The run's report, from these pages."""

@@ -124,6 +124,7 @@ def test_classes_and_costs_are_named_after_what_they_measure():
 
 def test_markdown_holds_the_tables_and_escapes_names():
     text = evaluation_markdown(whole(scene()))
+    assert "Scores and costs are in percent." in text
     assert "| full | 43.21 | 41.00 to 45.00 | 44.02 |" in text
     assert "| **run &lt;demo>** |" in text
     assert "[QPIC, README, Results](https://github.com/hitachi-rd-cv/qpic)" in text
