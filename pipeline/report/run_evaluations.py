@@ -137,7 +137,8 @@ def _of_all(evaluation: Callable[[str], _Evaluation], variants: Sequence[str], s
     summary, _, _, positions = found[0]
     if not all(np.array_equal(each.positions, positions) for each in found):
         raise ValueError("the variants were evaluated on different images")
-    models, rules = [each.model for each in found], summary.caveats[:1]
+    rules = [*summary.caveats[:1], "Each variant is scored with its first seed."]
+    models = [each.model for each in found]
     comparison = compare(summary.benchmark, models, summary.predicates, rules, resamples=RESAMPLES)
     return (comparison_page(comparison, home=HOME, stamp=stamp),)
 
@@ -187,7 +188,7 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
     )
     dissection = dissect(counted, true)
     summary = summarise(
-        "hico-det" if is_hico else ", ".join(names),
+        "hico-det" if is_hico else f"{', '.join(names)} by HICO-DET's rules",  # a dataset may be called vg
         f"{view.run.name}, {step}",
         evaluated,
         dissection,

@@ -200,9 +200,11 @@ def test_each_variant_has_a_page_of_its_first_seed_with_what_was_scored(evaluate
     markdown = (page.parent / "evaluations" / "pseudo.md").read_text()
     # The third image could not be read, so that its relation is no truth: one of two is found, with precision 1.
     assert "2 images, 2 true relations, 2 predictions" in markdown
+    assert markdown.startswith("# toys by HICO-DET's rules\n"), "no benchmark's name, whose caveats would be shown"
     assert "| mAP | 50.00 |" in markdown
     assert "| person next to person | 0.00 | 1 |" in markdown
     text = (page.parent / "evaluations" / "side_by_side.html").read_text()
+    assert "Each variant is scored with its first seed." in text
     assert "pseudo − none" in text and 'href="../index.html"' in text and "2 images, 2 true relations" in text
 
 
