@@ -27,10 +27,9 @@ from pipeline.labels.verdicts import Box4, JudgedRelation, StandingVerdicts, box
 from pipeline.report.formatting import sanitise, table
 from pipeline.report.label_view import SCORES, LabelView
 from pipeline.report.steps import summaries
-from pipeline.report.variants import score_name, score_points, steps_of_seeds, variant_scores
+from pipeline.report.variants import score_name, score_points, variant_scores
 from pipeline.runtime.stage import dataset_of
 from storage.artifact import Artifact
-from storage.digests import digest_json
 from storage.errors import FatalError
 from storage.open_store import existing_store
 from storage.runs import Run, find_run
@@ -379,7 +378,10 @@ def _settings(before: Run, after: Run) -> Iterator[Changed]:
     evaluated on, and the settings of steps in both."""
     kept = Changed("labels kept", *(choice_or_all(run).in_words() for run in (before, after)))
     yield from [kept] if kept.before != kept.after else []
-    was, now = _evaluated_on(before), _evaluated_on(after)
+    was, now = (
+        {v.variant: f"test images {v.test_images[:12]}, seeds: {v.seeds}" for v in variant_scores(run)}
+        for run in (before, after)
+    )
     yield from (
         Changed(f"evaluated on, {name}", was[name], now[name]) for name in was if was[name] != now.get(name, was[name])
     )
@@ -391,17 +393,6 @@ def _settings(before: Run, after: Run) -> Iterator[Changed]:
             for name in names
             if old[step].get(name) != new[step].get(name)
         )
-
-
-def _evaluated_on(run: Run) -> dict[str, str]:
-    """Variant → its number of seeds, and the test images of its scores, in words."""
-    found = {}
-    for variant, steps in steps_of_seeds(run, "evaluate").items():
-        made = [artifact.manifest for step in steps for artifact in run.artifacts(step).values()]
-        images = sorted({digest for each in made for digest in each.terms["inputs"].get("images", ())})
-        tested = max((each.counts.rows_in for each in made), default=0)
-        found[variant] = f"{tested:,} test images ({digest_json(images)[:12]}), seeds: {len(made)}"
-    return found
 
 
 def _named_figures(run: Run) -> Iterator[tuple[str, float | None]]:

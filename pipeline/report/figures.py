@@ -35,7 +35,7 @@ from storage.digests import digest_json
 from storage.errors import FatalError
 from storage.runs import Run, RunRecord
 
-_VERSION = 19
+_VERSION = 20
 """Incremented whenever the same run would give different figures."""
 
 
@@ -225,7 +225,8 @@ def headline(figures: Figures, human: AuditPrecision | None = None) -> list[tupl
             value = f"{audit.labels.tagger.precision_at_recall:.2f}"
             what = f"precision at recall .8 of the reachable relations, {audit.dataset}"
             tiles.append((value, what, against + learned))
-    scores = {variant.variant: variant.scores for variant in figures.variants if ZERO_SHOT in variant.scores}
+    images = {variant.test_images for variant in figures.variants if variant.variant == "pseudo"}
+    scores = {v.variant: v.scores for v in figures.variants if ZERO_SHOT in v.scores and v.test_images in images}
     if "pseudo" in scores:
         compared = (
             f"{words} {score_points(scores[variant][ZERO_SHOT]):.2f}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pipeline.report.charts import series
 from pipeline.report.formatting import shown_name
+from storage.digests import digest_json
 from storage.runs import Run
 
 ZERO_SHOT = "zero_shot_map"
@@ -39,6 +40,8 @@ class VariantScores:
     variant: str
     seeds: int
     scores: Mapping[str, Spread]
+    test_images: str
+    """Digest of the images that it was evaluated on. Scores on other images do not compare."""
 
 
 def steps_of_seeds(run: Run, stage: str) -> dict[str, list[str]]:
@@ -67,26 +70,28 @@ def steps_of_seeds(run: Run, stage: str) -> dict[str, list[str]]:
 
 def variant_scores(run: Run) -> tuple[VariantScores, ...]:
     """Collects the scores of every evaluated variant, in the order none, naive, pseudo, given."""
-    collected: dict[str, dict[str, list[float]]] = {}
-    seeds: dict[str, int] = {}
+    found = []
     for variant, steps in steps_of_seeds(run, "evaluate").items():
-        for artifacts in filter(None, (list(run.artifacts(step).values()) for step in steps)):
-            seeds[variant] = seeds.get(variant, 0) + 1
-            for each in (each for artifact in artifacts for each in series(artifact)):
-                collected.setdefault(variant, {}).setdefault(each.name, []).append(float(each.values[-1]))
+        seeds = [artifacts for step in steps if (artifacts := run.artifacts(step).values())]
+        collected: dict[str, list[float]] = {}
+        images: set[str] = set()
+        for artifact in (artifact for artifacts in seeds for artifact in artifacts):
+            images.update(artifact.manifest.terms["inputs"].get("images", ()))
+            for each in series(artifact):
+                collected.setdefault(each.name, []).append(float(each.values[-1]))
+        if seeds:
+            scores = {name: Spread.of(values) for name, values in collected.items()}
+            found.append(VariantScores(variant, len(seeds), scores, digest_json(sorted(images))))
     order = {"none": 0, "naive": 1, "pseudo": 2, "given": 3}
-    return tuple(
-        VariantScores(
-            variant, seeds[variant], {name: Spread.of(values) for name, values in collected.get(variant, {}).items()}
-        )
-        for variant in sorted(seeds, key=lambda variant: (order.get(variant, len(order)), variant))
-    )
+    return tuple(sorted(found, key=lambda each: (order.get(each.variant, len(order)), each.variant)))
 
 
 def share_of_gain(variants: Sequence[VariantScores]) -> float | None:
-    """(pseudo - none) / (given - none) of mean zero-shot mAP; None unless all three have it and given beats none."""
-    means = {variant.variant: variant.scores[ZERO_SHOT].mean for variant in variants if ZERO_SHOT in variant.scores}
-    if not {"none", "pseudo", "given"} <= means.keys() or means["given"] <= means["none"]:
+    """(pseudo - none) / (given - none) of mean zero-shot mAP; None unless all three have it, on the same test images,
+    and given beats none."""
+    scored = [v for v in variants if ZERO_SHOT in v.scores and v.variant in ("none", "pseudo", "given")]
+    means = {variant.variant: variant.scores[ZERO_SHOT].mean for variant in scored}
+    if len(means) < 3 or len({v.test_images for v in scored}) > 1 or means["given"] <= means["none"]:
         return None
     return (means["pseudo"] - means["none"]) / (means["given"] - means["none"])
 

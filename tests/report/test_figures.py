@@ -208,6 +208,17 @@ def test_the_share_of_gain_needs_all_variants_and_a_gain(book):
     assert compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5)).share_of_gain is None
 
 
+def test_variants_that_were_scored_on_other_images_are_not_compared(book):
+    """An execution that was stopped has evaluated some variants on the new test set."""
+    for variant, score in {"none": 0.1, "naive": 0.2, "pseudo": 0.3, "given": 0.5}.items():
+        tested = {"images": ["old"] if variant in ("pseudo", "given") else ["new"]}
+        row = [{"step": 0, "name": "zero_shot_map", "value": score}]
+        book.add(f"evaluate:{variant}", "all", row, inputs=tested)
+    figures = compute_figures(book.run, ["toys"], ChoiceSettings(threshold=0.5))
+    assert figures.share_of_gain is None
+    assert headline(figures) == [("30.00", "zero-shot triplet mAP, of 100", "")]
+
+
 def test_a_precision_by_reviewers_of_some_labels_is_not_that_of_all(labelled):
     human = AuditPrecision(0.5, 0.4, 0.6, judged=80, unsure=0, covered=0.9, strata=())
     tiles = headline(compute_figures(labelled.run, ["toys"], ChoiceSettings()), human)
