@@ -71,6 +71,12 @@ def _truth(verbs: list[VcocoAction], actions: Path, instances: Path) -> VcocoTru
     found = {image_id: image.entry for image_id, image in images.items() if image.entry is not None}
     if missing := [image_id for image_id in images if image_id not in found]:
         raise AnnotationError(f"{instances}: lacks {len(missing)} of {len(images)} images, e.g. {missing[:3]}")
+    acting = {int(person) for verb in verbs for person, _, label, _ in verb.rows if label == 1}
+    if unlisted := acting - {int(box["id"]) for image in images.values() for box in image.annotations}:
+        raise AnnotationError(
+            f"{instances}: lacks {len(unlisted):,} of {len(acting):,} people of {actions}, e.g. {min(unlisted)}, who "
+            "would not count as missed; name the instances of that list's images"
+        )
     clean: dict[int, tuple[float, ...]] = {}
     image_of: dict[int, int] = {}
     # Of a person, the position of the image

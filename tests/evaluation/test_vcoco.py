@@ -226,6 +226,9 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     actions.write_text(actions.read_text().replace("[[7]]", "[[9]]"))
     with pytest.raises(AnnotationError, match=r"lacks 1 of 1 images, e.g. \[9\]"):
         read_vcoco_truth(actions, instances)
+    actions.write_text(actions.read_text().replace("[[9]]", "[[7]]").replace("[[1]]", "[[99]]", 1))
+    with pytest.raises(AnnotationError, match=r"lacks 1 of 1 people of .*, e.g. 99, who"):
+        read_vcoco_truth(actions, instances)
     actions.write_text(actions.read_text()[:100])
     with pytest.raises(AnnotationError, match="not valid JSON"):
         read_vcoco_truth(actions, instances)
