@@ -47,6 +47,12 @@ def test_values_that_are_no_numbers_are_left_out_of_a_line(book):
     assert (line.label, len(line.points.split())) == ("toy, pseudo (seed 0)", 2)
 
 
+def test_scores_during_training_are_not_called_as_those_of_all_test_images(book):
+    book.metrics("pretrain:pseudo:0", (2, "zero_shot_map", 0.5))
+    (curves,) = training_curves([book.run])
+    assert [chart.title for chart in curves.others] == ["zero-shot mAP on the first test images"]
+
+
 @pytest.mark.parametrize(
     "box", [Rect(-20, -5, 500, 300), Rect(90, 40, -80, -30), Rect(200, 200, 9, 9), Rect(math.inf, 0, -math.inf, 9)]
 )
