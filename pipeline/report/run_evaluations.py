@@ -182,10 +182,11 @@ def _evaluation(view: RunView, variant: str, step: str, artifact: Artifact) -> _
     roles = ["mix", *(["label"] if variant == "given" or is_hico else []), *(["tagger"] if variant == "pseudo" else [])]
     learned = {name for role in roles for name in data.get(role, ()) if formats[name] in map(formats.get, names)}
     further = further_figures(metrics, predicted, true, truth.objects, truth.predicates)
-    rules = "Scores follow HICO-DET's rules. Predicates are in the run's canonical form, which merges synonyms."
-    evaluated = replace(
-        evaluated, figures=evaluated.figures + further, rules=(rules, *(evaluated.rules if is_hico else ()))
-    )
+    rules = ["Scores follow HICO-DET's rules. Predicates are in the run's canonical form, which merges synonyms."]
+    rules += evaluated.rules if is_hico else ()
+    if unread := len(truth) - len(positions):
+        rules.append(f"{unread:,} of {len(truth):,} test images could not be read and do not count.")
+    evaluated = replace(evaluated, figures=evaluated.figures + further, rules=tuple(rules))
     dissection = dissect(counted, true)
     summary = summarise(
         "hico-det" if is_hico else f"{', '.join(names)} by HICO-DET's rules",  # a dataset may be called vg

@@ -201,7 +201,7 @@ def test_each_variant_has_a_page_of_its_first_seed_with_what_was_scored(evaluate
     # The third image could not be read, so that its relation is no truth: one of two is found, with precision 1.
     assert "2 images, 2 true relations, 2 predictions" in markdown
     assert markdown.startswith("# toys by HICO-DET's rules\n"), "no benchmark's name, whose caveats would be shown"
-    assert "| mAP | 50.00 |" in markdown
+    assert "| mAP | 50.00 |" in markdown and "1 of 3 test images could not be read and do not count." in markdown
     assert "| person next to person | 0.00 | 1 |" in markdown
     text = (page.parent / "evaluations" / "side_by_side.html").read_text()
     assert "Each variant is scored with its first seed." in text
