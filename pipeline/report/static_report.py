@@ -37,7 +37,7 @@ from storage.errors import FatalError
 from storage.runs import Run
 from tagger.audit.coverage import FREQUENT
 
-_VERSION = 20
+_VERSION = 21
 """Incremented whenever the page of the same run would look different."""
 IMAGES = 24
 """Number of images drawn at random; half as many of the hardest are added."""
