@@ -320,7 +320,7 @@ def vcoco(predicted: VcocoDetections, truth: VcocoTruth, options: Options) -> Ev
     official = {} if options.official else match_vcoco(predicted, truth, official=True).scores().figures
     persons = matches.scores().persons
     truths = {" ".join(role): persons[role[0]] for role in truth.roles}
-    scored, measure = _LABELS["role_1"], "AP, scenario 1"
+    scored, measure = _LABELS["role_1"], "AP of scenario 1"
     return _evaluated(measured, official, truths, truth, options, role_precision, scored, measure=measure)
 
 

@@ -137,7 +137,7 @@ def _measured_caveats(
     if few:
         caveats.append(
             f"{few} of {len(classes)} classes have fewer than {RARE_TRUTHS} truths in the test set: a single image can "
-            f"change their {'average precision' if measure == 'AP' else measure}."
+            f"change their {measure}."
         )
     empty = truth.images - len(np.unique(truth.image))
     if empty and measure == "AP" and not official:

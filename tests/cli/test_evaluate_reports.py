@@ -114,7 +114,7 @@ def test_v_coco(tmp_path):
     assert "images of the ground truth without a row: 1 (6.jpg)" in told["findings"]
     summary = json.loads((folder / "evaluation.json").read_text())
     assert "images of the ground truth without a row: 1 (6.jpg)" in summary["caveats"]
-    assert summary["measure"] == "AP, scenario 1"
+    assert summary["measure"] == "AP of scenario 1"
     assert told["report"] == str(folder / "index.html")
 
 
