@@ -68,7 +68,7 @@ class Comparison:
     benchmark: str
     models: tuple[str, ...]
     rules: tuple[str, ...]
-    """Rules that differ from the default ones"""
+    """Rules that differ from the default ones, and other caveats"""
     images: int
     truths: int
     scored: str

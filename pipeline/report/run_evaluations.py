@@ -137,7 +137,7 @@ def _of_all(evaluation: Callable[[str], _Evaluation], variants: Sequence[str], s
     summary, _, _, positions = found[0]
     if not all(np.array_equal(each.positions, positions) for each in found):
         raise ValueError("the variants were evaluated on different images")
-    rules = [*summary.caveats[:1], "Each variant is scored with its first seed."]
+    rules = [*found[0].model.evaluated.rules, "Each variant is scored with its first seed."]
     models = [each.model for each in found]
     comparison = compare(summary.benchmark, models, summary.predicates, rules, resamples=RESAMPLES)
     return (comparison_page(comparison, home=HOME, stamp=stamp),)
