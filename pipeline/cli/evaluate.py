@@ -478,7 +478,8 @@ def _apart(
         )
     listed = [(subject, predicate, object_) for predicate, object_ in read_interactions(interactions)]
     triplets = numbered_triplets(listed, truth.objects, truth.predicates)
-    if unlisted := {*map(tuple, truth.relations.triplets.tolist())} - {*triplets}:
+    nameable = truth.relations.triplets[truth.relations.object_labels >= 0]  # no list has those without an object
+    if unlisted := {*map(tuple, nameable.tolist())} - {*triplets}:
         first = in_words(TripletClass(*min(unlisted)), truth.objects, truth.predicates)
         raise FatalError(
             f"{interactions}: lacks {len(unlisted):,} interactions of the ground truth, e.g. {first!r}; name the list "
