@@ -41,7 +41,7 @@ class VariantScores:
     seeds: int
     scores: Mapping[str, Spread]
     test_images: str
-    """Digest of the images that it was evaluated on. Scores on other images do not compare."""
+    """Digest of the tables of images that it was evaluated on. Scores on other ones do not compare."""
 
 
 def steps_of_seeds(run: Run, stage: str) -> dict[str, list[str]]:
