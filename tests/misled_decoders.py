@@ -4,11 +4,13 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from pipeline.data.images.decoder_process import DECODER_BYTES
-from pipeline.data.images.opening import BadImage, Probe
+from pipeline.data.images.opening import BadImage, Probe, probe_bytes
 
 CRASHES = {b"segfault": signal.SIGSEGV, b"abort": signal.SIGABRT}
+HOSTILE_WIDTH = 119
 
 
 def misled(data: bytes) -> Probe:
@@ -34,6 +36,14 @@ def misled(data: bytes) -> Probe:
     if data == b"bad":
         raise BadImage("corrupt", "a \u2028 sign\n" + "x" * 10_000)
     return Probe(len(data), os.getpid(), "JPEG", "L")
+
+
+def crashes_at_one(data: bytes, **settings: Any) -> Probe:
+    """Stands for a library that can't bear images of one width."""
+    probe = probe_bytes(data, **settings)
+    if probe.width == HOSTILE_WIDTH:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return probe
 
 
 def endless(data: bytes) -> Probe:
