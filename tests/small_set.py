@@ -58,6 +58,7 @@ backbone_strides = [8, 16]
 levels = 3
 width = 32
 heads = 2
+points = 2
 encoder_layers = 1
 decoder_layers = 1
 feedforward = 64

@@ -121,7 +121,7 @@ def hold_at_checkpoint(folder: Path, process: WarmProcess) -> None:
     """Stops the ranks of the training in `folder` that `process` runs, as soon as it could go on from a checkpoint."""
     while not _holds(folder, RESUMES_FROM):
         assert process.poll() is None, process.communicate()
-        time.sleep(0.005)
+        time.sleep(0.02)
     for rank in ranks_of(folder):
         os.kill(rank, signal.SIGSTOP)
 

@@ -6,7 +6,7 @@ from tiny_chain import World
 FEWER = (
     "scenes.train=120", "scenes.relations=360", "scenes.test=1", "train_tagger.image_size=96",
     "train_tagger.batch=4", "train_tagger.micro_batch=2", "train_tagger.warmup=10", "train_tagger.held_out=0.3",
-    "run.until=tag", "run.checks.min_overall_average_precision=0.5",
+    "train_tagger.processes=1", "run.until=tag", "run.checks.min_overall_average_precision=0.5",
 )  # fmt: skip
 """Small images and batches, for as many updates from fewer images, of which more are held out for the calibration."""
 

@@ -15,11 +15,11 @@ def _due(root: Path, store: str | Path, *settings: str) -> set[str]:
     return World(root, root / "recipe.toml", root, store).due(*settings)
 
 
-@pytest.fixture
-def grown(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set of seven images in partitions of four, which has grown from five, with its finished run. So the last
-    partition has fewer images than the first, as partitioning anew would not have it."""
-    root = tmp_path / "set"
+    partition has fewer images than the first, as partitioning anew would not have it. The last test moves it."""
+    root = tmp_path_factory.mktemp("grown") / "set"
     recipe = write_small_set(root, 7)
     whole = json.loads((root / "instances.json").read_text())
     first = {**whole, "images": whole["images"][:5], "annotations": whole["annotations"][:10]}

@@ -69,7 +69,7 @@ def test_the_page_leads_from_six_pictures_to_labels(workplace, root):
     assert taken.content == trained.content, "equal weights lead to equal keys below"
 
 
-def test_an_invalid_tagger_is_reported(workplace, root):
+def test_an_invalid_tagger_is_reported(workplace):
     (workplace / "mine" / "mine.toml").write_text(
         '[[data.sources]]\nname = "mine"\nimages = "."\nannotations = "instances.json"\n'
         '[caption]\nmodel = "demo-captioner"\n'

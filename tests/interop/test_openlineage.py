@@ -115,7 +115,7 @@ def test_artifacts_are_looked_up_once_for_each_step(run, monkeypatch):
     assert sorted(asked) == sorted(run.steps())
 
 
-def test_a_stopped_run_is_reported_as_aborted_and_rejects_by_reason(tmp_path, labelled):
+def test_a_stopped_run_is_reported_as_aborted_and_rejects_by_reason(labelled):
     labelled.run.append("stopped")
     found = events(labelled.run)
     assert found[-1]["eventType"] == "ABORT"

@@ -197,7 +197,7 @@ def front_matter(folder: Path) -> tuple[dict[str, Any], str]:
     return yaml.safe_load(front), text
 
 
-def test_the_card_states_counts_choice_audit_and_lineage(run, folder):
+def test_the_card_states_counts_choice_audit_and_lineage(folder):
     front, text = front_matter(folder)
     assert front["license"] == "cc-by-4.0"
     assert front["size_categories"] == ["n<1K"]

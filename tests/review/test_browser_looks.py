@@ -9,7 +9,7 @@ from review_runs import Words, review_run
 from tagger.english.predicates import canonical
 
 PAGES = {
-    "overview": "/", "labels": "/labels?predicate=ride", "images": "/images", "image": "image", "audit": "/audit",
+    "overview": "/", "labels": "/labels?predicate=hold", "images": "/images", "image": "image", "audit": "/audit",
     "quarantine": "/quarantined", "nowhere": "/nowhere",
 }  # fmt: skip
 SCREENS = [(DESKTOP, False), (LAPTOP, True), (PHONE, True)]
@@ -24,7 +24,7 @@ LONG = "long " * 1000
 
 @pytest.fixture(scope="module", autouse=True)
 def judged(window: Browser, server: Served) -> None:
-    """Gives a verdict of each kind."""
+    """Gives a verdict of each kind on the page of labels."""
     window.open("/labels?predicate=hold")
     for key, kind in (("a", "accept"), ("r", "reject"), ("u", "unsure")):
         window.judge(key, kind)
@@ -73,11 +73,9 @@ def test_pages_fit_their_screen_and_everybody_can_read_them(window, server, size
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_dialogs_and_verdicts_can_be_read_by_everybody(window, server, dark):
+def test_dialogs_can_be_read_by_everybody(window, server, dark):
     window.visit(server)
     window.screen(DESKTOP, dark=dark)
-    window.open("/labels?predicate=hold")
-    assert window.violations() == []
     for key, dialog in (("?", "help"), ("p", "predicate")):
         window.open("/labels?predicate=hold")
         window.press(key)

@@ -284,7 +284,7 @@ def test_a_flipped_bit_is_found_by_verify_and_mended_when_the_index_is_opened(bo
     assert mended > 3
 
 
-def test_a_page_that_is_open_is_no_damage(book, tmp_path):
+def test_a_page_that_is_open_is_no_damage(tmp_path):
     code = f"import duckdb; held = duckdb.connect({str(tmp_path / 'index.duckdb')!r}); print(flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline()

@@ -2,21 +2,19 @@
 
 import errno
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import psutil
 import pytest
+from misled_decoders import HOSTILE_WIDTH, crashes_at_one
 
 from pipeline.data.datasets.source import DataSource
 from pipeline.data.images import decoder_process
-from pipeline.data.images.opening import Probe, probe_bytes
 from pipeline.data.images.refs import FileState
 from pipeline.runtime.engines.engine import StageCall
 from pipeline.runtime.engines.local import LocalEngine
@@ -30,15 +28,6 @@ from storage.local_store import LocalStore
 from tests.data.toy_sets import save_json, save_picture
 
 COUNT = 40
-HOSTILE_WIDTH = 119
-
-
-def crashes_at_one(data: bytes, **settings: Any) -> Probe:
-    """Stands for a library that can't bear one image."""
-    probe = probe_bytes(data, **settings)
-    if probe.width == HOSTILE_WIDTH:
-        os.kill(os.getpid(), signal.SIGSEGV)
-    return probe
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ def test_without_a_note_that_can_be_read_all_is_read_again(note, here):
     assert here.refresh() == 0
 
 
-def test_what_a_run_writes_here_meanwhile_stays(here, tmp_path):
+def test_what_a_run_writes_here_meanwhile_stays(here):
     here.refresh()
     for name, time_of_writing in (("new", time.time() + 60), ("old", time.time() - 60)):
         path = here.root / f"runs/toy/{name}.json"

@@ -110,7 +110,7 @@ def test_cached_manifests_of_one_time_are_not_mixed_up(remote):
         }
 
 
-def test_an_artifact_that_is_there_costs_one_request(remote, tmp_path):
+def test_an_artifact_that_is_there_costs_one_request(remote):
     artifact = put(remote, "caption")
     counted = FaultyFiles()
     store = RemoteStore(remote.address, remote.root, counted, ())

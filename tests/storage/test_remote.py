@@ -154,7 +154,7 @@ def test_errors_of_each_library_are_reported_in_full(error, kind, said):
     assert str(caught.value) == said if said.startswith("s3://b/x") else said in str(caught.value)
 
 
-def test_errors_of_our_own_code_pass(monkeypatch):
+def test_errors_of_our_own_code_pass():
     for error in (KeyError("x"), FileNotFoundError("x"), FileExistsError("x"), FatalError("x")):
         with pytest.raises(type(error)) as caught, translate_remote_errors("s3://b/x"):
             raise error

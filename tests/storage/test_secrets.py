@@ -21,7 +21,7 @@ WITH_SECRET = [
 
 
 @pytest.mark.parametrize("url", WITH_SECRET)
-def test_a_url_with_a_secret_is_refused_without_telling_it(url, tmp_path):
+def test_a_url_with_a_secret_is_refused_without_telling_it(url):
     for take in (require_no_secret, open_store, Remote):
         with pytest.raises(FatalError, match=r"environment \(docs/security\.md, Secrets\)$") as refused:
             take(url)

@@ -81,7 +81,7 @@ def test_reads_of_a_short_time_lie_close_together():
         assert len(blocks) <= 32
 
 
-def test_the_order_is_the_same_on_every_machine_and_in_every_version(samples):
+def test_the_order_is_the_same_on_every_machine_and_in_every_version():
     assert stable_seed("a", 1) == 3483044825973052546
     assert EpochOrder(0, 1000, 7, OrderSettings()).draw(990, 1004).samples.tolist() == RECORDED_ORDER
     drawn = uniforms(3, 2, np.array([1, 2**63], np.uint64), 2)
