@@ -265,6 +265,7 @@ WAYS: dict[str, tuple[Way, str]] = {
         "swap them",
     ),
     # Names
+    "classes from 1": (matrix(lambda r: r.update(labels=[label + 1 for label in r["labels"]])), "out of range"),
     "classes in another order": (
         matrix(lambda r: r.update(labels=[3 - label for label in r["labels"]])), "a different order"
     ),
@@ -272,6 +273,9 @@ WAYS: dict[str, tuple[Way, str]] = {
         matrix(lambda r: r.update(verb_scores=[scores[::-1] for scores in r["verb_scores"]])), "a different order"
     ),
     "verbs from 1": (pair(lambda r: r.update(verb=r["verb"] + 1)), "out of range"),
+    "verbs and a background": (
+        matrix(lambda r: r.update(verb_scores=[[0.5, *scores] for scores in r["verb_scores"]])), "scores 5 predicates"
+    ),
     "names in another case": (box(lambda _, b: b.update(category=b["category"].upper())), RIGHT),
     "HICO-DET's list of objects": (lambda f: hico_det(f, alphabetical()), "omit `objects`"),
     "verb ids from 0": (lambda f: hico_det(f, first=0), "are numbered from 0"),
