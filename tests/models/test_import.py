@@ -89,19 +89,16 @@ def test_box_heads_of_two_names_may_differ_and_the_top_level_one_counts(official
     assert torch.equal(imported.state["obj_bbox_embed.3.layers.2.bias"], official[name] + 1)
 
 
-@pytest.mark.parametrize(("architecture", "backbone", "two_stage"), [
-    ("parseda", DETECTOR.backbone, False), ("parsed", DETECTOR.backbone, False),
-    ("parsed", "swin_tiny_patch4_window7_224", True),
-])  # fmt: skip
-def test_a_detector_and_its_conversion_become_both_decoders(architecture, backbone, two_stage, tmp_path):
-    found = detector(replace(DETECTOR, architecture=architecture, backbone=backbone), two_stage)
+@pytest.mark.parametrize(("architecture", "two_stage"), [("parseda", False), ("parsed", False), ("parsed", True)])
+def test_a_detector_and_its_conversion_become_both_decoders(architecture, two_stage, tmp_path):
+    found = detector(replace(DETECTOR, architecture=architecture), two_stage)
     args = {"two_stage": two_stage, "nheads": 2}
     imported = import_checkpoint(written(tmp_path / "found.pth", found, args), overrides=SMALL)
     with pytest.raises(WeightsError, match="decoder_layers=0: must be a whole number"):
         import_checkpoint(tmp_path / "found.pth", overrides={**SMALL, "decoder_layers": 0})
     anchored = architecture == "parseda"
     assert imported.kind is (Architecture.DAB_DEFORMABLE if anchored else Architecture.DEFORMABLE)
-    assert (imported.config.architecture, imported.config.backbone) == (architecture, backbone)
+    assert (imported.config.architecture, imported.config.backbone) == (architecture, DETECTOR.backbone)
     assert (imported.config.pairs, imported.config.decoder_layers) == (3, 1)
     kept = {"transformer.encoder.layers.1.linear1.weight": "transformer.encoder.layers.1.linear1.weight"}
     for stage, layer in product(("ho", "verb"), ("layers.0.cross_attn.value_proj.weight", "query_scale.layers.1.bias")):

@@ -139,16 +139,24 @@ def test_a_tagger_configuration_is_refused(small_tagger_config, tokenizer):
 
 
 # Compiling takes seconds. ParSeD is made of the same layers.
-def test_few_graphs_serve_images_of_all_sizes(small_config, tokenizer):
-    network = RLIP(small_config, tokenizer)
+def test_few_graphs_serve_images_of_all_sizes_and_compute_the_same(small_config, tokenizer):
+    network = RLIP(replace(small_config, dropout=0.1), tokenizer)
     texts = network.transformer.text_encoder.tokenizer(OBJECTS, PREDICATES)
+    first_weight = next(parameter for parameter in network.backbone.parameters() if parameter.requires_grad)
     batches = [(torch.randn(3, 3, 64, width), [(64, width), (50, width), (64, width)]) for width in (96, 80, 72)]
-    expected, graphs = [network(images, sizes, texts).object_logits for images, sizes in batches], []
+
+    def computed(images, sizes):
+        """Logits in training, and a gradient that has passed every layer."""
+        torch.manual_seed(0)
+        logits = network(images, sizes, texts).object_logits
+        return logits, *torch.autograd.grad(logits.square().mean(), first_weight)
+
+    expected, graphs = [computed(*batch) for batch in batches], []
     torch.compiler.reset()
     compile_layers(network, "eager")
     before = counters["stats"]["unique_graphs"]
-    for (images, sizes), logits in zip(batches, expected, strict=True):
-        torch.testing.assert_close(network(images, sizes, texts).object_logits, logits)
+    for batch, results in zip(batches, expected, strict=True):
+        torch.testing.assert_close(computed(*batch), results)
         graphs.append(counters["stats"]["unique_graphs"] - before)
     assert graphs[0] > 5 and graphs[-1] <= graphs[0] + 1, graphs
 

@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.run.dag import build_steps
 from pipeline.run.networks import random_starts
 from pipeline.run.recipe_files import load_recipe
 
+loaded = cache(load_recipe)
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
 SCRIPTS = list(csv.DictReader((Path(__file__).parent / "released_scripts.csv").open()))
@@ -57,7 +59,7 @@ def _batch(script: dict[str, str]) -> int:
 @pytest.mark.parametrize("script", WITH_RECIPE, ids=lambda script: script["recipe"])
 def test_a_recipe_trains_as_its_script(script):
     path = RECIPES / "paper" / f"{script['recipe']}.toml"
-    recipe, text = load_recipe(path), path.read_text()
+    recipe, text = loaded(path), path.read_text()
     weights = script["initial"].split()[0]
     assert f"scripts/{script['script']}.sh" in text and f"Weights of the authors: {weights}" in text
     data = DATA[script["setting"] if script["setting"] != "-" else script["data"]]
@@ -96,7 +98,7 @@ def test_a_recipe_trains_as_its_script(script):
 
 @pytest.mark.parametrize("script", WITH_RECIPE, ids=lambda script: script["recipe"])
 def test_a_recipe_is_scored_by_the_measure_of_its_benchmark(script):
-    recipe = load_recipe(RECIPES / "paper" / f"{script['recipe']}.toml")
+    recipe = loaded(RECIPES / "paper" / f"{script['recipe']}.toml")
     if script["setting"] == "tagger":
         return
     steps = {step.name.partition(":")[0]: step for step in build_steps(recipe)}
@@ -131,7 +133,7 @@ SAME = {
     ("label_coco_swin_l", "tagger_swin_l"),
 ])  # fmt: skip
 def test_other_recipes_train_the_tagger_of_the_paper_and_pre_train_on_its_sides(name, paper):
-    ours, theirs = (load_recipe(RECIPES / f"{each}.toml") for each in (name, f"paper/{paper}"))
+    ours, theirs = (loaded(RECIPES / f"{each}.toml") for each in (name, f"paper/{paper}"))
     tagger, released = ours.train_tagger, theirs.train_tagger
     assert tagger.model_dump(include=SAME) == released.model_dump(include=SAME)
     assert (tagger.label_noise, tagger.box_noise) == (0.2, 0.4)
@@ -153,7 +155,7 @@ def test_the_page_lists_each_recipe_and_each_script_without_one():
 
 @pytest.mark.parametrize("path", sorted((RECIPES / "paper").glob("*_bf16.toml")), ids=lambda path: path.stem)
 def test_a_variant_in_bfloat16_differs_in_nothing_else(path):
-    own, theirs = (load_recipe(each) for each in (path, path.with_stem(path.stem.removesuffix("_bf16"))))
+    own, theirs = (loaded(each) for each in (path, path.with_stem(path.stem.removesuffix("_bf16"))))
     settings = own.pretrain.settings
     assert (settings.precision, theirs.pretrain.settings.precision) == ("bfloat16", "tf32")
     pretrain = own.pretrain.model_copy(update={"settings": settings.model_copy(update={"precision": "tf32"})})

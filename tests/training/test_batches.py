@@ -124,7 +124,7 @@ def test_little_of_a_batch_is_padding_and_an_epoch_is_still_seen_once(tmp_path, 
         drawn = sequence.draw(0, 400)
         assert sorted(drawn.samples.tolist()) == list(range(400)) and set(drawn.epochs.tolist()) == {0}
         order = batches_of(samples, settings_of(**settings.model_dump() | {"batch": 8, "micro_batch": 8}))
-        found[bucket] = [batch_sizes(order, step) for step in range(50)]
+        found[bucket] = [batch_sizes(order, step) for step in range(0, 50, 5)]
     padding = {bucket: np.mean([padded(of) for of in batches]) for bucket, batches in found.items()}
     distinct = {bucket: np.mean([len(set(of)) for of in batches]) for bucket, batches in found.items()}
     assert padding[1] > 0.25 and padding[16] < 0.1
@@ -206,13 +206,10 @@ def test_a_training_leaves_out_a_damaged_image_and_names_it(work, damaged):
 
 def test_a_held_out_image_that_cannot_be_read_is_left_out_of_the_measurement(tmp_path, work):
     shard = write_shard(tmp_path, [sample(i) for i in range(1, 21)])
-    whole = in_ranks.train(Ranks(), shard, work, TINY | {"processes": 1, "steps": 2, "held_out": 0.5})
-    assert whole.finished
-    held_out = SampleMap(work / HELD_OUT)
-    flip_a_byte(shard, int(held_out.key(0).split("-")[-1]))
-    (tmp_path / "again").mkdir()
-    left = in_ranks.train(Ranks(), shard, tmp_path / "again", TINY | {"processes": 1, "steps": 2, "held_out": 0.5})
-    assert left.finished
+    changes = {"processes": 1, "steps": 1, "held_out": 0.5}
+    prepare(config_of(work, shard, **changes))
+    flip_a_byte(shard, int(SampleMap(work / HELD_OUT).key(0).split("-")[-1]))
+    assert in_ranks.train(Ranks(), shard, work, TINY | changes).finished
 
 
 def test_a_resumed_training_leaves_out_what_it_left_out_before(work, damaged):

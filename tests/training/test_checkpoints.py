@@ -76,9 +76,18 @@ def damage(folder: Path, how: str) -> None:
         (folder / RECORD).write_text("{")
 
 
-@pytest.mark.parametrize("how", ["a byte", "its end", "a file", "the record"])
-def test_without_the_newest_checkpoint_a_training_goes_on_from_the_one_before(stopped, shard, undisturbed, how):
+@pytest.mark.parametrize(("how", "told"), [
+    ("a byte", "has changed since it was written"), ("its end", r"has \d+ bytes instead of \d+"),
+    ("a file", "is missing"), ("the record", r"checkpoint\.json can't be read"),
+])  # fmt: skip
+def test_any_damage_is_noticed(stopped, how, told):
     damage(checkpoints(stopped).path(3), how)
+    with pytest.raises(ValueError, match=told):
+        checkpoints(stopped).record(3)
+
+
+def test_without_the_newest_checkpoint_a_training_goes_on_from_the_one_before(stopped, shard, undisturbed):
+    damage(checkpoints(stopped).path(3), "a byte")
     notes = run(stopped, shard)
     assert "checkpoint step-00000003 is damaged and ignored: " in notes
     assert "continuing from the checkpoint of step 2" in notes

@@ -216,16 +216,6 @@ def test_a_tracker_that_fails_warns_once_and_gets_the_later_values():
     assert "the tracker toy failed" in warning and "No space left on device" in warning
 
 
-def test_a_full_disk_of_tensorboard_does_not_stop_the_training(tmp_path):
-    (tmp_path / "tensorboard").write_text("a file where the folder should be")
-    warned: list[str] = []
-    (tracker,) = open_trackers([], tmp_path, "toy", SETTINGS, 0, warned.append)
-    for step in (1, 2):
-        tracker.log(step, {"loss": 1.0})
-    tracker.close()
-    assert len(warned) == 1 and "tensorboard" in warned[0]
-
-
 def test_a_server_that_does_not_answer_delays_nothing():
     class Stuck(Broken):
         def log(self, step: int, values: Mapping[str, float]) -> None:

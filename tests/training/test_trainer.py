@@ -57,21 +57,6 @@ def test_sixteen_bits_give_nearly_the_same_losses(work, shard, plain):
     assert rounded["loss"] != plain["loss"] and rounded["loss"] == pytest.approx(plain["loss"], rel=0.02)
 
 
-def test_a_compiled_network_trains_the_same(work, shard, plain, monkeypatch):
-    graphs: list[int] = []
-
-    def backend(graph, inputs):
-        graphs.append(len(graph.graph.nodes))
-        return graph.forward
-
-    compile_ = torch.nn.Module.compile
-    monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda self, **given: compile_(self, **given | {"backend": backend})
-    )
-    assert run(work, shard, stop_after=1, compile=True)["loss"] == pytest.approx(plain["loss"][:1], abs=1e-4)
-    assert sum(graphs) > 100
-
-
 def test_a_layer_that_needs_ever_more_graphs_stops_the_run(work, shard, monkeypatch):
     monkeypatch.setattr(parallel, "GRAPHS", 1)
     monkeypatch.setattr(parallel.compile_layers, "__defaults__", ("eager",))
