@@ -173,6 +173,16 @@ def test_images_of_a_list_or_of_a_test_set_are_left_out_and_listed(inputs, tmp_p
     assert output.rows_in == 1  # only the truncated one counts as rejected
 
 
+def test_a_list_is_the_one_that_an_opened_stage_has_read_whatever_it_is_later(inputs, tmp_path):
+    (listed := tmp_path / "ids.txt").write_text("1\n")
+    stage = ShardStage(ShardSettings(exclude=[{"ids": listed, "reason": "test"}]), {"scenes": tmp_path})
+    stage.open(Inputs({}))
+    listed.write_text("2\n")
+    (work := tmp_path / "work").mkdir()
+    output = stage.run(inputs, work, lambda done, total, note="": None)
+    assert read_table(output.files["excluded.parquet"], REJECTED)["image_id"].to_pylist() == [1]
+
+
 def test_labels_below_the_threshold_may_be_uncertain(inputs, tmp_path):
     output, _, samples = shard(inputs, tmp_path / "work", threshold=0.5, uncertain=0.1)
     assert (output.facts["relations"], output.facts["uncertain relations"]) == (1, 2)
