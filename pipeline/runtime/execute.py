@@ -132,8 +132,8 @@ def _claim_and_make(stage: Stage, item: WorkItem, store: Store, report: ReportPr
         log.info("started", extra={"fields": {"key": item.key}})
         draft = stack.enter_context(store.draft())
         work = stack.enter_context(store.scratch(item.key, stage.resumes_from)) if stage.whole else draft
-        if stage.resumes_from and not any(work.iterdir()):
-            if note := interrupted(type(stage), item, store):
+        if stage.resumes_from:
+            if not any(work.iterdir()) and (note := interrupted(type(stage), item, store)):
                 report(0, 1, note)
             begun = {"run": item.run, "step": item.step, "terms": item.terms.as_json()}
             store.disk.write(work / TERMS, json.dumps(begun).encode())

@@ -344,4 +344,10 @@ def test_a_changed_setting_that_costs_checkpoints_is_named(tmp_path):
     attempt("pretrain:none", 32, run="other")
     assert notes == [], "the same training, one of another step, and one of another run"
     attempt("pretrain:none", 16)
-    assert notes == ["starts from scratch, because it differs from the interrupted one: batch: 8 → 16"]
+    differs = "starts from scratch, because it differs from the interrupted one: batch:"
+    assert notes == [f"{differs} 8 → 16"]
+    for terms in tmp_path.glob("pending/scratch-*/terms.json"):
+        terms.unlink()  # which another machine's checkpoints come without
+    attempt("pretrain:none", 8)
+    attempt("pretrain:none", 64)
+    assert notes[1:] == [f"{differs} 8 → 64"]
