@@ -116,6 +116,14 @@ def test_weights_that_were_replaced_since_the_plan_make_nothing_under_the_key_of
         assert engine.submit(item).result().rows_out == 1
 
 
+def test_a_worker_with_another_version_of_a_package_makes_nothing_under_the_planned_key(tmp_path):
+    item = WorkItem("count", "set/0000", KeyTerms("count", 1, {"model_version": "1.0"}, {}), {}, (1,))
+    refused = pytest.raises(FatalError, match=r"count: model_version: 1.0 → unset on .*: a package there has another")
+    with LocalEngine(count_call(tmp_path), 1) as engine, refused:
+        engine.submit(item).result()
+    assert LocalStore(tmp_path / "store").find("count", item.key) is None
+
+
 def test_the_process_that_workers_are_forked_from_may_die(tmp_path, own_parent):
     with LocalEngine(count_call(tmp_path, die_at=10), 1) as engine:
         first, second, third = count_items(3)

@@ -19,6 +19,7 @@ from pipeline.runtime.logs import RunLogs, log, noticing
 from pipeline.runtime.stage import Inputs, ReportProgress, Resources, Stage
 from storage.digests import digest_path
 from storage.errors import FatalError, PipelineError, RetryableError
+from storage.keys import changes
 from storage.open_store import Address, open_store
 from storage.store import Store
 
@@ -254,11 +255,17 @@ class StageCall:
     def opened(self, store: Store, item: WorkItem, worker: int = 0) -> Stage:
         """Make the stage of worker number `worker` and open it for items like this one.
 
-        Raises `FatalError` if a file that it loaded, e.g. of weights, is not the one in the item's key.
+        Raises `FatalError` if a file that it loaded, e.g. of weights, or the version of a package is not the one in
+        the item's key.
         """
         stage = self.stage(self.settings, self.image_folders)
         stage.worker = worker
         stage.open(Inputs({name: store.fetch_artifacts(paths) for name, paths in self.uses.items()}))
+        if differing := changes({"settings": item.terms.settings}, {"settings": stage.row_settings()}):
+            raise FatalError(
+                f"{item.step}: {differing[0]} on {platform.node()}: a package there has another version than this run "
+                "was planned with; install the same one, then run again"
+            )
         # After loading, so that a file that is replaced meanwhile is noticed, too.
         for role, path in stage.files().items():
             if digest_path(path) != item.terms.weights.get(role):
