@@ -99,7 +99,8 @@ class LoadingStage(CountStage):
     """Loads weights, which another process replaces."""
 
     def files(self) -> dict[str, Path]:
-        return {"model": self.settings.marks / "weights"}
+        weights = self.settings.marks / "weights"
+        return {"model": weights} if weights.is_file() else {}
 
 
 def test_weights_that_were_replaced_since_the_plan_make_nothing_under_the_key_of_the_former_ones(tmp_path):
@@ -110,6 +111,9 @@ def test_weights_that_were_replaced_since_the_plan_make_nothing_under_the_key_of
     weights.write_text("newer!")
     with LocalEngine(call, 1) as engine:
         with pytest.raises(FatalError, match=rf"count: {weights} \(model\) .* was replaced since"):
+            engine.submit(item).result()
+        weights.unlink()
+        with pytest.raises(FatalError, match=r"count: a file \(model\) .* was replaced since"):
             engine.submit(item).result()
         assert LocalStore(tmp_path / "store").find("count", item.key) is None
         weights.write_text("former")

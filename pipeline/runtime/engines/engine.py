@@ -267,11 +267,13 @@ class StageCall:
                 "was planned with; install the same one, then run again"
             )
         # After loading, so that a file that is replaced meanwhile is noticed, too.
-        for role, path in stage.files().items():
-            if digest_path(path) != item.terms.weights.get(role):
+        files = stage.files()
+        for role in sorted(files.keys() | item.terms.weights.keys()):
+            path = files.get(role)
+            if path is None or digest_path(path) != item.terms.weights.get(role):
                 raise FatalError(
-                    f"{item.step}: {path} ({role}) on {platform.node()} is not what this run was planned with: it was "
-                    "replaced since, or differs between machines; run again"
+                    f"{item.step}: {path or 'a file'} ({role}) on {platform.node()} is not what this run was planned "
+                    "with: it was replaced since, or differs between machines; run again"
                 )
         return stage
 
