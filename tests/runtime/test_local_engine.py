@@ -120,9 +120,14 @@ def test_weights_that_were_replaced_since_the_plan_make_nothing_under_the_key_of
         assert engine.submit(item).result().rows_out == 1
 
 
-def test_a_worker_with_another_version_of_a_package_makes_nothing_under_the_planned_key(tmp_path):
-    item = WorkItem("count", "set/0000", KeyTerms("count", 1, {"model_version": "1.0"}, {}), {}, (1,))
-    refused = pytest.raises(FatalError, match=r"count: model_version: 1.0 → unset on .*: a package there has another")
+@pytest.mark.parametrize("version, settings, differing", [
+    (1, {"model_version": "1.0"}, r"model_version: 1\.0 → unset"), (2, {}, "version: 2 → 1"),
+])  # fmt: skip
+def test_a_worker_with_another_version_of_a_package_makes_nothing_under_the_planned_key(
+    tmp_path, version, settings, differing
+):
+    item = WorkItem("count", "set/0000", KeyTerms("count", version, settings, {}), {}, (1,))
+    refused = pytest.raises(FatalError, match=f"count: {differing} on .*: a package there has another version")
     with LocalEngine(count_call(tmp_path), 1) as engine, refused:
         engine.submit(item).result()
     assert LocalStore(tmp_path / "store").find("count", item.key) is None

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -261,10 +261,11 @@ class StageCall:
         stage = self.stage(self.settings, self.image_folders)
         stage.worker = worker
         stage.open(Inputs({name: store.fetch_artifacts(paths) for name, paths in self.uses.items()}))
-        if differing := changes({"settings": item.terms.settings}, {"settings": stage.row_settings()}):
+        there = replace(item.terms, version=stage.version, settings=stage.row_settings())
+        if differing := changes(item.terms.as_json(), there.as_json()):
             raise FatalError(
                 f"{item.step}: {differing[0]} on {platform.node()}: a package there has another version than this run "
-                "was planned with; install the same one, then run again"
+                "was planned with; install the same one on all machines, then run again"
             )
         # After loading, so that a file that is replaced meanwhile is noticed, too.
         files = stage.files()
