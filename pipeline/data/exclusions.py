@@ -161,9 +161,10 @@ class Contamination:
 
     def listed(self, dataset: str, image_id: int, uri: str) -> Contaminated | None:
         """The first list that has an image, which is known before the image is read."""
-        fitting = ((e.reason, images) for e, images in self._lists if not e.datasets or dataset in e.datasets)
-        found = ((reason, images.find(image_id, uri)) for reason, images in fitting)
-        return next((Contaminated(reason, how) for reason, how in found if how), None)
+        for each, images in self._lists:
+            if (not each.datasets or dataset in each.datasets) and (how := images.find(image_id, uri)):
+                return Contaminated(each.reason, how)
+        return None
 
     def find(self, dataset: str, image_id: int, digest: str, phash: int | None) -> Contaminated | None:
         """The test image that an image is a copy of; None if it may be trained on.

@@ -97,11 +97,7 @@ class ShardStage(Stage):
     writes = "shards"
     schema = SHARD_MEMBERS
     settings: ShardSettings
-
-    def __init__(self, settings: ShardSettings, image_folders: Mapping[str, Path | str] | None = None) -> None:
-        super().__init__(settings, image_folders)
-        self._contamination = Contamination((), None, settings.near_duplicates)
-        self._unseen: frozenset[NameTriplet] | None = None
+    _unseen: frozenset[NameTriplet] | None = None
 
     def row_settings(self) -> dict[str, Any]:
         """Settings that change rows: the choice of labels for pseudo-labels, `max_relations` for any relations."""

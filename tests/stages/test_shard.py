@@ -85,7 +85,7 @@ def shard(inputs: Inputs, work: Path, known: pa.Table | None = None, folder: Pat
     stage = ShardStage(ShardSettings(**{"threshold": 0.2} | settings), {"scenes": folder or work.parent})
     if known is not None:
         write_table(known, work / "fingerprints.parquet")
-        stage.open(Inputs({"fingerprints": (Artifact(work),)}))
+    stage.open(Inputs({} if known is None else {"fingerprints": (Artifact(work),)}))
     output = stage.run(inputs, work, lambda done, total, note="": None)
     write_table(output.table, work / "shards.parquet")
     tars = sorted(name for name in output.files if name.endswith(".tar"))
