@@ -53,6 +53,7 @@ class WorkItem:
     images: int = 0
     """Images of the partition; 0 for a whole-set stage."""
     run: str = ""
+    """Name of the run, which is part of no key."""
 
     @property
     def upstream(self) -> dict[str, list[str]]:
