@@ -284,8 +284,9 @@ def run_whole(name: str, planner: Planner, plan: StepPlan, display: Display) -> 
 
 
 def _completed(records: list[Record], cached: int) -> State[list[Record]]:
-    message = f"{cached} cached, {len(records)} computed, {sum(record.rows_out for record in records)} rows"
-    return completed(len(records), message, records)
+    fresh = sum(not record.cached for record in records)
+    rows = sum(record.rows_out for record in records)
+    return completed(fresh, f"{cached + len(records) - fresh} cached, {fresh} computed, {rows} rows", records)
 
 
 def completed(computed: int, message: str, data: Any) -> State[Any]:

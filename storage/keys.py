@@ -35,7 +35,7 @@ class KeyTerms:
 
 _ORDER = ("version", "settings", "weights", "inputs")
 """Terms in the order of reporting: a person's own change before what follows from it."""
-_IN_WORDS = {"inputs.records": "annotations or image files"}
+_IN_WORDS = {"inputs.records": "data.sources, annotations or image files"}
 """Descriptions of terms whose names mean nothing to people."""
 
 

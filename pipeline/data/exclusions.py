@@ -147,12 +147,12 @@ class Contamination:
         """`fingerprints` has the rows of all test sets (None: no test set).
 
         Near-duplicates are images whose perceptual hashes differ by at most `distance` bits; None compares no hashes.
+        Raises `FatalError` for a bad list.
         """
         rows = fingerprints.to_pylist() if fingerprints is not None else []
         hashed = [row for row in rows if row["phash"] is not None]
-        self._lists = lists
+        self._lists = [(each, _listed_by(each)) for each in lists]
         self._distance = distance
-        self._excluded: dict[str, list[tuple[str, ListedImages]]] = {}
         # Reversed, so that of equal images the first is named.
         self._by_digest = {row["digest"]: _name(row) for row in reversed(rows)}
         self._names = {_name(row) for row in rows}
@@ -160,13 +160,11 @@ class Contamination:
         self._hashes = np.array([row["phash"] for row in hashed], np.uint64)
 
     def listed(self, dataset: str, image_id: int, uri: str) -> Contaminated | None:
-        """The first list that has an image, which is known before the image is read. Raises `FatalError` for a bad
-        list."""
-        if dataset not in self._excluded:
-            fitting = [each for each in self._lists if not each.datasets or dataset in each.datasets]
-            self._excluded[dataset] = [(each.reason, _listed_by(each)) for each in fitting]
-        found = ((reason, images.find(image_id, uri)) for reason, images in self._excluded[dataset])
-        return next((Contaminated(reason, how) for reason, how in found if how), None)
+        """The first list that has an image, which is known before the image is read."""
+        for each, images in self._lists:
+            if (not each.datasets or dataset in each.datasets) and (how := images.find(image_id, uri)):
+                return Contaminated(each.reason, how)
+        return None
 
     def find(self, dataset: str, image_id: int, digest: str, phash: int | None) -> Contaminated | None:
         """The test image that an image is a copy of; None if it may be trained on.

@@ -174,7 +174,8 @@ class Planner:
         settings = stage.row_settings()
         weights = {role: self.context.digest(path) for role, path in stage.files().items()}
         uses = self._whole(step, step.uses)
-        before = self.context.run.keys(step.name) if step.stage.row_wise else {}
+        run = self.context.run
+        before = run.keys(step.name) if step.stage.row_wise else {}
         for partition, inputs in self._partitions(step, stage, without):
             digests = {table: [artifact.content for artifact in found] for table, found in {**inputs, **uses}.items()}
             if partition.digest:
@@ -183,7 +184,9 @@ class Planner:
             name, ids = partition.name, partition.image_ids
             first = next(iter(inputs.values()), []) if not step.stage.whole else []
             images = len(ids) or sum(artifact.manifest.counts.rows_out for artifact in first)
-            yield WorkItem(step.name, name, terms, _folders(inputs), ids, _folders(uses), before.get(name, ""), images)
+            yield WorkItem(
+                step.name, name, terms, _folders(inputs), ids, _folders(uses), before.get(name, ""), images, run.name
+            )
 
     def _partitions(
         self, step: Step, stage: Stage, without: Collection[str]

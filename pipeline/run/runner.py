@@ -144,7 +144,7 @@ def step_outcome(plan: StepPlan, records: Sequence[Record], seconds: float) -> S
     return StepOutcome(
         step=plan.step.name,
         partitions=plan.partitions,
-        cached=len(plan.cached),
+        cached=sum(record.cached for record in records),
         rows_in=sum(record.rows_in for record in records),
         rows_out=sum(record.rows_out for record in records),
         rejected=sum(sum(record.rejected.values()) for record in records),

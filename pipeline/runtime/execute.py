@@ -34,7 +34,7 @@ from storage.store import Store
 from storage.tables import REJECTED, read_table, table_bytes, write_table
 
 TERMS = "terms.json"
-"""File in the work folder of a stage that resumes: the step, and the terms of its key."""
+"""File in the work folder of a stage that resumes: run, step, and the terms of its key."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class WorkItem:
     """Key of the artifact that the run had for this partition. Rows that are still valid are reused."""
     images: int = 0
     """Images of the partition; 0 for a whole-set stage."""
+    run: str = ""
+    """Name of the run, which is part of no key."""
 
     @property
     def upstream(self) -> dict[str, list[str]]:
@@ -131,10 +133,10 @@ def _claim_and_make(stage: Stage, item: WorkItem, store: Store, report: ReportPr
         log.info("started", extra={"fields": {"key": item.key}})
         draft = stack.enter_context(store.draft())
         work = stack.enter_context(store.scratch(item.key, stage.resumes_from)) if stage.whole else draft
-        if stage.resumes_from and not any(work.iterdir()):
-            if note := interrupted(type(stage), item, store):
+        if stage.resumes_from:
+            if not any(work.iterdir()) and (note := interrupted(type(stage), item, store)):
                 report(0, 1, note)
-            begun = {"step": item.step, "terms": item.terms.as_json()}
+            begun = {"run": item.run, "step": item.step, "terms": item.terms.as_json()}
             store.disk.write(work / TERMS, json.dumps(begun).encode())
         artifact = store.commit(draft, _make(stage, item, store, report, draft, work))
     if stage.whole:
@@ -146,14 +148,16 @@ def _claim_and_make(stage: Stage, item: WorkItem, store: Store, report: ReportPr
 
 
 def interrupted(stage: type[Stage], item: WorkItem, store: Store) -> str:
-    """What happens to the checkpoints that an interrupted execution of the step left; "" if there are none."""
+    """What happens to the checkpoints that an interrupted execution of the run's step left; "" if there are none."""
     left = []
     for folder in store.idle_scratch():
         with suppress(OSError, ValueError):  # there is no checkpoint yet, or a crash tore the file
             (folder / stage.resumes_from).stat()
             begun = json.loads((folder / TERMS).read_bytes())
-            if begun["step"] == item.step:
-                left.append(changes(begun["terms"], item.terms.as_json()))
+            found = changes(begun["terms"], item.terms.as_json())
+            # Earlier versions did not note the run.
+            if not found or (begun.get("run", item.run), begun["step"]) == (item.run, item.step):
+                left.append(found)
     if not left:
         return ""
     changed = ", ".join(str(change) for change in min(left, key=len))

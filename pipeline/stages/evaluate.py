@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import pyarrow as pa
 from pydantic import AfterValidator, model_validator
@@ -18,6 +18,9 @@ from storage.artifact import REMOVE_ARTIFACT
 from storage.json_files import read_json
 from storage.tables import DETECTIONS_FILE, METRICS
 from tagger.triplet import NameTriplet
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.vcoco_truth import VcocoTruth
 
 
 class VcocoFiles(Settings):
@@ -66,6 +69,7 @@ class EvaluateStage(Stage):
     whole = True
     settings: EvaluateSettings
     _unseen: frozenset[NameTriplet] | None = None
+    _vcoco: VcocoTruth | None = None
 
     def row_settings(self) -> dict[str, Any]:
         """The settings that change rows. V-COCO's files are in the key by content, not by path."""
@@ -83,9 +87,13 @@ class EvaluateStage(Stage):
         return {f"vcoco {setting}": path for setting, path in named_files("evaluate.vcoco", named).items()}
 
     def open(self, uses: Inputs) -> None:
-        """Read which triplets training excluded, if the recipe has a split."""
+        """Read which triplets training excluded, if the recipe has a split, and the files of V-COCO."""
+        from pipeline.evaluation.vcoco_truth import read_vcoco_truth
+
         if uses.by_table.get("split"):
             self._unseen = unseen_triplets(uses.artifact("split").table("split"))
+        if (vcoco := self.settings.vcoco) is not None:
+            self._vcoco = read_vcoco_truth(vcoco.actions, vcoco.instances)
 
     def run(self, inputs: Inputs, work: Path, report: ReportProgress) -> Output:
         """Predict every test image, then score; unreadable images are quarantined.
@@ -96,7 +104,6 @@ class EvaluateStage(Stage):
         from pipeline.evaluation.detections.table import DetectionsWriter
         from pipeline.evaluation.predictor import Predictor
         from pipeline.evaluation.test_set import ScoredImage, TestSet
-        from pipeline.evaluation.vcoco_truth import read_vcoco_truth
 
         weights = inputs.artifact("weights")
         size = read_json(weights.file(VOCABULARY), dict[str, Any], REMOVE_ARTIFACT)["image_size"]
@@ -118,9 +125,8 @@ class EvaluateStage(Stage):
                 writer.write({name: row[name] for name in ("image_id", "uri", "width", "height")} | found.row(names))
                 scored.append(ScoredImage.of(position, found))
         scores = test_set.scores(scored, settings.metrics, self._unseen)
-        if settings.vcoco is not None:
-            truth = read_vcoco_truth(settings.vcoco.actions, settings.vcoco.instances)
-            scores |= test_set.vcoco_scores(scored, truth)
+        if self._vcoco is not None:
+            scores |= test_set.vcoco_scores(scored, self._vcoco)
         table = pa.Table.from_pylist([{"step": 0, "name": n, "value": v} for n, v in scores.items()], schema=METRICS)
         rejected = test_set.rejected
         files = {file.name: file}

@@ -97,11 +97,7 @@ class ShardStage(Stage):
     writes = "shards"
     schema = SHARD_MEMBERS
     settings: ShardSettings
-
-    def __init__(self, settings: ShardSettings, image_folders: Mapping[str, Path | str] | None = None) -> None:
-        super().__init__(settings, image_folders)
-        self._contamination = Contamination(settings.exclude, None, settings.near_duplicates)
-        self._unseen: frozenset[NameTriplet] | None = None
+    _unseen: frozenset[NameTriplet] | None = None
 
     def row_settings(self) -> dict[str, Any]:
         """Settings that change rows: the choice of labels for pseudo-labels, `max_relations` for any relations."""
@@ -123,10 +119,10 @@ class ShardStage(Stage):
         return exclusion_files(self.settings.exclude)
 
     def open(self, uses: Inputs) -> None:
-        """Reads the fingerprints of the test sets, and the triplets that must stay unseen."""
-        if uses.by_table.get("fingerprints"):
-            known = uses.table("fingerprints")
-            self._contamination = Contamination(self.settings.exclude, known, self.settings.near_duplicates)
+        """Reads the lists of images to exclude, the fingerprints of the test sets, and the triplets that must stay
+        unseen."""
+        known = uses.table("fingerprints") if uses.by_table.get("fingerprints") else None
+        self._contamination = Contamination(self.settings.exclude, known, self.settings.near_duplicates)
         if uses.by_table.get("split"):
             self._unseen = unseen_triplets(uses.artifact("split").table("split"))
 

@@ -14,6 +14,7 @@ from pipeline.evaluation.detection import Detections
 from pipeline.evaluation.test_set import ScoredImage
 from pipeline.evaluation.vcoco_truth import read_vcoco_truth
 from pipeline.report.variants import score_name
+from pipeline.runtime.stage import Inputs
 from pipeline.stages.evaluate import EvaluateSettings, EvaluateStage, VcocoFiles
 from storage.errors import FatalError
 
@@ -135,6 +136,9 @@ def test_the_key_has_the_content_of_vcocos_files_and_nothing_where_there_are_non
         "subject": None, "assume_subject": False, "metrics": [],
     }  # fmt: skip
     assert set(stage.files().values()) == {actions, instances}
+    swapped = EvaluateStage(EvaluateSettings(vcoco=VcocoFiles(actions=instances, instances=actions)))
+    with pytest.raises(FatalError, match="expected V-COCO's list of actions"):
+        swapped.open(Inputs({}))  # before a test set is predicted
     instances.unlink()
     with pytest.raises(FatalError, match=r"evaluate\.vcoco\.instances = .*: no such file"):
         stage.files()

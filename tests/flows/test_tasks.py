@@ -11,7 +11,7 @@ from small_set import small_recipe, write_small_set
 from small_stages import CountSettings, CountStage
 from warm_process import wait_for
 
-from flows import artifacts, chain
+from flows import artifacts, chain, stages
 from flows.artifacts import ProgressArtifact, artifact_key
 from flows.session import Session
 from flows.stages import shard, split_into_blocks
@@ -20,6 +20,7 @@ from pipeline.run.context import RunContext
 from pipeline.run.dag import Step
 from pipeline.run.planner import Planner, StepPlan
 from pipeline.run.progress import Display
+from pipeline.run.runner import step_outcome
 from pipeline.runtime.execute import Record, WorkItem
 from storage.errors import FatalError
 from storage.keys import KeyTerms
@@ -49,6 +50,14 @@ def test_every_due_item_is_in_one_block_and_blocks_follow_the_partitions(due, mo
 def test_a_step_that_is_wholly_cached_is_one_block():
     (block,) = split_into_blocks(_plan([f"set/{n:04d}" for n in range(40)], []), 16, Event())
     assert str(block) == "count set/0000 to set/0039" and block.cached == 40 and not block.due
+
+
+def test_what_another_run_has_made_meanwhile_is_not_called_computed():
+    plan = _plan(["set/0000"], ["set/0001", "set/0002"])
+    made = [Record("count", i.partition, i.key, i is plan.due[0], 1, 1, {}, 0.0, 1) for i in plan.due]
+    outcome = step_outcome(plan, [*plan.cached, *made], 1.0)
+    assert (outcome.partitions, outcome.cached) == (3, 2)
+    assert stages._completed(made, len(plan.cached)).message == "2 cached, 1 computed, 2 rows"
 
 
 def test_artifact_keys_are_what_prefect_takes():

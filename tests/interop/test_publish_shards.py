@@ -21,6 +21,7 @@ from pipeline.labels.label_rows import reviewable_labels
 from pipeline.labels.verdict_log import VerdictLog
 from pipeline.labels.verdicts import Verdict
 from pipeline.runtime.execute import WorkItem, execute
+from pipeline.runtime.stage import Inputs
 from pipeline.stages.shard import ShardSettings, ShardStage
 from storage.errors import FatalError
 from storage.keys import KeyTerms
@@ -65,6 +66,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pack(run: Run, folder: Path, **settings: Any) -> None:
     """Pack the shards of a run, whose images are in `folder`."""
     stage, keys = ShardStage(ShardSettings(**settings).planned()), {}
+    stage.open(Inputs({}))
     for partition, tagged in run.artifacts("tag").items():
         dataset = partition.split("/")[0]
         stage.image_folders = {dataset: folder / "pictures" / dataset}

@@ -286,6 +286,7 @@ def test_what_counts_as_kept_is_what_the_shards_keep(book, choice, tmp_path):
     read = {table: list(book.run.artifacts(step).values()) for table, step in
             (("images", "ingest"), ("relations", "tag"))}  # fmt: skip
     stage = ShardStage(choice, {"toys": book.pictures / "toys"})
+    stage.open(Inputs({}))
     (tmp_path / "work").mkdir()
     shards = stage.run(Inputs(read), tmp_path / "work", lambda done, total, note="": None)
     figures = compute_figures(book.run, ["toys"], choice)

@@ -330,8 +330,9 @@ class Training(Counting):
 def test_a_changed_setting_that_costs_checkpoints_is_named(tmp_path):
     store, notes = LocalStore(tmp_path), []
 
-    def attempt(step: str, batch: int) -> WorkItem:
-        item = WorkItem(step, "all", KeyTerms("counting", 1, {"batch": batch, "steps": 9}, {"shards": [step]}))
+    def attempt(step: str, batch: int, run: str = "one") -> WorkItem:
+        terms = KeyTerms("counting", 1, {"batch": batch, "steps": 9}, {"shards": [step]})
+        item = WorkItem(step, "all", terms, run=run)
         with pytest.raises(KeyboardInterrupt):
             execute(Training(Settings()), item, store, lambda done, total, note="": notes.append(note))
         return item
@@ -340,6 +341,13 @@ def test_a_changed_setting_that_costs_checkpoints_is_named(tmp_path):
     assert notes == [] and interrupted(Training, item, store) == "continues from its last checkpoint"
     attempt("pretrain:none", 8)
     attempt("pretrain:pseudo", 16)
-    assert notes == [], "the same training, and one of another step"
+    attempt("pretrain:none", 32, run="other")
+    assert notes == [], "the same training, one of another step, and one of another run"
     attempt("pretrain:none", 16)
-    assert notes == ["starts from scratch, because it differs from the interrupted one: batch: 8 → 16"]
+    differs = "starts from scratch, because it differs from the interrupted one: batch:"
+    assert notes == [f"{differs} 8 → 16"]
+    for terms in tmp_path.glob("pending/scratch-*/terms.json"):
+        terms.unlink()  # which another machine's checkpoints come without
+    attempt("pretrain:none", 8)
+    attempt("pretrain:none", 64)
+    assert notes[1:] == [f"{differs} 8 → 64"]

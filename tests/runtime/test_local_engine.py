@@ -99,7 +99,8 @@ class LoadingStage(CountStage):
     """Loads weights, which another process replaces."""
 
     def files(self) -> dict[str, Path]:
-        return {"model": self.settings.marks / "weights"}
+        weights = self.settings.marks / "weights"
+        return {"model": weights} if weights.is_file() else {}
 
 
 def test_weights_that_were_replaced_since_the_plan_make_nothing_under_the_key_of_the_former_ones(tmp_path):
@@ -111,9 +112,25 @@ def test_weights_that_were_replaced_since_the_plan_make_nothing_under_the_key_of
     with LocalEngine(call, 1) as engine:
         with pytest.raises(FatalError, match=rf"count: {weights} \(model\) .* was replaced since"):
             engine.submit(item).result()
+        weights.unlink()
+        with pytest.raises(FatalError, match=r"count: a file \(model\) .* was replaced since"):
+            engine.submit(item).result()
         assert LocalStore(tmp_path / "store").find("count", item.key) is None
         weights.write_text("former")
         assert engine.submit(item).result().rows_out == 1
+
+
+@pytest.mark.parametrize("version, settings, differing", [
+    (1, {"model_version": "1.0"}, r"model_version: 1\.0 → unset"), (2, {}, "version: 2 → 1"),
+])  # fmt: skip
+def test_a_worker_with_another_version_of_a_package_makes_nothing_under_the_planned_key(
+    tmp_path, version, settings, differing
+):
+    item = WorkItem("count", "set/0000", KeyTerms("count", version, settings, {}), {}, (1,))
+    refused = pytest.raises(FatalError, match=f"count: {differing} on .*: a package there has another version")
+    with LocalEngine(count_call(tmp_path), 1) as engine, refused:
+        engine.submit(item).result()
+    assert LocalStore(tmp_path / "store").find("count", item.key) is None
 
 
 def test_the_process_that_workers_are_forked_from_may_die(tmp_path, own_parent):

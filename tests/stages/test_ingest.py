@@ -75,7 +75,8 @@ def decoders(mark: str) -> list[psutil.Process]:
 def test_each_worker_has_a_decoder_which_ends_with_it(settings, tmp_path, monkeypatch, interrupted):
     monkeypatch.setenv("MARK", str(tmp_path))
     call = StageCall(IngestStage, settings, {}, {}, tmp_path / "store")
-    terms = [KeyTerms("ingest", 2, {}, {"ids": [str(number)]}) for number in range(4)]
+    chosen = IngestStage(settings).row_settings()
+    terms = [KeyTerms("ingest", IngestStage.version, chosen, {"ids": [str(number)]}) for number in range(4)]
     items = [WorkItem("ingest", f"toy/{number:04d}", terms[number], {}, (number,)) for number in range(4)]
     with suppress(KeyboardInterrupt), LocalEngine(call, 1) as engine:
         assert [engine.submit(item).result().rows_out for item in items] == [1, 1, 1, 1]

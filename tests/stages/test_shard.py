@@ -85,7 +85,7 @@ def shard(inputs: Inputs, work: Path, known: pa.Table | None = None, folder: Pat
     stage = ShardStage(ShardSettings(**{"threshold": 0.2} | settings), {"scenes": folder or work.parent})
     if known is not None:
         write_table(known, work / "fingerprints.parquet")
-        stage.open(Inputs({"fingerprints": (Artifact(work),)}))
+    stage.open(Inputs({} if known is None else {"fingerprints": (Artifact(work),)}))
     output = stage.run(inputs, work, lambda done, total, note="": None)
     write_table(output.table, work / "shards.parquet")
     tars = sorted(name for name in output.files if name.endswith(".tar"))
@@ -171,6 +171,16 @@ def test_images_of_a_list_or_of_a_test_set_are_left_out_and_listed(inputs, tmp_p
     assert [(row["image_id"], row["reason"]) for row in ledger] == [(1, "V-COCO test"), (2, near), (5, same)]
     assert ledger[2]["value"] == "test/42"
     assert output.rows_in == 1  # only the truncated one counts as rejected
+
+
+def test_a_list_is_the_one_that_an_opened_stage_has_read_whatever_it_is_later(inputs, tmp_path):
+    (listed := tmp_path / "ids.txt").write_text("1\n")
+    stage = ShardStage(ShardSettings(exclude=[{"ids": listed, "reason": "test"}]), {"scenes": tmp_path})
+    stage.open(Inputs({}))
+    listed.write_text("2\n")
+    (work := tmp_path / "work").mkdir()
+    output = stage.run(inputs, work, lambda done, total, note="": None)
+    assert read_table(output.files["excluded.parquet"], REJECTED)["image_id"].to_pylist() == [1]
 
 
 def test_labels_below_the_threshold_may_be_uncertain(inputs, tmp_path):

@@ -58,7 +58,7 @@ def test_the_trail_ends_at_a_data_sets_records_and_where_a_manifest_names_too_li
     (found,) = reasons_of(record(store, "demo", {"caption": made[1:]}), "caption")
     assert [cause.change.term for cause in found.causes] == ["inputs.images", "inputs.records"][: 1 + named]
     if named:
-        assert found.first == "ingest: annotations or image files: [1] → [2]"
+        assert found.first == "ingest: data.sources, annotations or image files: [1] → [2]"
 
 
 class _Records:

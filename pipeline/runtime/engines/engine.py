@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from pipeline.runtime.logs import RunLogs, log, noticing
 from pipeline.runtime.stage import Inputs, ReportProgress, Resources, Stage
 from storage.digests import digest_path
 from storage.errors import FatalError, PipelineError, RetryableError
+from storage.keys import changes
 from storage.open_store import Address, open_store
 from storage.store import Store
 
@@ -254,17 +255,26 @@ class StageCall:
     def opened(self, store: Store, item: WorkItem, worker: int = 0) -> Stage:
         """Make the stage of worker number `worker` and open it for items like this one.
 
-        Raises `FatalError` if a file that it loaded, e.g. of weights, is not the one in the item's key.
+        Raises `FatalError` if a file that it loaded, e.g. of weights, or the version of a package is not the one in
+        the item's key.
         """
         stage = self.stage(self.settings, self.image_folders)
         stage.worker = worker
         stage.open(Inputs({name: store.fetch_artifacts(paths) for name, paths in self.uses.items()}))
+        there = replace(item.terms, version=stage.version, settings=stage.row_settings())
+        if differing := changes(item.terms.as_json(), there.as_json()):
+            raise FatalError(
+                f"{item.step}: {differing[0]} on {platform.node()}: a package there has another version than this run "
+                "was planned with; install the same one on all machines, then run again"
+            )
         # After loading, so that a file that is replaced meanwhile is noticed, too.
-        for role, path in stage.files().items():
-            if digest_path(path) != item.terms.weights.get(role):
+        files = stage.files()
+        for role in sorted(files.keys() | item.terms.weights.keys()):
+            path = files.get(role)
+            if path is None or digest_path(path) != item.terms.weights.get(role):
                 raise FatalError(
-                    f"{item.step}: {path} ({role}) on {platform.node()} is not what this run was planned with: it was "
-                    "replaced since, or differs between machines; run again"
+                    f"{item.step}: {path or 'a file'} ({role}) on {platform.node()} is not what this run was planned "
+                    "with: it was replaced since, or differs between machines; run again"
                 )
         return stage
 
