@@ -177,6 +177,22 @@ def test_what_a_page_shows_of_labels_and_images_that_were_made_again_is_refused(
     assert [one.relation.predicate for one in state.reviews.log.verdicts()] == ["ride"]
 
 
+def test_a_pair_of_boxes_that_have_other_numbers_by_now_is_refused(book, opened):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.99))], settings={"made": 1})
+    state = opened()
+    (shown,) = labels_of(state.index, state.listing.labels(Search(), 0, 1).numbers)
+    boxes = state.details.find(shown.image).content
+    chosen = {"content": shown.content, "kind": "wrong_pair", "subject": 1, "boxes": boxes}
+    more = [TWO_PEOPLE[0], ("dog", 1.0, 1.0, 9.0, 9.0), *TWO_PEOPLE[1:]]
+    book.add("ingest", "toys/0000", [book.image(1, more)], settings={"made": 2})
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 3, 0.99))], settings={"made": 2})
+    state.refresh()
+    assert judge(state, {"content": shown.content, "kind": "accept"})["verdicts"] == 1, "the label itself is the same"
+    with pytest.raises(ValueError, match="its boxes have changed"):
+        judge(state, chosen)
+
+
 def interrupted(*_: object) -> int:
     raise KeyboardInterrupt
 

@@ -197,7 +197,7 @@ export function watchImage(view) {
     if (ends.subject === ends.object) tell("Subject and object are the same box; choose another one.");
     else if (adding) add();
     else if (!changed.length) tell("This is the label's own pair; choose another box, or reject the label.");
-    else judge({ kind: "wrong_pair", ...Object.fromEntries(changed.map((one) => [one, Number(ends[one])])) });
+    else judge({ kind: "wrong_pair", boxes: view.dataset.content, ...Object.fromEntries(changed.map((one) => [one, Number(ends[one])])) });
   }
 
   async function add() {
