@@ -86,8 +86,11 @@ class Pages:
             if page == 1 and each.follows_verdicts:
                 listing.forget(each)
         found = listing.labels(search, (page - 1) * GRID, GRID)
-        labels = labels_of(self._state.index, found.numbers)
         pages = max(1, -(-found.reachable // GRID))
+        if page > pages:
+            # A queue that is sorted again, e.g. by a new server, lacks what was judged since.
+            page, found = 1, listing.labels(search, 0, GRID)
+        labels = labels_of(self._state.index, found.numbers)
         following = labels_of(
             self._state.index, listing.labels(search, page * GRID, GRID).numbers if page < pages else ()
         )

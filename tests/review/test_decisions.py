@@ -193,6 +193,11 @@ def test_a_pair_of_boxes_that_have_other_numbers_by_now_is_refused(book, opened)
         judge(state, chosen)
 
 
+def test_a_screen_beyond_the_last_is_the_first(opened, labelled):
+    page = Pages(opened()).labels("ann", Search(), 3)
+    assert "screen 1 of 1" in page and page.count('class="chip"') == 5
+
+
 def interrupted(*_: object) -> int:
     raise KeyboardInterrupt
 
