@@ -65,7 +65,7 @@ export function watchGrid(view) {
 
   async function send(targets, decisions) {
     const decided = await decide(decisions);
-    for (const chip of targets) delete chip.dataset.sending;
+    for (const chip of targets) if (chip.dataset.sending === decisions[0].kind) delete chip.dataset.sending;
     if (!decided) return;
     remember(decided);
     view.querySelector("#done").hidden = chips.some(isOpen);

@@ -11,6 +11,7 @@ export async function visit(address, id) {
   if (text === null) return false;
   const page = new DOMParser().parseFromString(text, "text/html");
   const after = page.getElementById(id);
+  if (!after) { tell("The server sent another page, perhaps to sign in; load this one again."); return false; }
   document.title = page.title;
   document.getElementById(id).replaceWith(after);
   document.dispatchEvent(new Event("visited"));
