@@ -185,6 +185,7 @@ class Pages:
             choice=self._state.view.choice,
             neighbours=self._neighbours(search, at),
             origin=origin,
+            at=at,
             screen=None if at is None or at < GRID else at // GRID + 1,
             queue=queue,
             choices=self.choices,

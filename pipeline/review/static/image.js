@@ -74,7 +74,7 @@ export function watchImage(view) {
     const values = new URLSearchParams(new FormData(form));
     view.querySelector("#try-value").textContent = Number(values.get("threshold")).toFixed(2);
     const turn = ++asked;
-    const answer = await fetch(`${form.dataset.address}?${values}`);
+    const answer = await fetch(`${form.dataset.address}?${values}`).catch(() => new Response("{}", { status: 503 }));
     const said = await answer.json().catch(() => ({}));
     if (turn !== asked) return;
     if (!answer.ok) { view.querySelector("#try-result").textContent = said.error ?? "This choice can't be tried."; return; }
@@ -92,21 +92,22 @@ export function watchImage(view) {
   form?.addEventListener("input", tryChoice);
   form?.addEventListener("submit", (event) => event.preventDefault());
 
-  // Verdicts. Until the answer is there and the next label is on the screen, keys and buttons do nothing: what is judged is
-  // what the reviewer sees.
-  async function judge(decision) {
+  // Verdicts, on the chosen label or on several. Until the answer is there and the next label is on the screen, keys and
+  // buttons do nothing: what is judged is what the reviewer sees.
+  async function judge(decision, targets = [chosen]) {
     if (busy || readOnly || !chosen) return;
     busy = true;
-    const label = Number(chosen.dataset.label);
-    const { content } = chosen.dataset;
-    const decided = await decide([{ label, content, seconds: watch.seconds(), queue: view.dataset.queue, ...decision }]);
+    const seconds = watch.seconds() / targets.length;
+    const decided = await decide(targets.map(({ dataset: { label, content } }) => (
+      { label: Number(label), content, seconds, queue: view.dataset.queue, ...decision }
+    )));
     busy = false;
     if (!decided) return;
     stopPicking();
     if (decision.kind === "undo") { watch.restart(); return; }
     remember(decided, { next: view.dataset.next });
     if (view.dataset.next) await go(view.dataset.next);
-    else tell("That was the last label of this search.");
+    else if (view.dataset.at) tell("That was the last label of this search.");
   }
 
   async function correct() {
@@ -211,26 +212,15 @@ export function watchImage(view) {
   async function relate({ subject, object, predicate, kind }) {
     const { image, content } = view.dataset;
     const relation = { image: Number(image), content, subject: Number(subject), object: Number(object), predicate, kind };
-    if (await send("relations", relation)) await visit(location.pathname + location.search, "image");
+    if (await send("relations", relation)) await go(location.pathname + location.search);
   }
 
   // The caption's relation holds for no pair of this image: every label that says the same is rejected. Who settles a
   // disagreement answers for that label alone, since others may be settled.
-  async function rejectAll() {
-    if (busy) return;
-    busy = true;
+  function rejectAll() {
     const isAlone = view.dataset.queue === "adjudication";
     const isAlike = ({ dataset: { words, kind } }) => !isAlone && words === chosen.dataset.words && !kind;
-    const alike = items.filter((item) => item === chosen || isAlike(item));
-    const seconds = watch.seconds() / alike.length;
-    const decided = await decide(alike.map(({ dataset: { label, content } }) => (
-      { label: Number(label), content, kind: "reject", seconds, queue: view.dataset.queue }
-    )));
-    busy = false;
-    if (!decided) return;
-    remember(decided, { next: view.dataset.next });
-    stopPicking();
-    if (view.dataset.next) await go(view.dataset.next);
+    judge({ kind: "reject" }, items.filter((item) => item === chosen || isAlike(item)));
   }
 
   view.addEventListener("wheel", (event) => {
