@@ -18,8 +18,8 @@ MAX_LISTED = 1_000_000
 """How many results of one search can be paged through."""
 _STRETCHES = (2_000, 100_000, MAX_LISTED)
 """How many results are sorted at first, and as someone pages on: the first page does not wait for the last."""
-_SEARCHES = 96
-"""How many searches memory holds: those of a team, each in a frozen order of their own."""
+_SEARCHES = 512
+"""How many searches memory holds: a few of each member of a team, in a frozen order of their own."""
 
 
 @dataclass(frozen=True)
