@@ -81,6 +81,10 @@ class Listing:
         sql = f"SELECT count(*) AS n FROM {LIVE}.reviewed_labels WHERE {where} AND relation IN ({MINE})"
         return self._index.rows(sql, {**values, "viewer": reviewer})[0]["n"], self.labels(population, 0, 0).total
 
+    def is_sorted(self, search: Search) -> bool:
+        """Whether the order of a search's labels is held since an earlier use."""
+        return self._entry("label", search).total >= 0
+
     def forget(self, search: Search) -> None:
         """Find the results of a search again at its next use."""
         for entry in (self._entry("label", search), self._entry("image", _of_images(search))):

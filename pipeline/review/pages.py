@@ -82,15 +82,14 @@ class Pages:
     def labels(self, reviewer: Reviewer, search: Searched, page: Annotated[int, Query(ge=1, le=10**6)] = 1) -> str:
         """One screen of labels that a search finds."""
         search, listing = self._seen(search, reviewer), self._state.listing
+        if search.loses_judged and not listing.is_sorted(search):
+            page = 1  # sorted again after a restart or a change of the run, a later screen would skip open labels
         for each in (search, search.unjudged):
             if page == 1 and each.follows_verdicts:
                 listing.forget(each)
         found = listing.labels(search, (page - 1) * GRID, GRID)
-        pages = max(1, -(-found.reachable // GRID))
-        if page > pages:
-            # A queue that is sorted again, e.g. by a new server, lacks what was judged since.
-            page, found = 1, listing.labels(search, 0, GRID)
         labels = labels_of(self._state.index, found.numbers)
+        pages = max(1, -(-found.reachable // GRID))
         following = labels_of(
             self._state.index, listing.labels(search, page * GRID, GRID).numbers if page < pages else ()
         )

@@ -193,9 +193,27 @@ def test_a_pair_of_boxes_that_have_other_numbers_by_now_is_refused(book, opened)
         judge(state, chosen)
 
 
-def test_a_screen_beyond_the_last_is_the_first(opened, labelled):
-    page = Pages(opened()).labels("ann", Search(), 3)
-    assert "screen 1 of 1" in page and page.count('class="chip"') == 5
+def test_no_open_label_is_skipped_when_a_queue_is_sorted_again(opened, labelled, monkeypatch):
+    monkeypatch.setattr("pipeline.review.pages.GRID", 1)
+    state = opened()
+    numbers = state.listing.labels(Search(order="image"), 0, 9).numbers
+
+    def shown(page: int) -> int:
+        text = Pages(state).labels("ann", Search(order="image", reviewed="not by me"), page)
+        return int(re.search(r'<article class="chip"[^>]* data-label="(\d+)"', text)[1])
+
+    for page in (1, 2):
+        assert shown(page) == numbers[page - 1]
+        judge(state, *[{"kind": "accept"}] * page)
+    state.index.generation += 1  # as when the run grows
+    # Image 2 is a copy of image 1, so its first label is judged, too.
+    assert (shown(2), shown(2)) == (numbers[2], numbers[4])
+
+
+def test_a_screen_beyond_the_last_leads_to_the_first(opened, labelled):
+    pages = Pages(opened())
+    assert '<a href="labels?kept=yes">Show the first' in pages.labels("ann", Search(kept="yes"), 3)
+    assert "No label matches" in pages.labels("ann", Search(predicate="fly"), 3)
 
 
 def interrupted(*_: object) -> int:
