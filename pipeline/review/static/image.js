@@ -74,10 +74,9 @@ export function watchImage(view) {
     const values = new URLSearchParams(new FormData(form));
     view.querySelector("#try-value").textContent = Number(values.get("threshold")).toFixed(2);
     const turn = ++asked;
-    const answer = await fetch(`${form.dataset.address}?${values}`).catch(() => new Response("{}", { status: 503 }));
-    const said = await answer.json().catch(() => ({}));
+    const said = await fetch(`${form.dataset.address}?${values}`).then((answer) => answer.json()).catch(() => ({}));
     if (turn !== asked) return;
-    if (!answer.ok) { view.querySelector("#try-result").textContent = said.error ?? "This choice can't be tried."; return; }
+    if (!said.reasons) { view.querySelector("#try-result").textContent = said.error ?? "This choice can't be tried."; return; }
     let kept = 0;
     for (const [label, reason] of Object.entries(said.reasons)) {
       kept += reason === null;
