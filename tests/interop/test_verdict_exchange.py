@@ -92,6 +92,9 @@ def test_what_reviewers_added_is_rejected_when_an_annotator_removes_it(run, tmp_
         found.append({each.relation.predicate: each.kind for each in verdicts})
     assert found[0] == {"ride": "reject", "look at": "accept", "feed": "accept"}
     assert found[1] == found[0] | {"feed": "reject"}
+    shown[-1][1] = "the"
+    with pytest.raises(FatalError, match="'the' contains no word"):
+        import_verdicts(run, returned(tmp_path, [task]), None, "ada")
 
 
 def test_an_image_that_the_tagger_rejected_does_not_export_its_ground_truth_as_labels(book, tmp_path):
