@@ -143,11 +143,17 @@ def _differences(
     `held` are the relations of all images: those of equal bytes share their verdicts.
     """
     categories = {**{place: name for name, place in image.boxes}, **own.boxes}
+    # The annotator also saw what the run keeps by verdicts alone.
+    labels = own.labels | {
+        JudgedRelation(own.digest, subject, object_, predicate): None
+        for subject, predicate, object_ in sorted(image.shown or ())
+        if {subject, object_} <= own.boxes.keys()
+    }
     added: dict[tuple[Box4, Box4], list[JudgedRelation]] = defaultdict(list)
     for relation in _relations(image, own):
-        if relation not in own.labels:
+        if relation not in labels:
             added[relation.subject, relation.object].append(relation)
-    for relation in own.labels:
+    for relation in labels:
         names = categories[relation.subject], categories[relation.object]
         renamed = added[relation.subject, relation.object]
         label = relation.subject, relation.predicate, relation.object

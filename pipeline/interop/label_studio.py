@@ -45,7 +45,7 @@ class AnnotatedImage:
     """The run's labels that the annotator started from: subject, canonical predicate, object; None if unknown."""
 
     def __post_init__(self) -> None:
-        for _, predicate, _ in self.relations:
+        for _, predicate, _ in (*self.relations, *(self.shown or ())):
             if not canonical(predicate):
                 raise ValueError(f"image {self.name!r}: the predicate {predicate[:80]!r} contains no word")
 

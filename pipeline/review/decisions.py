@@ -40,6 +40,8 @@ class Decision(BaseModel):
     subject: int | None = Field(None, ge=0, le=1_000_000)
     """The right box of the subject, for `wrong_pair`."""
     object: int | None = Field(None, ge=0, le=1_000_000)
+    boxes: str | None = Field(None, max_length=16)
+    """The image's `content` where the reviewer chose them; None: whichever boxes it has."""
     predicate: str | None = Field(None, max_length=200)
     """The right predicate, for `wrong_predicate`."""
     note: str | None = Field(None, max_length=200)
@@ -232,13 +234,14 @@ def _verdict(state: ReviewState, label: Label, decision: Decision, reviewer: str
     facts: dict[str, object] = {"seconds": decision.seconds, "queue": decision.queue, "note": decision.note}
     if decision.kind == "wrong_pair":
         detail = state.details.find(label.image)
-        boxes = detail.boxes if detail is not None else []
+        if detail is None or decision.boxes not in (None, detail.content):
+            raise ValueError(f"the image or its boxes have changed: {_AGAIN}")
         for end in ("subject", "object"):
             index = getattr(decision, end)
-            if index is not None and index >= len(boxes):
+            if index is not None and index >= len(detail.boxes):
                 raise ValueError(f"{end}: the image has no box {index}")
             if index is not None and index != getattr(label, end):
-                facts[f"corrected_{end}"] = box4(boxes[index])
+                facts[f"corrected_{end}"] = box4(detail.boxes[index])
     if decision.kind == "wrong_predicate":
         facts["corrected_predicate"] = decision.predicate
     return verdict_on(label, decision.kind, reviewer, state.view.run.name, **facts)

@@ -18,8 +18,8 @@ MAX_LISTED = 1_000_000
 """How many results of one search can be paged through."""
 _STRETCHES = (2_000, 100_000, MAX_LISTED)
 """How many results are sorted at first, and as someone pages on: the first page does not wait for the last."""
-_SEARCHES = 96
-"""How many searches memory holds: those of a team, each in a frozen order of their own."""
+_SEARCHES = 512
+"""How many searches memory holds: a few of each member of a team, in a frozen order of their own."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,10 @@ class Listing:
         where, values = population.conditions()
         sql = f"SELECT count(*) AS n FROM {LIVE}.reviewed_labels WHERE {where} AND relation IN ({MINE})"
         return self._index.rows(sql, {**values, "viewer": reviewer})[0]["n"], self.labels(population, 0, 0).total
+
+    def is_sorted(self, search: Search) -> bool:
+        """Whether the order of a search's labels is held since an earlier use."""
+        return self._entry("label", search).total >= 0
 
     def forget(self, search: Search) -> None:
         """Find the results of a search again at its next use."""

@@ -82,6 +82,9 @@ class Pages:
     def labels(self, reviewer: Reviewer, search: Searched, page: Annotated[int, Query(ge=1, le=10**6)] = 1) -> str:
         """One screen of labels that a search finds."""
         search, listing = self._seen(search, reviewer), self._state.listing
+        if page > 1 and search.loses_judged and not listing.is_sorted(search):
+            # Sorted again after a restart or a change of the run, a later screen would skip open labels.
+            raise HTTPException(303, headers={"Location": f"labels?{search.query()}"})
         for each in (search, search.unjudged):
             if page == 1 and each.follows_verdicts:
                 listing.forget(each)
@@ -182,6 +185,7 @@ class Pages:
             choice=self._state.view.choice,
             neighbours=self._neighbours(search, at),
             origin=origin,
+            at=at,
             screen=None if at is None or at < GRID else at // GRID + 1,
             queue=queue,
             choices=self.choices,

@@ -124,6 +124,11 @@ class Search(BaseModel):
         filters = self.reviewed or self.reviewer or self.verdict or self.within or self.disagree == "reviewers"
         return bool(filters) or self.order in QUEUES
 
+    @property
+    def loses_judged(self) -> bool:
+        """Whether labels that the viewer judges are no longer results."""
+        return self.reviewed in ("no", "not by me") or self.order in ("adjudication", "check")
+
     def seen_by(self, viewer: str, seat: int) -> Search:
         """The same search by this reviewer, who has this seat in the team."""
         is_own = self.follows_verdicts or bool(self.share)

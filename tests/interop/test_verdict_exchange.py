@@ -79,6 +79,24 @@ def test_labels_that_the_annotator_never_saw_get_no_verdict(run, tmp_path):
     assert said(import_verdicts(run, returned(tmp_path, tasks[:1]), None, "ada")) == {("ride", "accept", None)}
 
 
+def test_what_reviewers_added_is_rejected_when_an_annotator_removes_it(run, tmp_path):
+    (task, _) = tasks_of(run, tmp_path)
+    result, shown = annotate(task), task["data"]["rlip_labels"]
+    (ride,) = (link for link in result if link.get("labels") == ["ride"])
+    shown.append([shown[0][0], "feed", shown[0][2]])
+    result.append(feed := {**ride, "labels": ["feed"]})
+    found = []
+    for removed in (ride, feed):
+        result.remove(removed)
+        verdicts = import_verdicts(run, returned(tmp_path, [task]), None, "ada")
+        found.append({each.relation.predicate: each.kind for each in verdicts})
+    assert found[0] == {"ride": "reject", "look at": "accept", "feed": "accept"}
+    assert found[1] == found[0] | {"feed": "reject"}
+    shown[-1][1] = "the"
+    with pytest.raises(FatalError, match="'the' contains no word"):
+        import_verdicts(run, returned(tmp_path, [task]), None, "ada")
+
+
 def test_an_image_that_the_tagger_rejected_does_not_export_its_ground_truth_as_labels(book, tmp_path):
     book.add("ingest", "toys/0000", [book.image(number, TWO_PEOPLE, [(0, "hold", 1)]) for number in (1, 2)])
     failed = [Rejected(2, "no usable response", "?")]

@@ -158,6 +158,54 @@ def test_verdicts_wait_in_order_while_the_server_fails(window, server):
     assert server.kinds("pull") == wanted and window.text("#message") == ""
 
 
+def test_a_label_waits_for_the_last_of_its_verdicts(window, server):
+    window.open("/labels?predicate=pull&order=lowest")
+    label = str(window.find(".chip.current").get_attribute("data-label"))
+    window.script("""
+        const real = window.fetch; let sent = 0;
+        window.fetch = async (...request) => {
+          if (sent++) await new Promise((done) => { window.answer = done; });
+          return real(...request);
+        };
+    """)
+    window.press("a", Keys.ARROW_LEFT, "r", Keys.ARROW_LEFT, "a")
+    for kind in ("accept", "reject"):
+        window.until(lambda: window.script("return window.answer !== undefined"))
+        assert window.state(label) == kind and window.count(f".chip[data-sending][data-label='{label}']") == 1
+        window.script("const done = answer; answer = undefined; done()")
+    window.until(lambda: window.state(label) == "accept" and window.count(".chip[data-sending]") == 0)
+
+
+def test_what_a_proxy_answers_instead_of_the_server_records_and_shows_nothing(window, server):
+    window.open("/labels?predicate=ride&order=lowest")
+    window.script("window.fetch = async () => new Response('<h1>Sign in</h1>', { status: 403 })")
+    window.press("a")
+    window.has("#message", "Not recorded: The server answered 403")
+    window.open("/labels?predicate=ride&order=lowest")
+    window.script("window.fetch = async () => new Response('<h1>Sign in</h1>', { status: 403 })")
+    window.press_shift("C")
+    window.has("#message", "The server answered 403")
+    assert window.text("h1") == "24 labels"
+    window.script("window.fetch = async () => new Response('<h1>Sign in</h1>')")
+    window.press("n")
+    window.has("#message", "another page")
+    assert window.text("h1") == "24 labels"
+
+
+def test_more_verdicts_than_a_request_takes_are_sent_with_several(window, server):
+    window.open("/labels?predicate=ride")
+    sent = window.driver.execute_async_script("""
+        const done = arguments[0], sent = [];
+        window.fetch = async (_, { body }) => {
+          sent.push(JSON.parse(body).decisions.length);
+          return Response.json({ states: [], median_seconds: null });
+        };
+        import(new URL("static/verdicts.js", document.baseURI).href)
+          .then(({ decide }) => decide(Array(401).fill({ label: 1, kind: "reject" }))).then(() => done(sent));
+    """)
+    assert sent == [200, 200, 1]
+
+
 SLOWED = """
     const real = window.fetch; window.posts = [];
     window.fetch = async (...request) => {

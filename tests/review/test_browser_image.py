@@ -58,6 +58,10 @@ def test_a_threshold_is_tried_without_changing_the_run(window, server):
     # The server's refusal is an answer to a question, which Chromium notes as a resource that failed to load.
     assert all("409" in error for error in window.errors())
     assert server.log() == []
+    for answer in ("Promise.reject(new TypeError('no network'))", "Promise.resolve(new Response('<h1>Sign in</h1>'))"):
+        window.script(f"document.querySelector('#try-result').textContent = ''; window.fetch = () => {answer}")
+        slider.send_keys(Keys.ARROW_LEFT)
+        window.has("#try-result", "can't be tried")
 
 
 def test_verdicts_go_on_in_the_order_of_the_search(window, server):
@@ -166,6 +170,11 @@ def test_the_last_label_of_a_search_says_so(window, server):
     window.press("a")
     window.has("#message", "the last label")
     assert server.kinds("pull") == ["accept"] and window.state(chosen(window)) == "accept"
+    # Another search doesn't find it.
+    window.open(f"/image?number=2&label={chosen(window)}&predicate=ride")
+    window.press("r")
+    window.until(lambda: window.state(chosen(window)) == "reject")
+    assert window.text("#message") == ""
 
 
 def test_a_missing_relation_is_added_and_removed(window, server):
@@ -187,6 +196,28 @@ def test_a_missing_relation_is_added_and_removed(window, server):
     window.until(lambda: window.find("#predicate").is_displayed())
     window.press("follows", Keys.ENTER)
     window.until(lambda: server.kinds("follow") == ["accept"])
+
+
+def test_the_next_label_waits_until_an_added_relation_is_shown(window, server):
+    window.open("/labels?predicate=hug")
+    window.reach_image(window.find(".chip a.crop").click)
+    window.script("""
+        const real = window.fetch, here = location.pathname + location.search;
+        window.visits = 0;
+        document.addEventListener("visited", () => { visits += 1; });
+        window.fetch = async (...request) => {
+          if (request[0] === here) await new Promise((done) => { window.answer = done; });
+          return real(...request);
+        };
+    """)
+    window.press("m", Keys.ENTER)
+    window.until(lambda: window.find("#predicate").is_displayed())
+    window.press("greets", Keys.ENTER)
+    window.until(lambda: window.script("return window.answer !== undefined"))
+    window.press("n")
+    window.script("answer()")
+    window.until(lambda: window.count("[data-action=remove]") == 1)
+    assert window.script("return visits") == 1
 
 
 def test_none_of_the_pairs_rejects_every_label_that_says_so(window, server):

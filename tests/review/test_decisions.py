@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from fastapi import HTTPException
 from fastapi.testclient import TestClient
 from run_builder import TWO_PEOPLE, relations
 
@@ -175,6 +176,48 @@ def test_what_a_page_shows_of_labels_and_images_that_were_made_again_is_refused(
         with pytest.raises(ValueError, match="recomputed; reload the page"):
             record()
     assert [one.relation.predicate for one in state.reviews.log.verdicts()] == ["ride"]
+
+
+def test_a_pair_of_boxes_that_have_other_numbers_by_now_is_refused(book, opened):
+    book.add("ingest", "toys/0000", [book.image(1, TWO_PEOPLE)])
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 2, 0.99))], settings={"made": 1})
+    state = opened()
+    (shown,) = labels_of(state.index, state.listing.labels(Search(), 0, 1).numbers)
+    boxes = state.details.find(shown.image).content
+    chosen = {"content": shown.content, "kind": "wrong_pair", "subject": 1, "boxes": boxes}
+    more = [TWO_PEOPLE[0], ("dog", 1.0, 1.0, 9.0, 9.0), *TWO_PEOPLE[1:]]
+    book.add("ingest", "toys/0000", [book.image(1, more)], settings={"made": 2})
+    book.add("tag", "toys/0000", [relations(1, (0, "ride", 3, 0.99))], settings={"made": 2})
+    state.refresh()
+    assert judge(state, {"content": shown.content, "kind": "accept"})["verdicts"] == 1, "the label itself is the same"
+    with pytest.raises(ValueError, match="its boxes have changed"):
+        judge(state, chosen)
+
+
+def test_no_open_label_is_skipped_when_a_queue_is_sorted_again(opened, labelled, monkeypatch):
+    monkeypatch.setattr("pipeline.review.pages.GRID", 1)
+    state = opened()
+    numbers = state.listing.labels(Search(order="image"), 0, 9).numbers
+
+    def shown(page: int) -> int:
+        text = Pages(state).labels("ann", Search(order="image", reviewed="not by me"), page)
+        return int(re.search(r'<article class="chip"[^>]* data-label="(\d+)"', text)[1])
+
+    for page in (1, 2):
+        assert shown(page) == numbers[page - 1]
+        judge(state, *[{"kind": "accept"}] * page)
+    state.index.generation += 1  # as when the run grows
+    with pytest.raises(HTTPException) as led:
+        shown(2)
+    assert led.value.headers == {"Location": "labels?reviewed=not+by+me&order=image"}
+    # Image 2 is a copy of image 1, so its first label is judged, too.
+    assert (shown(1), shown(2)) == (numbers[2], numbers[4])
+
+
+def test_a_screen_beyond_the_last_leads_to_the_first(opened, labelled):
+    pages = Pages(opened())
+    assert '<a href="labels?kept=yes">Show the first' in pages.labels("ann", Search(kept="yes"), 3)
+    assert "No label matches" in pages.labels("ann", Search(predicate="fly"), 3)
 
 
 def interrupted(*_: object) -> int:

@@ -11,6 +11,7 @@ from run_builder import TWO_PEOPLE, RunBuilder, captions, pairs, relations, trip
 
 from pipeline.cli.store import damaged_files
 from pipeline.labels.kept_labels import ChoiceSettings
+from pipeline.labels.team import MOST_MEMBERS
 from pipeline.labels.verdict_log import VerdictLog
 from pipeline.review.index import FEW, ReviewIndex, flattened, index_fault
 from pipeline.review.labels import Label, labels_of, labels_of_images
@@ -233,6 +234,20 @@ def test_lists_and_counts_that_follow_verdicts_change_with_them(book, opened, mo
     assert shown("images", reviewed="no", order="rare") == ["0"]
     assert shown("labels", disagree="reviewers") == [("1", "1")]
     assert shown("labels", order="informative") == [("2", "2")], "one label of each predicate"
+
+
+def test_the_largest_team_keeps_its_orders_while_verdicts_come_in(book, opened):
+    tag(book, 0.9, 0.8, 0.7)
+    state = opened()
+    orders = [Search(order="audit", reviewed="not by me").seen_by(f"{n}", 0) for n in range(MOST_MEMBERS)]
+    for order in orders:
+        state.listing.forget(order)
+        first = state.listing.labels(order, 0, 9)
+    (label,) = labels_of(state.index, first.numbers[:1])
+    state.reviews.record([label], [verdict_on(label, "accept", "0", "toy")])
+    assert state.listing.labels(orders[0], 0, 9) == first
+    state.listing.forget(orders[0])
+    assert state.listing.labels(orders[0], 0, 9).total == first.total - 1
 
 
 def test_the_search_form_offers_the_most_frequent_predicates_first(book, opened):

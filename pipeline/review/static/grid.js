@@ -18,6 +18,7 @@ export function watchGrid(view) {
   const closeup = chips.length ? watchCloseup(view.querySelector("#closeup")) : null;
   let current = beginning();
   let sending = Promise.resolve();
+  let turns = 0;
   let leaving = false;
 
   // The label that the reviewer comes back from, or the first that nobody judged.
@@ -58,14 +59,16 @@ export function watchGrid(view) {
       label: Number(chip.dataset.label), content: chip.dataset.content, seconds, queue: view.dataset.queue,
       ...decisionOf(chip),
     }));
-    for (const chip of targets) chip.dataset.sending = decisions[0].kind;
+    const turn = String(++turns);
+    for (const chip of targets) chip.dataset.sending = turn;
     moveOn();
-    sending = sending.then(() => send(targets, decisions));
+    sending = sending.then(() => send(targets, decisions, turn));
   }
 
-  async function send(targets, decisions) {
+  // A chip waits for the last of its verdicts.
+  async function send(targets, decisions, turn) {
     const decided = await decide(decisions);
-    for (const chip of targets) delete chip.dataset.sending;
+    for (const chip of targets) if (chip.dataset.sending === turn) delete chip.dataset.sending;
     if (!decided) return;
     remember(decided);
     view.querySelector("#done").hidden = chips.some(isOpen);

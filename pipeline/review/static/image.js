@@ -74,10 +74,9 @@ export function watchImage(view) {
     const values = new URLSearchParams(new FormData(form));
     view.querySelector("#try-value").textContent = Number(values.get("threshold")).toFixed(2);
     const turn = ++asked;
-    const answer = await fetch(`${form.dataset.address}?${values}`);
-    const said = await answer.json().catch(() => ({}));
+    const said = await fetch(`${form.dataset.address}?${values}`).then((answer) => answer.json()).catch(() => ({}));
     if (turn !== asked) return;
-    if (!answer.ok) { view.querySelector("#try-result").textContent = said.error ?? "This choice can't be tried."; return; }
+    if (!said.reasons) { view.querySelector("#try-result").textContent = said.error ?? "This choice can't be tried."; return; }
     let kept = 0;
     for (const [label, reason] of Object.entries(said.reasons)) {
       kept += reason === null;
@@ -92,21 +91,22 @@ export function watchImage(view) {
   form?.addEventListener("input", tryChoice);
   form?.addEventListener("submit", (event) => event.preventDefault());
 
-  // Verdicts. Until the answer is there and the next label is on the screen, keys and buttons do nothing: what is judged is
-  // what the reviewer sees.
-  async function judge(decision) {
+  // Verdicts, on the chosen label or on several. Until the answer is there and the next label is on the screen, keys and
+  // buttons do nothing: what is judged is what the reviewer sees.
+  async function judge(decision, targets = [chosen]) {
     if (busy || readOnly || !chosen) return;
     busy = true;
-    const label = Number(chosen.dataset.label);
-    const { content } = chosen.dataset;
-    const decided = await decide([{ label, content, seconds: watch.seconds(), queue: view.dataset.queue, ...decision }]);
+    const seconds = watch.seconds() / targets.length;
+    const decided = await decide(targets.map(({ dataset: { label, content } }) => (
+      { label: Number(label), content, seconds, queue: view.dataset.queue, ...decision }
+    )));
     busy = false;
     if (!decided) return;
     stopPicking();
     if (decision.kind === "undo") { watch.restart(); return; }
     remember(decided, { next: view.dataset.next });
     if (view.dataset.next) await go(view.dataset.next);
-    else tell("That was the last label of this search.");
+    else if (view.dataset.at) tell("That was the last label of this search.");
   }
 
   async function correct() {
@@ -197,7 +197,7 @@ export function watchImage(view) {
     if (ends.subject === ends.object) tell("Subject and object are the same box; choose another one.");
     else if (adding) add();
     else if (!changed.length) tell("This is the label's own pair; choose another box, or reject the label.");
-    else judge({ kind: "wrong_pair", ...Object.fromEntries(changed.map((one) => [one, Number(ends[one])])) });
+    else judge({ kind: "wrong_pair", boxes: view.dataset.content, ...Object.fromEntries(changed.map((one) => [one, Number(ends[one])])) });
   }
 
   async function add() {
@@ -211,26 +211,15 @@ export function watchImage(view) {
   async function relate({ subject, object, predicate, kind }) {
     const { image, content } = view.dataset;
     const relation = { image: Number(image), content, subject: Number(subject), object: Number(object), predicate, kind };
-    if (await send("relations", relation)) await visit(location.pathname + location.search, "image");
+    if (await send("relations", relation)) await go(location.pathname + location.search);
   }
 
   // The caption's relation holds for no pair of this image: every label that says the same is rejected. Who settles a
   // disagreement answers for that label alone, since others may be settled.
-  async function rejectAll() {
-    if (busy) return;
-    busy = true;
+  function rejectAll() {
     const isAlone = view.dataset.queue === "adjudication";
     const isAlike = ({ dataset: { words, kind } }) => !isAlone && words === chosen.dataset.words && !kind;
-    const alike = items.filter((item) => item === chosen || isAlike(item));
-    const seconds = watch.seconds() / alike.length;
-    const decided = await decide(alike.map(({ dataset: { label, content } }) => (
-      { label: Number(label), content, kind: "reject", seconds, queue: view.dataset.queue }
-    )));
-    busy = false;
-    if (!decided) return;
-    remember(decided, { next: view.dataset.next });
-    stopPicking();
-    if (view.dataset.next) await go(view.dataset.next);
+    judge({ kind: "reject" }, items.filter((item) => item === chosen || isAlike(item)));
   }
 
   view.addEventListener("wheel", (event) => {

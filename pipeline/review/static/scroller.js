@@ -28,10 +28,10 @@ export function watchScroller(scroller) {
     const top = Math.max(0, first() - 10);
     if (Math.abs(top - shown) < 8 && shown >= 0) { place(); return; }
     const rows = await bring(`${scroller.dataset.rows}&start=${top}&size=${STRETCH}`);
-    if (rows === null) return;
+    if (!rows) return;
     if (Math.abs(Math.max(0, first() - 10) - top) > 20) { schedule(); return; }
     const focused = pane.contains(document.activeElement) ? document.activeElement.dataset.place : null;
-    pane.innerHTML = rows;
+    pane.innerHTML = rows.text;
     shown = top;
     place();
     if (focused !== null) pane.querySelector(`[data-place="${focused}"]`)?.focus({ preventScroll: true });

@@ -3,6 +3,8 @@ const PACE = document.getElementById("pace");
 const MESSAGE = document.getElementById("message");
 const NUMBERS = new Intl.NumberFormat("en");
 const WAITS = [500, 1000, 2000, 4000, 8000];
+// The server takes no more verdicts with one request.
+const AT_ONCE = 200;
 
 // What this visit recorded, for undo: groups of verdicts that were given with one key, and the address of their screen. `more`:
 // the address to which the key led, or a label whose class was accepted.
@@ -25,6 +27,11 @@ const refusals = new Map();
 // null where the server refuses them. While the server can't be reached or fails, it tries again, so that verdicts arrive in
 // the order of the keys. The server records what stands already only once.
 export async function decide(decisions) {
+  if (decisions.length > AT_ONCE) {
+    const first = await decide(decisions.slice(0, AT_ONCE));
+    const rest = first && await decide(decisions.slice(AT_ONCE));
+    return rest && [...first, ...rest];
+  }
   for (let attempt = 0; ; attempt += 1) {
     const [outcome, text] = await send(decisions);
     if (outcome !== "again") {
@@ -65,7 +72,7 @@ async function post(address, body) {
   }
   const said = await answer.json().catch(() => null);
   if (answer.status >= 500 || (answer.ok && !said)) return ["again", said?.error ?? "The server failed."];
-  if (!answer.ok) return ["refused", said?.error ?? answer.statusText];
+  if (!answer.ok) return ["refused", said?.error ?? `The server answered ${answer.status}; load the page again.`];
   return [said];
 }
 

@@ -7,26 +7,27 @@ let shown = here();
 // Exchanges the element with this id. Gives false where the page stays as it is, and says why.
 export async function visit(address, id) {
   const action = document.activeElement?.dataset.action;
-  const text = await bring(address);
-  if (text === null) return false;
-  const page = new DOMParser().parseFromString(text, "text/html");
+  const brought = await bring(address);
+  if (!brought) return false;
+  const page = new DOMParser().parseFromString(brought.text, "text/html");
   const after = page.getElementById(id);
+  if (!after) { tell("The server sent another page, perhaps to sign in; load this one again."); return false; }
   document.title = page.title;
   document.getElementById(id).replaceWith(after);
   document.dispatchEvent(new Event("visited"));
-  history.pushState({}, "", address);
+  history.pushState({}, "", brought.url);
   shown = here();
   forgetRefusals();
   if (action) after.querySelector(`[data-action="${action}"]`)?.focus();
   return true;
 }
 
-// What the server answers, as text; null where it gives nothing, which the page says.
+// What the server answers, as text, and the address to which it led; null where it gives nothing, which the page says.
 export async function bring(address) {
   try {
     const answer = await fetch(address);
     tell(answer.ok ? "" : `The server answered ${answer.status}; load the page again.`);
-    return answer.ok ? await answer.text() : null;
+    return answer.ok ? { text: await answer.text(), url: answer.url } : null;
   } catch {
     tell("The server can't be reached; try again.");
     return null;
