@@ -144,7 +144,8 @@ def test_the_command_compares_files_of_detections(tmp_path):
     assert "worse.json − found.json" in (tmp_path / "report" / "index.html").read_text()
     shown = rlip(*map(str, words), "--json")
     told = json.loads(shown.stdout)
-    assert "worse.json: 6 images, 6 relations are scored" in told.pop("findings")
-    assert told == stored | {"report": None}
+    findings = told.pop("findings")
+    assert "worse.json: 6 images, 6 relations are scored" in findings and stored.pop("rules") == findings.splitlines()
+    assert told == stored | {"rules": [], "report": None}
     twice = rlip(*map(str, [*words, "--detections", files[0]]))
     assert twice.exit_code and "is named twice" in twice.stderr
