@@ -19,7 +19,7 @@ from pipeline.review.review_state import ReviewState
 from pipeline.review.reviews import verdict_on
 from pipeline.review.search import CONFIDENT, JUDGED, MINE, Search
 
-_AT_ONCE = 200
+AT_ONCE = 200
 """Maximum number of verdicts per request."""
 _BIG = 2**62
 ASKED = 20
@@ -56,7 +56,7 @@ class Decisions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    decisions: list[Decision] = Field(min_length=1, max_length=_AT_ONCE)
+    decisions: list[Decision] = Field(min_length=1, max_length=AT_ONCE)
 
 
 class Addition(BaseModel):

@@ -4,6 +4,8 @@ import pytest
 from review_browser import Browser
 from selenium.webdriver.common.keys import Keys
 
+from pipeline.review.decisions import AT_ONCE
+
 
 def current(window: Browser) -> int:
     """The place of the current label on the screen."""
@@ -195,15 +197,15 @@ def test_what_a_proxy_answers_instead_of_the_server_records_and_shows_nothing(wi
 def test_more_verdicts_than_a_request_takes_are_sent_with_several(window, server):
     window.open("/labels?predicate=ride")
     sent = window.driver.execute_async_script("""
-        const done = arguments[0], sent = [];
+        const [number, done] = arguments, sent = [];
         window.fetch = async (_, { body }) => {
           sent.push(JSON.parse(body).decisions.length);
           return Response.json({ states: [], median_seconds: null });
         };
         import(new URL("static/verdicts.js", document.baseURI).href)
-          .then(({ decide }) => decide(Array(401).fill({ label: 1, kind: "reject" }))).then(() => done(sent));
-    """)
-    assert sent == [200, 200, 1]
+          .then(({ decide }) => decide(Array(number).fill({ label: 1, kind: "reject" }))).then(() => done(sent));
+    """, 2 * AT_ONCE + 1)  # fmt: skip
+    assert sent == [AT_ONCE, AT_ONCE, 1]
 
 
 SLOWED = """

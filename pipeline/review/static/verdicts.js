@@ -3,7 +3,7 @@ const PACE = document.getElementById("pace");
 const MESSAGE = document.getElementById("message");
 const NUMBERS = new Intl.NumberFormat("en");
 const WAITS = [500, 1000, 2000, 4000, 8000];
-// The server takes no more verdicts with one request.
+// The server takes no more verdicts with one request (decisions.py).
 const AT_ONCE = 200;
 
 // What this visit recorded, for undo: groups of verdicts that were given with one key, and the address of their screen. `more`:
